@@ -1,0 +1,82 @@
+// The host for a page without a kernel.  It gives a widget the same model interface
+// that Jupyter gives it (get, set, on, off, save_changes) and keeps the state in the
+// URL's hash, one `name={...}` a widget, so that a setting can be linked.
+
+const readHash = (name) => {
+  for (const part of location.hash.slice(1).split("&")) {
+    const [key, ...rest] = part.split("=");
+    if (key !== name) continue;
+    try {
+      return JSON.parse(decodeURIComponent(rest.join("=")));
+    } catch {
+      return {}; // a hash typed wrong is no reason to lose the page
+    }
+  }
+  return {};
+};
+
+const writeHash = (name, state) => {
+  const others = location.hash.slice(1).split("&").filter((part) => part.includes("=") && part.split("=")[0] !== name);
+  const text = JSON.stringify(state, (_, x) => (typeof x === "number" ? Number(x.toFixed(4)) : x));
+  history.replaceState(null, "", `#${[...others, `${name}=${encodeURIComponent(text)}`].join("&")}`);
+};
+
+// Accept from the hash only what has the shape of the widget's own state.
+const alike = (given, own) =>
+  Array.isArray(own)
+    ? Array.isArray(given) && (own.length === 0 || given.length === own.length) &&
+      given.every((x) => typeof x === "number" && Number.isFinite(x))
+    : typeof given === typeof own && (typeof given !== "number" || Number.isFinite(given));
+
+const repaired = (given, own, rule) => {
+  if (rule === "distribution") {
+    const positive = given.map((x) => Math.max(x, 0.001));
+    const total = positive.reduce((a, b) => a + b, 0);
+    return positive.map((x) => x / total);
+  }
+  if (Array.isArray(rule)) {
+    if (typeof own === "number") return Math.min(Math.max(given, rule[0]), rule[1]);
+    return rule.includes(given) ? given : own;
+  }
+  return given;
+};
+
+export function mount(widget, element, initial, { name, rules }) {
+  const own = { ...initial };
+  const listeners = new Map();
+  let pending = null;
+  const linked = (values) => Object.fromEntries(Object.entries(values)
+    .filter(([key, x]) => key in rules && alike(x, initial[key]))
+    .map(([key, x]) => [key, repaired(x, initial[key], rules[key])]));
+  Object.assign(own, linked(readHash(name)));
+
+  const model = {
+    get: (key) => own[key],
+    set(key, x) {
+      if (JSON.stringify(own[key]) === JSON.stringify(x)) return;
+      own[key] = x;
+      for (const listener of listeners.get(`change:${key}`) ?? []) listener();
+    },
+    on(event, listener) {
+      listeners.set(event, [...(listeners.get(event) ?? []), listener]);
+    },
+    off(event, listener) {
+      listeners.set(event, (listeners.get(event) ?? []).filter((each) => each !== listener));
+    },
+    save_changes() {
+      clearTimeout(pending); // browsers limit how often the address may change
+      pending = setTimeout(() => {
+        const moved = Object.entries(own).filter(([key, x]) =>
+          key in rules && JSON.stringify(x) !== JSON.stringify(initial[key]));
+        writeHash(name, Object.fromEntries(moved));
+      }, 150);
+    },
+  };
+  window.addEventListener("hashchange", () => {
+    const given = { ...initial, ...linked(readHash(name)) };
+    if (location.hash.includes(`${name}=`)) Object.entries(given).forEach(([key, x]) => model.set(key, x));
+  });
+  element.replaceChildren();
+  widget.render({ model, el: element });
+  element.dataset.mounted = "true";
+}

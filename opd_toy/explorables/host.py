@@ -1,0 +1,147 @@
+"""One host for every explorable: a widget in Jupyter, a living figure in the page.
+
+A widget is a file pair: ``NAME.py`` (its traits) and ``NAME.js`` (an ES module with the
+anywidget interface, ``export default { render({ model, el }) }``).  In Jupyter the
+module runs under anywidget and shares its traits with Python.  In a built page the same
+module runs under ``host.js`` from the ``text/html`` of the output: no kernel, no
+network, one inline script.
+"""
+
+import base64
+import html
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import anywidget
+import numpy as np
+import traitlets
+
+from opd_toy.palette import css_variables
+
+HERE = Path(__file__).parent
+PICTURES = HERE.parent.parent / "figures"
+
+
+class Distribution(traitlets.List):
+    """A list of V probabilities, all above 0 (a finite logit each), that sums to 1."""
+
+    def __init__(self, default_value, **metadata):
+        super().__init__(traitlets.Float(), default_value=default_value, **metadata)
+
+    def validate(self, obj, value):
+        p = np.asarray(value, dtype=np.float64)
+        if p.ndim != 1 or len(p) != len(self.default_args[0]):
+            raise traitlets.TraitError(
+                f"{self.name} must be a list of {len(self.default_args[0])} probabilities, "
+                f"not an array of shape {p.shape}"
+            )
+        if not np.all(np.isfinite(p)) or np.any(p <= 0):
+            raise traitlets.TraitError(
+                f"{self.name} must have every probability above 0 (its logits are finite), "
+                f"not {p.tolist()}"
+            )
+        if abs(p.sum() - 1) > 1e-6:
+            raise traitlets.TraitError(f"{self.name} must sum to 1, not {p.sum():.6g}")
+        return super().validate(obj, (p / p.sum()).tolist())
+
+
+@cache
+def _source(name):
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def _inlined(name):
+    """A module's text with its exports made plain, to stand in one script with others."""
+    text = re.sub(r"^import [^;]*;\n", "", _source(name), flags=re.MULTILINE)
+    return re.sub(r"^export (?!default)", "", text, flags=re.MULTILINE)
+
+
+def module(name):
+    """NAME.js linked with the shared modules: one ES module that imports nothing."""
+    shared = _inlined("mathematics.js") + _inlined("interface.js")
+    return shared + _inlined(f"{name}.js")
+
+
+def style():
+    """style.css with the palette: light, dark by the system, dark by the page's switch."""
+    light, dark = css_variables()
+    return (
+        f".opd{{{light}color-scheme:light}}"
+        f"@media (prefers-color-scheme:dark){{.opd{{{dark}color-scheme:dark}}}}"
+        f"html[data-theme=light] .opd,body[data-jp-theme-light=true] .opd{{{light}color-scheme:light}}"
+        f"html[data-theme=dark] .opd,body[data-jp-theme-light=false] .opd{{{dark}color-scheme:dark}}"
+        f"@media print{{html .opd,html[data-theme] .opd{{{light}color-scheme:light}}}}"
+        + _source("style.css")
+    )
+
+
+def _rule(trait):
+    """What the page's host may accept for a trait from the URL."""
+    if isinstance(trait, Distribution):
+        return "distribution"
+    if isinstance(trait, traitlets.Enum):
+        return list(trait.values)
+    if isinstance(trait, (traitlets.Float, traitlets.Int)):
+        return [trait.min, trait.max]
+    return None
+
+
+class Explorable(anywidget.AnyWidget):
+    """Base of the explorables: traits tagged ``sync=True`` are the widget's state.
+
+    ``shown`` says in words what the still picture shows, for a reader without scripts.
+    """
+
+    _css = style()
+    name = ""
+    shown = ""
+
+    def state(self):
+        """The traits that make up the widget's state, as a dict of plain values."""
+        return {name: getattr(self, name) for name in self._own_traits()}
+
+    def _own_traits(self):
+        return [
+            name
+            for name in self.traits(sync=True)
+            if not name.startswith("_") and name not in ("layout", "tabbable", "tooltip")
+        ]
+
+    def _still(self):
+        picture = PICTURES / f"{self.name}.png"
+        if not picture.exists():
+            return f"<p>{html.escape(self.shown)}</p>"
+        data = base64.b64encode(picture.read_bytes()).decode()
+        return (
+            f'<img class="opd-fallback" src="data:image/png;base64,{data}" '
+            f'alt="{html.escape(self.shown)}">'
+        )
+
+    def to_html(self):
+        """The widget for a page without a kernel: one element, one inline module."""
+        place = f"opd-{self.name}-{self.model_id[:8]}"
+        rules = {n: r for n in self._own_traits() if (r := _rule(self.traits()[n])) is not None}
+        options = json.dumps({"name": self.name, "rules": rules})
+        script = self._linked.replace("export default", "const widget =")
+        return (
+            f"<style>{style()}</style>"
+            f'<div class="opd-host" id="{place}" data-explorable="{self.name}">'
+            f"<noscript>{self._still()}</noscript></div>"
+            f'<script type="module">{script}{_inlined("host.js")}'
+            f'mount(widget, document.getElementById("{place}"), '
+            f"{json.dumps(self.state())}, {options});</script>"
+        )
+
+    def _repr_mimebundle_(self, **options):
+        bundle = super()._repr_mimebundle_(**options)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
+        return {**data, "text/html": self.to_html()}, metadata
+
+    def __init_subclass__(cls, **options):
+        if "_esm" not in vars(cls):  # traitlets makes subclasses of its own, with _esm a trait
+            file = cls.__module__.rsplit(".", 1)[-1]
+            cls.name = file.replace("_", "-")
+            cls._linked = cls._esm = module(file)
+        super().__init_subclass__(**options)
