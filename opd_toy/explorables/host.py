@@ -59,9 +59,9 @@ def _inlined(name):
 
 
 def module(name):
-    """NAME.js linked with the shared modules: one ES module that imports nothing."""
-    shared = _inlined("mathematics.js") + _inlined("interface.js")
-    return shared + _inlined(f"{name}.js")
+    """NAME.js linked with the shared modules it imports: one ES module that imports nothing."""
+    shared = [file for file in ("mathematics.js", "interface.js") if f'"./{file}"' in _source(f"{name}.js")]
+    return "".join(_inlined(file) for file in [*shared, f"{name}.js"])
 
 
 def style():
@@ -115,7 +115,7 @@ class Explorable(anywidget.AnyWidget):
             return f"<p>{html.escape(self.shown)}</p>"
         data = base64.b64encode(picture.read_bytes()).decode()
         return (
-            f'<img class="opd-fallback" src="data:image/png;base64,{data}" '
+            f'<img class="opd-fallback dark-light" src="data:image/png;base64,{data}" '
             f'alt="{html.escape(self.shown)}">'
         )
 
