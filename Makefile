@@ -1,0 +1,49 @@
+# Needs python3 (3.11 or newer) and make; everything else is fetched into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PORT ?= 8000
+
+.PHONY: book test notebook serve figures clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make book      build the book; open _build/html/index.html"
+	@echo "make test      build the book and test everything, the pages in a browser too"
+	@echo "make notebook  JupyterLab with the chapters as notebooks"
+	@echo "make serve     the built book on http://127.0.0.1:$(PORT)"
+	@echo "make figures   draw again every file of figures/"
+	@echo "make clean     remove what was built (not .venv)"
+
+# pip's build isolation is off so that the pinned setuptools is the one used.
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: Python 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 cannot make virtual environments: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# -W: a warning is a failure. -n: so is a reference to nothing.
+# The chapters are executed again when anything they use has changed; see book/_extensions.
+book: $(READY)
+	@$(BIN)/jupyter-book build . -W -n --keep-going
+	@echo "The book is built. Open $(CURDIR)/_build/html/index.html"
+
+test: book
+	$(BIN)/python -m tests.browser
+	$(BIN)/python -m pytest
+
+notebook: $(READY)
+	JUPYTER_CONFIG_PATH=$(CURDIR)/book/_jupyter $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book/index.md
+
+serve: book
+	@echo "http://127.0.0.1:$(PORT)  (Ctrl+C stops it)"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+figures: $(READY)
+	$(BIN)/python -m opd_toy figures
+
+clean:
+	rm -rf _build .pytest_cache .hypothesis
+	find opd_toy tests book -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,218 @@
+"""Sphinx extension: pages that are whole, fresh and light.
+
+* fresh: what a chapter printed is kept only for as long as nothing it could have
+  used has changed; a cell that was never run is a warning, so it fails the build;
+* whole: a build that warned is forgotten, so that the next one warns again;
+* light: style rules, icons and files that no page of the book uses are left out.
+
+It also sets the package's docstrings, which are plain text, on the page of its functions.
+"""
+import hashlib
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import tinycss2
+from docutils import nodes
+from fontTools import subset
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+# What a chapter's cells may import or read: the package, figures with their data, pins.
+INGREDIENTS = {
+    "opd_toy": (".py", ".js", ".css", ".json"),
+    "figures": (".json", ".csv"),
+    "requirements.txt": (".txt",),
+}
+WORD = re.compile(r"[A-Za-z_][\w-]*")
+# MathJax comes in every flavour; the book loads one, its fonts, and the extensions it may ask for.
+MATHJAX_KEPT = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
+# What the pages are made of besides.
+SOURCES = INGREDIENTS | {
+    "book": (".md", ".bib", ".css", ".html", ".js", ".py"),
+    "_config.yml": (".yml",),
+    "_toc.yml": (".yml",),
+}
+STAMP = ".made-from"  # in the built site: the fingerprint of the sources it was made from
+# What the theme would load and book/_templates/layout.html does not, and what no page loads.
+UNLOADED = ("fontawesome.js*", "bootstrap.js*", "*.map", "*webpack-macros.html")
+ICON_FONT = "vendor/fontawesome/webfonts"
+
+
+def setup(app):
+    app.add_config_value("comments_config", {}, "")  # Jupyter Book sets it, a left-out extension reads it
+    app.add_config_value("book_ingredients", "", "env")
+    app.add_config_value("book_sources", "", "")
+    app.connect("config-inited", tie_outputs_to_their_ingredients)
+    app.connect("doctree-read", warn_of_cells_never_run)
+    app.connect("autodoc-process-docstring", set_plain_text)
+    app.connect("build-finished", finish, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+# Fresh ---------------------------------------------------------------------------------
+
+def fingerprint(root, parts):
+    """One hash of the files below `root` that `parts` names, and of the Python that runs."""
+    digest = hashlib.sha256(sys.version.encode())
+    for name, suffixes in parts.items():
+        top = root / name
+        for path in [top] if top.is_file() else sorted(top.rglob("*")):
+            hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(root).parts)
+            if path.is_file() and path.suffix in suffixes and not hidden:
+                digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:20]
+
+
+def tie_outputs_to_their_ingredients(app, config):
+    """Name the cache after the ingredients: when one changes, every chapter runs again."""
+    config.book_ingredients = fingerprint(Path(app.srcdir), INGREDIENTS)
+    config.book_sources = fingerprint(Path(app.srcdir), SOURCES)  # now: they may change while the book is built
+    caches = Path(app.outdir).parent / ".jupyter_cache"
+    config.nb_execution_cache_path = str(caches / config.book_ingredients)
+    for old in caches.glob("*"):
+        if old.name != config.book_ingredients:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def warn_of_cells_never_run(app, doctree):
+    """A code cell without an execution count was never run: its page lacks its outputs."""
+    if app.config.nb_execution_mode == "off":
+        logger.warning("the chapters are not executed", type="whole_pages", subtype="cell")
+    for cell in doctree.findall(nodes.container):
+        if cell.get("nb_element") == "cell_code" and not cell.get("exec_count"):
+            logger.warning("code cell %s was not executed", cell["cell_index"], location=cell,
+                           type="whole_pages", subtype="cell")
+
+
+# Docstrings ----------------------------------------------------------------------------
+
+def set_plain_text(app, what, name, thing, options, lines):
+    """Docstrings are plain text: escape what reStructuredText would read as markup.
+
+    What stands between double backquotes stays code, a label such as eq-rkl-logit-gradient
+    becomes a link to that equation, and an indented paragraph keeps its lines.
+    """
+    paragraphs = re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))
+    lines[:] = [line for text in paragraphs for line in [*set_paragraph(text), ""]]
+
+
+def set_paragraph(text):
+    if all(line.startswith(" ") for line in text.split("\n")):
+        return ["::", "", *("    " + line for line in text.split("\n"))]
+    pieces = re.split(r"(``.*?``)", " ".join(line.strip() for line in text.split("\n")))
+    return ["".join(piece if at % 2 else plain(piece) for at, piece in enumerate(pieces))]
+
+
+def plain(text):
+    escaped = re.sub(r"([\\*|`_])", r"\\\1", text)
+    return re.sub(r"\beq-[a-z0-9-]*[a-z0-9]", r":eq:`\g<0>`", escaped)
+
+
+# Whole ---------------------------------------------------------------------------------
+
+def finish(app, error):
+    """Forget a build that warned; lighten and stamp one that did not."""
+    stamp = Path(app.outdir) / STAMP
+    if error or app._warncount:
+        (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
+        stamp.unlink(missing_ok=True)
+    elif app.builder.format == "html":
+        lighten(Path(app.outdir))
+        stamp.write_text(app.config.book_sources)
+
+
+# Light ---------------------------------------------------------------------------------
+
+def lighten(site):
+    """Leave out of a built site the style rules, icons and files that none of its pages use."""
+    static = site / "_static"
+    drop_unused_files(static)
+    words = set()
+    for path in [*site.rglob("*.html"), *static.glob("*.js"), *(static / "scripts").glob("*.js")]:
+        words.update(WORD.findall(path.read_text(encoding="utf-8")))
+    for path in [*static.glob("*.css"), *(static / "styles").glob("*.css")]:
+        before = path.read_text(encoding="utf-8")
+        after = keep_used_rules(before, words)
+        if "@font-face" in after and ICON_FONT in after:
+            after = keep_used_icons(after, static)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+
+
+def drop_unused_files(static):
+    for pattern in UNLOADED:
+        for path in static.rglob(pattern):
+            path.unlink()
+    shutil.rmtree(static / "locales", ignore_errors=True)
+    mathjax = static / "mathjax"
+    for path in sorted(mathjax.rglob("*")):
+        if path.is_file() and not path.relative_to(mathjax).as_posix().startswith(MATHJAX_KEPT):
+            path.unlink()
+    for path in sorted(mathjax.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def keep_used_rules(css, words):
+    """Drop the selectors that ask for a class or id which occurs as a word nowhere in `words`."""
+    rules = tinycss2.parse_stylesheet(css, skip_comments=False, skip_whitespace=True)
+    return "".join(used(rule, words) for rule in rules)
+
+
+def used(rule, words):
+    """The text of one rule with its unused selectors gone; empty when none is left."""
+    if rule.type == "qualified-rule":
+        selectors = [part for part in split_at_commas(rule.prelude) if is_used(part, words)]
+        text = ",".join(tinycss2.serialize(part).strip() for part in selectors)
+        return text + "{" + tinycss2.serialize(rule.content).strip() + "}" if selectors else ""
+    if rule.type == "at-rule" and rule.lower_at_keyword in ("media", "supports") and rule.content:
+        inner = tinycss2.parse_rule_list(rule.content, skip_comments=True, skip_whitespace=True)
+        body = "".join(used(each, words) for each in inner)
+        return f"@{rule.at_keyword}{tinycss2.serialize(rule.prelude)}{{{body}}}" if body else ""
+    if rule.type == "comment":  # licences only
+        return rule.serialize() if rule.value.startswith("!") else ""
+    return rule.serialize()
+
+
+def split_at_commas(tokens):
+    parts = [[]]
+    for token in tokens:
+        if token.type == "literal" and token.value == ",":
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+def is_used(selector, words):
+    """Whether every class and id of a selector occurs; what stands in :not(…) need not."""
+    asked, previous = [], None
+    for token in selector:
+        if token.type == "hash":
+            asked.append(token.value)
+        elif token.type == "ident" and previous is not None and previous.type == "literal" and previous.value == ".":
+            asked.append(token.value)
+        previous = token
+    return all(name in words for name in asked)
+
+
+def keep_used_icons(css, static):
+    """Cut the icon fonts down to the glyphs that the rules left over still ask for."""
+    glyphs = {int(code, 16) for code in re.findall(r'"\\([0-9a-f]{4})"', css)}
+    glyphs |= {ord(sign) for sign in re.findall(r'"([\ue000-\uf8ff])"', css)}
+    for font in sorted((static / ICON_FONT).glob("fa-*.ttf")):
+        face = re.compile(r"src:url\([^)]*" + font.stem + r"\.woff2\)[^;}]*")
+        if face.search(css):
+            css = face.sub(f"src:url(../{ICON_FONT}/{font.name})", css)
+            options = subset.Options(hinting=False, layout_features=[], name_IDs=[0, 13, 14])
+            cut = subset.load_font(str(font), options)
+            keeper = subset.Subsetter(options)
+            keeper.populate(unicodes=glyphs)
+            keeper.subset(cut)
+            subset.save_font(cut, str(font), options)
+        font.with_suffix(".woff2").unlink(missing_ok=True)
+    return css

@@ -1,0 +1,73 @@
+"""Fixtures shared by the tests: the built book, a browser, pages that may not use the network."""
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.browser import ADVICE, ARGUMENTS, find_chromium
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def built_book():
+    """The folder of the built pages; an absent or outdated one fails the test."""
+    sys.path.insert(0, str(ROOT / "book" / "_extensions"))
+    import whole_pages
+
+    site = ROOT / "_build" / "html"
+    stamp = site / whole_pages.STAMP
+    if not stamp.is_file():
+        pytest.fail(f"{site} holds no complete book: run `make book`", pytrace=False)
+    if stamp.read_text() != whole_pages.fingerprint(ROOT, whole_pages.SOURCES):
+        pytest.fail(f"the book in {site} is older than its sources: run `make book`", pytrace=False)
+    return site
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One Chromium for the whole run; without one the tests fail, they are not skipped."""
+    from playwright.sync_api import sync_playwright
+
+    path = find_chromium()
+    if not path:
+        pytest.fail(ADVICE, pytrace=False)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A fresh page, the network refused. It keeps what it asked for and what went wrong:
+
+    page.asked      every address requested, from disk too
+    page.refused    those that were not from disk: refused
+    page.faults     uncaught errors and console errors
+    """
+    with_context = new_page(browser)
+    yield with_context
+    with_context.context.close()
+
+
+def new_page(browser, **options):
+    """A page of its own context; see the fixture `page`."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    page = context.new_page()
+    page.asked, page.refused, page.faults = [], [], []
+
+    def on_disk(address):
+        return address.startswith(("file:", "data:", "blob:", "about:"))
+
+    def note(request):
+        page.asked.append(request.url)
+        if not on_disk(request.url):
+            page.refused.append(request.url)
+
+    context.on("request", note)
+    context.route(lambda address: not on_disk(address), lambda route: route.abort())
+    page.on("websocket", lambda socket: page.refused.append(socket.url))
+    page.on("pageerror", lambda error: page.faults.append(f"uncaught: {error}"))
+    page.on("console", lambda message: page.faults.append(f"console: {message.text}") if message.type == "error" else None)
+    return page
