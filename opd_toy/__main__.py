@@ -1,0 +1,41 @@
+"""The command line: python -m opd_toy COMMAND.
+
+A command is one function that takes the subparsers, adds its parser and sets
+``run``; it imports what it needs only when it runs, so that --help stays quick.
+"""
+
+import argparse
+import json
+
+
+def tables(commands):
+    parser = commands.add_parser("tables", help="print the tables of the notes' sections 3 and 4", description="Print every table of the notes' sections 3 and 4, computed by the engine.")
+    parser.add_argument("--json", action="store_true", help="print them as JSON, at full precision")
+
+    def run(arguments):
+        from opd_toy.tables import STUDENT, TEACHER, as_text
+        from opd_toy.tables import tables as compute
+
+        if arguments.json:
+            print(json.dumps({"student": STUDENT, "teacher": TEACHER, "tables": compute()}, indent=2))
+        else:
+            print(f"student p = {STUDENT}, teacher q = {TEACHER}; a negative gradient raises the logit\n")
+            print("\n\n".join(as_text(table) for table in compute()))
+
+    parser.set_defaults(run=run)
+
+
+COMMANDS = (tables,)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m opd_toy", description="On-policy distillation made exact.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in COMMANDS:
+        add(commands)
+    parsed = parser.parse_args(arguments)
+    parsed.run(parsed)
+
+
+if __name__ == "__main__":
+    main()
