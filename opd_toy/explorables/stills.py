@@ -1,0 +1,58 @@
+"""Still pictures of the explorables, photographed in a browser.
+
+They stand in the page where scripts are off, and in the README.
+"""
+
+import io
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from opd_toy import explorables
+
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
+WIDTH = 784
+
+
+def find_chromium():
+    """The path of a Chromium: $CHROMIUM, one on the PATH, or None for Playwright's own."""
+    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+def page_of(widget, dark=False):
+    """A bare page around one explorable."""
+    theme, paper = ("dark", "#14181e") if dark else ("light", "#ffffff")
+    return (
+        f'<!doctype html><html lang="en" data-theme="{theme}"><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{widget.name}</title>'
+        f'<body style="margin:12px;background:{paper};font:16px/1.5 system-ui,sans-serif">'
+        f"{widget.to_html()}</body></html>"
+    )
+
+
+def photograph(directory):
+    """Write NAME.png for every explorable into ``directory``; return the paths."""
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    paths = []
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=QUIET)
+        page = browser.new_page(viewport={"width": WIDTH, "height": 900})
+        for name in explorables.__all__:
+            widget = getattr(explorables, name)()
+            source = Path(folder) / f"{widget.name}.html"
+            source.write_text(page_of(widget), encoding="utf-8")
+            page.goto(source.as_uri())
+            page.wait_for_selector("[data-mounted]")
+            shot = Image.open(io.BytesIO(page.locator(".opd-card").screenshot()))
+            path = directory / f"{widget.name}.png"
+            shot.convert("RGB").quantize(48, dither=Image.Dither.NONE).save(path, optimize=True)
+            paths.append(path)
+        browser.close()
+    return paths
