@@ -1,0 +1,288 @@
+"""The symbols of the book and how they are printed.
+
+p is the student, q the teacher, z the student's logits; p = softmax(z) and q does not
+depend on z.  Indices run over the vocabulary 1..V.  ``p2``, ``q2``, ``z2`` carry a prefix
+as their first index: p2[a, b] is the probability of b after a.
+
+Build expressions under ``with sympy.evaluate(False):`` so that they are kept, and
+printed, the way they were written.
+"""
+
+import sympy as sp
+from sympy import IndexedBase, KroneckerDelta, Sum, Symbol
+from sympy.printing.latex import LatexPrinter
+
+V = Symbol("V", integer=True, positive=True)
+theta = Symbol("theta", real=True)
+a, b, i, j, k, n, u, v, y = sp.symbols("a b i j k n u v y", integer=True, positive=True)
+
+p, q, p2, q2 = (IndexedBase(name, positive=True) for name in ("p", "q", "p2", "q2"))
+z, z2 = (IndexedBase(name, real=True) for name in ("z", "z2"))
+STUDENTS = {p: z, p2: z2}
+TEACHERS = (q, q2)
+
+beta, skew, alpha, weight, baseline, x = sp.symbols("beta s alpha lambda b_0 x", real=True)
+sharpness, mu = sp.symbols("kappa mu", positive=True)
+PARAMETERS = (beta, skew, alpha, weight, baseline, x, sharpness, mu)
+
+R = IndexedBase("R", real=True)  # any reward that does not depend on z
+C = IndexedBase("C", real=True)  # the sampled cost, log p_k - log q_k
+c = IndexedBase("c", real=True)  # a price for each token
+margin = IndexedBase("Delta", real=True)  # log q_n - log q_v: 0 at n, positive elsewhere
+jsd_mixture, forward_mixture, reverse_mixture = (IndexedBase(f"m_{kind}", positive=True) for kind in ("jsd", "forward", "reverse"))
+
+DEFINITIONS = {
+    C: lambda k: sp.log(p[k]) - sp.log(q[k]),
+    jsd_mixture: lambda v: (1 - beta) * p[v] + beta * q[v],
+    forward_mixture: lambda v: skew * q[v] + (1 - skew) * p[v],
+    reverse_mixture: lambda v: skew * p[v] + (1 - skew) * q[v],
+}
+
+
+def total(body, index=v):
+    """Σ over the vocabulary."""
+    return Sum(body, (index, 1, V))
+
+
+def delta(first, second):
+    return KroneckerDelta(first, second)
+
+
+class Node(sp.Expr):
+    """A symbol of the book that sympy does not have; it never evaluates by itself."""
+
+    is_commutative = True
+
+
+class Partial(Node):
+    """∂(expression)/∂(variable)."""
+
+
+class Gradient(Node):
+    """∇ with respect to a parameter θ on which the logits depend in any smooth way."""
+
+
+class Limit(Node):
+    """Limit(expression, variable, point)."""
+
+
+class StopGradient(Node):
+    """sg[expression]: a number, as far as derivatives go."""
+
+    def _eval_derivative(self, _):
+        return sp.S.Zero
+
+
+class Defined(Node):
+    """A symbol that stands for an expression; ``fresh`` makes an unused index."""
+
+    def definition(self, fresh):
+        raise NotImplementedError
+
+
+class KL(Defined):
+    """KL(first, second) = Σ first log(first/second); a third argument is the prefix."""
+
+    def definition(self, fresh):
+        first, second, *prefix = self.args
+        index = fresh("v")
+        at = (*prefix, index)
+        return Sum(first[at] * sp.log(first[at] / second[at]), (index, 1, V))
+
+
+class Entropy(Defined):
+    def definition(self, fresh):
+        index = fresh("v")
+        return -Sum(self.args[0][index] * sp.log(self.args[0][index]), (index, 1, V))
+
+
+class Expectation(Defined):
+    """Expectation(body, index, distribution[, prefix]): the mean of body over index ~ distribution."""
+
+    def definition(self, fresh):
+        body, index, distribution, *prefix = self.args
+        new = fresh("k")
+        return Sum(distribution[(*prefix, new)] * body.xreplace({index: new}), (new, 1, V))
+
+
+class JensenShannon(Defined):
+    def definition(self, fresh):
+        return beta * KL(q, jsd_mixture) + (1 - beta) * KL(p, jsd_mixture)
+
+
+class AlphaDivergence(Defined):
+    def definition(self, fresh):
+        index = fresh("v")
+        powers = Sum(p[index] ** alpha * q[index] ** (1 - alpha), (index, 1, V))
+        return (powers - 1) / (alpha * (alpha - 1))
+
+
+# --- printing ---------------------------------------------------------------------------
+
+NAMES = {p2: "p", q2: "q", z2: "z", margin: r"\Delta", jsd_mixture: "m", forward_mixture: "m", reverse_mixture: "m"}
+
+
+def name_of(base):
+    return NAMES.get(base, str(base))
+
+
+def flat_factors(e):
+    """Factors in the order they were written; a leading 1, which sympy's Sum adds, is dropped."""
+    if not isinstance(e, sp.Mul):
+        return [e]
+    return [f for arg in e.args for f in flat_factors(arg) if f != 1]
+
+
+def flat_terms(e):
+    """Terms in the order they were written, as (sign, term)."""
+    if isinstance(e, sp.Add):
+        return [pair for arg in e.args for pair in flat_terms(arg)]
+    factors = flat_factors(e)
+    sign = 1
+    if factors and factors[0].is_Number and factors[0].is_negative:
+        sign, factors = -1, [-factors[0], *factors[1:]] if factors[0] != -1 else factors[1:]
+    if len(factors) == 1 and isinstance(factors[0], sp.Add) and sign == 1:
+        return flat_terms(factors[0])
+    if sign == 1:
+        return [(1, e if isinstance(e, sp.Mul) else factors[0])]
+    return [(-1, factors[0] if len(factors) == 1 else sp.Mul(*factors, evaluate=False))]
+
+
+class BookPrinter(LatexPrinter):
+    """LaTeX in the book's notation, in the order the expression was written."""
+
+    def _print_Indexed(self, e):
+        indices = [self._print(index) for index in e.indices]
+        subscript = r" \mid ".join(reversed(indices)) if len(indices) > 1 else indices[0]
+        return f"{name_of(e.base)}_{{{subscript}}}"
+
+    def _print_IndexedBase(self, e):
+        return name_of(e)
+
+    def _print_KroneckerDelta(self, e, exp=None):
+        indices = [self._print(index) for index in e.args]
+        text = rf"\delta_{{{' '.join(indices)}}}"
+        return text if exp is None else rf"{text}^{{{exp}}}"
+
+    def _print_Add(self, e, order=None):
+        text = ""
+        for position, (sign, term) in enumerate(flat_terms(e)):
+            body = self._print(term)
+            if sign < 0 and isinstance(term, sp.Add):
+                body = self._bracket(body)
+            text += ("-" if sign < 0 else "") + body if position == 0 else (" - " if sign < 0 else " + ") + body
+        return text
+
+    def _print_Mul(self, e):
+        factors = flat_factors(e)
+        if not factors:
+            return "1"
+        if factors[0] == -1 and len(factors) > 1:
+            rest = sp.Mul(*factors[1:], evaluate=False) if len(factors) > 2 else factors[1]
+            body = self._print(rest)
+            return "-" + (self._bracket(body) if isinstance(rest, sp.Add) else body)
+        above = [f for f in factors if not _is_reciprocal(f)]
+        below = [sp.Pow(f.base, -f.exp, evaluate=f.exp == -1) if f.exp != -1 else f.base for f in factors if _is_reciprocal(f)]
+        if not below:
+            return self._product(above)
+        tall = [f for f in above if f.has(Sum) and len(above) > 1]
+        short = [f for f in above if f not in tall]
+        fraction = rf"\frac{{{self._product(short) if short else '1'}}}{{{self._product(below)}}}"
+        return fraction + (" " + " ".join(self._factor(f, last=f is tall[-1]) for f in tall) if tall else "")
+
+    def _product(self, factors):
+        alone = len(factors) == 1
+        printed = [
+            self._print(f) if alone else self._factor(f, last=position == len(factors) - 1)
+            for position, f in enumerate(factors)
+        ]
+        return r" \, ".join(printed).replace(r" \, \left(", r" \left(")
+
+    def _factor(self, f, last):
+        body = self._print(f)
+        loose = isinstance(f, sp.Add) or (not last and isinstance(f, (Sum, Limit, sp.log, Gradient)))
+        return self._bracket(body) if loose else body
+
+    def _bracket(self, body):
+        return rf"\left( {body} \right)"
+
+    def _print_Sum(self, e):
+        body = self._print(e.function)
+        body = self._bracket(body) if len(flat_terms(e.function)) > 1 else body
+        signs = (rf"\sum_{{{self._print(index)}={self._print(low)}}}^{{{self._print(high)}}}" for index, low, high in reversed(e.limits))
+        return f"{' '.join(signs)} {body}"
+
+    def _print_log(self, e, exp=None):
+        argument = e.args[0]
+        body = self._print(argument)
+        simple = isinstance(argument, (sp.Indexed, sp.Symbol, Sum)) or r"\frac" == body[:5] and isinstance(argument, sp.Mul)
+        text = rf"\log {body}" if simple else rf"\log {self._bracket(body)}"
+        return text if exp is None else rf"\left( {text} \right)^{{{exp}}}"
+
+    def _print_Pow(self, e):
+        if _is_reciprocal(e):
+            return self._print_Mul(e)
+        base, exponent = self._print(e.base), self._print(e.exp)
+        simple = isinstance(e.base, (sp.Indexed, sp.Symbol, KroneckerDelta)) or (e.base.is_Integer and e.base.is_nonnegative)
+        return rf"{base if simple else self._bracket(base)}^{{{exponent}}}"
+
+    def _print_exp(self, e, exp=None):
+        return rf"e^{{{self._print(e.args[0])}}}"
+
+    def _print_KL(self, e):
+        first, second, *prefix = e.args
+        at = rf"_{{\cdot \mid {self._print(prefix[0])}}}" if prefix else ""
+        return rf"\mathrm{{KL}}({self._print(first)}{at} \,\|\, {self._print(second)}{at})"
+
+    def _print_Entropy(self, e):
+        return rf"\mathrm{{H}}({self._print(e.args[0])})"
+
+    def _print_JensenShannon(self, e):
+        return r"\mathrm{JSD}_{\beta}(p, q)"
+
+    def _print_AlphaDivergence(self, e):
+        return r"\mathrm{D}_{\alpha}(p \,\|\, q)"
+
+    def _print_Expectation(self, e):
+        body, index, distribution, *prefix = e.args
+        at = rf"_{{\cdot \mid {self._print(prefix[0])}}}" if prefix else ""
+        return rf"\mathbb{{E}}_{{{self._print(index)} \sim {self._print(distribution)}{at}}} \left[ {self._print(body)} \right]"
+
+    def _print_StopGradient(self, e):
+        return rf"\mathrm{{sg}} \left[ {self._print(e.args[0])} \right]"
+
+    def _print_Gradient(self, e):
+        body = self._print(e.args[0])
+        simple = isinstance(e.args[0], (sp.Indexed, sp.log, Defined))
+        return rf"\nabla {body if simple else self._bracket(body)}"
+
+    def _print_Partial(self, e):
+        expression, variable = e.args
+        body, below = self._print(expression), rf"\partial {self._print(variable)}"
+        if isinstance(expression, (sp.Indexed, sp.log, KL, JensenShannon, AlphaDivergence)) and r"\frac" not in body:
+            return rf"\frac{{\partial \, {body}}}{{{below}}}"
+        fraction = isinstance(expression, sp.Mul) and body.startswith(r"\frac")
+        body = body if fraction or isinstance(expression, (Sum, Expectation)) else self._bracket(body)
+        return rf"\frac{{\partial}}{{{below}}} {body}"
+
+    def _print_Limit(self, e):
+        expression, variable, point = e.args
+        body = self._print(expression)
+        body = self._bracket(body) if isinstance(expression, sp.Add) else body
+        return rf"\lim_{{{self._print(variable)} \to {self._print(point)}}} {body}"
+
+    def _print_Relational(self, e):
+        sign = {"<": "<", ">": ">", "<=": r"\le", ">=": r"\ge", "==": "="}[e.rel_op]
+        return f"{self._print(e.lhs)} {sign} {self._print(e.rhs)}"
+
+
+def _is_reciprocal(e):
+    return isinstance(e, sp.Pow) and e.exp.is_Number and e.exp.is_negative
+
+
+_printer = BookPrinter()
+
+
+def latex(expression):
+    """LaTeX of an expression in the book's notation."""
+    return _printer.doprint(expression)

@@ -1,0 +1,106 @@
+"""A false step must fail: every step of every derivation is corrupted in several ways."""
+
+import dataclasses
+
+import pytest
+import sympy as sp
+
+from opd_toy.derivations import DERIVATIONS, DerivationError
+from opd_toy.derivations.framework import Step, exact_problem, witness_problem
+from opd_toy.derivations.notation import StopGradient, p, p2, q, q2
+from opd_toy.derivations.witness import counterexample
+
+
+def double(e):
+    return 2 * e
+
+
+def flip_sign(e):
+    return -e
+
+
+def add_one(e):
+    return e + 1
+
+
+def swap_student_and_teacher(e):
+    return e.xreplace({p: q, q: p, p2: q2, q2: p2})
+
+
+def drop_a_term(e):
+    sums = [s for s in sp.preorder_traversal(e) if isinstance(s, sp.Add)]
+    return e.xreplace({sums[0]: sp.Add(*sums[0].args[:-1])}) if sums else e
+
+
+def drop_stop_gradient(e):
+    return e.replace(StopGradient, lambda inner: inner)
+
+
+def drop_deltas(e):
+    return e.replace(sp.KroneckerDelta, lambda *_: sp.S.One)
+
+
+FAULTS = (double, flip_sign, add_one, swap_student_and_teacher, drop_a_term, drop_stop_gradient, drop_deltas)
+
+
+def corrupt(expression, fault):
+    """The fault in an expression, or in the left side of an inequality."""
+    if isinstance(expression, sp.core.relational.Relational):
+        return expression.func(fault(expression.lhs), expression.rhs, evaluate=False)
+    return fault(expression)
+
+
+def sides(e):
+    return e.lhs - e.rhs if isinstance(e, sp.core.relational.Relational) else e
+
+
+def mutants(part, step):
+    """Corrupted copies of a step that do differ from it in value."""
+    for fault in FAULTS:
+        wrong = corrupt(step.expression, fault)
+        if wrong != step.expression and counterexample(sides(step.expression), sides(wrong), distinct=part.distinct):
+            yield fault, dataclasses.replace(step, expression=wrong)
+
+
+def problem(check, *args):
+    try:
+        return check(*args)
+    except DerivationError as error:
+        return str(error)
+
+
+LINES = [
+    pytest.param(one, part, number, id=f"{one.id}-{chain_number}.{number}")
+    for one in DERIVATIONS.values()
+    for chain_number, part in enumerate(one.chains, 1)
+    for number in range(1, len(part.steps))
+]
+
+
+@pytest.mark.parametrize("derivation, part, number", LINES)
+def test_both_checks_catch_every_planted_fault(derivation, part, number):
+    before, step = part.steps[number - 1], part.steps[number]
+    planted = list(mutants(part, step))
+    assert planted, "no fault changed this step, so nothing was tested"
+    for fault, wrong in planted:
+        assert problem(exact_problem, part, before, wrong), f"the exact check let {fault.__name__} through"
+        if step.relation == "=":
+            caught = problem(witness_problem, derivation.id, part, before, wrong)
+            assert caught, f"the witness let {fault.__name__} through"
+
+
+@pytest.mark.parametrize("derivation", DERIVATIONS.values(), ids=list(DERIVATIONS))
+def test_check_names_the_derivation_and_the_step(derivation):
+    part = derivation.chains[0]
+    false = dataclasses.replace(part.steps[1], expression=corrupt(part.steps[1].expression, add_one))
+    wrong = dataclasses.replace(part, steps=(part.steps[0], false, *part.steps[2:]))
+    with pytest.raises(DerivationError, match=rf"{derivation.id}, step 1\b"):
+        dataclasses.replace(derivation, chains=(wrong, *derivation.chains[1:])).check()
+
+
+def test_a_false_reason_is_not_taken_on_trust():
+    derivation = DERIVATIONS["rkl-logit-gradient"]
+    part = derivation.chains[0]
+    wrong = dataclasses.replace(part, steps=(*part.steps, Step(p[sp.Symbol("j", integer=True, positive=True)], "Obviously.")))
+    with pytest.raises(DerivationError, match="does not hold"):
+        dataclasses.replace(derivation, chains=(wrong,)).check()
