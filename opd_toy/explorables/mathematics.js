@@ -20,103 +20,139 @@ const timesLog = (p, x) => (p === 0 ? 0 : p * Math.log(x)); // 0 log 0 = 0
 
 export const entropy = (p) => -sum(p.map((x) => timesLog(x, x)));
 
-// exp(d) - 1 - d, without losing its digits where d is small
-const expm1MinusX = (d) => {
-  if (Math.abs(d) > 0.5) return Math.expm1(d) - d;
-  let term = (d * d) / 2;
-  let total = term;
-  for (let n = 3; Math.abs(term) > 1e-18 * Math.abs(total); n++) {
-    term *= d / n;
-    total += term;
-  }
-  return total;
-};
-
-// KL(p || q) = sum p (d + expm1(-d)) with d = log p - log q: no term is negative, so
-// nothing cancels where p and q are close; mass of q where p is 0 adds q itself.
-export function kl(p, q) {
-  let total = 0;
-  for (let v = 0; v < p.length; v++) {
-    if (p[v] === 0) total += q[v];
-    else if (q[v] === 0) return Infinity;
-    else total += p[v] * expm1MinusX(logRatioOf(q[v], p[v]));
-  }
-  return total;
-}
-
-const logRatioOf = (a, b) => {
-  const relative = (a - b) / b; // exact when a and b are within a factor of two
-  return Math.abs(relative) < 0.5 ? Math.log1p(relative) : Math.log(a) - Math.log(b);
+// log a - log b; `difference` is a - b where the caller knows it more exactly.
+const logRatioOf = (a, b, difference = a - b) => {
+  if (a === 0 && b === 0) return 0;
+  return Math.abs(difference) <= b / 2 ? Math.log1p(difference / b) : Math.log(a) - Math.log(b);
 };
 
 export const logRatio = (student, teacher) => student.map((p, v) => logRatioOf(p, teacher[v]));
+
+// ((1+r)^alpha - 1 - alpha r) / (alpha (alpha - 1)) for small r, by its series: nothing
+// is subtracted, so that nothing is lost.
+const taylorRemainder = (r, alpha) => {
+  let total = 1;
+  for (let n = 17; n > 1; n--) total = 1 + ((alpha - n) / (n + 1)) * r * total;
+  return ((r * r) / 2) * total;
+};
+
+// One summand of KL(p || q), made non-negative by -p + q, which adds up to nothing.
+const klTerm = (p, q, difference = p - q) => {
+  if (p === 0) return q;
+  if (Math.abs(difference) < 0.1 * q) return q * taylorRemainder(difference / q, 1);
+  return p * logRatioOf(p, q, difference) - difference;
+};
+
+export const kl = (p, q) => sum(p.map((x, v) => klTerm(x, q[v])));
 
 export const forwardKl = (student, teacher) => kl(teacher, student);
 export const reverseKl = (student, teacher) => kl(student, teacher);
 export const forwardKlLogitGradient = (student, teacher) => student.map((p, v) => p - teacher[v]);
 
+// p (signal - its mean under p); a token of probability 0 does not count.  The signal is
+// measured from the likeliest token's, or a confident student would lose its digits.
 const centred = (student, signal) => {
-  // p (signal - its mean under p); a token of probability 0 does not count
-  const mean = sum(student.map((p, v) => (p === 0 ? 0 : p * signal[v])));
-  return student.map((p, v) => (p === 0 ? 0 : p * (signal[v] - mean)));
+  const top = signal[student.indexOf(Math.max(...student))];
+  return meanRemoved(student, student.map((p, v) => (p === 0 ? 0 : p * (signal[v] - top))));
+};
+const meanRemoved = (student, weighted) => {
+  const mean = sum(weighted) / sum(student);
+  return weighted.map((x, v) => x - student[v] * mean);
 };
 
-export const reverseKlLogitGradient = (student, teacher) =>
-  centred(student, logRatio(student, teacher));
+export function reverseKlLogitGradient(student, teacher) {
+  const barred = student.map((p, v) => p > 0 && teacher[v] === 0);
+  if (barred.includes(true) && student.some((p, v) => p > 0 && !barred[v]))
+    return student.map((p, v) => (p === 0 ? 0 : barred[v] ? Infinity : -Infinity));
+  return centred(student, student.map((p, v) => logRatioOf(p, barred[v] ? 1 : teacher[v])));
+}
 
-const mixture = (student, teacher, beta) =>
-  student.map((p, v) => (1 - beta) * p + beta * teacher[v]);
+// Above 0 wherever p or q is: the product may underflow.
+const mixture = (student, teacher, weight) =>
+  student.map((p, v) => (p || teacher[v] ? Math.max((1 - weight) * p + weight * teacher[v], Number.MIN_VALUE) : 0));
 
 export function generalizedJsd(student, teacher, beta) {
   if (beta === 0) return forwardKl(student, teacher);
   if (beta === 1) return reverseKl(student, teacher);
   const middle = mixture(student, teacher, beta);
-  return beta * kl(teacher, middle) + (1 - beta) * kl(student, middle);
+  const toTeacher = sum(teacher.map((q, v) => klTerm(q, middle[v], (1 - beta) * (q - student[v]))));
+  const toStudent = sum(student.map((p, v) => klTerm(p, middle[v], beta * (p - teacher[v]))));
+  return beta * toTeacher + (1 - beta) * toStudent;
 }
 
 export function generalizedJsdLogitGradient(student, teacher, beta) {
   if (beta === 0) return forwardKlLogitGradient(student, teacher);
   if (beta === 1) return reverseKlLogitGradient(student, teacher);
-  const gradient = centred(student, logRatio(student, mixture(student, teacher, beta)));
-  return gradient.map((g) => (1 - beta) * g);
+  const middle = mixture(student, teacher, beta);
+  const signal = student.map((p, v) => logRatioOf(p, middle[v], beta * (p - teacher[v])));
+  return centred(student, signal).map((g) => (1 - beta) * g);
 }
 
-export const alphaDivergence = (student, teacher, alpha) => {
+// p ((q/p)^t - 1), to full accuracy for small t log(q/p)
+const scaledExpm1 = (p, q, t) => {
+  const exponent = t * logRatioOf(q, p);
+  if (Math.abs(exponent) < 1) return p * Math.expm1(exponent);
+  return Math.exp((1 - t) * Math.log(p) + t * Math.log(q)) - p;
+};
+
+export function alphaDivergence(student, teacher, alpha) {
   if (alpha === 0) return forwardKl(student, teacher);
   if (alpha === 1) return reverseKl(student, teacher);
-  // sum p^a q^(1-a) - 1, as a sum of expm1 so that near p = q it keeps its digits
-  const excess = alpha > 0.5
-    ? logRatio(teacher, student).map((r, v) => student[v] * Math.expm1((1 - alpha) * r))
-    : logRatio(student, teacher).map((r, v) => teacher[v] * Math.expm1(alpha * r));
-  return sum(excess) / (alpha * (alpha - 1));
-};
+  // each form divides by the parameter that does not vanish at its end, 0 or 1
+  return sum(student.map((p, v) => {
+    const q = teacher[v];
+    const difference = p - q;
+    if (Math.abs(difference) < (0.1 / Math.max(1, Math.abs(alpha))) * q) return q * taylorRemainder(difference / q, alpha);
+    return alpha < 0.5
+      ? (difference - scaledExpm1(q, p, alpha) / alpha) / (1 - alpha)
+      : (scaledExpm1(p, q, 1 - alpha) / (alpha - 1) - difference) / alpha;
+  }));
+}
 
-export const alphaDivergenceLogitGradient = (student, teacher, alpha) => {
+export function alphaDivergenceLogitGradient(student, teacher, alpha) {
   if (alpha === 0) return forwardKlLogitGradient(student, teacher);
   if (alpha === 1) return reverseKlLogitGradient(student, teacher);
-  const ratio = logRatio(teacher, student);
-  return centred(student, ratio.map((r) => Math.expm1((1 - alpha) * r) / (alpha - 1)));
-};
+  const weighted = student.map((p, v) => scaledExpm1(p, teacher[v], 1 - alpha) / (alpha - 1));
+  const top = student.indexOf(Math.max(...student));
+  const level = weighted[top] / student[top];
+  return meanRemoved(student, weighted.map((x, v) => (v === top ? 0 : x - student[v] * level)));
+}
 
-export const skewedForwardKl = (student, teacher, skew) =>
-  kl(teacher, mixture(student, teacher, skew));
-export const skewedForwardKlLogitGradient = (student, teacher, skew) => {
+export function skewedForwardKl(student, teacher, skew) {
   const middle = mixture(student, teacher, skew);
-  return centred(student, teacher.map((q, v) => (-(1 - skew) * q) / middle[v]));
-};
+  return sum(teacher.map((q, v) => klTerm(q, middle[v], (1 - skew) * (q - student[v]))));
+}
 
-export const skewedReverseKl = (student, teacher, skew) =>
-  kl(student, mixture(student, teacher, 1 - skew));
-export const skewedReverseKlLogitGradient = (student, teacher, skew) => {
-  const middle = mixture(student, teacher, 1 - skew);
-  const signal = student.map((p, v) => logRatioOf(p, middle[v]) - (skew * p) / middle[v]);
-  return centred(student, signal);
-};
+// -(1-skew) q/M plus a constant, so written that it is small where p and q are close
+export function skewedForwardKlLogitGradient(student, teacher, skew) {
+  if (skew === 0) return forwardKlLogitGradient(student, teacher);
+  const middle = mixture(student, teacher, skew);
+  return centred(student, student.map((p, v) => ((1 - skew) ** 2 * (p - teacher[v])) / middle[v]));
+}
+
+export function skewedReverseKl(student, teacher, skew) {
+  const middle = mixture(teacher, student, skew);
+  return sum(student.map((p, v) => klTerm(p, middle[v], (1 - skew) * (p - teacher[v]))));
+}
+
+export function skewedReverseKlLogitGradient(student, teacher, skew) {
+  if (skew === 0) return reverseKlLogitGradient(student, teacher);
+  const middle = mixture(teacher, student, skew);
+  return centred(student, student.map((p, v) => {
+    const difference = (1 - skew) * (p - teacher[v]);
+    const y = difference / middle[v];
+    return Math.abs(difference) < 0.1 * middle[v]
+      ? (1 - skew) * y - taylorRemainder(y, 0)
+      : logRatioOf(p, middle[v], difference) - skew * y;
+  }));
+}
 
 // ---- estimators: table[k][j] is the gradient on logit j if token k is drawn ----
 
 export const scoreTable = (student, weight) =>
-  student.map((_, k) => student.map((p, j) => weight[k] * ((j === k ? 1 : 0) - p)));
+  student.map((_, k) => student.map((p, j) => times(weight[k], (j === k ? 1 : 0) - p)));
+
+const times = (a, b) => (a === 0 || b === 0 ? 0 : a * b); // 0 ∞ = 0
 
 export const policyGradient = (student, teacher, baseline = 0) =>
   scoreTable(student, logRatio(student, teacher).map((c) => c - baseline));
@@ -133,9 +169,15 @@ export function kEstimator(student, teacher, kind) {
   const d = logRatio(student, teacher);
   if (kind === "k1") return d;
   if (kind === "k2") return d.map((x) => (x * x) / 2);
-  if (kind === "k3") return d.map((x) => expm1MinusX(-x));
+  if (kind === "k3") return student.map((p, v) => k3(p, teacher[v]));
   throw new Error(`kind must be "k1", "k2" or "k3", not ${JSON.stringify(kind)}`);
 }
+
+const k3 = (p, q) => {
+  if (Math.abs(q - p) < 0.1 * p) return taylorRemainder((q - p) / p, 0);
+  const d = logRatioOf(p, q);
+  return d === -Infinity ? Infinity : Math.expm1(-d) + d;
+};
 
 // d k1 = d log p;  d k2 = log(p/q) d log p;  d k3 = (1 - q/p) d log p
 export function kEstimatorAsLoss(student, teacher, kind) {
@@ -152,20 +194,23 @@ export const expectation = (probabilities, table) =>
   table[0].map((_, j) =>
     sum(table.map((row, k) => (probabilities[k] === 0 ? 0 : probabilities[k] * row[j]))));
 
+// Rows are measured from one that can be drawn: equal rows vary by exactly 0.
 export function totalVariance(probabilities, table) {
-  const mean = expectation(probabilities, table);
-  return sum(table.map((row, k) =>
-    probabilities[k] === 0 ? 0 : probabilities[k] * sum(row.map((g, j) => (g - mean[j]) ** 2))));
+  const drawn = table.filter((_, k) => probabilities[k] > 0);
+  if (drawn.flat().some((x) => !Number.isFinite(x))) return Infinity;
+  const reference = table[probabilities.indexOf(Math.max(...probabilities))];
+  const shifted = table.map((row, k) => row.map((x, j) => (probabilities[k] === 0 ? 0 : x - reference[j])));
+  const mean = expectation(probabilities, shifted);
+  return sum(shifted.map((row, k) => probabilities[k] * sum(row.map((x, j) => (x - mean[j]) ** 2))));
 }
 
 // The constant baseline of least variance: the log-ratios' mean, each token weighted
 // by p_k |score_k|^2.
 export function optimalBaseline(student, teacher) {
   const ratio = logRatio(student, teacher);
-  const square = sum(student.map((p) => p * p));
-  const weight = student.map((p) => p * (1 - 2 * p + square));
+  const weight = student.map((p, k) => p * sum(student.map((x, j) => (j === k ? 1 - x : x) ** 2)));
   const total = sum(weight);
-  return total === 0 ? 0 : sum(weight.map((w, k) => (w === 0 ? 0 : w * ratio[k]))) / total;
+  return total === 0 ? 0 : sum(weight.map((w, k) => times(w, ratio[k]))) / total;
 }
 
 // ---- moving distributions about ----
