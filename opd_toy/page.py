@@ -103,7 +103,7 @@ def exercise(number, answer, *, choices=None, tolerance=None, digits=2, unit="",
         '<button type="submit">Check</button>'
         '<button type="button" data-reveal hidden>Show the answer</button></form>'
         '<p aria-live="polite"></p>'
-        f"<noscript><p>Without scripts: the answer is {html.escape(shown)}. {html.escape(why)}</p></noscript></div>"
+        f"<noscript><p>Without scripts: the answer is {html.escape(shown)}. {html.escape(_proper_minus(why))}</p></noscript></div>"
         f'<script type="module">{_EXERCISE}'
         f'mountExercise(document.getElementById("{place}"), {options});</script>'
     )
