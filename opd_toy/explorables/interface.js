@@ -272,3 +272,28 @@ export function card(el, title, ...children) {
       html("section", { class: "opd-card", "aria-labelledby": heading },
         html("p", { class: "opd-title", id: heading }, title), ...children)));
 }
+
+// The key of a chart: [mark, role, words] each; style.css draws the marks of .opd-key.
+export const chartKey = (entries) => html("p", { class: "opd-key" },
+  entries.map(([mark, role, words]) => html("span", {},
+    html("i", { "data-mark": mark, style: role ? `--role: var(--opd-${role})` : undefined }), words)));
+
+// ---- random draws: the same from the same seed ----
+
+// A source of numbers in [0, 1): the generator mulberry32.
+export function uniforms(seed) {
+  let position = seed >>> 0;
+  return () => {
+    position = (position + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(position ^ (position >>> 15), position | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+// The token that u in [0, 1) draws from p.
+export function drawn(p, u) {
+  let v = 0;
+  for (let top = p[0]; u >= top && v < p.length - 1; top += p[v]) v += 1;
+  return v;
+}
