@@ -1,5 +1,7 @@
 """The sliders: each a widget in Jupyter and a living figure in the page."""
 
+from opd_toy.explorables.hard_to_soft import HardToSoft
 from opd_toy.explorables.push_and_pull import PushAndPull
+from opd_toy.explorables.seek_or_cover import SeekOrCover
 
-__all__ = ["PushAndPull"]
+__all__ = ["HardToSoft", "PushAndPull"]
