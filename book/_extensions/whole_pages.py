@@ -17,6 +17,7 @@ import tinycss2
 from docutils import nodes
 from fontTools import subset
 from sphinx.util import logging
+from sphinx.util.nodes import make_refnode
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ def setup(app):
     app.connect("config-inited", tie_outputs_to_their_ingredients)
     app.connect("doctree-read", warn_of_cells_never_run)
     app.connect("autodoc-process-docstring", set_plain_text)
+    app.connect("missing-reference", lead_to_the_ledger)
+    app.connect("html-page-context", mend_roles, priority=900)
     app.connect("build-finished", finish, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -112,7 +115,21 @@ def plain(text):
     return re.sub(r"\beq-[a-z0-9-]*[a-z0-9]", r":eq:`\g<0>`", escaped)
 
 
+def lead_to_the_ledger(app, env, node, content):
+    """A docstring names a claim; where the book has no equation of that label, link its ledger row."""
+    if node["reftype"] == "eq" and node.get("refdoc") == "book/api":
+        claim = node["reftarget"].removeprefix("eq-")
+        return make_refnode(app.builder, "book/api", "book/ledger", claim, nodes.literal("", claim))
+    return None
+
+
 # Whole ---------------------------------------------------------------------------------
+
+def mend_roles(app, page, template, context, doctree):
+    """docutils gives a bibliography roles that screen readers refuse beside each other."""
+    if "citation-list" in context.get("body", ""):
+        context["body"] = re.sub(r' role="(list|doc-biblioentry)"', "", context["body"])
+
 
 def finish(app, error):
     """Forget a build that warned; lighten and stamp one that did not."""
@@ -121,8 +138,17 @@ def finish(app, error):
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
         stamp.unlink(missing_ok=True)
     elif app.builder.format == "html":
+        drop_pages_no_longer_in_the_book(app)
         lighten(Path(app.outdir))
         stamp.write_text(app.config.book_sources)
+
+
+def drop_pages_no_longer_in_the_book(app):
+    site = Path(app.outdir)
+    kept = {Path(app.builder.get_outfilename(name)).resolve() for name in app.env.all_docs}
+    for page in site.rglob("*.html"):
+        if page.parent != site and site / "_static" not in page.parents and page.resolve() not in kept:
+            page.unlink()
 
 
 # Light ---------------------------------------------------------------------------------

@@ -1,0 +1,16 @@
+// Whatever scrolls sideways by itself must be reached and scrolled by the keyboard too.
+// The theme sees to code and tables; this sees to equations. The article changes its size
+// when the window does, when a proof is unfolded, and when the mathematics is set.
+const reachWideEquations = () => {
+  for (const equation of document.querySelectorAll('mjx-container[display="true"]')) {
+    if (equation.scrollWidth > equation.clientWidth + 1) equation.tabIndex = 0;
+    else equation.removeAttribute("tabindex");
+  }
+};
+new ResizeObserver(reachWideEquations).observe(document.querySelector("main"));
+
+// Paper is white.
+const dressed = document.documentElement.dataset;
+let worn;
+addEventListener("beforeprint", () => { worn = dressed.theme; dressed.theme = "light"; });
+addEventListener("afterprint", () => { dressed.theme = worn; });
