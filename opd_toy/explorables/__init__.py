@@ -3,6 +3,5 @@
 from opd_toy.explorables.hard_to_soft import HardToSoft
 from opd_toy.explorables.push_and_pull import PushAndPull
 from opd_toy.explorables.seek_or_cover import SeekOrCover
-from opd_toy.explorables.seek_or_cover import SeekOrCover
 
-__all__ = ["HardToSoft", "PushAndPull", "SeekOrCover", "SeekOrCover"]
+__all__ = ["HardToSoft", "PushAndPull", "SeekOrCover"]
