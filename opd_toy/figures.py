@@ -92,10 +92,10 @@ def second_token_along_descent(style):
     import matplotlib.pyplot as plt
 
     steps = np.arange(61)
-    drawn, axes = plt.subplots()
+    drawn, axes = plt.subplots(figsize=(5, 3.4))
     for name, role, gradient, place in (
-        ("reverse KL", "reverse_kl", objectives.reverse_kl_logit_gradient, (14, 0.318)),
-        ("forward KL", "forward_kl", objectives.forward_kl_logit_gradient, (7, 0.262)),
+        ("reverse KL", "reverse_kl", objectives.reverse_kl_logit_gradient, (19, 0.318)),
+        ("forward KL", "forward_kl", objectives.forward_kl_logit_gradient, (3, 0.27)),
     ):
         path = objectives.descend(
             lambda z, gradient=gradient: gradient(distributions.softmax(z), TEACHER),
@@ -147,12 +147,12 @@ def training_with_few_draws(style):
     """KL along training: exact gradient against one and eight sampled tokens a step."""
     import matplotlib.pyplot as plt
 
-    drawn, axes = plt.subplots()
+    drawn, axes = plt.subplots(figsize=(5, 3.4))
     for draws, rate, role, line, label, place in (
-        (0, 2, "reverse_kl", "-", "GKD, step 2", (180, 0.0013)),
-        (8, 2, "policy_gradient", "-", "PG, 8 draws, step 2", (520, 0.0052)),
-        (1, 0.5, "policy_gradient", "--", "PG, 1 draw, step ½", (620, 0.085)),
-        (1, 2, "policy_gradient", ":", "PG, 1 draw, step 2", (620, 0.9)),
+        (0, 2, "reverse_kl", "-", "GKD, step 2", (60, 0.0014)),
+        (8, 2, "policy_gradient", "-", "PG, 8 draws, step 2", (545, 0.0068)),
+        (1, 0.5, "policy_gradient", "--", "PG, 1 draw, step ½", (480, 0.095)),
+        (1, 2, "policy_gradient", ":", "PG, 1 draw, step 2", (480, 2.3)),
     ):
         runs = np.median(kl_along_training(draws, rate), axis=1)
         axes.semilogy(np.arange(len(runs))[::10], runs[::10], color=style[role], linestyle=line)
