@@ -1,7 +1,9 @@
 """The sliders: each a widget in Jupyter and a living figure in the page."""
 
+from opd_toy.explorables.baselines import Baselines
 from opd_toy.explorables.hard_to_soft import HardToSoft
 from opd_toy.explorables.push_and_pull import PushAndPull
+from opd_toy.explorables.sample_and_average import SampleAndAverage
 from opd_toy.explorables.seek_or_cover import SeekOrCover
 
-__all__ = ["HardToSoft", "PushAndPull", "SeekOrCover"]
+__all__ = ["Baselines", "HardToSoft", "PushAndPull", "SampleAndAverage", "SeekOrCover"]
