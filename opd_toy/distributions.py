@@ -74,7 +74,7 @@ def kl_terms(p, q, difference=None):
     difference = p - q if difference is None else difference
     near, excess = near_equal(q, difference)
     with np.errstate(invalid="ignore"):
-        far = p * log_ratio(p, q, difference) - difference
+        far = np.maximum(p * log_ratio(p, q, difference) - difference, 0.0)
     return np.where(p == 0, q, np.where(near, q * taylor_remainder(excess, 1.0), far))
 
 

@@ -7,10 +7,10 @@ student's logits z, p = softmax(z), and is descended.  Every gradient has the fo
 p_j (g_j - sum_v p_v g_v) and sums to 0 over the tokens.
 
 Values are in nats, float64, and +inf where the definition says so.  A gradient is
-never NaN: where the value is +inf, each of the zeros to blame (q_v = 0 < p_v or
-p_v = 0 < q_v) is replaced by one and the same epsilon, and the gradient is its
-limit, finite or infinite, for epsilon -> 0.  A token that neither knows has
-gradient 0.  All raise ValueError on malformed probabilities (see
+never NaN: where the value is +inf, each of the zeros to blame (q_v = 0 < p_v for
+the reverse KL and alpha >= 1, p_v = 0 < q_v for the forward KL and alpha <= 0) is
+replaced by one and the same epsilon, and the gradient is its limit, finite or
+infinite, for epsilon -> 0.  A token that neither knows has gradient 0.  All raise ValueError on malformed probabilities (see
 ``distributions``) and parameters.
 """
 
@@ -84,6 +84,8 @@ def skewed_forward_kl(student, teacher, skew):
     skew = 1 is 0; at most -log(skew).
     """
     skew = _validate.fraction("skew", skew)
+    if skew == 0:
+        return forward_kl(student, teacher)
     p, q = _validate.pair(student, teacher)
     return kl_terms(q, _mixture(p, q, skew), (1 - skew) * (q - p)).sum(axis=-1)
 
@@ -100,7 +102,10 @@ def skewed_forward_kl_logit_gradient(student, teacher, skew):
     p, q = _validate.pair(student, teacher)
     if skew == 1:
         return np.zeros_like(p)
-    return _centred_products(p, (1 - skew) ** 2 * (p - q) * _quotient(p, _mixture(p, q, skew)))
+    mixture = _mixture(p, q, skew)
+    with np.errstate(over="ignore"):
+        g = (1 - skew) ** 2 * _quotient(p - q, mixture)
+    return _centred_with_products(p, g, (1 - skew) ** 2 * (p - q) * _quotient(p, mixture))
 
 
 def skewed_reverse_kl(student, teacher, skew):
@@ -110,6 +115,8 @@ def skewed_reverse_kl(student, teacher, skew):
     skew = 1 is 0; at most -log(skew).
     """
     skew = _validate.fraction("skew", skew)
+    if skew == 0:
+        return reverse_kl(student, teacher)
     p, q = _validate.pair(student, teacher)
     return kl_terms(p, _mixture(q, p, skew), (1 - skew) * (p - q)).sum(axis=-1)
 
@@ -163,7 +170,9 @@ def alpha_divergence_logit_gradient(student, teacher, alpha):
     if alpha in (0, 1):
         return (reverse_kl_logit_gradient if alpha else forward_kl_logit_gradient)(student, teacher)
     p, q = _validate.pair(student, teacher)
-    gradient = _centred_products(p, _scaled_expm1(p, q, 1 - alpha) / (alpha - 1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        g = np.expm1((alpha - 1) * log_ratio(p, q)) / (alpha - 1)
+        gradient = _centred_with_products(p, g, _scaled_expm1(p, q, 1 - alpha) / (alpha - 1))
     finite = np.isfinite(gradient).all(axis=-1, keepdims=True)
     return gradient if finite.all() else np.where(finite, gradient, _overflowed_alpha_gradient(p, q, alpha))
 
@@ -215,9 +224,9 @@ def top_k_reverse_kl_logit_gradient(student, teacher, k, outside="renormalize"):
 
 
 def descend(gradient, start, rate, steps):
-    """Path (steps + 1, P) of plain gradient descent from ``start`` (P,).
+    """Path (steps + 1, ...) of plain gradient descent from parameters ``start`` (...).
 
-    ``gradient`` maps parameters (P,) to (P,): for logits,
+    ``gradient`` maps parameters to an array of their shape: for logits,
     ``lambda z: reverse_kl_logit_gradient(softmax(z), teacher)``.
     """
     path = [_validate.numbers("start", start)]
@@ -228,30 +237,29 @@ def descend(gradient, start, rate, steps):
 
 def _centred(p, g, barred=None):
     """p_j (g_j - sum p g); ``barred`` tokens have g = +inf, and ``g`` holds the finite rest."""
-    gradient = _centred_products(p, p * np.where(p > 0, g, 0.0))
+    g = np.where(p > 0, g, 0.0)
+    # Twice: where g_j is nearly the mean (one token has nearly all of p, or g is nearly
+    # constant) the first pass leaves a rounding error as large as the result, but one and
+    # the same for all tokens, which the second takes off.
+    for _ in range(2):
+        g = g - (p * g).sum(axis=-1, keepdims=True) / p.sum(axis=-1, keepdims=True)
     if barred is None or not barred.any():
-        return gradient
+        return p * g
     inside = np.where(barred, p, 0.0).sum(axis=-1, keepdims=True)
     beyond = np.where(barred, 0.0, p).sum(axis=-1, keepdims=True)
     infinite = np.where(p > 0, np.where(barred, beyond, -inside), 0.0)
-    return np.where(infinite != 0, np.copysign(np.inf, infinite), gradient)
+    return np.where(infinite != 0, np.copysign(np.inf, infinite), p * g)
 
 
-def _centred_products(p, products):
-    """p_j (g_j - sum p g) from the products p_j g_j, where g alone could overflow."""
-    # The result does not change if a constant is taken off g. Where one token has
-    # nearly all of p, its g is nearly the mean: taken off, the two do not cancel.
-    top = p.argmax(axis=-1, keepdims=True)
-    most, its_product = np.take_along_axis(p, top, axis=-1), np.take_along_axis(products, top, axis=-1)
-    with np.errstate(invalid="ignore"):
-        level = np.where(most > 0.5, its_product / most, 0.0)
-        products = products - p * level
-        np.put_along_axis(products, top, np.where(most > 0.5, 0.0, its_product), axis=-1)
-        return products - p * (products.sum(axis=-1, keepdims=True) / p.sum(axis=-1, keepdims=True))
+def _centred_with_products(p, g, products):
+    """The same, taking p_j g_j from ``products`` where p_j is so small that g_j could overflow."""
+    tiny = p < 1e-290
+    products = np.where(tiny, products, 0.0)
+    return _centred(p, np.where(tiny, 0.0, g)) + (products - p * products.sum(axis=-1, keepdims=True))
 
 
 def _mixture(p, q, weight):
-    """(1-weight) p + weight q, kept above 0 wherever p or q is: the product may underflow."""
+    """(1-weight) p + weight q for 0 < weight <= 1, kept above 0 wherever p or q is: the product may underflow."""
     mixture = (1 - weight) * p + weight * q
     return np.where((p > 0) | (q > 0), np.maximum(mixture, 5e-324), 0.0)
 

@@ -72,8 +72,8 @@ def _side_by_side(p, q):
         "id": "three-token-gkd-versus-pg",
         "section": "4",
         "title": "GKD against the policy gradient, t3 drawn",
-        "columns": ["token", "p student", "q teacher", "GKD gradient", "GKD direction", "PG gradient", "PG direction", "PG strength"],
-        "rows": _rows(p, q, exact, direction(exact), sampled, direction(sampled), strength(sampled), drawn=2),
+        "columns": ["token", "p student", "q teacher", "GKD gradient", "GKD direction", "GKD strength", "PG gradient", "PG direction", "PG strength"],
+        "rows": _rows(p, q, exact, direction(exact), strength(exact), sampled, direction(sampled), strength(sampled), drawn=2),
         "note": f"The notes print +.81 for PG at t3: 1.61 x .5 from the rounded 1.61. The value is {sampled[2]:.4f}.",
     }
 
@@ -91,13 +91,12 @@ def _token_drawn(p, q, k):
 
 
 def _expected(p, q):
-    """Not in the notes: what the single draws above add up to."""
     table, exact = policy_gradient(p, q), gkd(p, q)[0]
     drawn = [[f"{TOKENS[k]} drawn", p[k], *table[k]] for k in range(3)]
     return {
         "id": "pg-sign-flip",
         "section": "4",
-        "title": "Every draw, their mean, and GKD",
+        "title": "Every draw, their mean, and GKD (not in the notes)",
         "columns": ["gradient if", "probability", *TOKENS],
         "rows": _plain([*drawn, ["mean of PG", 1.0, *(p @ table)], ["GKD, any draw", 1.0, *exact]]),
         "note": "The single draws disagree; their mean is GKD's gradient.",
