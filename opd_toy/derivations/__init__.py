@@ -1,8 +1,12 @@
 """Every formula of the book, proved: ``DERIVATIONS`` maps a ledger id to its Derivation."""
 
-from opd_toy.derivations import chapter_3
+from opd_toy.derivations import beyond, chapter_1, chapter_2, chapter_3, chapter_4, chapter_5
 from opd_toy.derivations.framework import Derivation, DerivationError
 
-DERIVATIONS = {one.id: one for chapter in (chapter_3,) for one in chapter.DERIVATIONS}
+DERIVATIONS = {
+    one.id: one
+    for chapter in (chapter_1, chapter_2, chapter_3, chapter_4, chapter_5, beyond)
+    for one in chapter.DERIVATIONS
+}
 
 __all__ = ["DERIVATIONS", "Derivation", "DerivationError"]

@@ -23,6 +23,7 @@ from opd_toy.derivations.notation import (
     STUDENTS,
     TEACHERS,
     Defined,
+    GaussianMean,
     Gradient,
     Limit,
     Partial,
@@ -34,7 +35,10 @@ from opd_toy.derivations.notation import (
     latex,
     margin,
     n,
+    p,
+    q,
     theta,
+    x,
 )
 
 
@@ -51,6 +55,8 @@ def lower(e, softmax=True):
         if e.base in STUDENTS and softmax:
             return _softmax(e)
         return lower(DEFINITIONS[e.base](*e.indices), softmax) if e.base in DEFINITIONS else e
+    if isinstance(e, GaussianMean):
+        return _gaussian_mean(sp.expand(lower(e.args[0])))
     if isinstance(e, Defined):
         return lower(e.definition(_fresh), softmax)
     if isinstance(e, Partial):
@@ -58,12 +64,10 @@ def lower(e, softmax=True):
     if isinstance(e, Gradient):
         return _parameter_derivative(lower(e.args[0]))
     if isinstance(e, Limit):
-        return lower(_limit(lower(e.args[0], softmax=False), *e.args[1:]), softmax)
+        return lower(_limit_somehow(lower(e.args[0], softmax=False), *e.args[1:]), softmax)
     if isinstance(e, Sum):
         new = {index: _fresh("v") for index in e.variables}
         return Sum(lower(e.function.xreplace(new), softmax), *((index, 1, V) for index in new.values()))
-    if isinstance(e, sp.Integral):
-        return sp.integrate(lower(e.function), *e.limits)
     if not e.args:
         return e
     return e.func(*(lower(arg, softmax) for arg in e.args))
@@ -100,7 +104,47 @@ def _parameter_derivative(e):
     return slope.replace(lambda s: s.func in bases, lambda s: bases[s.func][s.args[:-1]])
 
 
+@functools.cache
+def _moment_generating_function():
+    """The mean of exp(t x) over x ~ N(0, 1), by sympy's integration."""
+    t = Symbol("t", real=True)
+    return t, sp.integrate(GaussianMean(sp.exp(t * x)).definition(_fresh).args[0], (x, -sp.oo, sp.oo))
+
+
+def _gaussian_mean(e):
+    """Term by term: the mean of x^n exp(c x) is the n-th derivative of the mean of exp(t x) at c."""
+    t, generating = _moment_generating_function()
+    means = []
+    for term in sp.Add.make_args(e):
+        constant, rest = sp.powsimp(term).as_independent(x, as_Add=False)
+        exponent = sum(f.args[0] for f in sp.Mul.make_args(rest) if isinstance(f, sp.exp))
+        power = sp.simplify(rest * sp.exp(-exponent))
+        slope, shift = sp.Poly(exponent, x).all_coeffs() if sp.sympify(exponent).has(x) else (0, exponent)
+        means.append(constant * sp.exp(shift) * sp.diff(generating, t, sp.degree(power, x)).subs(t, slope))
+    return sp.Add(*means)
+
+
 # --- limits, taken inside the finite sums over 1..V --------------------------------------
+
+
+def _limit_somehow(e, variable, point):
+    """As written or, where that has parts with no limit of their own, rewritten: in normal
+    form, or with what stands outside the sum taken inside by 1 = Σp or 1 = Σq."""
+    rewritings = (lambda: e, lambda: _reduce(e), lambda: _spread(e, p), lambda: _spread(e, q))
+    for rewrite in rewritings:
+        try:
+            return _limit(rewrite(), variable, point)
+        except DerivationError as error:
+            problem = error
+    raise problem
+
+
+def _spread(e, distribution):
+    parts = _gather(e)
+    if parts is None:
+        raise DerivationError(f"no limit of {e}: it is not linear in its sums")
+    outside, inside, dummy = parts
+    return Sum(inside + outside * distribution[dummy], (dummy, 1, V))
 
 
 def _limit(e, variable, point):
@@ -158,6 +202,7 @@ def _gather(e):
 # --- the normal form of an expression with sums over 1..V ------------------------------
 
 
+@functools.cache
 def normal_form(expression):
     """Sums of monomials in p and q, with Σp = Σq = 1 used, deltas evaluated, dummies named alike."""
     return _reduce(_to_probabilities(lowered(expression)))
@@ -260,10 +305,12 @@ def _is_zero(e):
 
 def _cancel(e):
     """Rational arithmetic with sums, logs and indexed symbols as unknowns."""
-    stand_ins = {s: sp.Dummy(positive=True) for kind in (Sum, sp.log, sp.Indexed, KroneckerDelta) for s in e.atoms(kind)}
-    for kind in (Sum, sp.log, sp.Indexed, KroneckerDelta):
-        e = e.xreplace({s: stand_ins[s] for s in e.atoms(kind)})
-    return sp.expand(sp.cancel(sp.together(e))).xreplace({stand_in: s for s, stand_in in stand_ins.items()})
+    names = {}
+    for kind in (Sum, sp.log, sp.exp, sp.Indexed, KroneckerDelta):
+        new = {s: sp.Dummy(positive=True) for s in e.atoms(kind)}
+        e, names = e.xreplace(new), {**names, **{stand_in: s for s, stand_in in new.items()}}
+    e = sp.expand(sp.cancel(sp.together(e)))
+    return functools.reduce(lambda partial, name: partial.xreplace({name: names[name]}), reversed(names), e)
 
 
 @functools.cache
@@ -282,7 +329,7 @@ def log_is_at_most_x_minus_one():
 class Step:
     """One line of a chain: an expression, how it stands to the line before, and why.
 
-    ``relation`` is "=", "<=", "<" or "<=>".  ``by`` is what an inequality or an
+    ``relation`` is "=", ">=", "<" or "<=>".  ``by`` is what an inequality or an
     equivalence is checked with, see ``CHECKS``.
     """
 
@@ -361,13 +408,13 @@ class Derivation:
         return evaluate(self.chains[chain].right, student, teacher, **indices)
 
 
-RELATIONS = {"=": "=", "<=": r"\le", "<": "<", "<=>": r"\iff"}
+RELATIONS = {"=": "=", ">=": r"\ge", "<": "<", "<=>": r"\iff"}
 
 
 def _claim_line(part):
     """The strongest relation that the steps of a chain add up to."""
     used = {step.relation for step in part.steps[1:]}
-    relation = next(sign for sign in ("<=>", "<", "<=", "=") if sign in used)
+    relation = next(sign for sign in ("<=>", "<", ">=", "=") if sign in used)
     return f"{latex(part.left)} &{RELATIONS[relation]} {latex(part.right)}"
 
 
@@ -397,12 +444,12 @@ def _equal(part, before, after):
     return None if _is_zero(_reduce(difference)) else f"the difference comes out as {difference}, not 0"
 
 
-def _at_most(part, before, after, weight, ratio, index):
-    """after - before = Σ weight·(ratio - 1 - log ratio), and log x <= x - 1."""
-    if not (weight.is_positive and ratio.is_positive and log_is_at_most_x_minus_one()):
-        return f"the weight {weight} and the ratio {ratio} must be positive"
-    gap = Sum(weight * (ratio - 1 - sp.log(ratio)), (index, 1, V))
-    return None if is_zero(after - before - gap) else "the gap is not a sum of weight·(x - 1 - log x)"
+def _at_least(part, before, after, positive, ratio, index):
+    """before - after = Σ positive·(ratio - 1 - log ratio), and log x <= x - 1."""
+    if not (positive.is_positive and ratio.is_positive and log_is_at_most_x_minus_one()):
+        return f"the weight {positive} and the ratio {ratio} must be positive"
+    gap = Sum(positive * (ratio - 1 - sp.log(ratio)), (index, 1, V))
+    return None if is_zero(before - after - gap) else "the gap is not a sum of weight·(x - 1 - log x)"
 
 
 def _below_zero(part, before, after):
@@ -428,17 +475,23 @@ def _positive(e, part):
     return bool(e.is_positive)
 
 
-def _equivalent(part, before, after, factor):
-    """lhs - rhs of one side is a positive factor times lhs - rhs of the other."""
-    if not factor.is_positive:
-        return f"the factor {factor} must be positive"
+def _equivalent(part, before, after, by):
+    """lhs - rhs of one side is a positive factor times lhs - rhs of the other, or both
+    sides went through the same increasing function."""
     if type(before) is not type(after):
         return "the two inequalities point in different directions"
-    gap = (before.lhs - before.rhs) - factor * (after.lhs - after.rhs)
-    return None if is_zero(gap) else f"{latex(factor)} is not the ratio of the two sides"
+    if isinstance(by, sp.core.function.FunctionClass):
+        at = Symbol("x", positive=True)
+        increasing = sp.diff(by(at), at).is_positive
+        same = all(is_zero(one - by(other)) for one, other in zip(before.args, after.args))
+        return None if increasing and same else f"not the increasing function {by} of both sides"
+    if not by.is_positive:
+        return f"the factor {by} must be positive"
+    gap = (before.lhs - before.rhs) - by * (after.lhs - after.rhs)
+    return None if is_zero(gap) else f"{latex(by)} is not the ratio of the two sides"
 
 
-CHECKS = {"=": _equal, "<=": _at_most, "<": _below_zero, "<=>": _equivalent}
+CHECKS = {"=": _equal, ">=": _at_least, "<": _below_zero, "<=>": _equivalent}
 
 
 def witness_problem(name, part, before, step):

@@ -21,12 +21,15 @@ z, z2 = (IndexedBase(name, real=True) for name in ("z", "z2"))
 STUDENTS = {p: z, p2: z2}
 TEACHERS = (q, q2)
 
-beta, skew, alpha, weight, baseline, x = sp.symbols("beta s alpha lambda b_0 x", real=True)
+beta, skew, alpha, weight, baseline, x = sp.symbols("beta s alpha lambda b x", real=True)
 sharpness, mu = sp.symbols("kappa mu", positive=True)
 PARAMETERS = (beta, skew, alpha, weight, baseline, x, sharpness, mu)
 
 R = IndexedBase("R", real=True)  # any reward that does not depend on z
-C = IndexedBase("C", real=True)  # the sampled cost, log p_k - log q_k
+C, C2 = IndexedBase("C", real=True), IndexedBase("C2", real=True)  # sampled costs, log p_k - log q_k
+score_norm = IndexedBase("w", positive=True)  # the squared length of a token's score
+tilted = IndexedBase("tilted", positive=True)  # the teacher, re-weighted by a reward
+sharp = IndexedBase("sharp", positive=True)  # a teacher given by its margins
 c = IndexedBase("c", real=True)  # a price for each token
 margin = IndexedBase("Delta", real=True)  # log q_n - log q_v: 0 at n, positive elsewhere
 jsd_mixture, forward_mixture, reverse_mixture = (IndexedBase(f"m_{kind}", positive=True) for kind in ("jsd", "forward", "reverse"))
@@ -36,6 +39,10 @@ DEFINITIONS = {
     jsd_mixture: lambda v: (1 - beta) * p[v] + beta * q[v],
     forward_mixture: lambda v: skew * q[v] + (1 - skew) * p[v],
     reverse_mixture: lambda v: skew * p[v] + (1 - skew) * q[v],
+    C2: lambda a, b: sp.log(p2[a, b]) - sp.log(q2[a, b]),
+    score_norm: lambda k: total((delta(k, j) - p[j]) ** 2, j),
+    tilted: lambda v: q[v] * sp.exp(weight * R[v]) / total(q[u] * sp.exp(weight * R[u]), u),
+    sharp: lambda v: sp.exp(-margin[v]) / total(sp.exp(-margin[u]), u),
 }
 
 
@@ -52,6 +59,9 @@ class Node(sp.Expr):
     """A symbol of the book that sympy does not have; it never evaluates by itself."""
 
     is_commutative = True
+
+    def __new__(cls, *args):
+        return super().__new__(cls, *map(sp.sympify, args))
 
 
 class Partial(Node):
@@ -117,9 +127,17 @@ class AlphaDivergence(Defined):
         return (powers - 1) / (alpha * (alpha - 1))
 
 
+class GaussianMean(Defined):
+    """The mean of an expression over x ~ N(0, 1)."""
+
+    def definition(self, fresh):
+        density = sp.exp(-(x**2) / 2) / sp.sqrt(2 * sp.pi)
+        return sp.Integral(self.args[0] * density, (x, -sp.oo, sp.oo))
+
+
 # --- printing ---------------------------------------------------------------------------
 
-NAMES = {p2: "p", q2: "q", z2: "z", margin: r"\Delta", jsd_mixture: "m", forward_mixture: "m", reverse_mixture: "m"}
+NAMES = {p2: "p", q2: "q", z2: "z", C2: "C", tilted: r"\tilde{q}", sharp: "q", margin: r"\Delta", jsd_mixture: "m", forward_mixture: "m", reverse_mixture: "m"}
 
 
 def name_of(base):
@@ -247,6 +265,9 @@ class BookPrinter(LatexPrinter):
         body, index, distribution, *prefix = e.args
         at = rf"_{{\cdot \mid {self._print(prefix[0])}}}" if prefix else ""
         return rf"\mathbb{{E}}_{{{self._print(index)} \sim {self._print(distribution)}{at}}} \left[ {self._print(body)} \right]"
+
+    def _print_GaussianMean(self, e):
+        return rf"\mathbb{{E}}_{{x \sim \mathcal{{N}}(0, 1)}} \left[ {self._print(e.args[0])} \right]"
 
     def _print_StopGradient(self, e):
         return rf"\mathrm{{sg}} \left[ {self._print(e.args[0])} \right]"
