@@ -8,13 +8,21 @@ export const sum = (x) => {
   return total;
 };
 
+// The likeliest token's exp(0) = 1 is left out of the sum and put back by log1p: it would
+// swallow the others.
 export function logSoftmax(logits) {
-  const top = Math.max(...logits);
-  const normaliser = top + Math.log(sum(logits.map((z) => Math.exp(z - top))));
-  return logits.map((z) => z - normaliser);
+  const top = logits.indexOf(Math.max(...logits));
+  const shifted = logits.map((z) => z - logits[top]);
+  const others = sum(shifted.map((z, v) => (v === top ? 0 : Math.exp(z))));
+  return shifted.map((z) => z - Math.log1p(others));
 }
 
-export const softmax = (logits) => logSoftmax(logits).map(Math.exp);
+export function softmax(logits) {
+  const top = Math.max(...logits);
+  const weights = logits.map((z) => Math.exp(z - top));
+  const total = sum(weights);
+  return weights.map((w) => w / total);
+}
 
 const timesLog = (p, x) => (p === 0 ? 0 : p * Math.log(x)); // 0 log 0 = 0
 
@@ -40,7 +48,7 @@ const taylorRemainder = (r, alpha) => {
 const klTerm = (p, q, difference = p - q) => {
   if (p === 0) return q;
   if (Math.abs(difference) < 0.1 * q) return q * taylorRemainder(difference / q, 1);
-  return p * logRatioOf(p, q, difference) - difference;
+  return Math.max(p * logRatioOf(p, q, difference) - difference, 0);
 };
 
 export const kl = (p, q) => sum(p.map((x, v) => klTerm(x, q[v])));
@@ -49,16 +57,18 @@ export const forwardKl = (student, teacher) => kl(teacher, student);
 export const reverseKl = (student, teacher) => kl(student, teacher);
 export const forwardKlLogitGradient = (student, teacher) => student.map((p, v) => p - teacher[v]);
 
-// p (signal - its mean under p); a token of probability 0 does not count.  The signal is
-// measured from the likeliest token's, or a confident student would lose its digits.
-const centred = (student, signal) => {
-  const top = signal[student.indexOf(Math.max(...student))];
-  return meanRemoved(student, student.map((p, v) => (p === 0 ? 0 : p * (signal[v] - top))));
-};
-const meanRemoved = (student, weighted) => {
-  const mean = sum(weighted) / sum(student);
-  return weighted.map((x, v) => x - student[v] * mean);
-};
+// p (signal - its mean under p); a token of probability 0 does not count.  The mean is
+// taken off twice: where the signal is nearly its mean (a confident student, a signal
+// nearly constant) the first pass leaves a rounding error, the same for all tokens.
+function centred(student, signal) {
+  const total = sum(student);
+  let rest = signal.map((g, v) => (student[v] === 0 ? 0 : g));
+  for (let pass = 0; pass < 2; pass++) {
+    const mean = sum(rest.map((g, v) => student[v] * g)) / total;
+    rest = rest.map((g) => g - mean);
+  }
+  return rest.map((g, v) => student[v] * g);
+}
 
 export function reverseKlLogitGradient(student, teacher) {
   const barred = student.map((p, v) => p > 0 && teacher[v] === 0);
@@ -112,13 +122,24 @@ export function alphaDivergence(student, teacher, alpha) {
 export function alphaDivergenceLogitGradient(student, teacher, alpha) {
   if (alpha === 0) return forwardKlLogitGradient(student, teacher);
   if (alpha === 1) return reverseKlLogitGradient(student, teacher);
-  const weighted = student.map((p, v) => scaledExpm1(p, teacher[v], 1 - alpha) / (alpha - 1));
-  const top = student.indexOf(Math.max(...student));
-  const level = weighted[top] / student[top];
-  return meanRemoved(student, weighted.map((x, v) => (v === top ? 0 : x - student[v] * level)));
+  const blamed = student.map((p, v) => (alpha > 1 ? teacher[v] === 0 && p > 0 : alpha < 0 && p === 0 && teacher[v] > 0));
+  if (blamed.includes(true)) return outweighed(student, teacher, alpha, blamed);
+  return centred(student, logRatio(student, teacher).map((r) => Math.expm1((alpha - 1) * r) / (alpha - 1)));
+}
+
+// The divergence is infinite: the tokens to blame outweigh all others, and each entry is
+// its sign times infinity.
+function outweighed(student, teacher, alpha, blamed) {
+  const power = student.map((p, v) => (blamed[v] ? (alpha > 1 ? p ** alpha : teacher[v] ** (1 - alpha)) : 0));
+  const total = sum(power);
+  return student.map((p, v) => {
+    const balanced = Math.abs(power[v] - p * total) <= 1e-12 * (power[v] + p * total);
+    return balanced ? 0 : ((power[v] - p * total) / (alpha - 1)) * Infinity;
+  });
 }
 
 export function skewedForwardKl(student, teacher, skew) {
+  if (skew === 0) return forwardKl(student, teacher);
   const middle = mixture(student, teacher, skew);
   return sum(teacher.map((q, v) => klTerm(q, middle[v], (1 - skew) * (q - student[v]))));
 }
@@ -131,6 +152,7 @@ export function skewedForwardKlLogitGradient(student, teacher, skew) {
 }
 
 export function skewedReverseKl(student, teacher, skew) {
+  if (skew === 0) return reverseKl(student, teacher);
   const middle = mixture(teacher, student, skew);
   return sum(student.map((p, v) => klTerm(p, middle[v], (1 - skew) * (p - teacher[v]))));
 }
@@ -149,8 +171,19 @@ export function skewedReverseKlLogitGradient(student, teacher, skew) {
 
 // ---- estimators: table[k][j] is the gradient on logit j if token k is drawn ----
 
-export const scoreTable = (student, weight) =>
-  student.map((_, k) => student.map((p, j) => times(weight[k], (j === k ? 1 : 0) - p)));
+// The sum over all other tokens, for each token; nothing cancels at the largest.
+const others = (x) => {
+  const top = x.indexOf(Math.max(...x));
+  const rest = sum(x.filter((_, v) => v !== top));
+  const total = sum(x);
+  return x.map((value, v) => (v === top ? rest : total - value));
+};
+
+// weight_k (delta_kj - p_j), with 1 - p_k as the others' sum
+export function scoreTable(student, weight) {
+  const rest = others(student);
+  return student.map((_, k) => student.map((p, j) => times(weight[k], j === k ? rest[k] : -p)));
+}
 
 const times = (a, b) => (a === 0 || b === 0 ? 0 : a * b); // 0 ∞ = 0
 
@@ -163,7 +196,7 @@ export const gkd = (student, teacher) => {
 };
 
 export const fullVocabularyAdvantage = (student, teacher) =>
-  scoreTable(student, student.map(() => kl(student, teacher)));
+  scoreTable(student, Array(student.length).fill(kl(student, teacher)));
 
 export function kEstimator(student, teacher, kind) {
   const d = logRatio(student, teacher);
@@ -208,7 +241,8 @@ export function totalVariance(probabilities, table) {
 // by p_k |score_k|^2.
 export function optimalBaseline(student, teacher) {
   const ratio = logRatio(student, teacher);
-  const weight = student.map((p, k) => p * sum(student.map((x, j) => (j === k ? 1 - x : x) ** 2)));
+  const [rest, squares] = [others(student), others(student.map((p) => p * p))];
+  const weight = student.map((p, k) => p * (rest[k] ** 2 + squares[k]));
   const total = sum(weight);
   return total === 0 ? 0 : sum(weight.map((w, k) => times(w, ratio[k]))) / total;
 }
