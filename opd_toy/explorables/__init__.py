@@ -5,5 +5,13 @@ from opd_toy.explorables.hard_to_soft import HardToSoft
 from opd_toy.explorables.push_and_pull import PushAndPull
 from opd_toy.explorables.sample_and_average import SampleAndAverage
 from opd_toy.explorables.seek_or_cover import SeekOrCover
+from opd_toy.explorables.which_token import WhichToken
 
-__all__ = ["Baselines", "HardToSoft", "PushAndPull", "SampleAndAverage", "SeekOrCover"]
+__all__ = [
+    "Baselines",
+    "HardToSoft",
+    "PushAndPull",
+    "SampleAndAverage",
+    "SeekOrCover",
+    "WhichToken",
+]
