@@ -92,7 +92,7 @@ def test_what_a_cell_prints_is_set_kept_and_renewed(tiny):
 
 
 @pytest.mark.parametrize("body, complaints", [
-    ("```{code-cell} ipython3\n1 / 0\n```\n", ["ZeroDivisionError"]),
+    ("```{code-cell} ipython3\n1 / 0\n```\n", ["ZeroDivisionError", "these chapters raised an error: book/index"]),
     (
         "See {eq}`eq-nowhere`, {cite:t}`nobody1900` and [there](no-such-page.md).\n\n"
         "```{code-cell} ipython3\nimport sys\nprint('careful', file=sys.stderr)\n```\n\n"

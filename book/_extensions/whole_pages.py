@@ -16,6 +16,8 @@ from pathlib import Path
 import tinycss2
 from docutils import nodes
 from fontTools import subset
+from myst_nb.sphinx_ import NbMetadataCollector
+from sphinx.errors import SphinxError
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
 
@@ -125,6 +127,11 @@ def lead_to_the_ledger(app, env, node, content):
 
 # Whole ---------------------------------------------------------------------------------
 
+def executed_well(env, name):
+    record = NbMetadataCollector.get_exec_data(env, name)
+    return record is None or record["succeeded"]
+
+
 def mend_roles(app, page, template, context, doctree):
     """docutils gives a bibliography roles that screen readers refuse beside each other."""
     if "citation-list" in context.get("body", ""):
@@ -137,6 +144,9 @@ def finish(app, error):
     if error or app._warncount:
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
         stamp.unlink(missing_ok=True)
+        raised = [name for name in app.env.all_docs if not executed_well(app.env, name)]
+        if raised and not error:
+            raise SphinxError(f"these chapters raised an error: {', '.join(sorted(raised))}")
     elif app.builder.format == "html":
         drop_pages_no_longer_in_the_book(app)
         lighten(Path(app.outdir))
