@@ -10,6 +10,7 @@ from opd_toy.derivations.notation import (
     C2,
     KL,
     Expectation,
+    GaussianLogRatio,
     GaussianMean,
     Gradient,
     JensenShannon,
@@ -144,9 +145,9 @@ with sp.evaluate(False):
     )
 
     kl = mu**2 / 2
-    gaussian_k1 = (x - mu) ** 2 / 2 - x**2 / 2
-    gaussian_k2 = sp.Rational(1, 2) * gaussian_k1**2
-    gaussian_k3 = exp(-gaussian_k1) - 1 + gaussian_k1
+    r = GaussianLogRatio()
+    gaussian_k2 = sp.Rational(1, 2) * r**2
+    gaussian_k3 = exp(-r) - 1 + r
 
     def moment(value, result, reason, title):
         return chain(GaussianMean(value), (result, reason), title=title)
@@ -155,15 +156,16 @@ with sp.evaluate(False):
     schulman_table = Derivation(
         "schulman-table",
         "Bias and spread of k1, k2, k3 for two Gaussians",
-        "For samples of N(0, 1) against N(μ, 1): k1 and k3 are unbiased, k2 is not, and each variance has a closed form.",
+        "For samples of N(0, 1) against N(μ, 1), with r the log-ratio of the densities: k1 = r and k3 are unbiased, k2 is not, and each variance has a closed form.",
         (
             chain(
-                GaussianMean(gaussian_k1),
+                GaussianMean(r),
+                (GaussianMean((x - mu) ** 2 / 2 - x**2 / 2), "The logarithms of the two densities, subtracted."),
                 (GaussianMean(mu**2 / 2 - mu * x), "Multiply out: the log-ratio of the two densities is linear in x."),
                 (kl, "The mean of x is 0: this is KL."),
                 title="mean of k1, the KL divergence",
             ),
-            moment((gaussian_k1 - kl) ** 2, mu**2, "What is left is μx, and the mean square of x is 1.", "variance of k1"),
+            moment((r - kl) ** 2, mu**2, "What is left is μx, and the mean square of x is 1.", "variance of k1"),
             moment(gaussian_k2 - kl, mu**4 / 8, integral, "bias of k2"),
             moment((gaussian_k2 - (kl + mu**4 / 8)) ** 2, mu**4 / 2 + mu**6 / 4, integral, "variance of k2"),
             moment(gaussian_k3 - kl, sp.S.Zero, integral, "bias of k3"),

@@ -53,7 +53,7 @@ with sp.evaluate(False):
         (
             chain(
                 Expectation(-log(p[n]), n, q),
-                (total(q[n] * -log(p[n]), n), "The mean over the teacher's tokens, written out."),
+                (total(q[n] * (-log(p[n])), n), "The mean over the teacher's tokens, written out."),
                 (soft_label_loss, "Take out the sign and rename the index."),
             ),
         ),

@@ -23,6 +23,7 @@ from opd_toy.derivations.notation import (
     c,
     delta,
     forward_mixture,
+    g,
     j,
     jsd_mixture,
     k,
@@ -34,7 +35,6 @@ from opd_toy.derivations.notation import (
     score_norm,
     skew,
     total,
-    u,
     v,
     z,
 )
@@ -184,10 +184,10 @@ with sp.evaluate(False):
     skewed_forward_gradient = (1 - skew) * p[j] * (mean_share - q[j] / forward_mixture[j])
     skewed_forward = chain(
         Partial(KL(q, forward_mixture), z[j]),
-        (-total(q[v] / forward_mixture[v] * Partial(forward_mixture[v], z[j])), "The chain rule on −q log m, with the mixture m = s q + (1 − s) p."),
-        (-(1 - skew) * total(q[v] / forward_mixture[v] * Partial(p[v], z[j])), "The teacher's part of m does not depend on the logits."),
+        (-total(q[v] / forward_mixture[v] * Partial(forward_mixture[v], z[j])), "The chain rule on −q log p̄, with the smoothed student p̄ = s q + (1 − s) p."),
+        (-(1 - skew) * total(q[v] / forward_mixture[v] * Partial(p[v], z[j])), "The teacher's part of p̄ does not depend on the logits."),
         (skewed_forward_gradient, "The softmax Jacobian: the price less its mean."),
-        title="skewed forward KL, m = s q + (1 − s) p",
+        title="skewed forward KL, p̄ = s q + (1 − s) p",
     )
 
     price = lambda w: log(p[w] / reverse_mixture[w]) - skew * (p[w] / reverse_mixture[w])  # noqa: E731
@@ -196,21 +196,21 @@ with sp.evaluate(False):
         Partial(KL(p, reverse_mixture), z[j]),
         (
             total((log(p[v] / reverse_mixture[v]) + 1) * Partial(p[v], z[j])) - total(p[v] / reverse_mixture[v] * Partial(reverse_mixture[v], z[j])),
-            "The chain rule on p log(p/m), with the mixture m = s p + (1 − s) q.",
+            "The chain rule on p log(p/q̄), with the smoothed teacher q̄ = s p + (1 − s) q.",
         ),
-        (total((price(v) + 1) * Partial(p[v], z[j])), "The derivative of m by p is s."),
+        (total((price(v) + 1) * Partial(p[v], z[j])), "The derivative of q̄ by p is s."),
         (skewed_reverse_gradient, "The softmax Jacobian: the price less its mean, and the +1 goes with it."),
-        title="skewed reverse KL, m = s p + (1 − s) q",
+        title="skewed reverse KL, q̄ = s p + (1 − s) q",
     )
 
     def ends(part):
         """The first and last line of a chain, as a chain of its own."""
-        return chain(part.left, (part.right, "Proved in full beside this table."), title=part.title)
+        return chain(part.left, (part.right, "Its own proof has the steps between."), title=part.title)
 
     improve_objective = Derivation(
         "improve-objective",
         "Objectives and their logit gradients",
-        "Changing the objective changes the price of each token; every logit gradient is the probability times the price less its mean.",
+        "Changing the objective changes the price of each token; every logit gradient is the probability times the price less its mean. Here m = (1 − β) p + β q, p̄ = s q + (1 − s) p and q̄ = s p + (1 − s) q.",
         (
             general_rule,
             chain(Partial(KL(q, p), z[j]), (p[j] - q[j], "The forward-KL logit gradient; the price is −q/p, its mean −1."), title="forward KL"),
@@ -237,13 +237,13 @@ with sp.evaluate(False):
     skewed_forward_kl_logit_gradient = Derivation(
         "skewed-forward-kl-logit-gradient",
         "The skewed forward-KL logit gradient",
-        "With m = s q + (1 − s) p the price −q/m never exceeds 1/s in size, where forward KL's −q/p has no bound.",
+        "With p̄ = s q + (1 − s) p the price −q/p̄ never exceeds 1/s in size, where forward KL's −q/p has no bound.",
         (skewed_forward,),
     )
     skewed_reverse_kl_logit_gradient = Derivation(
         "skewed-reverse-kl-logit-gradient",
         "The skewed reverse-KL logit gradient",
-        "With m = s p + (1 − s) q the log-ratio never exceeds −log s, where reverse KL's has no bound.",
+        "With q̄ = s p + (1 − s) q the log-ratio never exceeds −log s, where reverse KL's has no bound.",
         (skewed_reverse,),
     )
 
@@ -309,29 +309,27 @@ with sp.evaluate(False):
         ),
     )
 
-    gradient_j = p[j] * (log(p[j] / q[j]) - KL(p, q))
+    variance = Expectation(total(((C[k] - baseline) * (delta(k, j) - p[j]) - g[j]) ** 2, j), k, p)
     mean_norm = Expectation(score_norm[k], k, p)
     mean_cost = Expectation(C[k] * score_norm[k], k, p)
     optimal_baseline = Derivation(
         "optimal-baseline",
         "The constant baseline with the least variance",
-        "The variance is a parabola in the baseline b, lowest at the mean cost weighted by the squared length of the score, which need not be the KL.",
+        "The variance is a parabola in the baseline b, lowest at the mean cost weighted by w, the squared length of a token's score; that need not be the KL. Here g is the exact gradient.",
         (
             chain(
-                Expectation(total(((C[k] - baseline) * (delta(k, j) - p[j]) - gradient_j) ** 2, j), k, p),
+                Partial(variance, baseline),
                 (
-                    Expectation((C[k] - baseline) ** 2 * total((delta(k, j) - p[j]) ** 2, j), k, p) - total(gradient_j**2, j),
-                    "A variance is the mean square less the square of the mean.",
+                    Partial(Expectation((C[k] - baseline) ** 2 * total((delta(k, j) - p[j]) ** 2, j), k, p) - total(g[j] ** 2, j), baseline),
+                    "A variance is the mean square less the square of the mean, and the mean is the exact gradient whatever b is.",
                 ),
                 (
-                    Expectation((C[k] - baseline) ** 2 * score_norm[k], k, p) - total(gradient_j**2, j),
+                    Partial(Expectation((C[k] - baseline) ** 2 * score_norm[k], k, p) - total(g[j] ** 2, j), baseline),
                     "Call w the squared length of the score of a token.",
                 ),
-                (
-                    mean_norm * (baseline - mean_cost / mean_norm) ** 2 + Expectation(C[k] ** 2 * score_norm[k], k, p) - mean_cost**2 / mean_norm - total(gradient_j**2, j),
-                    "Complete the square in b.",
-                ),
-                title="the variance as a function of the baseline",
+                (2 * Expectation((baseline - C[k]) * score_norm[k], k, p), "The second sum does not depend on b."),
+                (2 * mean_norm * (baseline - mean_cost / mean_norm), "A mean is linear. The slope is negative below the weighted mean cost and positive above it."),
+                title="the slope of the variance",
             ),
             chain(
                 score_norm[k],

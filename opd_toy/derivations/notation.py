@@ -28,6 +28,7 @@ PARAMETERS = (beta, skew, alpha, weight, baseline, x, sharpness, mu)
 R = IndexedBase("R", real=True)  # any reward that does not depend on z
 C, C2 = IndexedBase("C", real=True), IndexedBase("C2", real=True)  # sampled costs, log p_k - log q_k
 score_norm = IndexedBase("w", positive=True)  # the squared length of a token's score
+g = IndexedBase("g", real=True)  # the reverse-KL logit gradient
 tilted = IndexedBase("tilted", positive=True)  # the teacher, re-weighted by a reward
 sharp = IndexedBase("sharp", positive=True)  # a teacher given by its margins
 c = IndexedBase("c", real=True)  # a price for each token
@@ -41,6 +42,7 @@ DEFINITIONS = {
     reverse_mixture: lambda v: skew * p[v] + (1 - skew) * q[v],
     C2: lambda a, b: sp.log(p2[a, b]) - sp.log(q2[a, b]),
     score_norm: lambda k: total((delta(k, j) - p[j]) ** 2, j),
+    g: lambda j: p[j] * (sp.log(p[j] / q[j]) - KL(p, q)),
     tilted: lambda v: q[v] * sp.exp(weight * R[v]) / total(q[u] * sp.exp(weight * R[u]), u),
     sharp: lambda v: sp.exp(-margin[v]) / total(sp.exp(-margin[u]), u),
 }
@@ -135,9 +137,16 @@ class GaussianMean(Defined):
         return sp.Integral(self.args[0] * density, (x, -sp.oo, sp.oo))
 
 
+class GaussianLogRatio(Defined):
+    """r, the log-ratio of the densities of N(0, 1) and N(μ, 1) at x."""
+
+    def definition(self, fresh):
+        return (x - mu) ** 2 / 2 - x**2 / 2
+
+
 # --- printing ---------------------------------------------------------------------------
 
-NAMES = {p2: "p", q2: "q", z2: "z", C2: "C", tilted: r"\tilde{q}", sharp: "q", margin: r"\Delta", jsd_mixture: "m", forward_mixture: "m", reverse_mixture: "m"}
+NAMES = {p2: "p", q2: "q", z2: "z", C2: "C", tilted: r"\tilde{q}", sharp: "q", margin: r"\Delta", jsd_mixture: "m", forward_mixture: r"\bar{p}", reverse_mixture: r"\bar{q}"}
 
 
 def name_of(base):
@@ -148,7 +157,13 @@ def flat_factors(e):
     """Factors in the order they were written; a leading 1, which sympy's Sum adds, is dropped."""
     if not isinstance(e, sp.Mul):
         return [e]
-    return [f for arg in e.args for f in flat_factors(arg) if f != 1]
+    nested = [[arg] if position and _is_negative(arg) else flat_factors(arg) for position, arg in enumerate(e.args)]
+    return [f for factors in nested for f in factors if f != 1]
+
+
+def _is_negative(e):
+    first = flat_factors(e)[0] if isinstance(e, sp.Mul) and flat_factors(e) else e
+    return bool(first.is_Number and first.is_negative)
 
 
 def flat_terms(e):
@@ -203,10 +218,10 @@ class BookPrinter(LatexPrinter):
         below = [sp.Pow(f.base, -f.exp, evaluate=f.exp == -1) if f.exp != -1 else f.base for f in factors if _is_reciprocal(f)]
         if not below:
             return self._product(above)
-        tall = [f for f in above if f.has(Sum) and len(above) > 1]
+        tall = [] if any(f.has(Sum) for f in below) else [f for f in above if _is_tall(f)]
         short = [f for f in above if f not in tall]
         fraction = rf"\frac{{{self._product(short) if short else '1'}}}{{{self._product(below)}}}"
-        return fraction + (" " + " ".join(self._factor(f, last=f is tall[-1]) for f in tall) if tall else "")
+        return fraction + (f" {self._product(tall) if len(tall) > 1 else self._factor(tall[0], last=True)}" if tall else "")
 
     def _product(self, factors):
         alone = len(factors) == 1
@@ -214,11 +229,11 @@ class BookPrinter(LatexPrinter):
             self._print(f) if alone else self._factor(f, last=position == len(factors) - 1)
             for position, f in enumerate(factors)
         ]
-        return r" \, ".join(printed).replace(r" \, \left(", r" \left(")
+        return r" \, ".join(printed).replace(r" \, \left(", r" \left(").replace(r" \, 0", r" \cdot 0")
 
     def _factor(self, f, last):
         body = self._print(f)
-        loose = isinstance(f, sp.Add) or (not last and isinstance(f, (Sum, Limit, sp.log, Gradient)))
+        loose = isinstance(f, sp.Add) or _is_negative(f) or (not last and isinstance(f, (Sum, Limit, sp.log, Gradient)))
         return self._bracket(body) if loose else body
 
     def _bracket(self, body):
@@ -241,7 +256,7 @@ class BookPrinter(LatexPrinter):
         if _is_reciprocal(e):
             return self._print_Mul(e)
         base, exponent = self._print(e.base), self._print(e.exp)
-        simple = isinstance(e.base, (sp.Indexed, sp.Symbol, KroneckerDelta)) or (e.base.is_Integer and e.base.is_nonnegative)
+        simple = isinstance(e.base, (sp.Indexed, sp.Symbol, KroneckerDelta, GaussianLogRatio)) or (e.base.is_Integer and e.base.is_nonnegative)
         return rf"{base if simple else self._bracket(base)}^{{{exponent}}}"
 
     def _print_exp(self, e, exp=None):
@@ -269,6 +284,9 @@ class BookPrinter(LatexPrinter):
     def _print_GaussianMean(self, e):
         return rf"\mathbb{{E}}_{{x \sim \mathcal{{N}}(0, 1)}} \left[ {self._print(e.args[0])} \right]"
 
+    def _print_GaussianLogRatio(self, e):
+        return "r"
+
     def _print_StopGradient(self, e):
         return rf"\mathrm{{sg}} \left[ {self._print(e.args[0])} \right]"
 
@@ -295,6 +313,12 @@ class BookPrinter(LatexPrinter):
     def _print_Relational(self, e):
         sign = {"<": "<", ">": ">", "<=": r"\le", ">=": r"\ge", "==": "="}[e.rel_op]
         return f"{self._print(e.lhs)} {sign} {self._print(e.rhs)}"
+
+
+def _is_tall(e):
+    """Reads better beside a fraction than on top of it."""
+    has_fraction = any(_is_reciprocal(part) for part in sp.preorder_traversal(e))
+    return isinstance(e, (Sum, Partial, Gradient, Limit, sp.log)) or (isinstance(e, sp.Add) and (has_fraction or e.has(KL)))
 
 
 def _is_reciprocal(e):
