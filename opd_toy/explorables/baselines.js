@@ -68,7 +68,7 @@ function render({ model, el }) {
   const pushes = pushChart([["fill", "reverse-kl", "KL(p‖q), exact"], ["outline", "policy-gradient", "policy gradient at b"], ["outline", "muted", "KL as the advantage"]]);
   const baselineTable = table({
     caption: "Total variance of a draw, and its mean ∂/∂z",
-    columns: ["", "b", "variance", ...TOKENS],
+    columns: ["weight", "b", "variance", ...TOKENS],
     rows: ["b now", "b = −1", "b = 0, plain", "b = KL(p‖q)", "b best", "KL as advantage"],
   });
 
@@ -83,7 +83,7 @@ function render({ model, el }) {
   const pairs = KINDS.flatMap((k) => USES.map((u) => [k, u]));
   const estimatorTable = table({
     caption: "The exact gradient that each follows, variance of a draw, and mean ∂/∂z",
-    columns: ["", "follows", "variance", ...TOKENS],
+    columns: ["gradient", "follows", "variance", ...TOKENS],
     rows: [...pairs.map(([k, u]) => `${k} as ${u}`), "reverse KL", "forward KL"],
   });
   const estimatorRows = [...estimatorTable.element.querySelectorAll("tbody tr")];

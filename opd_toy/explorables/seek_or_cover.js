@@ -217,7 +217,7 @@ function render({ model, el }) {
   const swatch = (role, text) => [html("i", { class: "opd-swatch", style: `--role: var(--opd-${role})` }), text];
   const numbers = table({
     caption: "Mean and standard deviation (sd) in tokens, mass on tokens 1–20, and cost; each objective at its end",
-    columns: ["", "mean", "sd", "left half", "cost"],
+    columns: ["who", "mean", "sd", "left half", "cost"],
     rows: [swatch("teacher", "teacher"), swatch("student", "student now"),
       ...KEYS.map((key) => swatch(COSTS[key].role, COSTS[key].label))],
   });
