@@ -6,6 +6,7 @@ A command is one function that takes the subparsers, adds its parser and sets
 
 import argparse
 import json
+from pathlib import Path
 
 
 def tables(commands):
@@ -25,7 +26,20 @@ def tables(commands):
     parser.set_defaults(run=run)
 
 
-COMMANDS = (tables,)
+def figures(commands):
+    parser = commands.add_parser("figures", help="draw the figures and photograph the sliders", description="Draw every still figure and photograph every slider, with a record of what made them.")
+    parser.add_argument("--directory", default="figures", type=Path, help="where to put them (default: figures)")
+
+    def run(arguments):
+        from opd_toy.figures import make
+
+        for path in make(arguments.directory):
+            print(path)
+
+    parser.set_defaults(run=run)
+
+
+COMMANDS = (tables, figures)
 
 
 def main(arguments=None):

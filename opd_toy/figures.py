@@ -14,34 +14,6 @@ STUDENT = np.array([0.2, 0.3, 0.5])
 TEACHER = np.array([0.7, 0.2, 0.1])
 
 
-def variance_against_baseline(style):
-    """Exact total variance of the sampled gradient as its constant baseline moves."""
-    import matplotlib.pyplot as plt
-
-    baselines = np.linspace(-1.2, 1.4, 200)
-
-    def variance(baseline):
-        table = estimators.policy_gradient(STUDENT, TEACHER, baseline)
-        return estimators.total_variance(STUDENT, table)
-
-    drawn, axes = plt.subplots()
-    axes.plot(baselines, [variance(b) for b in baselines], color=style["policy_gradient"])
-    marks = {
-        "add one (−1)": -1.0,
-        "none (0)": 0.0,
-        "best": float(estimators.optimal_baseline(STUDENT, TEACHER)),
-        "the full KL": float(distributions.kl(STUDENT, TEACHER)),
-    }
-    for offset, (name, baseline) in zip((8, 22, -22, -16), marks.items()):
-        axes.plot(baseline, variance(baseline), "o", color=style["ink"])
-        axes.annotate(
-            f"{name}: {variance(baseline):.3f}", (baseline, variance(baseline)),
-            xytext=(8, offset), textcoords="offset points", color=style["ink"],
-        )  # fmt: skip
-    axes.set(xlabel="constant baseline b", ylabel="total variance", ylim=(0, None))
-    return drawn
-
-
 def drawn_token_and_mean(style):
     """The cost of a drawn token against one logit: a staircase a draw, a smooth mean."""
     import matplotlib.pyplot as plt
@@ -174,11 +146,6 @@ FIGURES = {
         "KL against training step on a logarithmic scale. The exact gradient falls fastest; eight "
         "draws a step follow it and end lower; one draw with the same step size stays high; one "
         "draw with a quarter of the step falls slowly.",
-    ),
-    "variance-against-baseline": (
-        variance_against_baseline,
-        "A parabola: the exact variance of the sampled gradient against its baseline, lowest "
-        "near a quarter, higher at the full KL than at no baseline.",
     ),
     "drawn-token-and-mean": (
         drawn_token_and_mean,
