@@ -280,9 +280,9 @@ export const chartKey = (entries) => html("p", { class: "opd-key" },
 
 // ---- random draws: the same from the same seed ----
 
-// A source of numbers in [0, 1): the generator mulberry32.
-export function uniforms(seed) {
-  let position = seed >>> 0;
+// A source of numbers in [0, 1): the generator mulberry32, after `skipped` numbers.
+export function uniforms(seed, skipped = 0) {
+  let position = (seed + Math.imul(skipped, 0x6d2b79f5)) >>> 0;
   return () => {
     position = (position + 0x6d2b79f5) >>> 0;
     let mixed = Math.imul(position ^ (position >>> 15), position | 1);

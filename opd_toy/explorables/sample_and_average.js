@@ -25,12 +25,12 @@ while (STOPS[STOPS.length - 1] < MOST) {
 const SETTINGS = [0, 1, 2, 3, ...Array.from({ length: 11 }, (_, i) => [2 ** i * 4, 2 ** i * 6]).flat().slice(0, -1)];
 
 // Draw i of walk w is decided by one number of the seed's stream, whatever the student:
-// so a walk bends, not jumps, when the student changes.
-function stream(seed) {
-  const next = uniforms(seed);
-  const numbers = new Float64Array(WALKS * MOST);
-  for (let i = 0; i < numbers.length; i++) numbers[i] = next();
-  return numbers;
+// so a walk bends, not jumps, when the student changes.  Extends every walk to `end` draws.
+function extend(numbers, seed, from, end) {
+  for (let w = 0; w < WALKS; w++) {
+    const next = uniforms(seed, w * MOST + from);
+    for (let i = from; i < end; i++) numbers[w * MOST + i] = next();
+  }
 }
 
 // Count on from counts[from], counts[from + 1] over draws i to end of a walk and write to
@@ -46,11 +46,11 @@ function tally(numbers, counts, from, to, i, end, p) {
   counts[to + 1] = b;
 }
 
-// The counts of every walk w at STOPS[s], at placeOf(w, s).
+// The counts of every walk w at STOPS[s], at placeOf(w, s), as far as STOPS[end].
 const placeOf = (w, s) => 2 * (w * STOPS.length + s);
-function record(numbers, p) {
+function record(numbers, p, end) {
   const counts = new Int32Array(2 * WALKS * STOPS.length + 2); // and two to work with
-  for (let w = 0; w < WALKS; w++) for (let s = 1; s < STOPS.length; s++)
+  for (let w = 0; w < WALKS; w++) for (let s = 1; s <= end; s++)
     tally(numbers, counts, placeOf(w, s - 1), placeOf(w, s), w * MOST + STOPS[s - 1], w * MOST + STOPS[s], p);
   return counts;
 }
@@ -119,7 +119,8 @@ function render({ model, el }) {
     says,
     html("div", { class: "opd-columns" }, html("div", {}, inputs.map((each) => each.element)), numbers.element));
 
-  let [seeded, stored, decided, counts, means] = [null, null, null, null, null];
+  const decided = new Float64Array(WALKS * MOST);
+  let [seeded, reached, stored, counts, means] = [null, 0, null, null, null];
 
   function update() {
     const [p, q, seed] = [self.get("student"), self.get("teacher"), Math.round(self.get("seed"))];
@@ -128,15 +129,21 @@ function render({ model, el }) {
     const exact = expectation(p, rows);
     const deviations = exact.map((_, i) => Math.sqrt(totalVariance(p, rows.map((row) => [row[i]]))));
     const spread = Math.sqrt(totalVariance(p, rows));
-    if (seed !== seeded) decided = stream(seed);
-    const key = JSON.stringify([p, q, seed, j]);
-    if (key !== stored) {
-      counts = record(decided, p);
-      means = meansOf(counts, rows);
-      walks.redraw(means, j, rows, exact[j], deviations[j]);
-      errors.redraw(means, exact, spread);
+    // walks are drawn to the next power of two and uncovered as far as n
+    const end = STOPS.findIndex((stop) => stop >= 2 ** Math.ceil(Math.log2(Math.max(n, 1))));
+    if (seed !== seeded) [seeded, reached] = [seed, 0];
+    if (STOPS[end] > reached) {
+      extend(decided, seed, reached, STOPS[end]);
+      reached = STOPS[end];
     }
-    [seeded, stored] = [seed, key];
+    const key = JSON.stringify([p, q, seed, j, end]);
+    if (key !== stored) {
+      counts = record(decided, p, end);
+      means = meansOf(counts, rows, end);
+      walks.redraw(means, j, rows, exact[j], deviations[j], end);
+      errors.redraw(means, exact, spread, end);
+      stored = key;
+    }
 
     const now = n > 0 ? latest(n, p, rows) : [];
     inputs[0].update(p);
@@ -186,9 +193,9 @@ function render({ model, el }) {
 }
 
 // means[j][w][s]: the mean gradient on logit j of walk w at STOPS[s].
-const meansOf = (counts, rows) => LOGITS.map((_, j) => Array.from({ length: WALKS }, (__, w) => {
+const meansOf = (counts, rows, end) => LOGITS.map((_, j) => Array.from({ length: WALKS }, (__, w) => {
   const means = new Float64Array(STOPS.length);
-  for (let s = 1; s < STOPS.length; s++) means[s] = meanAt(rows, j, counts, placeOf(w, s), STOPS[s]);
+  for (let s = 1; s <= end; s++) means[s] = meanAt(rows, j, counts, placeOf(w, s), STOPS[s]);
   return means;
 }));
 
@@ -200,7 +207,7 @@ const PLACES = STOPS.map((n) => (n ? across(n).toFixed(1) : ""));
 const EVERY = STOPS.map((_, s) => s).slice(1);
 const SOME = EVERY.filter((s) => s <= 12 || (STOPS.length - 1 - s) % 4 === 0); // enough for the faint walks
 // A line over the given stops, `down` giving each one's height in the picture.
-const lineOver = (down, stops = EVERY) => {
+const lineOver = (down, stops) => {
   let path = "M";
   for (const s of stops) path += `${PLACES[s]} ${Math.round(down(s) * 10) / 10} `;
   return path;
@@ -251,17 +258,18 @@ function walkChart() {
   let down = () => 0;
   return {
     element: frame.element,
-    redraw(means, j, rows, exact, deviation) {
+    redraw(means, j, rows, exact, deviation, end) {
+      const [fine, coarse] = [EVERY, SOME].map((stops) => stops.filter((s) => s <= end));
       const reach = [...rows.map((row) => row[j]), exact + 2.1 * deviation, exact - 2.1 * deviation];
       const [low, high] = deviation > NOTHING ? [Math.min(...reach), Math.max(...reach)] : [exact - 1, exact + 1];
       down = (x) => BOTTOM - ((x - low) / (high - low)) * (BOTTOM - TOP);
       const edge = (side) => (s) => down(exact + (side * 2 * deviation) / Math.sqrt(STOPS[s]));
-      put(band, { d: `${lineOver(edge(1))}L${lineOver(edge(-1), [...EVERY].reverse()).slice(1)}Z` });
+      put(band, { d: `${lineOver(edge(1), EVERY)}L${lineOver(edge(-1), [...EVERY].reverse()).slice(1)}Z` });
       put(exactLine, { d: `M${LEFT} ${down(exact)}H${RIGHT}` });
       put(zero, { d: low < 0 && high > 0 ? `M${LEFT} ${down(0)}H${RIGHT}` : "" });
-      const mine = lineOver((s) => down(means[j][0][s]));
+      const mine = lineOver((s) => down(means[j][0][s]), fine);
       [halo, walk].forEach((line) => put(line, { d: mine }));
-      put(faint, { d: means[j].slice(1).map((mean) => lineOver((s) => down(mean[s]), SOME)).join("") });
+      put(faint, { d: means[j].slice(1).map((mean) => lineOver((s) => down(mean[s]), coarse)).join("") });
       const step = [1, 2, 5].flatMap((x) => [-4, -3, -2, -1, 0].map((e) => x * 10 ** e)).sort((a, b) => a - b).find((x) => (high - low) / x <= 5) ?? 10;
       const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
       const first = Math.ceil(low / step - 1e-9);
@@ -280,7 +288,8 @@ function errorChart() {
   let down = () => NaN;
   return {
     element: frame.element,
-    redraw(means, exact, spread) {
+    redraw(means, exact, spread, end) {
+      const [fine, coarse] = [EVERY, SOME].map((stops) => stops.filter((s) => s <= end));
       if (spread < NOTHING) {
         down = () => NaN;
         for (const line of [law, typical, walk]) put(line, { d: "" });
@@ -295,8 +304,8 @@ function errorChart() {
         return total / walks;
       };
       put(law, { d: `M${across(1)} ${down(spread)}L${across(MOST)} ${down(spread / Math.sqrt(MOST))}` });
-      put(walk, { d: lineOver((s) => down(Math.sqrt(square(1, s)))) });
-      put(typical, { d: lineOver((s) => down(Math.sqrt(square(WALKS, s))), SOME) });
+      put(walk, { d: lineOver((s) => down(Math.sqrt(square(1, s))), fine) });
+      put(typical, { d: lineOver((s) => down(Math.sqrt(square(WALKS, s))), coarse) });
       const decades = [1, 0, -1, -2, -3, -4, -5].map((e) => [10 ** e, e]).filter(([x]) => Math.log(x) >= low && Math.log(x) <= high);
       frame.tick(decades.map(([x, e]) => [down(x), number(x, Math.max(0, -e))]));
     },
