@@ -1,0 +1,453 @@
+"""The claims of the book, each with what shows it; ``check`` fails when a showing is missing.
+
+The page, the tests and the equation labels share one id a claim: ``rkl-logit-gradient``
+is the derivation of that name, the test ``test_rkl_logit_gradient`` and the label
+``eq-rkl-logit-gradient``.  Figures are computed here, on the notes' example
+p = (.2, .3, .5), q = (.7, .2, .1) unless the statement says otherwise.
+"""
+
+import ast
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+
+from opd_toy import distributions, estimators, objectives
+
+TOKENS = ("t₁", "t₂", "t₃")
+P, Q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
+REWARD, WEIGHT = np.array([0.0, 1.0, 0.0]), 0.5  # the outcome reward of the mixing rows
+KINDS = ("proof", "exact", "experiment", "text", "slider")
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row: ``shown_by`` is a tuple of KINDS, ``page`` a file of the book without its suffix."""
+
+    id: str
+    chapter: str
+    statement: str
+    shown_by: tuple
+    page: str
+    evidence: Callable[[], str]
+
+    @property
+    def label(self):
+        return f"eq-{self.id}" if "proof" in self.shown_by else f"claim-{self.id}"
+
+    @property
+    def test(self):
+        return "test_" + self.id.replace("-", "_")
+
+
+# --- figures, from the engine ------------------------------------------------------------
+
+
+def plain(value, digits=2):
+    """A number in the book's way: a true minus sign, and no minus before a rounded zero."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def signed(values, digits=2):
+    """A row of numbers with their signs, such as "(−0.39, −0.08, +0.47)"."""
+    texts = (plain(value, digits) for value in values)
+    return "(" + ", ".join(text if text.startswith("−") or float(text) == 0 else f"+{text}" for text in texts) + ")"
+
+
+def steps(claim):
+    """How many checked steps the proof of a claim has, and for what V."""
+    from opd_toy.derivations import DERIVATIONS
+
+    derivation = DERIVATIONS[claim]
+    setting = derivation.setting.split(";")[0].replace("vocabulary size ", "")
+    return f"{sum(len(part.steps) - 1 for part in derivation.chains)} checked steps, {setting}"
+
+
+def variance(table):
+    return plain(estimators.total_variance(P, table), 4)
+
+
+def mean(table):
+    return signed(estimators.expectation(P, table))
+
+
+def _one_hot_gradient():
+    return f"t₁ recorded: gradient {signed(objectives.forward_kl_logit_gradient(P, np.eye(3)[0]))}"
+
+
+def _soft_label_loss():
+    kl, entropy = objectives.forward_kl(P, Q), distributions.entropy(Q)
+    return f"loss {plain(kl + entropy)} = forward KL {plain(kl)} + teacher's entropy {plain(entropy)}"
+
+
+def _sharpened():
+    distances = []
+    for power in (1, 2, 4, 8):
+        sharp = Q**power / (Q**power).sum()
+        gap = objectives.forward_kl_logit_gradient(P, sharp) - objectives.forward_kl_logit_gradient(P, np.eye(3)[0])
+        distances.append(plain(np.abs(gap).max(), 4))
+    return f"largest distance from SFT's gradient at q, q², q⁴, q⁸ (normalised): {', '.join(distances)}"
+
+
+def _blocked():
+    logits, step = np.log(P), 1e-6 * np.eye(3)[0]
+    drawn = [distributions.softmax(logits + sign * step).argmax() for sign in (1, -1)]
+    loss = [objectives.reverse_kl(distributions.softmax(logits + sign * step), Q) for sign in (1, -1)]
+    return f"difference quotient in logit 1: argmax {plain((drawn[0] - drawn[1]) / 2e-6)}, loss {plain((loss[0] - loss[1]) / 2e-6)}"
+
+
+def _band():
+    sigma = estimators.total_variance(P, estimators.policy_gradient(P, Q)) ** 0.5
+    return f"σ = {plain(sigma, 3)}; standard error {plain(sigma / 10, 3)} at N = 100, {plain(sigma / 100, 4)} at N = 10 000"
+
+
+def _dense():
+    student, teacher = np.tile(P, (4, 1)), np.tile(Q, (4, 1))
+    chances, dense, broadcast = estimators.dense_and_broadcast(student, teacher)
+    spread = [plain(estimators.total_variance(chances, estimators.sequence_table(student, w))) for w in (dense, broadcast)]
+    return f"variance over 4 positions: dense {spread[0]}, broadcast {spread[1]}"
+
+
+def _jacobian():
+    return f"at t₃: {signed(P[2] * (np.eye(3)[2] - P))}"
+
+
+def _two_gradients():
+    return f"reverse {signed(objectives.reverse_kl_logit_gradient(P, Q))}, forward {signed(objectives.forward_kl_logit_gradient(P, Q))}"
+
+
+def _below_mean():
+    ratios, kl = distributions.log_ratio(P, Q), objectives.reverse_kl(P, Q)
+    raised = [TOKENS[token] for token in np.flatnonzero(ratios < kl)]
+    return f"r = {signed(ratios)}, KL = {plain(kl)}: descent raises {', '.join(raised)}"
+
+
+def _three_token_reverse():
+    return f"{_below_mean()}; gradient {signed(objectives.reverse_kl_logit_gradient(P, Q))}"
+
+
+def _two_modes():
+    tokens = np.arange(40)
+    bump = lambda centre, width: np.exp(-0.5 * ((tokens - centre) / width) ** 2)  # noqa: E731
+    teacher = bump(10, 2.5) + bump(29, 2.5)
+    teacher = teacher / teacher.sum()
+    centres, widths = np.meshgrid(np.linspace(2, 37, 71), np.geomspace(1, 30, 40), indexing="ij")
+    family = np.exp(-0.5 * ((tokens - centres[..., None]) / widths[..., None]) ** 2) + 1e-12
+    family = family / family.sum(axis=-1, keepdims=True)
+    best = {}
+    for name, divergence in (("reverse", objectives.reverse_kl), ("forward", objectives.forward_kl)):
+        at = np.unravel_index(np.argmin(divergence(family, teacher)), centres.shape)
+        best[name] = f"{name} KL centre {plain(centres[at], 1)}, width {plain(widths[at], 1)}"
+    return f"two equal modes at 10 and 29 of 40 tokens, one bump as student: {'; '.join(best.values())}"
+
+
+def _drawn(*tokens):
+    table, costs = estimators.policy_gradient(P, Q), estimators.k_estimator(P, Q, "k1")
+    return "; ".join(f"{TOKENS[t - 1]} drawn: C = {plain(costs[t - 1])}, gradient {signed(table[t - 1])}" for t in tokens)
+
+
+def _side_by_side():
+    return f"t₃ drawn: GKD {signed(estimators.gkd(P, Q)[2])}, PG {signed(estimators.policy_gradient(P, Q)[2])}"
+
+
+def _flip():
+    exact = objectives.reverse_kl_logit_gradient(P, Q)[1]
+    return f"gradient on t₂ by token drawn {signed(estimators.policy_gradient(P, Q)[:, 1])}; full vocabulary {plain(exact)}"
+
+
+def _blind():
+    row = estimators.policy_gradient(P, Q)[2]
+    return f"t₃ drawn: push on t₁ and t₂ in the ratio {plain(row[0] / row[1], 4)} = p₁/p₂ = {plain(P[0] / P[1], 4)}"
+
+
+def _mixed():
+    return f"reward on t₂, λ = {WEIGHT}: mean gradient {mean(estimators.mixed_policy_gradient(P, Q, REWARD, WEIGHT))}"
+
+
+def _tilted():
+    tilted = estimators.tilted_teacher(Q, REWARD, WEIGHT)
+    return f"reward on t₂, λ = {WEIGHT}: the student ends at ({', '.join(plain(w, 3) for w in tilted)})"
+
+
+def _objectives():
+    middle = {
+        "JSD(.5)": objectives.generalized_jsd_logit_gradient(P, Q, 0.5),
+        "α = .5": objectives.alpha_divergence_logit_gradient(P, Q, 0.5),
+        "skewed forward (.1)": objectives.skewed_forward_kl_logit_gradient(P, Q, 0.1),
+        "skewed reverse (.1)": objectives.skewed_reverse_kl_logit_gradient(P, Q, 0.1),
+    }
+    return "gradients: " + "; ".join(f"{name} {signed(gradient)}" for name, gradient in middle.items())
+
+
+def _estimators():
+    exact, uniform = objectives.reverse_kl_logit_gradient(P, Q), np.full(3, 1 / 3)
+    tables = {
+        "sampled": estimators.policy_gradient(P, Q),
+        "KL baseline": estimators.policy_gradient(P, Q, objectives.reverse_kl(P, Q)),
+        "normalised": estimators.normalized_policy_gradient(P, Q),
+        "costs cut at 1": estimators.truncated_policy_gradient(P, Q, 1.0),
+        "top 2 exact": estimators.top_k_policy_gradient(P, Q, 2),
+        "full vocabulary": estimators.gkd(P, Q),
+        "uniform draws, weighted": estimators.importance_weighted_policy_gradient(P, Q, uniform),
+    }
+    cells = []
+    for name, table in tables.items():
+        chances = uniform if "uniform" in name else P
+        bias = np.linalg.norm(estimators.expectation(chances, table) - exact)
+        cells.append(f"{name} {plain(bias)}, {plain(estimators.total_variance(chances, table), 4)}")
+    return "length of the bias, and variance: " + "; ".join(cells)
+
+
+def _advantage():
+    table = estimators.full_vocabulary_advantage(P, Q)
+    return f"mean {mean(table)}, variance {variance(table)}"
+
+
+def _baselines():
+    best = estimators.optimal_baseline(P, Q)
+    at = {"none": 0.0, "KL": objectives.reverse_kl(P, Q), f"best, {plain(best, 4)}": best, "−1": -1.0}
+    return "variance by baseline: " + "; ".join(f"{name} {variance(estimators.policy_gradient(P, Q, b))}" for name, b in at.items())
+
+
+def _k_as(make):
+    return "mean: " + "; ".join(f"{kind} {mean(make(P, Q, kind))}" for kind in ("k1", "k2", "k3"))
+
+
+def _ends():
+    values = [
+        objectives.generalized_jsd(P, Q, 1e-6) / 1e-6,
+        objectives.forward_kl(P, Q),
+        objectives.generalized_jsd(P, Q, 1 - 1e-6) / 1e-6,
+        objectives.reverse_kl(P, Q),
+    ]
+    first, forward, last, reverse = (plain(value, 4) for value in values)
+    return f"JSD/β at β = 10⁻⁶: {first}, forward KL {forward}; JSD/(1 − β) at 1 − β = 10⁻⁶: {last}, reverse KL {reverse}"
+
+
+def _top_two():
+    shown = [signed(objectives.top_k_reverse_kl_logit_gradient(P, Q, 2, outside), 3) for outside in ("renormalize", "drop")]
+    return f"K = 2: renormalised {shown[0]}; tail dropped {shown[1]}"
+
+
+def _schulman():
+    rows = []
+    for shift in (0.1, 1.0):
+        table = estimators.schulman_table(shift)
+        cells = (f"{kind} {plain(table[kind]['bias_over_kl'], 4)}, {plain(table[kind]['sd_over_kl'], 4)}" for kind in ("k1", "k2", "k3"))
+        rows.append(f"μ = {shift}: " + "; ".join(cells))
+    return "bias and spread over KL. " + ". ".join(rows)
+
+
+def _own_steps(claim):
+    return lambda: steps(claim)
+
+
+def _proved(claim, figure):
+    return lambda: f"{steps(claim)}; {figure()}"
+
+
+def _judgement():
+    return "a judgement of the notes"
+
+
+# --- the claims ----------------------------------------------------------------------------
+
+ONE, TWO, THREE, FOUR, FIVE = (
+    "01-from-sft-to-opd",
+    "02-policy-gradient",
+    "03-logit-gradients",
+    "04-policy-gradient-updates",
+    "05-one-objective-two-estimators",
+)
+
+
+def _claim(chapter, page, id, statement, shown_by, figure=None):
+    """A row; a proof's figure is its number of steps, followed by ``figure`` where there is one."""
+    kinds = tuple(shown_by.split())
+    if "proof" in kinds:
+        evidence = _proved(id, figure) if figure else _own_steps(id)
+    else:
+        evidence = figure or _judgement
+    return Claim(id, chapter, statement, kinds, page, evidence)
+
+
+def _rows(chapter, page, *rows):
+    return [_claim(chapter, page, *row) for row in rows]
+
+
+CLAIMS = [
+    *_rows(
+        "1",
+        ONE,
+        ("sft-one-hot", "SFT's loss is the soft-label loss with a one-hot target.", "proof", _one_hot_gradient),
+        ("seqkd-soft-label", "SeqKD's loss is the soft-label loss, −Σ q log p: the mean SFT loss over the teacher's tokens.", "proof"),
+        ("seqkd-is-forward-kl", "The soft-label loss and KL(q‖p) differ by the teacher's entropy, a constant, and have the same gradient.", "proof", _soft_label_loss),
+        ("sft-limit", "As the teacher sharpens to one-hot, SeqKD's gradient becomes SFT's.", "proof slider", _sharpened),
+        ("who-samples", "The direction of the KL and the source of the prefixes are two separate choices.", "text"),
+        ("black-box", "SFT needs only text, so it works on closed teachers; full-vocabulary losses need logits.", "text"),
+    ),
+    *_rows(
+        "2",
+        TWO,
+        ("sampling-blocks-gradient", "No derivative flows through argmax or a drawn token; the full-vocabulary loss is differentiable.", "exact", _blocked),
+        ("log-derivative", "The gradient of a probability is the probability times the gradient of its logarithm.", "proof"),
+        ("policy-gradient", "The gradient of a mean reward is the mean of the reward times the score, for any reward that does not depend on the logits.", "proof"),
+        ("pg-opd-cost", "OPD's policy gradient puts the detached log-ratio in the reward's place; it is a cost, to be descended.", "proof", lambda: f"mean {mean(estimators.policy_gradient(P, Q))}"),
+        ("monte-carlo", "The mean of N samples approaches the exact gradient like 1/√N.", "experiment slider", _band),
+        ("dense-versus-broadcast", "RLVR gives every token of a sequence the same weight; OPD gives each its own.", "exact slider", _dense),
+    ),
+    *_rows(
+        "3",
+        THREE,
+        ("softmax-jacobian", "The derivative of one probability by one logit: p_v (δ_vj − p_j).", "proof", _jacobian),
+        ("log-softmax-jacobian", "The derivative of one log-probability by one logit: δ_vj − p_j.", "proof"),
+        ("rkl-parameter-gradient", "For any parameter, the +1 of the product rule adds nothing to the reverse-KL gradient.", "proof"),
+        ("rkl-logit-gradient", "Reverse KL's logit gradient: the probability times the log-ratio less KL.", "proof", lambda: signed(objectives.reverse_kl_logit_gradient(P, Q))),
+        ("rkl-sign-rule", "Descent on reverse KL raises a logit exactly when its log-ratio lies below KL.", "proof", _below_mean),
+        ("fkl-logit-gradient", "Forward KL's logit gradient is p − q, by two routes.", "proof", lambda: signed(objectives.forward_kl_logit_gradient(P, Q))),
+        ("logit-gradients-sum-to-zero", "Both gradients, and every policy-gradient sample, sum to 0 over the tokens.", "proof"),
+        ("three-token-rkl", "On the notes' example reverse KL raises t₂ although the student already gives it more than the teacher.", "exact", _three_token_reverse),
+        ("three-token-fkl", "On the same example forward KL lowers t₂.", "exact", _two_gradients),
+        ("mode-seeking-covering", "With a student too small for a two-mode teacher, reverse KL sits on one mode and forward KL spreads over both; a free softmax ends at the teacher under either.", "experiment slider", _two_modes),
+    ),
+    *_rows(
+        "4",
+        FOUR,
+        ("k1-expectation", "The mean of the sampled log-ratio is KL(p‖q), though single draws have either sign.", "proof", lambda: f"draws {signed(estimators.k_estimator(P, Q, 'k1'))}, mean {plain(objectives.reverse_kl(P, Q))}"),
+        ("pg-logit-gradient", "The sampled gradient is the cost times (δ_kj − p_j).", "proof"),
+        ("pg-opposite-signs", "The drawn token and all others are pushed in opposite directions.", "proof"),
+        ("pg-blind", "The push on the tokens not drawn is shared in proportion to p, whatever the teacher thinks of them.", "proof", _blind),
+        ("three-token-pg", "What one draw does on the notes' example, for t₃ and for t₁.", "exact", lambda: _drawn(3, 1)),
+        ("three-token-gkd-versus-pg", "GKD and one policy-gradient draw, side by side.", "exact", _side_by_side),
+        ("pg-sign-flip", "The direction of t₂ depends on the token drawn, while the full-vocabulary gradient is fixed.", "exact slider", _flip),
+        ("pg-variance", "The policy gradient has a variance at every token and GKD has none; training with few draws converges more slowly.", "exact experiment", lambda: f"PG {variance(estimators.policy_gradient(P, Q))}, GKD {variance(estimators.gkd(P, Q))}"),
+        ("gkd-pg-summary", "The notes' table of how the two kinds of update compare.", "text"),
+        ("reward-mixing", "The distillation cost adds linearly to an outcome reward's advantage.", "proof exact", _mixed),
+    ),
+    *_rows(
+        "5",
+        FIVE,
+        ("kl-nonnegative", "KL is never negative, and 0 only where the two distributions agree.", "proof exact"),
+        ("kl-asymmetric", "KL(p‖q) and KL(q‖p) differ in general.", "exact", lambda: f"{plain(objectives.reverse_kl(P, Q), 4)} and {plain(objectives.forward_kl(P, Q), 4)}"),
+        ("rkl-baseline-structure", "The exact gradient carries a baseline: the log-ratio less its mean under p.", "proof"),
+        ("pg-unbiased-local", "The mean of the sampled gradient is the gradient of KL(p‖q).", "proof", lambda: f"mean {mean(estimators.policy_gradient(P, Q))}"),
+        ("score-mean-zero", "The mean score is 0.", "proof"),
+        ("full-vocab-advantage-is-zero", "KL(p‖q) used as the advantage has a zero mean gradient.", "proof", _advantage),
+        ("improve-objective", "Change the objective and the price of each token changes: forward and reverse KL, JSD(β), α-divergence, skewed KL.", "proof slider", _objectives),
+        ("improve-estimator", "Baseline, normalisation, importance weight, truncation and top-K change how the same objective is followed: each has its own bias and variance.", "exact", _estimators),
+        ("improve-framework", "A distillation advantage and an outcome advantage can be added; the student is drawn to a tilted teacher.", "exact experiment", _tilted),
+        ("open-question-full-vocab-pg", "Full-vocabulary KL may enter the policy gradient as the baseline or in the place of the sampled return, never as the advantage.", "proof exact", lambda: f"variance {variance(estimators.policy_gradient(P, Q))} without, {variance(estimators.policy_gradient(P, Q, objectives.reverse_kl(P, Q)))} with KL as the baseline"),
+    ),
+    *_rows(
+        "Beyond the notes",
+        FIVE,
+        ("pg-zero-gamma-is-gkd", "In the mean, token-level policy gradient equals on-policy GKD exactly.", "proof exact"),
+        ("k-estimators-as-loss", "Differentiated as a loss, k1 teaches nothing, k2 follows reverse KL and k3 forward KL.", "proof", lambda: _k_as(estimators.k_estimator_as_loss)),
+        ("k-estimators-as-reward", "As a detached cost, k1 follows reverse KL, and k3 reverse KL less forward KL.", "proof", lambda: _k_as(estimators.k_estimator_as_reward)),
+        ("baseline-does-not-always-help", "On the notes' own example the KL baseline raises the variance.", "exact", _baselines),
+    ),
+    *_rows(
+        "Beyond the notes",
+        THREE,
+        ("jsd-endpoints", "Near its ends β scales the strength of JSD, not its direction.", "proof", _ends),
+        ("top-k-head-pushes-the-wrong-token", "Drop the tail outside the teacher's top K and descent can raise the token the teacher likes least.", "exact", _top_two),
+    ),
+    *_rows(
+        "Beyond the notes",
+        FIVE,
+        ("schulman-table", "Bias and spread of k1, k2, k3 for N(0, 1) against N(μ, 1).", "exact", _schulman),
+    ),
+]
+
+
+# --- the check, and the page ------------------------------------------------------------------
+
+
+class LedgerError(AssertionError):
+    """A claim lacks its proof, its test or its place in the book."""
+
+
+def check(book, claims=CLAIMS, tests=None, proofs=PACKAGE / "derivations"):
+    """Raise LedgerError, listing every loss, unless each claim is shown as its row says.
+
+    ``book`` is the directory of the pages; ``tests`` defaults to the directory of that
+    name beside it.  A *proof* needs a derivation and a test named after it in ``proofs``,
+    *exact* and *experiment* need one in ``tests``, and every claim its label in its page.
+    """
+    from opd_toy.derivations import DERIVATIONS
+
+    book = Path(book).resolve()
+    tests = book.parent / "tests" if tests is None else Path(tests)
+    proved, tested = functions(proofs), functions(tests)
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in sorted(book.glob("*.md"))}
+    problems = [problem for claim in claims for problem in _problems(claim, DERIVATIONS, proved, tested, pages)]
+    ids = [claim.id for claim in claims]
+    problems += [f"{id}: listed more than once" for id in sorted({id for id in ids if ids.count(id) > 1})]
+    if problems:
+        raise LedgerError("the ledger does not hold:\n  " + "\n  ".join(problems))
+
+
+def functions(directory):
+    """Names of the test functions in the test_*.py files of a directory, read without importing them."""
+    files = sorted(Path(directory).glob("test_*.py"))
+    nodes = (node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body)
+    return {node.name for node in nodes if isinstance(node, ast.FunctionDef) and not _is_empty(node)}
+
+
+def _is_empty(function):
+    """Nothing but a docstring, pass or an ellipsis: not a test."""
+    return all(isinstance(line, ast.Pass) or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)) for line in function.body)
+
+
+def _problems(claim, derivations, proved, tested, pages):
+    unknown = set(claim.shown_by) - set(KINDS)
+    if unknown or not claim.shown_by:
+        yield f"{claim.id}: shown by {claim.shown_by}; say one or more of {', '.join(KINDS)}"
+    if "proof" in claim.shown_by and claim.id not in derivations:
+        yield f"{claim.id}: no derivation in opd_toy.derivations"
+    if "proof" in claim.shown_by and claim.test not in proved:
+        yield f"{claim.id}: no {claim.test} beside the derivations"
+    if {"exact", "experiment"} & set(claim.shown_by) and claim.test not in tested:
+        yield f"{claim.id}: no {claim.test} in tests"
+    if claim.page not in pages:
+        yield f"{claim.id}: no page {claim.page}.md in the book"
+    elif not _is_shown(claim, pages[claim.page]):
+        elsewhere = [name for name, text in pages.items() if _is_shown(claim, text)]
+        yield f"{claim.id}: label {claim.label} " + (f"is on {elsewhere[0]}.md, not on {claim.page}.md" if elsewhere else "occurs nowhere in the book")
+
+
+def _is_shown(claim, text):
+    """Whether a page sets the claim's label, or shows its equation, which sets it."""
+    target = rf"^\({claim.label}\)="
+    if claim.label.startswith("eq-"):
+        target = rf"""^[^#\n]*\bshow\(\s*["']{claim.id}["']|^\$\$ *\({claim.label}\)"""
+    return re.search(target, text, re.MULTILINE) is not None
+
+
+
+def rows():
+    """(claim, figure) for every row, in the order of the page."""
+    return [(claim, claim.evidence()) for claim in CLAIMS]
+
+
+def table():
+    """The page: one Markdown table a chapter, every row with an anchor and a link to where it is shown."""
+    texts, chapter = [], None
+    for claim, figure in rows():
+        if claim.chapter != chapter:
+            chapter = claim.chapter
+            heading = f"Chapter {chapter}" if chapter.isdigit() else chapter
+            texts.append(f"\n**{heading}**\n\n| claim | shown by | figure | where |\n|---|---|---|---|")
+        statement = f'<span id="{claim.id}"></span>{claim.statement}'
+        texts.append(f"| {statement} | {', '.join(claim.shown_by)} | {figure} | {_link(claim)} |")
+    return "\n".join(texts)
+
+
+def _link(claim):
+    if claim.label.startswith("eq-"):
+        return f"{{eq}}`{claim.label}`"
+    return f"{{ref}}`chapter {claim.page[:2].lstrip('0')} <{claim.label}>`"
