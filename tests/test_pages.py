@@ -292,6 +292,19 @@ def test_buttons_show_their_icons(page, built_book):
     assert page.locator(".fa-solid").count() > 0
 
 
+def test_code_can_be_copied(browser, built_book):
+    page = new_page(browser)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto((built_book / "book/03-logit-gradients.html").as_uri())
+    settle(page)
+    block = page.locator("div.highlight:visible").first
+    block.hover()
+    block.get_by_role("button", name="Copy").click()
+    block.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("() => navigator.clipboard.readText()") == block.locator("pre").text_content()
+    page.context.close()
+
+
 def test_menu_opens_on_a_phone(browser, built_book):
     page = new_page(browser, viewport=PHONE, has_touch=True)
     page.goto((built_book / "book/index.html").as_uri())
@@ -321,18 +334,6 @@ def test_print_opens_what_is_folded_and_drops_the_menus(page, built_book):
     assert page.pdf().startswith(b"%PDF")
 
 
-def test_the_notebooks_behind_the_pages_have_outputs(built_book):
-    """Every code cell of every chapter ran, in order, when the book was built."""
-    import nbformat
-
-    for name in CHAPTERS:
-        executed = ROOT / "_build" / "jupyter_execute" / f"{name}.ipynb"
-        if not executed.is_file():
-            continue  # a page without cells
-        cells = [cell for cell in nbformat.read(executed, 4).cells if cell.cell_type == "code"]
-        assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), name
-
-
 @pytest.mark.parametrize("text, kept", [
     (".used{a:b}.unused{a:b}", ".used{a:b}"),
     (".used .unused,.used:hover{a:b}", ".used:hover{a:b}"),
@@ -347,3 +348,12 @@ def test_only_unused_rules_are_dropped(built_book, text, kept):
     import whole_pages
 
     assert whole_pages.keep_used_rules(text, {"used"}) == kept
+
+
+def test_only_unread_variables_are_dropped(built_book):
+    import whole_pages
+
+    sheets = {"one": "a{--kept:url('x;y');--chain:var(--link);--unread:calc(1px*(2 + 3));b:var(--kept)}", "two": "a{--link:1;--scripted:2}"}
+    assert whole_pages.keep_used_variables(sheets, 'setProperty("--scripted", 1)') == {
+        "one": "a{--kept:url('x;y');b:var(--kept)}", "two": "a{--scripted:2}",
+    }

@@ -30,6 +30,13 @@ INGREDIENTS = {
     "requirements.txt": (".txt",),
 }
 WORD = re.compile(r"[A-Za-z_][\w-]*")
+# Where a page can name a class or an id: in these attributes and anywhere in its own scripts.
+NAMED = re.compile(r"""\b(?:class|id)=("[^"]*"|'[^']*'|[^\s>]+)""")
+SCRIPT = re.compile(r"<script[^>]*>(.*?)</script>", re.DOTALL)
+STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
+VARIABLE = re.compile(r"--[\w-]+")
+# A custom property and its value, which is plain, quoted or in brackets.
+VARIABLE_DECLARED = re.compile(r"""(?<=[{;\s])(--[\w-]+)\s*:(?:[^;{}"'()]|"[^"]*"|'[^']*'|\((?:[^()"']|"[^"]*"|'[^']*'|\([^()]*\))*\))*(?:;|(?=\}))""")
 # MathJax comes in every flavour; the book loads one, its fonts, and the extensions it may ask for.
 MATHJAX_KEPT = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
 # What the pages are made of besides.
@@ -50,9 +57,10 @@ def setup(app):
     app.add_config_value("book_sources", "", "")
     app.connect("config-inited", tie_outputs_to_their_ingredients)
     app.connect("doctree-read", warn_of_cells_never_run)
+    app.connect("doctree-read", leave_out_widget_states)
     app.connect("autodoc-process-docstring", set_plain_text)
     app.connect("missing-reference", lead_to_the_ledger)
-    app.connect("html-page-context", mend_roles, priority=900)
+    app.connect("html-page-context", mend_body, priority=900)
     app.connect("build-finished", finish, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -91,6 +99,11 @@ def warn_of_cells_never_run(app, doctree):
         if cell.get("nb_element") == "cell_code" and not cell.get("exec_count"):
             logger.warning("code cell %s was not executed", cell["cell_index"], location=cell,
                            type="whole_pages", subtype="cell")
+
+
+def leave_out_widget_states(app, doctree):
+    """What ipywidgets' own script would restore; the sliders of the page do without it."""
+    NbMetadataCollector.get_js_files(app.env, app.env.docname).pop("ipywidgets_state", None)
 
 
 # Docstrings ----------------------------------------------------------------------------
@@ -132,10 +145,14 @@ def executed_well(env, name):
     return record is None or record["succeeded"]
 
 
-def mend_roles(app, page, template, context, doctree):
-    """docutils gives a bibliography roles that screen readers refuse beside each other."""
-    if "citation-list" in context.get("body", ""):
-        context["body"] = re.sub(r' role="(list|doc-biblioentry)"', "", context["body"])
+def mend_body(app, page, template, context, doctree):
+    """docutils gives a bibliography roles that screen readers refuse beside each other;
+    two sliders on one page bring the same style sheet twice."""
+    body = context.get("body", "")
+    if "citation-list" in body:
+        body = re.sub(r' role="(list|doc-biblioentry)"', "", body)
+    seen = set()
+    context["body"] = STYLE.sub(lambda found: "" if found[0] in seen else seen.add(found[0]) or found[0], body)
 
 
 def finish(app, error):
@@ -167,16 +184,19 @@ def lighten(site):
     """Leave out of a built site the style rules, icons and files that none of its pages use."""
     static = site / "_static"
     drop_unused_files(static)
+    pages = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
+    scripts = [path.read_text(encoding="utf-8") for path in [*static.glob("*.js"), *static.glob("scripts/*.js")]]
     words = set()
-    for path in [*site.rglob("*.html"), *static.glob("*.js"), *(static / "scripts").glob("*.js")]:
-        words.update(WORD.findall(path.read_text(encoding="utf-8")))
-    for path in [*static.glob("*.css"), *(static / "styles").glob("*.css")]:
-        before = path.read_text(encoding="utf-8")
-        after = keep_used_rules(before, words)
-        if "@font-face" in after and ICON_FONT in after:
-            after = keep_used_icons(after, static)
-        if after != before:
-            path.write_text(after, encoding="utf-8")
+    for text in scripts + [names for page in pages for names in [*NAMED.findall(page), *SCRIPT.findall(page)]]:
+        words.update(WORD.findall(text))
+    sheets = {path: path.read_text(encoding="utf-8") for path in [*static.glob("*.css"), *static.glob("styles/*.css")]}
+    lean = {path: keep_used_rules(text, words) for path, text in sheets.items()}
+    lean = keep_used_variables(lean, "".join(pages + scripts))
+    for path, text in lean.items():
+        if ICON_FONT in text:
+            text = keep_used_icons(text, static)
+        if text != sheets[path]:
+            path.write_text(text, encoding="utf-8")
 
 
 def drop_unused_files(static):
@@ -234,6 +254,19 @@ def is_used(selector, words):
             asked.append(token.value)
         previous = token
     return all(name in words for name in asked)
+
+
+def keep_used_variables(sheets, elsewhere):
+    """Drop the declarations of custom properties that no style sheet, page or script reads."""
+    while True:
+        read = set(VARIABLE.findall(elsewhere))
+        for text in sheets.values():
+            read.update(re.findall(r"var\(\s*(--[\w-]+)", text))
+        after = {path: VARIABLE_DECLARED.sub(lambda found: found[0] if found[1] in read else "", text)
+                 for path, text in sheets.items()}
+        if after == sheets:
+            return after
+        sheets = after
 
 
 def keep_used_icons(css, static):
