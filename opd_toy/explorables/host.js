@@ -7,7 +7,7 @@ const readHash = (name) => {
     const [key, ...rest] = part.split("=");
     if (key !== name) continue;
     try {
-      return JSON.parse(decodeURIComponent(rest.join("=")));
+      return JSON.parse(decodeURIComponent(rest.join("="))) ?? {};
     } catch {
       return {}; // a hash typed wrong is no reason to lose the page
     }
@@ -30,23 +30,34 @@ const alike = (given, own) =>
 
 const repaired = (given, own, rule) => {
   if (rule === "distribution") {
-    const positive = given.map((x) => Math.max(x, 0.001));
-    const total = positive.reduce((a, b) => a + b, 0);
-    return positive.map((x) => x / total);
+    const normalised = (x) => {
+      const total = x.reduce((a, b) => a + b, 0);
+      return x.map((value) => value / total);
+    };
+    const shares = normalised(given.map((x) => Math.max(x, 0)));
+    return shares.every(Number.isFinite) ? normalised(shares.map((x) => Math.max(x, 0.001))) : own;
   }
-  if (Array.isArray(rule)) {
-    if (typeof own === "number") return Math.min(Math.max(given, rule[0]), rule[1]);
-    return rule.includes(given) ? given : own;
+  if (typeof own === "number") {
+    const [least, most, whole] = rule;
+    const x = Math.min(Math.max(given, least), most);
+    return whole ? Math.round(x) : x;
   }
-  return given;
+  return rule.includes(given) ? given : own;
 };
 
-export function mount(widget, element, initial, { name, rules }) {
+// The second of a kind on a page is NAME-2 in the hash.
+const keyOf = (name, element) => {
+  const place = [...document.querySelectorAll(`[data-explorable="${name}"]`)].indexOf(element);
+  return place > 0 ? `${name}-${place + 1}` : name;
+};
+
+export function mount(widget, element, initial, { name: kind, rules }) {
+  const name = keyOf(kind, element);
   const own = { ...initial };
   const listeners = new Map();
   let pending = null;
   const linked = (values) => Object.fromEntries(Object.entries(values)
-    .filter(([key, x]) => key in rules && alike(x, initial[key]))
+    .filter(([key, x]) => Object.hasOwn(rules, key) && alike(x, initial[key]))
     .map(([key, x]) => [key, repaired(x, initial[key], rules[key])]));
   Object.assign(own, linked(readHash(name)));
 

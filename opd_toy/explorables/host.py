@@ -84,7 +84,7 @@ def _rule(trait):
     if isinstance(trait, traitlets.Enum):
         return list(trait.values)
     if isinstance(trait, (traitlets.Float, traitlets.Int)):
-        return [trait.min, trait.max]
+        return [trait.min, trait.max, isinstance(trait, traitlets.Int)]
     return None
 
 

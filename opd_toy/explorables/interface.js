@@ -2,8 +2,11 @@
 // Controls are native inputs, so keyboard, touch and screen readers work as they do
 // everywhere else; colours come from the CSS variables of style.css.
 
+// Each explorable of a page brings its own copy of this module, so a count alone would
+// give two of them the same ids, and join their radio buttons into one group.
+const copy = Math.random().toString(36).slice(2, 8);
 let counter = 0;
-export const uniqueId = (stem) => `opd-${stem}-${++counter}`;
+export const uniqueId = (stem) => `opd-${stem}-${copy}${++counter}`;
 
 function build(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes ?? {})) {

@@ -1,6 +1,6 @@
 import {
   alphaDivergence, alphaDivergenceLogitGradient, floored, forwardKl, forwardKlLogitGradient,
-  generalizedJsd, generalizedJsdLogitGradient, kl, reverseKl, reverseKlLogitGradient, setProbability,
+  generalizedJsd, generalizedJsdLogitGradient, kl, logRatio, reverseKl, reverseKlLogitGradient, setProbability,
   skewedForwardKl, skewedForwardKlLogitGradient, skewedReverseKl, skewedReverseKlLogitGradient, step, sum,
 } from "./mathematics.js";
 import {
@@ -67,7 +67,8 @@ export function disagreement(teacher, token, rows = 40) {
     const inner = [];
     const outer = [];
     for (let i = 0; i <= rows; i++) {
-      const height = teacher[token] + ((1 - teacher[token]) * i) / rows;
+      // rows are close near the teacher, where the lens opens like a square root
+      const height = teacher[token] + (1 - teacher[token]) * (i / rows) ** 2;
       inner.push(at(height, edge(height, end)));
       outer.push(at(height, end));
     }
@@ -99,6 +100,7 @@ function render({ model, el }) {
   const names = ["student", "teacher", "objective", "beta", "alpha", "skew", "token"];
   const initial = Object.fromEntries(names.map((name) => [name, model.get(name)]));
   const self = state(model, names, update);
+  const descended = () => (offered.includes(self.get("objective")) ? self.get("objective") : offered[0]);
   const evaluate = (key, which, p, q) => {
     const { parameter } = OBJECTIVES[key];
     return parameter ? OBJECTIVES[key][which](p, q, self.get(parameter)) : OBJECTIVES[key][which](p, q);
@@ -133,7 +135,7 @@ function render({ model, el }) {
     toolbar(PRESETS.map(([label, values]) => button(label, () => self.set(values))),
       button("Take one step", () => {
         const [p, q] = [self.get("student"), self.get("teacher")];
-        self.set({ student: floored(step(p, evaluate(self.get("objective"), "gradient", p, q), STEP), 0.005) });
+        self.set({ student: floored(step(p, evaluate(descended(), "gradient", p, q), STEP), 0.005) });
       }, { title: `one gradient step of size ${STEP} on the logits` }),
       button("Reset", () => self.set(initial))),
     html("div", { class: "opd-columns" },
@@ -143,7 +145,7 @@ function render({ model, el }) {
     numbers.element, says);
 
   function update() {
-    const [p, q, chosen] = [self.get("student"), self.get("teacher"), self.get("objective")];
+    const [p, q, chosen] = [self.get("student"), self.get("teacher"), descended()];
     const gradients = offered.map((key) => evaluate(key, "gradient", p, q));
     inputs[0].update(p);
     inputs[1].update(q);
@@ -151,7 +153,7 @@ function render({ model, el }) {
     token.update(self.get("token"));
     parameters.forEach(({ key, update: show }) => show(self.get(key)));
     pushes.update(gradients);
-    numbers.update(p.map((x, v) => [x, q[v], { value: Math.log(x / q[v]), text: signed(Math.log(x / q[v])) },
+    numbers.update(logRatio(p, q).map((ratio, v) => [p[v], q[v], { value: ratio, text: signed(ratio) },
       ...gradients.map((g) => ({ value: g[v], text: `${signed(g[v])} ${direction(g[v]).arrow}`, mark: gradients.some((other) => other[v] * g[v] < -1e-12) ? "odd" : "" }))]));
     picture.update(p, q, self.get("token") - 1, OBJECTIVES[chosen].role, (x, y) => evaluate(chosen, "gradient", x, y));
     says.textContent = words(p, q, self.get("token") - 1, chosen);
@@ -159,7 +161,7 @@ function render({ model, el }) {
 
   function words(p, q, j, chosen) {
     const divergence = kl(p, q);
-    const ratio = Math.log(p[j] / q[j]);
+    const ratio = logRatio(p, q)[j];
     const forward = direction(forwardKlLogitGradient(p, q)[j]).word;
     const reverse = direction(reverseKlLogitGradient(p, q)[j]).word;
     const cost = evaluate(chosen, "cost", p, q);
