@@ -107,7 +107,7 @@ def test_a_row_of_rounded_decimals_is_read_as_a_distribution():
     np.testing.assert_allclose(kl(third, [0.5, 0.25, 0.25]), (math.log(2 / 3) + 2 * math.log(4 / 3)) / 3, rtol=1e-13)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(pairs)
 def test_kl_nonnegative(pair):
     p, q = pair
@@ -122,7 +122,7 @@ def test_kl_asymmetric():
     assert [round(float(x), 4) for x in exact] == [0.6758, 0.6349]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(pairs, st.randoms(use_true_random=False))
 def test_kl_does_not_see_the_order_of_tokens(pair, random):
     p, q = pair
@@ -130,7 +130,7 @@ def test_kl_does_not_see_the_order_of_tokens(pair, random):
     np.testing.assert_allclose(kl(p[order], q[order]), kl(p, q), rtol=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(st.floats(-30, 30), min_size=1, max_size=6), st.floats(-1e3, 1e3))
 def test_softmax_does_not_see_a_shift(logits, shift):
     z = np.array(logits)

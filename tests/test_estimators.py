@@ -391,14 +391,15 @@ def test_one_token_teaches_nothing(make):
 
 
 @each_table
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(pairs)
 def test_tables_are_never_nan_and_rows_sum_to_zero(make, pair):
     table = make(*pair)
     assert not np.isnan(table).any()
     finite = np.isfinite(table).all(axis=1)
     largest = np.abs(table[finite]).max(axis=1, initial=0)
-    assert (np.abs(table[finite].sum(axis=1)) <= 1e-12 * largest).all()
+    # Weights are of order 1: below 1e-100 it is the scores' own rounding that is left.
+    assert (np.abs(table[finite].sum(axis=1)) <= 1e-12 * largest + 1e-100).all()
 
 
 @each_table

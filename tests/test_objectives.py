@@ -258,7 +258,7 @@ def test_top_k_breaks_ties_by_the_lower_index():
 METHODS = [(n, a) for n, a in reference.CASES if "k" not in a] + [("top_k_reverse_kl", {"k": 1, "outside": o}) for o in ("renormalize", "drop", "tail")]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(pairs, st.sampled_from(METHODS))
 def test_every_pair_has_a_value_and_a_gradient(pair, method):
     (p, q), (name, arguments) = pair, method
@@ -268,12 +268,12 @@ def test_every_pair_has_a_value_and_a_gradient(pair, method):
         assert value >= 0
     if np.isfinite(gradient).all():
         # p - q sums to what the rows' sums differ by, a rounding.
-        assert abs(gradient.sum()) <= 1e-12 * np.abs(gradient).max() + 2 * abs(math.fsum(p - q))
+        assert abs(gradient.sum()) <= 1e-12 * np.abs(gradient).max() + 2 * abs(math.fsum(p - q)) + 1e-100
         if np.isinf(value):  # a finite limit, reached where all of p is barred or the value alone diverges
             assert name in ("forward_kl", "generalized_jsd", "alpha_divergence", "skewed_forward_kl") or not (p * q).any() or name == "top_k_reverse_kl"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(pairs, st.sampled_from(METHODS[:-3]), st.randoms(use_true_random=False))
 def test_gradients_follow_the_order_of_tokens(pair, method, random):
     (p, q), (name, arguments) = pair, method
@@ -281,7 +281,7 @@ def test_gradients_follow_the_order_of_tokens(pair, method, random):
     gradient = both(name)[1](p, q, **arguments)
     with np.errstate(invalid="ignore"):
         scale = np.abs(gradient[np.isfinite(gradient)]).max(initial=0)
-    np.testing.assert_allclose(both(name)[1](p[order], q[order], **arguments), gradient[order], rtol=1e-10, atol=1e-12 * scale)
+    np.testing.assert_allclose(both(name)[1](p[order], q[order], **arguments), gradient[order], rtol=1e-10, atol=1e-12 * scale + 1e-30)
 
 
 @case
