@@ -1,7 +1,8 @@
 """Every formula of the book, proved: ``DERIVATIONS`` maps a ledger id to its Derivation."""
 
 from opd_toy.derivations import beyond, chapter_1, chapter_2, chapter_3, chapter_4, chapter_5
-from opd_toy.derivations.framework import Derivation, DerivationError
+from opd_toy.derivations.exact import DerivationError
+from opd_toy.derivations.framework import Derivation
 
 DERIVATIONS = {
     one.id: one

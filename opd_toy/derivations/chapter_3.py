@@ -4,7 +4,7 @@ import sympy as sp
 from sympy import Lt, exp, log
 
 from opd_toy.derivations.framework import Derivation, chain
-from opd_toy.derivations.notation import C, KL, Gradient, Partial, delta, j, k, p, q, total, u, v, z
+from opd_toy.derivations.notation import C, KL, Gradient, Partial, delta, j, k, p, q, total, v, z
 
 with sp.evaluate(False):
     ratio = log(p[v] / q[v])

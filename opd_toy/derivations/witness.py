@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from dataclasses import dataclass, field, replace
-from functools import singledispatch
+from functools import cache, singledispatch
 
 import mpmath
 import sympy as sp
@@ -60,7 +60,7 @@ class Point:
 def number(e, at):
     """The value of an expression at a Point, as an mpmath number."""
     if isinstance(e, Defined):
-        return number(e.definition(_dummy), at)
+        return number(_definition(e), at)
     if e.is_Rational:
         return mpf(e.p) / e.q
     if e.is_number:
@@ -79,7 +79,7 @@ def _(e: sp.Indexed, at):
     if e.base in STUDENTS:
         return _softmax(STUDENTS[e.base], indices, at)
     if e.base in DEFINITIONS:
-        return number(DEFINITIONS[e.base](*indices), at)
+        return number(_entry(e.base, indices), at)
     return at.tables[e.base][indices]
 
 
@@ -146,6 +146,16 @@ def _(e: Gradient, at):
 def _(e: Limit, at):
     point = FAR if e.args[2] == sp.oo else number(e.args[2], at) + (NEAR if e.args[2] == 0 else -NEAR)
     return number(e.args[0], at.with_symbols({e.args[1]: point}))
+
+
+@cache
+def _definition(e):
+    return e.definition(_dummy)
+
+
+@cache
+def _entry(base, indices):
+    return DEFINITIONS[base](*indices)
 
 
 def _dummy(name):
