@@ -78,6 +78,7 @@ def second_token_along_descent(style):
     axes.axhline(TEACHER[1], color=style["teacher"], linestyle="--")
     axes.annotate("teacher", (4, TEACHER[1]), xytext=(0, 6), textcoords="offset points", color=style["teacher"])
     axes.set(xlabel="descent steps of size 0.1", ylabel="probability of t₂", xlim=(0, steps[-1]), ylim=(0.18, 0.34))
+    axes.set(xticks=[0, 20, 40, 60], yticks=[0.2, 0.25, 0.3])
     return drawn
 
 
@@ -130,6 +131,8 @@ def training_with_few_draws(style):
         axes.semilogy(np.arange(len(runs))[::10], runs[::10], color=style[role], linestyle=line)
         axes.annotate(label, place, color=style[role])
     axes.set(xlabel="training steps", ylabel="KL(p‖q), median of runs", xlim=(0, 1000), ylim=(5e-4, 6))
+    axes.set_xticks([0, 500, 1000])
+    axes.minorticks_off()
     return drawn
 
 
