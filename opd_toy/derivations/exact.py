@@ -216,6 +216,7 @@ def _to_probabilities(expression):
 
 
 def reduce(e):
+    """Expand from the inside out: a sum of products whose sums run over one product each."""
     if not e.args or isinstance(e, sp.Indexed):
         return e
     if isinstance(e, Sum):
