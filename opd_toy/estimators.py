@@ -153,10 +153,15 @@ def top_k_policy_gradient(student, teacher, k, tail="sampled"):
     _validate.choice("tail", tail, ("sampled", "drop"))
     head = np.zeros(p.shape, bool)
     np.put_along_axis(head, np.argsort(-q, axis=-1, kind="stable")[..., :k], True, axis=-1)
-    cost = log_ratio(p, q)
-    exact = _table(_product(np.where(head, p, 0.0), cost), p).sum(axis=-2, keepdims=True)
-    sampled = _table(np.where(head | (tail == "drop"), 0.0, cost), p)
-    return exact + sampled
+
+    def head_and_tail(cost):
+        exact = _table(_product(np.where(head, p, 0.0), cost), p).sum(axis=-2, keepdims=True)
+        return exact + _table(np.where(head | (tail == "drop"), 0.0, cost), p)
+
+    # Costs of +inf, q_k = 0 < p_k, may meet with both signs: they are the limit of equal large ones.
+    barred = (q == 0) & (p > 0)
+    table, infinite = head_and_tail(log_ratio(p, np.where(barred, 1.0, q))), head_and_tail(barred.astype(float))
+    return np.where(infinite != 0, np.copysign(np.inf, infinite), table)
 
 
 def mixed_policy_gradient(student, teacher, reward, weight):
@@ -208,7 +213,8 @@ def total_variance(probabilities, table):
     reference = np.take_along_axis(rows, weights.argmax(axis=-1)[..., None, None], axis=-2)
     shifted = np.where(weights[..., None] > 0, rows - reference, 0.0)
     deviation = shifted - (weights[..., None] * shifted).sum(axis=-2, keepdims=True)
-    variance = np.where(infinite, np.inf, (weights * (deviation**2).sum(axis=-1)).sum(axis=-1))
+    with np.errstate(over="ignore"):
+        variance = np.where(infinite, np.inf, _product(weights, (deviation**2).sum(axis=-1)).sum(axis=-1))
     return variance if variance.ndim else float(variance)
 
 
@@ -273,7 +279,7 @@ def sequence_table(student, weights):
 
 def _product(a, b):
     """a b with 0 inf = 0."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return np.where((a == 0) | (b == 0), 0.0, a * b)
 
 

@@ -442,6 +442,17 @@ def test_a_token_the_teacher_bars():
     same(limit[0], np.array([0.5, -0.3, -0.2]))
 
 
+def test_infinite_costs_that_meet_are_the_limit_of_equal_large_ones():
+    p, q, large = [0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0], 1e-300
+    limit = top_k_policy_gradient(p, q, 2)
+    near = top_k_policy_gradient(p, [1.0, large, large, large], 2)
+    assert np.isinf(limit).all() and (np.sign(limit) == np.sign(near)).all()
+
+
+def test_variance_beyond_float64_is_infinite_not_nan():
+    assert total_variance([0.5, 0.5, 0.0], [[1e200], [-1e200], [0.0]]) == math.inf
+
+
 def test_normalising_a_constant_cost_gives_zero():
     assert not normalized_policy_gradient(P, P).any()
     assert not normalized_policy_gradient([0.1, 0.3, 0.6, 0.0], [0.05, 0.15, 0.3, 0.5])[:3].any()
