@@ -56,6 +56,7 @@ def setup(app):
     app.add_config_value("book_ingredients", "", "env")
     app.add_config_value("book_sources", "", "")
     app.connect("config-inited", tie_outputs_to_their_ingredients)
+    app.connect("env-get-outdated", check_the_ledger_again)
     app.connect("doctree-read", warn_of_cells_never_run)
     app.connect("doctree-read", leave_out_widget_states)
     app.connect("autodoc-process-docstring", set_plain_text)
@@ -68,12 +69,12 @@ def setup(app):
 # Fresh ---------------------------------------------------------------------------------
 
 def fingerprint(root, parts):
-    """One hash of the files below `root` that `parts` names, and of the Python that runs."""
+    """One hash of the files below `root` that `parts` names, tests left out, and of the Python that runs."""
     digest = hashlib.sha256(sys.version.encode())
     for name, suffixes in parts.items():
         top = root / name
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
-            hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(root).parts)
+            hidden = any(part.startswith((".", "__pycache__", "test_")) for part in path.relative_to(root).parts)
             if path.is_file() and path.suffix in suffixes and not hidden:
                 digest.update(path.relative_to(root).as_posix().encode() + b"\0")
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -89,6 +90,17 @@ def tie_outputs_to_their_ingredients(app, config):
     for old in caches.glob("*"):
         if old.name != config.book_ingredients:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def check_the_ledger_again(app, env, added, changed, removed):
+    """The ledger's page also checks what its cache does not know: the tests, the labels of all pages."""
+    root = Path(app.srcdir)
+    tests = [path.read_bytes() for path in sorted([*root.glob("tests/*.py"), *root.glob("opd_toy/derivations/test_*.py")])]
+    checked = fingerprint(root, {"book": (".md",)}), hashlib.sha256(b"".join(tests)).hexdigest()
+    if getattr(env, "ledger_checked", None) == checked or "book/ledger" not in env.found_docs:
+        return []
+    env.ledger_checked = checked
+    return ["book/ledger"]
 
 
 def warn_of_cells_never_run(app, doctree):
