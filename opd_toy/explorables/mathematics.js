@@ -51,7 +51,11 @@ const klTerm = (p, q, difference = p - q) => {
   return Math.max(p * logRatioOf(p, q, difference) - difference, 0);
 };
 
-export const kl = (p, q) => sum(p.map((x, v) => klTerm(x, q[v])));
+export function kl(p, q) {
+  let total = 0;
+  for (let v = 0; v < p.length; v++) total += klTerm(p[v], q[v]);
+  return total;
+}
 
 export const forwardKl = (student, teacher) => kl(teacher, student);
 export const reverseKl = (student, teacher) => kl(student, teacher);
@@ -62,20 +66,29 @@ export const forwardKlLogitGradient = (student, teacher) => student.map((p, v) =
 // nearly constant) the first pass leaves a rounding error, the same for all tokens.
 function centred(student, signal) {
   const total = sum(student);
-  let rest = signal.map((g, v) => (student[v] === 0 ? 0 : g));
+  const rest = student.map((p, v) => (p === 0 ? 0 : signal[v]));
   for (let pass = 0; pass < 2; pass++) {
-    const mean = sum(rest.map((g, v) => student[v] * g)) / total;
-    rest = rest.map((g) => g - mean);
+    let mean = 0;
+    for (let v = 0; v < rest.length; v++) mean += student[v] * rest[v];
+    mean /= total;
+    for (let v = 0; v < rest.length; v++) rest[v] -= mean;
   }
-  return rest.map((g, v) => student[v] * g);
+  for (let v = 0; v < rest.length; v++) rest[v] *= student[v];
+  return rest;
 }
 
 export function reverseKlLogitGradient(student, teacher) {
-  const barred = student.map((p, v) => p > 0 && teacher[v] === 0);
-  if (barred.includes(true) && student.some((p, v) => p > 0 && !barred[v]))
-    return student.map((p, v) => (p === 0 ? 0 : barred[v] ? Infinity : -Infinity));
-  return centred(student, student.map((p, v) => logRatioOf(p, barred[v] ? 1 : teacher[v])));
+  const barred = (p, v) => p > 0 && teacher[v] === 0;
+  if (student.some(barred)) return beyondTheTeacher(student, barred);
+  return centred(student, logRatio(student, teacher));
 }
+
+// Where the teacher has a zero that the student has not, the gradient is infinite; but
+// if all of p lies on such tokens the infinities cancel.
+const beyondTheTeacher = (student, barred) =>
+  student.every((p, v) => p === 0 || barred(p, v))
+    ? centred(student, student.map(Math.log))
+    : student.map((p, v) => (p === 0 ? 0 : barred(p, v) ? Infinity : -Infinity));
 
 // Above 0 wherever p or q is: the product may underflow.
 const mixture = (student, teacher, weight) =>
