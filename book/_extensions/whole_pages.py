@@ -7,6 +7,7 @@
 
 It also sets the package's docstrings, which are plain text, on the page of its functions.
 """
+import base64
 import hashlib
 import re
 import shutil
@@ -33,7 +34,8 @@ WORD = re.compile(r"[A-Za-z_][\w-]*")
 # Where a page can name a class or an id: in these attributes and anywhere in its own scripts.
 NAMED = re.compile(r"""\b(?:class|id)=("[^"]*"|'[^']*'|[^\s>]+)""")
 SCRIPT = re.compile(r"<script[^>]*>(.*?)</script>", re.DOTALL)
-STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
+REPEATED = re.compile(r"<(style|script)>.*?</\1>", re.DOTALL)
+STILL = re.compile(r'(<img class="opd-fallback[^"]*" src=")data:image/png;base64,([^"]*)')
 VARIABLE = re.compile(r"--[\w-]+")
 # A custom property and its value, which is plain, quoted or in brackets.
 VARIABLE_DECLARED = re.compile(r"""(?<=[{;\s])(--[\w-]+)\s*:(?:[^;{}"'()]|"[^"]*"|'[^']*'|\((?:[^()"']|"[^"]*"|'[^']*'|\([^()]*\))*\))*(?:;|(?=\}))""")
@@ -159,12 +161,24 @@ def executed_well(env, name):
 
 def mend_body(app, page, template, context, doctree):
     """docutils gives a bibliography roles that screen readers refuse beside each other;
-    two sliders on one page bring the same style sheet twice."""
+    two sliders on one page bring the same style sheet and script twice, and each its still
+    picture, which only a reader without scripts should have to load."""
     body = context.get("body", "")
     if "citation-list" in body:
         body = re.sub(r' role="(list|doc-biblioentry)"', "", body)
     seen = set()
-    context["body"] = STYLE.sub(lambda found: "" if found[0] in seen else seen.add(found[0]) or found[0], body)
+    body = REPEATED.sub(lambda found: "" if found[0] in seen else seen.add(found[0]) or found[0], body)
+    context["body"] = STILL.sub(lambda found: found[1] + still_file(app, found[2], context["pathto"]), body)
+
+
+def still_file(app, data, pathto):
+    """Write a picture that a page holds as base64 to a file of its own; return the way there."""
+    picture = base64.b64decode(data)
+    name = f"_images/still-{hashlib.sha256(picture).hexdigest()[:12]}.png"
+    path = Path(app.outdir) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(picture)
+    return pathto(name, 1)
 
 
 def finish(app, error):

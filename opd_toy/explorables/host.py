@@ -52,16 +52,37 @@ def _source(name):
     return (HERE / name).read_text(encoding="utf-8")
 
 
+SHARED = ("mathematics.js", "interface.js")
+
+
 def _inlined(name):
     """A module's text with its exports made plain, to stand in one script with others."""
     text = re.sub(r"^import [^;]*;\n", "", _source(name), flags=re.MULTILINE)
     return re.sub(r"^export (?!default)", "", text, flags=re.MULTILINE)
 
 
+def _imports(name):
+    """The names that NAME.js takes from the shared modules."""
+    lists = re.findall(r"^import \{([^}]*)\}", _source(f"{name}.js"), flags=re.MULTILINE)
+    return [each.strip() for names in lists for each in names.split(",") if each.strip()]
+
+
 def module(name):
     """NAME.js linked with the shared modules it imports: one ES module that imports nothing."""
-    shared = [file for file in ("mathematics.js", "interface.js") if f'"./{file}"' in _source(f"{name}.js")]
+    shared = [file for file in SHARED if f'"./{file}"' in _source(f"{name}.js")]
     return "".join(_inlined(file) for file in [*shared, f"{name}.js"])
+
+
+@cache
+def library():
+    """The shared modules and the page's host as one script: the same for every widget, so
+    that a page with several needs to keep it only once."""
+    files = (*SHARED, "host.js")
+    exports = re.findall(
+        r"^export (?:const|function) (\w+)", "".join(map(_source, files)), flags=re.MULTILINE
+    )
+    body = "".join(_inlined(file) for file in files)
+    return f"<script>globalThis.opd ??= (() => {{{body}return {{{', '.join(exports)}}};}})();</script>"
 
 
 def style():
@@ -124,12 +145,14 @@ class Explorable(anywidget.AnyWidget):
         place = f"opd-{self.name}-{self.model_id[:8]}"
         rules = {n: r for n in self._own_traits() if (r := _rule(self.traits()[n])) is not None}
         options = json.dumps({"name": self.name, "rules": rules})
-        script = self._linked.replace("export default", "const widget =")
+        file = self.name.replace("-", "_")
+        script = _inlined(f"{file}.js").replace("export default", "const widget =")
+        names = ", ".join(dict.fromkeys([*_imports(file), "mount"]))
         return (
-            f"<style>{style()}</style>"
+            f"<style>{style()}</style>{library()}"
             f'<div class="opd-host" id="{place}" data-explorable="{self.name}">'
             f"<noscript>{self._still()}</noscript></div>"
-            f'<script type="module">{script}{_inlined("host.js")}'
+            f'<script type="module">const {{ {names} }} = globalThis.opd;\n{script}'
             f'mount(widget, document.getElementById("{place}"), '
             f"{json.dumps(self.state())}, {options});</script>"
         )
@@ -143,5 +166,5 @@ class Explorable(anywidget.AnyWidget):
         if "_esm" not in vars(cls):  # traitlets makes subclasses of its own, with _esm a trait
             file = cls.__module__.rsplit(".", 1)[-1]
             cls.name = file.replace("_", "-")
-            cls._linked = cls._esm = module(file)
+            cls._esm = module(file)
         super().__init_subclass__(**options)
