@@ -49,7 +49,7 @@ def settle(page):
 def size_on_disk(addresses):
     """Bytes of each file asked for, by path."""
     paths = {unquote(urlsplit(address).path) for address in addresses if address.startswith("file:")}
-    return {path: Path(path).stat().st_size for path in paths}
+    return {path: Path(path).stat().st_size for path in paths if Path(path).is_file()}
 
 
 # Each page ---------------------------------------------------------------------------
