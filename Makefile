@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORT ?= 8000
+ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .PHONY: book test notebook serve figures clean help
 .DEFAULT_GOAL := help
@@ -35,7 +36,7 @@ test: book
 	$(BIN)/python -m pytest
 
 notebook: $(READY)
-	JUPYTER_CONFIG_PATH=$(CURDIR)/book/_jupyter $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book/index.md
+	JUPYTER_CONFIG_PATH=$(CURDIR)/book/_jupyter $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book/index.md $(ROOT_FLAG)
 
 serve: book
 	@echo "http://127.0.0.1:$(PORT)  (Ctrl+C stops it)"
