@@ -1,0 +1,132 @@
+"""What a chapter puts on its page: sentences, proofs, figures, and exercises that check themselves."""
+
+import re
+
+import numpy as np
+import pytest
+
+from opd_toy.derivations import DERIVATIONS
+from opd_toy.page import Style, exercise, figure, say, show, solution
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("moves by -0.39", "moves by −0.39"),
+        ("(-1.25, -.3)", "(−1.25, −.3)"),
+        ("| -1 | -.5 |", "| −1 | −.5 |"),
+        ("GKD-3 and k-1 stay", "GKD-3 and k-1 stay"),
+        ("$-1$ and `x-1 = -2` stay", "$-1$ and `x-1 = -2` stay"),
+        ("$$\n-1\n$$ then -1", "$$\n-1\n$$ then −1"),
+        ("[a link](page-2.md#-3)", "[a link](page-2.md#-3)"),
+        ("1e-12 stays", "1e-12 stays"),
+    ],
+)
+def test_a_minus_is_set_in_prose_and_left_alone_elsewhere(typed, shown):
+    assert say(typed)._repr_markdown_() == shown
+
+
+def test_solution_is_folded_markdown():
+    text = solution("It is -1.")._repr_markdown_()
+    assert text.startswith('<details class="opd-folded"><summary>Solution</summary>\n\n')
+    assert "It is −1." in text and text.endswith("\n\n</details>")
+
+
+@pytest.mark.parametrize("claim", DERIVATIONS)
+def test_show_gives_the_labelled_claim_and_every_checked_step(claim):
+    text = show(claim)._repr_markdown_()
+    head, folded = text.split("<details", 1)
+    assert DERIVATIONS[claim].latex_claim() in head and head.rstrip().endswith(f"$$ (eq-{claim})")
+    assert all(step.latex in folded for step in DERIVATIONS[claim].steps)
+
+
+def test_show_names_the_near_misses():
+    with pytest.raises(KeyError, match=r"claim must be the id.*rkl-logit-gradient.*not 'rkl-logit-gradiant'"):
+        show("rkl-logit-gradiant")
+
+
+@pytest.mark.parametrize("answer", [float("nan"), float("inf")])
+def test_an_exercise_wants_a_finite_answer(answer):
+    with pytest.raises(ValueError, match=f"answer must be a finite number, not {answer}"):
+        exercise("1.1", answer)
+
+
+def test_an_exercise_wants_its_answer_among_the_choices():
+    with pytest.raises(ValueError, match=r"answer must be one of the choices \['up', 'down'\], not 'sideways'"):
+        exercise("1.1", "sideways", choices=["up", "down"])
+
+
+def test_a_figure_is_drawn_for_both_papers_with_words():
+    def draw(style):
+        import matplotlib.pyplot as plt
+
+        drawn, axes = plt.subplots()
+        axes.plot([0, 1], [0, 1], color=style["student"])
+        return drawn
+
+    text = figure(draw, alt='a line "up"', caption="One < two")._repr_html_()
+    assert len(re.findall(r"<img ", text)) == 2
+    assert len(re.findall(r'alt="a line &quot;up&quot;"', text)) == 2
+    assert "One &lt; two" in text
+    assert Style()["student"] != Style(dark=True)["student"]
+
+
+# ---- exercises in a browser ----
+
+
+def open_exercise(page, tmp_path, *exercises):
+    file = tmp_path / "exercise.html"
+    bodies = "".join(each._repr_html_() for each in exercises)
+    file.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>x</title>{bodies}')
+    page.goto(file.as_uri())
+    return page.locator(".opd-exercise")
+
+
+def answer(box, text):
+    box.locator("input[type=text]").fill(text)
+    box.get_by_role("button", name="Check").click()
+    return box.get_attribute("data-state"), box.locator("[aria-live]").inner_text()
+
+
+def test_a_number_is_checked_within_its_tolerance(page, tmp_path):
+    value = float(-np.sqrt(2) / 3)  # -0.4714
+    box = open_exercise(page, tmp_path, exercise("1.1", value, digits=2, why="Half of -1."))
+    assert answer(box, "") == ("empty", "Type a number first, for instance 0.5.")
+    assert answer(box, "a lot")[0] == "empty"
+    for wrong in ("0.47", "-0.48", "-0.46", "0", "-47"):
+        assert answer(box, wrong)[0] == "wrong", wrong
+    for right in ("-0.47", "−0.47", "-.4714", "-0,471", " -0.475 "):
+        assert answer(box, right) == ("right", "Right: −0.47. Half of −1."), right
+    assert not page.faults
+
+
+def test_the_answer_is_shown_only_after_a_prediction(page, tmp_path):
+    box = open_exercise(page, tmp_path, exercise("1.1", 0.25, unit="nats"))
+    reveal = box.get_by_role("button", name="Show the answer")
+    assert not reveal.is_visible() and "0.25" not in box.inner_text()
+    assert answer(box, "3")[0] == "wrong" and "0.25" not in box.inner_text()
+    reveal.click()
+    assert box.locator("[aria-live]").inner_text() == "The answer is 0.25 nats."
+
+
+def test_choices_work_with_the_keyboard(page, tmp_path):
+    box = open_exercise(page, tmp_path, exercise("1.1", "down", choices=["up", "down", "<still>"], why="It falls."))
+    box.get_by_role("button", name="Check").click()
+    assert box.get_attribute("data-state") == "empty"
+    box.get_by_role("radio", name="up").focus()
+    page.keyboard.press("Space")
+    page.keyboard.press("Enter")
+    assert box.get_attribute("data-state") == "wrong"
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert box.get_attribute("data-state") == "right"
+    assert box.locator("[aria-live]").inner_text() == "Right: down. It falls."
+    assert box.get_by_role("radio", name="<still>").count() == 1
+
+
+def test_two_exercises_do_not_disturb_each_other(page, tmp_path):
+    boxes = open_exercise(page, tmp_path, exercise("1.1", 1.0), exercise("1.2", 2.0))
+    assert answer(boxes.nth(1), "2")[0] == "right"
+    assert boxes.nth(0).get_attribute("data-state") is None
+    assert answer(boxes.nth(0), "2")[0] == "wrong"
+    assert not page.faults
