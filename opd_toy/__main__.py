@@ -6,6 +6,8 @@ A command is one function that takes the subparsers, adds its parser and sets
 
 import argparse
 import json
+import os
+import sys
 from pathlib import Path
 
 
@@ -48,7 +50,11 @@ def main(arguments=None):
     for add in COMMANDS:
         add(commands)
     parsed = parser.parse_args(arguments)
-    parsed.run(parsed)
+    try:
+        parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails too
 
 
 if __name__ == "__main__":

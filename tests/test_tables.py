@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -100,3 +101,11 @@ def test_command_line_helps_and_refuses():
     for arguments in ([], ["nonsense"]):
         done = run(*arguments)
         assert done.returncode == 2 and "usage: python -m opd_toy" in done.stderr
+
+
+def test_a_reader_who_stops_early_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)  # as head does, only sooner
+    run = subprocess.run([sys.executable, "-m", "opd_toy", "tables"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (0, "")
