@@ -131,18 +131,19 @@ def _three_token_reverse():
 
 
 def _two_modes():
-    tokens = np.arange(40)
-    bump = lambda centre, width: np.exp(-0.5 * ((tokens - centre) / width) ** 2)  # noqa: E731
-    teacher = bump(10, 2.5) + bump(29, 2.5)
-    teacher = teacher / teacher.sum()
-    centres, widths = np.meshgrid(np.linspace(2, 37, 71), np.geomspace(1, 30, 40), indexing="ij")
-    family = np.exp(-0.5 * ((tokens - centres[..., None]) / widths[..., None]) ** 2) + 1e-12
-    family = family / family.sum(axis=-1, keepdims=True)
-    best = {}
-    for name, divergence in (("reverse", objectives.reverse_kl), ("forward", objectives.forward_kl)):
-        at = np.unravel_index(np.argmin(divergence(family, teacher)), centres.shape)
-        best[name] = f"{name} KL centre {plain(centres[at], 1)}, width {plain(widths[at], 1)}"
-    return f"two equal modes at 10 and 29 of 40 tokens, one bump as student: {'; '.join(best.values())}"
+    tokens = np.arange(1, 41)
+    centres, widths = np.meshgrid(np.arange(5, 36.01, 0.1), np.arange(1, 15.01, 0.1), indexing="ij")
+    bumps = distributions.softmax(-((tokens - centres[..., None]) ** 2) / (2 * widths[..., None] ** 2))
+    means = bumps @ tokens
+    spreads = np.sqrt(bumps @ tokens**2 - means**2)
+    one, other = (distributions.softmax(-((tokens - centre) ** 2) / (2 * 2**2)) for centre in (12.5, 28.5))
+    teacher = 0.6 * one + 0.4 * other
+    ends = []
+    for name, divergence in (("reverse KL", objectives.reverse_kl), ("forward KL", objectives.forward_kl)):
+        values = divergence(bumps, teacher)
+        at = np.unravel_index(values.argmin(), values.shape)
+        ends.append(f"{name} is least, {plain(values[at], 3)}, at {plain(means[at], 1)} ± {plain(spreads[at], 1)}")
+    return f"a teacher with .6 around token 12.5 and .4 around 28.5 of 40, one bump as student: {'; '.join(ends)}"
 
 
 def _drawn(*tokens):
@@ -161,7 +162,7 @@ def _flip():
 
 def _blind():
     row = estimators.policy_gradient(P, Q)[2]
-    return f"t₃ drawn: push on t₁ and t₂ in the ratio {plain(row[0] / row[1], 4)} = p₁/p₂ = {plain(P[0] / P[1], 4)}"
+    return f"t₃ drawn: push on the logits of t₁ and t₂ in the ratio {plain(row[0] / row[1], 4)} = p₁/p₂ = {plain(P[0] / P[1], 4)}"
 
 
 def _mixed():
@@ -312,7 +313,7 @@ CLAIMS = [
         ("logit-gradients-sum-to-zero", "Both gradients, and every policy-gradient sample, sum to 0 over the tokens.", "proof"),
         ("three-token-rkl", "On the notes' example reverse KL raises t₂ although the student already gives it more than the teacher.", "exact", _three_token_reverse),
         ("three-token-fkl", "On the same example forward KL lowers t₂.", "exact", _two_gradients),
-        ("mode-seeking-covering", "With a student too small for a two-mode teacher, reverse KL sits on one mode and forward KL spreads over both; a free softmax ends at the teacher under either.", "experiment slider", _two_modes),
+        ("mode-seeking-covering", "For a student too small for a two-mode teacher, reverse KL is least on one mode and forward KL spread over both; a free softmax ends at the teacher under either.", "experiment slider", _two_modes),
     ),
     *_rows(
         "4",
@@ -320,11 +321,11 @@ CLAIMS = [
         ("k1-expectation", "The mean of the sampled log-ratio is KL(p‖q), though single draws have either sign.", "proof", lambda: f"draws {signed(estimators.k_estimator(P, Q, 'k1'))}, mean {plain(objectives.reverse_kl(P, Q))}"),
         ("pg-logit-gradient", "The sampled gradient is the cost times (δ_kj − p_j).", "proof"),
         ("pg-opposite-signs", "The drawn token and all others are pushed in opposite directions.", "proof"),
-        ("pg-blind", "The push on the tokens not drawn is shared in proportion to p, whatever the teacher thinks of them.", "proof", _blind),
+        ("pg-blind", "The push on the logits of the tokens not drawn is shared in proportion to p, whatever the teacher thinks of them.", "proof", _blind),
         ("three-token-pg", "What one draw does on the notes' example, for t₃ and for t₁.", "exact", lambda: _drawn(3, 1)),
         ("three-token-gkd-versus-pg", "GKD and one policy-gradient draw, side by side.", "exact", _side_by_side),
         ("pg-sign-flip", "The direction of t₂ depends on the token drawn, while the full-vocabulary gradient is fixed.", "exact slider", _flip),
-        ("pg-variance", "The policy gradient has a variance at every token and GKD has none; training with few draws converges more slowly.", "exact experiment", lambda: f"PG {variance(estimators.policy_gradient(P, Q))}, GKD {variance(estimators.gkd(P, Q))}"),
+        ("pg-variance", "At one prefix the policy gradient varies with the draw unless p = q, and GKD does not; in a seeded run, training with few draws took more steps.", "exact experiment", lambda: f"PG {variance(estimators.policy_gradient(P, Q))}, GKD {variance(estimators.gkd(P, Q))}"),
         ("gkd-pg-summary", "The notes' table of how the two kinds of update compare.", "text"),
         ("reward-mixing", "The distillation cost adds linearly to an outcome reward's advantage.", "proof exact", _mixed),
     ),

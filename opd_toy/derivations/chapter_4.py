@@ -88,7 +88,7 @@ with sp.evaluate(False):
     pg_blind = Derivation(
         "pg-blind",
         "One sample is blind to the other tokens",
-        "The push on the tokens that were not drawn is shared in proportion to the student's own probabilities, whatever the teacher thinks of them.",
+        "The push on the logits of the tokens that were not drawn is shared in proportion to the student's own probabilities, whatever the teacher thinks of them.",
         (
             chain(
                 Partial(surrogate, z[j]) / total((1 - delta(i, k)) * Partial(surrogate, z[i]), i),
@@ -112,8 +112,8 @@ with sp.evaluate(False):
             chain(
                 total(Partial(p[j], z[i]) * (C[k] * (delta(k, i) - p[i])), i),
                 (total(p[j] * (delta(j, i) - p[i]) * (C[k] * (delta(k, i) - p[i])), i), "The softmax Jacobian."),
-                (C[k] * p[j] * (-p[j] - p[k] + total(p[i] ** 2, i)), "Multiply out and evaluate the deltas."),
-                title="the rate at which mass itself moves is not proportional to p",
+                (C[k] * p[j] * (-p[j] - p[k] + total(p[i] ** 2, i)), "Multiply out and evaluate the deltas. Descent moves the probability of token j by minus this, which is not in proportion to p."),
+                title="the probabilities themselves move otherwise",
                 distinct=((j, k),),
             ),
         ),

@@ -83,9 +83,13 @@ class Derivation:
 
     def latex_claim(self):
         """The claim: first and last expression of each chain, one line a chain."""
-        lines = list(dict.fromkeys(_claim_line(part) for part in self.chains))  # two routes, one claim
-        if len(lines) == 1:
-            return lines[0].replace("&", "")
+        claims = list(dict.fromkeys(_claim_parts(part) for part in self.chains))  # two routes, one claim
+        if len(claims) == 1:
+            return " ".join(claims[0])
+        if max(len(left) + len(right) for left, _, right in claims) > WIDE:  # then the left sides are not lined up, and a wide line is broken
+            lines = [f"& {left}" + (" \\\\\n& \\quad " if len(left) + len(right) > WIDE else " ") + f"{sign} {right}" for left, sign, right in claims]
+        else:
+            lines = [f"{left} &{sign} {right}" for left, sign, right in claims]
         return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
 
     def markdown(self):
@@ -95,6 +99,8 @@ class Derivation:
     def check(self):
         """Check every step exactly and in numbers; raise DerivationError at the first that fails."""
         for part in self.chains:
+            if len(part.steps) < 2:
+                raise DerivationError(f"{self.id}: {part.title or 'the chain'} has one line and so no step to check; say at least what it is equal to")
             for before, step in zip(part.steps, part.steps[1:]):
                 check_step(self.id, part, before, step)
 
@@ -106,17 +112,19 @@ class Derivation:
 
 
 RELATIONS = {"=": "=", ">=": r"\ge", "<": "<", "<=>": r"\iff"}
+WIDE = 300  # characters of LaTeX that do not fit the page's column in one line
 
 
-def _claim_line(part):
-    """The strongest relation that the steps of a chain add up to."""
+def _claim_parts(part):
+    """First and last expression of a chain, and the strongest relation that its steps add up to."""
     used = {step.relation for step in part.steps[1:]}
     relation = next(sign for sign in ("<=>", "<", ">=", "=") if sign in used)
-    return f"{latex(part.left)} &{RELATIONS[relation]} {latex(part.right)}"
+    return latex(part.left), RELATIONS[relation], latex(part.right)
 
 
 def _chain_markdown(part):
-    heading = [f"**{part.title[0].upper()}{part.title[1:]}.**"] if part.title else []
+    first = part.title[:1].upper() if part.title[:1].isascii() else part.title[:1]  # a Greek letter is a symbol: α, not Α
+    heading = [f"**{first}{part.title[1:]}.**"] if part.title else []
     start = f"$$\n{part.steps[0].latex}\n$$"
     lines = [f"{step.reason}\n\n$$\n{step.sign} {step.latex}\n$$" for step in part.steps[1:]]
     return "\n\n".join([*heading, start, *lines])

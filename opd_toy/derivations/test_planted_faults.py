@@ -110,3 +110,22 @@ def test_a_false_reason_is_not_taken_on_trust():
     wrong = dataclasses.replace(part, steps=(*part.steps, Step(p[sp.Symbol("j", integer=True, positive=True)], "Obviously.")))
     with pytest.raises(DerivationError, match="does not hold"):
         dataclasses.replace(derivation, chains=(wrong,)).check()
+
+
+def test_a_chain_of_one_line_proves_nothing():
+    derivation = DERIVATIONS["fkl-logit-gradient"]
+    part = derivation.chains[0]
+    alone = dataclasses.replace(part, steps=part.steps[:1])
+    with pytest.raises(DerivationError, match="fkl-logit-gradient: through log p has one line and so no step to check"):
+        dataclasses.replace(derivation, chains=(alone, *derivation.chains[1:])).check()
+
+
+def test_a_heading_begins_with_a_capital_but_keeps_its_symbols():
+    headings = [line for line in DERIVATIONS["improve-objective"].markdown().splitlines() if line.startswith("**")]
+    assert "**Forward KL.**" in headings and "**α-divergence.**" in headings
+
+
+def test_a_wide_claim_is_broken_at_its_relation():
+    lines = DERIVATIONS["open-question-full-vocab-pg"].latex_claim().splitlines()
+    assert len(lines) == 2 + 4 and lines[4].startswith(r"& \quad = \nabla")
+    assert max(len(line) for line in lines) < 210
