@@ -140,15 +140,15 @@ def training_with_few_draws(style):
 FIGURES = {
     "second-token-along-descent": (
         second_token_along_descent,
-        "Two curves over 60 descent steps, both starting at .3 and ending at the teacher's .2: under "
-        "reverse KL the probability of the second token first rises clearly, then falls; under "
-        "forward KL it stays flat for a moment and falls.",
+        "Two curves over 60 descent steps, both starting at .3: under reverse KL the probability of "
+        "the second token first rises clearly, then falls and is still above the teacher's .2 at the "
+        "end; under forward KL it stays flat for a moment, falls, and ends at .2.",
     ),
     "training-with-few-draws": (
         training_with_few_draws,
         "KL against training step on a logarithmic scale. The exact gradient falls fastest; eight "
-        "draws a step follow it and end lower; one draw with the same step size stays high; one "
-        "draw with a quarter of the step falls slowly.",
+        "draws a step follow it, lag behind for some hundred steps and end close to it; one draw "
+        "with the same step size stays high; one draw with a quarter of the step falls slowly.",
     ),
     "drawn-token-and-mean": (
         drawn_token_and_mean,
