@@ -430,6 +430,15 @@ def test_on_a_phone_nothing_sticks_out_text_is_legible_and_a_thumb_finds_its_tar
 
 
 @every_widget
+def test_with_two_narrow_columns_no_table_is_cut_off(name, opened):
+    widget = opened(name, page={"viewport": {"width": 650, "height": 900}})
+    for state in states(name, 6, seed=9):
+        widget.set(**state)
+        cut = widget.root.evaluate("""(root) => [...root.querySelectorAll(".opd-table")].filter((each) => each.scrollWidth > each.clientWidth).map((each) => each.innerText.slice(0, 80))""")
+        assert cut == []
+
+
+@every_widget
 def test_without_scripts_a_picture_or_a_text_stands_in(name, browser, tmp_path):
     widget = WIDGETS[name]()
     file = tmp_path / "still.html"

@@ -123,7 +123,7 @@ function render({ model, el }) {
 
   const pushes = pushChart(offered);
   const numbers = table({
-    caption: "logit gradient ∂/∂z of each objective: ▲ descent raises the token, ▼ lowers it",
+    caption: "logit gradient ∂/∂z of each objective: ▲ descent raises the logit, ▼ lowers it",
     columns: ["token", "p", "q", "log p/q", ...offered.map((key) => OBJECTIVES[key].label)],
     roles: [null, "student", "teacher", null, ...offered.map((key) => OBJECTIVES[key].role)],
     rows: TOKENS,
@@ -141,7 +141,7 @@ function render({ model, el }) {
     html("div", { class: "opd-columns" },
       html("div", {}, inputs.map((each) => each.element), objective.element, parameters.map((each) => each.element), pushes.element),
       html("div", {}, picture.element, token.element,
-        html("p", { class: "opd-note" }, "Drag the two points. Arrows: the way the student moves under the chosen objective; line: its path to the teacher. Grey: here forward KL lowers the shaded token while reverse KL raises it."))),
+        html("p", { class: "opd-note" }, "Drag the two points. Arrows: the way the student moves under the chosen objective; line: its path towards the teacher. Grey: here forward KL lowers the logit of the shaded token while reverse KL raises it."))),
     numbers.element, says);
 
   function update() {

@@ -238,7 +238,7 @@ function render({ model, el }) {
       html("div", {}, objective.element, family.element, sliderGroup, losses.element)),
     numbers.element,
     html("p", { class: "opd-note" }, "Student now, after step ", stepNumber, " of ", lastNumber, parameters,
-      ". Drag the dot on the start. Each step moves a parameter against its gradient, divided by its Fisher information and capped, and is halved until the cost falls; so the number of steps compares no speeds."),
+      ". Drag the dot on the start. Each step moves a parameter against its gradient, divided by its Fisher information and capped, and is halved until the cost falls; so the numbers of steps do not compare speeds."),
     says);
 
   const teacher = () => teacherOf(self.get("separation"), self.get("weight"), self.get("width"));

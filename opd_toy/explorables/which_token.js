@@ -48,7 +48,7 @@ function render({ model, el }) {
   const possible = multiples((index) => self.set({ token: index + 1 }));
   const shares = shareBars();
   const rows = table({
-    caption: "logit gradients of GKD and, for the token drawn, of PG: ▲ descent raises the token, ▼ lowers it; underlined where they disagree",
+    caption: "logit gradients of GKD and, for the token drawn, of PG: ▲ descent raises the logit, ▼ lowers it; underlined where they disagree",
     columns: ["token", "p", "q", "GKD", "PG"], roles: [null, "student", "teacher", "reverse-kl", "policy-gradient"], rows: TOKENS,
   });
   const draws = table({
@@ -72,9 +72,10 @@ function render({ model, el }) {
       html("div", {}, html("p", { class: "opd-caption" }, "All possible draws, and their mean"), possible.element,
         chartKey([["fill", "policy-gradient", "policy gradient, PG"], ["outline", "policy-gradient", "PG against GKD"], ["outline", "reverse-kl", "GKD"], ["line", null, "mean ± spread"]]),
         html("p", { class: "opd-note" }, "Total variance of PG ", variance, ", of GKD ", still, "."),
-        html("p", { class: "opd-caption" }, "How the others share what the drawn token loses or gains"), shares.element,
-        toolbar(swap), html("p", { class: "opd-note" }, "This draw's policy gradient cannot tell: it knows the teacher's probability of the drawn token only."))),
-    html("div", { class: "opd-columns" }, html("div", {}, inputs.map((each) => each.element)), draws.element));
+        html("p", { class: "opd-caption" }, "How the push on the two other logits is shared"), shares.element,
+        toolbar(swap), html("p", { class: "opd-note" }, "This draw's policy gradient does not notice: it knows the teacher's probability of the drawn token only. The bars share out the push on the logits; the probabilities move otherwise."))),
+    html("div", { class: "opd-columns" }, inputs.map((each) => html("div", {}, each.element))),
+    draws.element);
 
   function update() {
     const [p, q, k] = [self.get("student"), self.get("teacher"), whole("token") - 1];
@@ -110,7 +111,7 @@ function render({ model, el }) {
     const [i, j] = others();
     const here = estimates[k].every((g) => direction(g).arrow === "·")
       ? `${TOKENS[k]} drawn: student and teacher agree on it, so this draw pushes nothing`
-      : `${TOKENS[k]} drawn, log-ratio ${signed(c)}: PG ${c > 0 ? "lowers it and raises" : "raises it and lowers"} both others, as ${number(p[i])} : ${number(p[j])}, the student's odds, whatever the teacher's (${number(q[i])} : ${number(q[j])})`;
+      : `${TOKENS[k]} drawn, log-ratio ${signed(c)}. On the logits, PG ${c > 0 ? "lowers it and raises" : "raises it and lowers"} both others, as ${number(p[i])} : ${number(p[j])}, the student's odds, whatever the teacher's (${number(q[i])} : ${number(q[j])})`;
     // of the tokens whose push depends on the draw, the one most evenly torn
     const chance = (sign) => exact.map((_, v) => sum(p.map((x, row) => (direction(estimates[row][v]).word === sign ? x : 0))));
     const [up, down] = [chance("raises"), chance("lowers")];
