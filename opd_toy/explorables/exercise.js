@@ -24,7 +24,10 @@ function mountExercise(root, { kind, answer, shown, tolerance, why }) {
     }
     reveal.hidden = false;
     if (right(given)) say("right", `Right: ${shown}. ${why}`);
-    else say("wrong", "Not this one. Try again, or see the answer.");
+    else {
+      const miss = kind === "choice" ? "Not this one." : Number(given) < answer ? "Too small." : "Too large.";
+      say("wrong", `${miss} Try again, or let the page show the answer.`);
+    }
   });
   reveal.addEventListener("click", () => say("told", `The answer is ${shown}. ${why}`));
 }

@@ -59,9 +59,9 @@ function render({ model, el }) {
           ["fill", "forward-kl", "SeqKD's push"], ["outline", null, "SFT's push"]]), says),
       html("div", {}, inputs.map((each) => each.element), losses.element)),
     numbers.element,
-    html("p", { class: "opd-note" }, "The two gradients are ", apart,
-      " apart; with the soft label ", atFirst,
-      ". Hard labels drawn from the teacher average to its soft label: SFT is right on average, and this far off on this one token."));
+    html("p", { class: "opd-note" }, "SeqKD's gradient with this label and SFT's are ", apart,
+      " apart (with the teacher's own label: ", atFirst,
+      "). Hard labels drawn from the teacher average to its soft label: SFT is right on average, and this far off on this one token."));
 
   function update() {
     const [p, q, s] = [self.get("student"), self.get("teacher"), self.get("sharpness")];
