@@ -274,6 +274,8 @@ export function card(el, title, ...children) {
     html("div", { class: "opd" },
       html("section", { class: "opd-card", "aria-labelledby": heading },
         html("p", { class: "opd-title", id: heading }, title), ...children)));
+  // else JupyterLab takes the arrows and Enter for its own shortcuts, from a slider too
+  for (const control of el.querySelectorAll("input, button, [tabindex]")) put(control, { "data-lm-suppress-shortcuts": true });
 }
 
 // The key of a chart: [mark, role, words] each; style.css draws the marks of .opd-key.
