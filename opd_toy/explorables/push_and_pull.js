@@ -141,7 +141,7 @@ function render({ model, el }) {
     html("div", { class: "opd-columns" },
       html("div", {}, inputs.map((each) => each.element), objective.element, parameters.map((each) => each.element), pushes.element),
       html("div", {}, picture.element, token.element,
-        html("p", { class: "opd-note" }, "Drag the two points. Arrows: the way the student moves under the chosen objective; line: its path towards the teacher. Grey: here forward KL lowers the logit of the shaded token while reverse KL raises it."))),
+        html("p", { class: "opd-note" }, "Bars: the push of each objective, in the order of the table. In the triangle, drag the two points. Arrows: the way the student moves under the chosen objective; line: its path towards the teacher. Grey: here forward KL lowers the logit of the shaded token while reverse KL raises it."))),
     numbers.element, says);
 
   function update() {
