@@ -91,6 +91,14 @@ def test_what_a_cell_prints_is_set_kept_and_renewed(tiny):
     assert "x = 2" in tiny.page() and "x = 1" not in tiny.page(), "a stale output was published"
 
 
+def test_a_change_during_the_build_fails_it_and_is_not_remembered(tiny):
+    tiny.write("```{code-cell} ipython3\nfrom pathlib import Path\nPath('../opd_toy/value.json').write_text('3')\n```\n")
+    code, said = tiny.build()
+    assert code != 0 and "changed while its chapters were executed" in said
+    code, said = tiny.build()
+    assert code == 0 and "Executing notebook" in said, said
+
+
 @pytest.mark.parametrize("body, complaints", [
     ("```{code-cell} ipython3\n1 / 0\n```\n", ["ZeroDivisionError", "these chapters raised an error: book/index"]),
     (

@@ -182,15 +182,22 @@ def still_file(app, data, pathto):
 
 
 def finish(app, error):
-    """Forget a build that warned; lighten and stamp one that did not."""
+    """Stamp a good build; forget any other, so that the next one looks at everything again."""
+    changed = fingerprint(Path(app.srcdir), INGREDIENTS) != app.config.book_ingredients
+    if changed:
+        shutil.rmtree(app.config.nb_execution_cache_path, ignore_errors=True)
     stamp = Path(app.outdir) / STAMP
-    if error or app._warncount:
+    if error or changed or app._warncount:
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
         stamp.unlink(missing_ok=True)
-        raised = [name for name in app.env.all_docs if not executed_well(app.env, name)]
-        if raised and not error:
-            raise SphinxError(f"these chapters raised an error: {', '.join(sorted(raised))}")
-    elif app.builder.format == "html":
+    if error:
+        return
+    if changed:
+        raise SphinxError("the package changed while its chapters were executed: build the book again")
+    raised = sorted(name for name in app.env.all_docs if not executed_well(app.env, name))
+    if raised:
+        raise SphinxError(f"these chapters raised an error: {', '.join(raised)}")
+    if app.builder.format == "html" and not app._warncount:
         drop_pages_no_longer_in_the_book(app)
         lighten(Path(app.outdir))
         stamp.write_text(app.config.book_sources)
