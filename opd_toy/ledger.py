@@ -339,7 +339,7 @@ CLAIMS = [
         ("score-mean-zero", "The mean score is 0.", "proof"),
         ("full-vocab-advantage-is-zero", "KL(p‖q) used as the advantage has a zero mean gradient.", "proof", _advantage),
         ("improve-objective", "Change the objective and the price of each token changes: forward and reverse KL, JSD(β), α-divergence, skewed KL.", "proof slider", _objectives),
-        ("improve-estimator", "Baseline, normalisation, importance weight, truncation and top-K change how the same objective is followed: each has its own bias and variance.", "exact", _estimators),
+        ("improve-estimator", "Of the changes that the notes count as changes of the estimator, a baseline, an importance weight and a sampled tail keep the mean; truncation, a clipped weight and a dropped tail move it, and with it what is learned.", "exact", _estimators),
         ("improve-framework", "A distillation advantage and an outcome advantage can be added; the student is drawn to a tilted teacher.", "exact experiment", _tilted),
         ("open-question-full-vocab-pg", "Full-vocabulary KL may enter the policy gradient as the baseline or in the place of the sampled return, never as the advantage.", "proof exact", lambda: f"variance {variance(estimators.policy_gradient(P, Q))} without, {variance(estimators.policy_gradient(P, Q, objectives.reverse_kl(P, Q)))} with KL as the baseline"),
     ),

@@ -150,9 +150,6 @@ class Style:
 
 def draw_svg(draw, dark=False):
     """The SVG text of ``draw(style)``, on light or dark paper."""
-    import matplotlib
-
-    matplotlib.use("agg", force=False)
     import matplotlib.pyplot as plt
 
     style = Style(dark)
