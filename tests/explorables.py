@@ -9,6 +9,7 @@ import re
 from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
+import pytest
 
 from opd_toy import distributions, estimators, explorables, objectives
 
@@ -33,6 +34,7 @@ READ = """(root) => {
   const all = (selector, within = root) => [...within.querySelectorAll(selector)];
   return {
     outputs: Object.fromEntries(all("input[type=range]").filter((input) => input.offsetParent).map((input) => [input.name, input.closest("label").querySelector("output").dataset.value])),
+    thumbs: all("input[type=range]").filter((input) => input.offsetParent).map((input) => [input.name, Number(input.value), Number(input.step), input.ariaValueText]),
     choices: Object.fromEntries(all(".opd-choice").filter((group) => group.offsetParent).map((group) => [group.dataset.name, group.querySelector("input:checked")?.value ?? null])),
     tables: all(".opd-table").map((table) => all("tbody tr", table).map((row) => all("td", row).map((cell) => cell.dataset.value ?? null))),
     texts: all(".opd-table").map((table) => all("tbody tr", table).map((row) => all("td", row).map((cell) => cell.textContent))),
@@ -84,8 +86,13 @@ def rounded(x, digits):
 
 
 def check_printed(seen):
-    """Every number printed is the whole one beside it, rounded; every arrow points its way."""
+    """Every number printed is the whole one beside it, rounded; every arrow points its way;
+    every thumb stands where its number says, and a screen reader is told that number."""
     assert seen.printed
+    for name, place, step, told in seen.thumbs:
+        value = float(seen.outputs[name])
+        assert abs(place - value) <= step / 2 + 1e-9 or name == "draws", f"{name} is {value}, its thumb at {place}"
+        assert told and float(re.match("[−\\d.]+", told)[0].replace("−", "-")) == pytest.approx(value, abs=0.0501)
     for value, text in seen.printed:
         found = re.match(r"([+−]?)(\d+(?:\.(\d+))?)( ?%)?(?![\d.])", text)
         if value == "" or not found:

@@ -213,6 +213,9 @@ def test_set_in_python_and_followed_in_jupyterlab(name, page, python):
         own = agrees(python, root, name)
         np.testing.assert_allclose(own[key], value, rtol=1e-12)
     check(root, widget)
+    ids = page.evaluate("[...document.querySelectorAll('.opd [id]')].map((node) => node.id)")
+    groups = page.evaluate("[...document.querySelectorAll('.opd-choice')].map((node) => node.querySelector('input').name)")
+    assert len(set(ids)) == len(ids) and len(set(groups)) == len(groups)
     assert page.outside == [] and page.faults == []
 
 

@@ -205,7 +205,8 @@ export const direction = (gradient) =>
 // Follow the pointer from pressing `node` until release; calls moved(x, y) in the
 // coordinates of `frame`'s viewBox.
 export function draggable(node, frame, moved) {
-  node.style.touchAction = "none";
+  node.style.touchAction = "none"; // not every browser heeds it within an svg
+  node.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
   const follow = (event) => {
     const matrix = frame.getScreenCTM();
     if (!matrix) return;
