@@ -32,7 +32,7 @@ book: $(READY)
 	@echo "The book is built. Open $(CURDIR)/_build/html/index.html"
 
 test: book
-	$(BIN)/python -m tests.browser
+	$(BIN)/python -m opd_toy.browser
 	$(BIN)/python -m pytest
 
 notebook: $(READY)
@@ -43,6 +43,7 @@ serve: book
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 figures: $(READY)
+	$(BIN)/python -m opd_toy.browser
 	$(BIN)/python -m opd_toy figures
 
 clean:

@@ -4,24 +4,13 @@ They stand in the page where scripts are off, and in the README.
 """
 
 import io
-import os
-import shutil
 import tempfile
 from pathlib import Path
 
 from opd_toy import explorables
+from opd_toy.browser import ADVICE, ARGUMENTS, find_chromium
 
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-]  # fmt: skip
 WIDTH = 784
-
-
-def find_chromium():
-    """The path of a Chromium: $CHROMIUM, one on the PATH, or None for Playwright's own."""
-    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
 def page_of(widget, dark=False):
@@ -36,13 +25,19 @@ def page_of(widget, dark=False):
 
 
 def photograph(directory):
-    """Write NAME.png for every explorable into ``directory``; return the paths."""
+    """Write NAME.png for every explorable into ``directory``; return the paths.
+
+    Raises FileNotFoundError, saying what to install, where there is no Chromium.
+    """
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
+    chromium = find_chromium()
+    if not chromium:
+        raise FileNotFoundError(ADVICE)
     paths = []
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=QUIET)
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": WIDTH, "height": 900})
         for name in explorables.__all__:
             widget = getattr(explorables, name)()

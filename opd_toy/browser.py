@@ -1,6 +1,7 @@
-"""The browser of the tests: find Chromium, or install it, or say what to install.
+"""The browser of the tests and of the still pictures: find Chromium, or install it, or say
+what to install.
 
-    python -m tests.browser    prints its path
+    python -m opd_toy.browser    prints its path
 """
 import os
 import shutil
@@ -12,7 +13,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 # Quiet: nothing that the browser itself would fetch may be taken for a page's request.
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
              "--disable-component-update", "--disable-sync", "--no-first-run"]
-ADVICE = ("No Chromium was found and none could be installed, so the pages cannot be tested. "
+ADVICE = ("No Chromium was found and none could be installed, so the pages cannot be tested or photographed. "
           "Install one (Debian, Ubuntu: apt install chromium; elsewhere: "
           ".venv/bin/playwright install chromium), or set CHROMIUM to the path of one.")
 
@@ -63,7 +64,7 @@ def main():
     path = find_chromium()
     if not path:
         sys.exit(ADVICE)
-    print("pages are tested in", path)
+    print("browser:", path)
 
 
 if __name__ == "__main__":
