@@ -54,9 +54,11 @@ class Opened:
     def visible(self, selector):
         return [each for each in self.root.locator(selector).all() if each.is_visible()]
 
-    def hash(self):
-        """The state in the address, once it has been written (after 150 ms)."""
+    def hash(self, written=False):
+        """The state in the address, which is written after 150 ms; ``written``: wait until it is."""
         self.page.wait_for_timeout(250)
+        if written:
+            self.page.wait_for_function("(key) => location.hash.includes(`${key}=%7B`)", arg=self.widget.name, timeout=5000)
         part = urllib.parse.urlsplit(self.page.url).fragment
         return {key: json.loads(urllib.parse.unquote(text)) for key, text in re.findall("([a-z-]+)=(%7B[^&]*)", part)}
 
@@ -243,7 +245,7 @@ def test_the_state_is_in_the_address(name, opened):
         slider.focus()
         widget.page.keyboard.press("ArrowLeft" if along(slider) > 0.5 else "ArrowRight")
     widget.visible(".opd-choice label")[-1].click()
-    state = widget.hash()
+    state = widget.hash(written=True)
     assert set(state) == {widget.widget.name}
     assert 2 <= len(state[widget.widget.name])
     there = read(widget.root)
@@ -333,7 +335,7 @@ def test_a_malformed_address_breaks_nothing(name, opened):
         widget.visible("input[type=range]")[0].focus()
         widget.page.keyboard.press("ArrowLeft" if along(widget.visible("input[type=range]")[0]) > 0.5 else "ArrowRight")
         widget.check()
-        assert widget.hash().get(key), text
+        assert widget.hash(written=True).get(key), text
 
 
 # ---- speed ----
@@ -342,11 +344,12 @@ def test_a_malformed_address_breaks_nothing(name, opened):
 @every_widget
 def test_mounts_within_a_tenth_of_a_second(name, browser, tmp_path, record_property):
     widget = WIDGETS[name]()
-    # The clock stands around the host's call, in the test's copy of the page only.
-    text = page_of(widget)
+    # The clock stands around the host's call and the layout it asks for, in the test's copy
+    # of the page only; the page's own text, and so its fonts, are there before.
+    text = page_of(widget).replace("<main>", "<main><p>Text of t₁, t₂ and ▲.</p>")
     call = "mount(widget, document"
     assert text.count(call) == 1
-    text = text.replace(call, "window.began = performance.now(); " + call)
+    text = text.replace(call, "document.body.offsetHeight; window.began = performance.now(); " + call)
     text = text.replace("</script></main>", "document.body.offsetHeight; window.took = performance.now() - began;</script></main>")
     file = tmp_path / "timed.html"
     file.write_text(text, encoding="utf-8")
@@ -508,7 +511,8 @@ def test_two_on_a_page_leave_each_other_alone(names, browser, tmp_path):
                 label.click()
         assert read(roots[other]).__dict__ == before
         check(roots[mine], widgets[mine])
-    page.wait_for_timeout(250)
+    page.wait_for_function("(names) => names.every((name) => location.hash.includes(`${name}=%7B`))", arg=[each.name for each in widgets], timeout=5000)
+    page.wait_for_timeout(400)
     there = [read(root).__dict__ for root in roots]
     linked = new_page(browser)
     linked.goto(page.url)
@@ -640,7 +644,9 @@ def test_all_six_objectives_can_be_offered(opened):
     drag_sliders(widget, by_mouse)
     for objective in every:
         widget.set(objective=objective, beta=0.3, alpha=-0.5, skew=0.2)
-        widget.check()
+        assert widget.check().choices["objective"] == objective
+    few = opened("PushAndPull", objectives=["alpha", "skewed_forward_kl"])  # the default, reverse KL, is not among them
+    assert few.check().choices["objective"] == "alpha"
 
 
 def test_drawing_tokens_counts_them(opened):
