@@ -354,7 +354,7 @@ def test_mounts_within_a_tenth_of_a_second(name, browser, tmp_path, record_prope
     file = tmp_path / "timed.html"
     file.write_text(text, encoding="utf-8")
     medians = []
-    while len(medians) < 3 and (not medians or min(medians) >= MOUNT_MS):  # other work on the machine may slow a round
+    while len(medians) < 5 and (not medians or min(medians) >= MOUNT_MS):  # other work on the machine may slow a round
         medians.append(statistics.median(open_and_time(browser, file.as_uri()) for _ in range(5)))
     record_property("mount_ms", min(medians))
     print(f"{name}: mount {min(medians):.1f} ms")
@@ -388,7 +388,7 @@ MOVES = """(root) => {
 @every_widget
 def test_the_median_update_takes_less_than_8_ms(name, opened, record_property):
     widget = opened(name)
-    rounds = [widget.root.evaluate(MOVES) for _ in range(3)]  # the best of three, for the same reason
+    rounds = [widget.root.evaluate(MOVES) for _ in range(4)]  # the best of four, for the same reason
     medians = [statistics.median(times) for times in rounds]
     record_property("update_ms", min(medians))
     print(f"{name}: update {min(medians):.1f} ms, slowest {min(map(max, rounds)):.1f} ms")
