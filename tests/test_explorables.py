@@ -16,9 +16,9 @@ import traitlets
 from axe_playwright_python.sync_playwright import Axe
 
 from opd_toy import objectives
-from opd_toy.explorables.host import Distribution
+from opd_toy.explorables.host import HERE, Distribution
 from tests.conftest import new_page
-from tests.explorables import CHECKS, SIMPLE, WIDGETS, check, page_of, read
+from tests.explorables import CHECKS, SIMPLE, WIDGETS, check, page_of, read, uniforms
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 MOUNT_MS, UPDATE_MS = 100, 8
@@ -529,7 +529,7 @@ def test_two_on_a_page_leave_each_other_alone(names, browser, tmp_path):
 
 # ---- motion ----
 
-PLAYED = [name for name in WIDGETS if "animation(" in __import__("opd_toy.explorables.host", fromlist=["_source"])._source(WIDGETS[name].__module__.rsplit(".", 1)[-1] + ".js")]
+PLAYED = [name for name, widget in WIDGETS.items() if "animation(" in (HERE / f"{widget.name.replace('-', '_')}.js").read_text()]
 
 
 @pytest.mark.parametrize("name", PLAYED)
@@ -659,10 +659,7 @@ def test_drawing_tokens_counts_them(opened):
         assert seen.number("draws") == number
         assert seen.words["draws"] == "so far " + ", ".join(f"{token} {drawn.count(v)}×" for v, token in enumerate(("t₁", "t₂", "t₃"), 1))
     assert len(set(drawn)) > 1
-    from tests.explorables import uniforms
-
-    u = uniforms(1, 12)
-    assert drawn == [1 + int(x >= 0.2) + int(x >= 0.5) for x in u]
+    assert drawn == [1 + int(x >= 0.2) + int(x >= 0.5) for x in uniforms(1, 12)]
 
 
 def test_a_descent_of_the_bump_never_climbs(opened):
