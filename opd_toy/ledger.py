@@ -299,7 +299,7 @@ CLAIMS = [
         ("policy-gradient", "The gradient of a mean reward is the mean of the reward times the score, for any reward that does not depend on the logits.", "proof"),
         ("pg-opd-cost", "OPD's policy gradient puts the detached log-ratio in the reward's place; it is a cost, to be descended.", "proof", lambda: f"mean {mean(estimators.policy_gradient(P, Q))}"),
         ("monte-carlo", "The mean of N samples approaches the exact gradient like 1/√N.", "experiment slider", _band),
-        ("dense-versus-broadcast", "RLVR gives every token of a sequence the same weight; OPD gives each its own.", "exact slider", _dense),
+        ("dense-versus-broadcast", "RLVR gives every token of a sequence the same weight; OPD gives each its own.", "exact", _dense),
     ),
     *_rows(
         "3",
