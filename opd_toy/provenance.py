@@ -50,6 +50,17 @@ def record(path, results, *, sources, packages, seed=None, device="cpu"):
     os.replace(partial, path)
 
 
+def recorded(name, command):
+    """The results kept in ``figures/NAME.json``, which ``python -m opd_toy COMMAND`` makes.
+
+    Raises FileNotFoundError, naming that command, where there is no such record.
+    """
+    path = ROOT / "figures" / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(f"figures/{name}.json is not there: `python -m opd_toy {command}` makes it, in a checkout of the book")
+    return json.loads(path.read_text(encoding="utf-8"))["results"]
+
+
 def is_current(path):
     """Whether the code named in the record at ``path`` is still the code that made it."""
     provenance = json.loads(Path(path).read_text(encoding="utf-8"))["provenance"]

@@ -37,8 +37,8 @@ const repaired = (given, own, rule) => {
     const shares = normalised(given.map((x) => Math.max(x, 0)));
     return shares.every(Number.isFinite) ? normalised(shares.map((x) => Math.max(x, 0.001))) : own;
   }
-  if (typeof own === "number") {
-    const [least, most, whole] = rule;
+  const [least, most, whole] = rule;
+  if (typeof own === "number" && typeof whole === "boolean") { // a range; else a list of choices
     const x = Math.min(Math.max(given, least), most);
     return whole ? Math.round(x) : x;
   }

@@ -53,6 +53,7 @@ def _source(name):
 
 
 SHARED = ("mathematics.js", "interface.js")
+APART = ("tree_mathematics.js",)  # for few widgets: it goes with each, not into every page
 
 
 def _inlined(name):
@@ -61,16 +62,26 @@ def _inlined(name):
     return re.sub(r"^export (?!default)", "", text, flags=re.MULTILINE)
 
 
+def _own_files(name):
+    """NAME.js after the modules that stand apart, if it imports them."""
+    return [*(file for file in APART if f'"./{file}"' in _source(f"{name}.js")), f"{name}.js"]
+
+
 def _imports(name):
     """The names that NAME.js takes from the shared modules."""
-    lists = re.findall(r"^import \{([^}]*)\}", _source(f"{name}.js"), flags=re.MULTILINE)
+    found = [
+        re.findall(r'^import \{([^}]*)\} from "\./([^"]*)"', _source(file), flags=re.MULTILINE)
+        for file in _own_files(name)
+    ]
+    lists = [names for file in found for names, module in file if module in SHARED]
     return [each.strip() for names in lists for each in names.split(",") if each.strip()]
 
 
 def module(name):
-    """NAME.js linked with the shared modules it imports: one ES module that imports nothing."""
-    shared = [file for file in SHARED if f'"./{file}"' in _source(f"{name}.js")]
-    return "".join(_inlined(file) for file in [*shared, f"{name}.js"])
+    """NAME.js linked with the modules it imports: one ES module that imports nothing."""
+    own = _own_files(name)
+    shared = [file for file in SHARED if any(f'"./{file}"' in _source(each) for each in own)]
+    return "".join(_inlined(file) for file in [*shared, *own])
 
 
 @cache
@@ -112,7 +123,8 @@ def _rule(trait):
 class Explorable(anywidget.AnyWidget):
     """Base of the explorables: traits tagged ``sync=True`` are the widget's state.
 
-    ``shown`` says in words what the still picture shows, for a reader without scripts.
+    One tagged ``data=True`` besides is a recording: the module gets it, but it is no state
+    and stays out of the address.  ``shown`` says in words what the still picture shows, for a reader without scripts.
     """
 
     _css = style()
@@ -123,10 +135,10 @@ class Explorable(anywidget.AnyWidget):
         """The traits that make up the widget's state, as a dict of plain values."""
         return {name: getattr(self, name) for name in self._own_traits()}
 
-    def _own_traits(self):
+    def _own_traits(self, data=None):
         return [
             name
-            for name in self.traits(sync=True)
+            for name in self.traits(sync=True, data=data)
             if not name.startswith("_") and name not in ("layout", "tabbable", "tooltip")
         ]
 
@@ -146,7 +158,8 @@ class Explorable(anywidget.AnyWidget):
         rules = {n: r for n in self._own_traits() if (r := _rule(self.traits()[n])) is not None}
         options = json.dumps({"name": self.name, "rules": rules})
         file = self.name.replace("-", "_")
-        script = _inlined(f"{file}.js").replace("export default", "const widget =")
+        script = "".join(map(_inlined, _own_files(file))).replace("export default", "const widget =")
+        initial = self.state() | {name: getattr(self, name) for name in self._own_traits(data=True)}
         names = ", ".join(dict.fromkeys([*_imports(file), "mount"]))
         return (
             f"<style>{style()}</style>{library()}"
@@ -154,7 +167,7 @@ class Explorable(anywidget.AnyWidget):
             f"<noscript>{self._still()}</noscript></div>"
             f'<script type="module">const {{ {names} }} = globalThis.opd;\n{script}'
             f'mount(widget, document.getElementById("{place}"), '
-            f"{json.dumps(self.state())}, {options});</script>"
+            f"{json.dumps(initial)}, {options});</script>"
         )
 
     def _repr_mimebundle_(self, **options):
