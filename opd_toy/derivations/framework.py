@@ -9,6 +9,10 @@ checked against the one before it, twice and by separate roads:
 - in numbers: both sides are evaluated at random points for V = 2, 3 and 5 to thirty
   digits, derivatives by central differences on the definitions.  See ``witness``.
 
+Where a sequence of any length T is meant, sums over its positions and means over sequences
+are brought to a normal form by ``horizon``, and the numbers come from whole trees of
+sequences with T = 2, 3 and 4.
+
 The formulas a page displays are printed from these same expressions.
 """
 
@@ -17,8 +21,9 @@ from dataclasses import dataclass
 import sympy as sp
 from sympy import KroneckerDelta, Sum, Symbol
 
+from opd_toy.derivations import horizon
 from opd_toy.derivations.exact import DerivationError, equal_to_zero, is_zero, log_is_at_most_x_minus_one, normal_form, reduce
-from opd_toy.derivations.notation import C, V, delta
+from opd_toy.derivations.notation import C, SequenceMean, SquaredLength, T, V, cost, cost_bound, delta, gamma, score_at, score_bound
 from opd_toy.derivations.printing import flat_factors, latex
 
 
@@ -26,7 +31,7 @@ from opd_toy.derivations.printing import flat_factors, latex
 class Step:
     """One line of a chain: an expression, how it stands to the line before, and why.
 
-    ``relation`` is "=", ">=", "<" or "<=>".  ``by`` is what an inequality or an
+    ``relation`` is "=", ">=", "<=", "<" or "<=>".  ``by`` is what an inequality or an
     equivalence is checked with, see ``CHECKS``.
     """
 
@@ -111,14 +116,14 @@ class Derivation:
         return evaluate(self.chains[chain].right, student, teacher, **indices)
 
 
-RELATIONS = {"=": "=", ">=": r"\ge", "<": "<", "<=>": r"\iff"}
+RELATIONS = {"=": "=", ">=": r"\ge", "<=": r"\le", "<": "<", "<=>": r"\iff"}
 WIDE = 300  # characters of LaTeX that do not fit the page's column in one line
 
 
 def _claim_parts(part):
     """First and last expression of a chain, and the strongest relation that its steps add up to."""
     used = {step.relation for step in part.steps[1:]}
-    relation = next(sign for sign in ("<=>", "<", ">=", "=") if sign in used)
+    relation = next(sign for sign in ("<=>", "<", ">=", "<=", "=") if sign in used)
     return latex(part.left), RELATIONS[relation], latex(part.right)
 
 
@@ -144,6 +149,8 @@ def exact_problem(part, before, step):
 
 
 def _equal(part, before, after):
+    if before.has(T) or after.has(T):
+        return None if horizon.is_zero(after - before) else "the two sides do not have the same normal form"
     difference = normal_form(after) - normal_form(before)
     difference = difference.xreplace({delta(*pair): sp.S.Zero for pair in part.distinct})
     return None if equal_to_zero(reduce(difference)) else f"the difference comes out as {difference}, not 0"
@@ -155,6 +162,42 @@ def _at_least(part, before, after, positive, ratio, index):
         return f"the weight {positive} and the ratio {ratio} must be positive"
     gap = Sum(positive * (ratio - 1 - sp.log(ratio)), (index, 1, V))
     return None if is_zero(before - after - gap) else "the gap is not a sum of weight·(x - 1 - log x)"
+
+
+def _at_most(part, before, after, gap):
+    """after - before = gap, which can be read off to be nowhere negative."""
+    if not _nonnegative(gap):
+        return f"nothing shows that {gap} is never negative"
+    return _equal(part, before + gap, after)
+
+
+def _nonnegative(e):
+    """A square, a bound less what it bounds, a positive symbol; or sums, means and products of such."""
+    if isinstance(e, SquaredLength) or (isinstance(e, sp.Pow) and e.exp.is_Integer and e.exp.is_even):
+        return True
+    if isinstance(e, (Sum, SequenceMean)):
+        return _nonnegative(e.args[0])
+    if isinstance(e, sp.Add):
+        return _is_margin(e) or all(map(_nonnegative, e.args))
+    if isinstance(e, sp.Mul):
+        return all(map(_nonnegative, e.args))
+    if isinstance(e, sp.Pow) and e.exp == -1:
+        return bool(e.base.is_positive) or any(sp.expand(e.base - margin) == 0 for margin in DISCOUNT_MARGINS)
+    return bool(e.is_nonnegative)
+
+
+def _is_margin(e):
+    """B_r² - r_t², B_s² - ‖s_t‖², and 1 - γ² or 1 - γ."""
+    positions = {index for one in e.atoms(sp.Indexed) for index in one.indices}
+    margins = [bound**2 - square for index in positions for bound, square in _bounds(index)]
+    return any(sp.expand(e - margin) == 0 for margin in (*DISCOUNT_MARGINS, *margins))
+
+
+DISCOUNT_MARGINS = (1 - gamma, 1 - gamma**2)  # positive: these steps are for γ < 1
+
+
+def _bounds(index):
+    return (cost_bound, cost[index] ** 2), (score_bound, SquaredLength(score_at[index]))
 
 
 def _below_zero(part, before, after):
@@ -196,7 +239,7 @@ def _equivalent(part, before, after, by):
     return None if is_zero(gap) else f"{latex(by)} is not the ratio of the two sides"
 
 
-CHECKS = {"=": _equal, ">=": _at_least, "<": _below_zero, "<=>": _equivalent}
+CHECKS = {"=": _equal, ">=": _at_least, "<=": _at_most, "<": _below_zero, "<=>": _equivalent}
 
 
 def witness_problem(name, part, before, step):

@@ -12,8 +12,10 @@ import sympy as sp
 from sympy import IndexedBase, KroneckerDelta, Sum, Symbol
 
 V = Symbol("V", integer=True, positive=True)
+T = Symbol("T", integer=True, positive=True)  # the length of a sequence
+dimension = Symbol("P", integer=True, positive=True)  # the number of parameters
 theta = Symbol("theta", real=True)
-a, b, i, j, k, n, u, v, y = sp.symbols("a b i j k n u v y", integer=True, positive=True)
+a, b, i, j, k, n, t, u, v, y = sp.symbols("a b i j k n t u v y", integer=True, positive=True)
 
 p, q, p2, q2 = (IndexedBase(name, positive=True) for name in ("p", "q", "p2", "q2"))
 z, z2 = (IndexedBase(name, real=True) for name in ("z", "z2"))
@@ -21,10 +23,11 @@ STUDENTS = {p: z, p2: z2}
 TEACHERS = (q, q2)
 
 beta, skew, alpha, weight, baseline, x = sp.symbols("beta s alpha lambda b x", real=True)
-sharpness, mu = sp.symbols("kappa mu", positive=True)
-PARAMETERS = (beta, skew, alpha, weight, baseline, x, sharpness, mu)
+sharpness, mu, gamma = sp.symbols("kappa mu gamma", positive=True)  # the discount γ lies below 1
+outcome = Symbol("R_tau", real=True)  # the reward of a whole sequence
+PARAMETERS = (beta, skew, alpha, weight, baseline, x, sharpness, mu, gamma, outcome)
 
-R = IndexedBase("R", real=True)  # any reward that does not depend on z
+R, R2 = IndexedBase("R", real=True), IndexedBase("R2", real=True)  # any reward that does not depend on z
 C, C2 = IndexedBase("C", real=True), IndexedBase("C2", real=True)  # sampled costs, log p_k - log q_k
 score_norm = IndexedBase("w", positive=True)  # the squared length of a token's score
 g = IndexedBase("g", real=True)  # the reverse-KL logit gradient
@@ -33,6 +36,14 @@ sharp = IndexedBase("sharp", positive=True)  # a teacher given by its margins
 c = IndexedBase("c", real=True)  # a price for each token
 margin = IndexedBase("Delta", real=True)  # log q_n - log q_v: 0 at n, positive elsewhere
 jsd_mixture, forward_mixture, reverse_mixture = (IndexedBase(f"m_{kind}", positive=True) for kind in ("jsd", "forward", "reverse"))
+
+# A sequence of any length T, drawn token by token.  At position t: the sampled cost r, the
+# log-ratio of the token drawn; its score s, the gradient of the token's log-probability; and
+# over all tokens that could be drawn after the same prefix, KL (the mean of r) and its
+# gradient (the mean of r·s).
+cost, score_at, local_kl, local_gradient = (IndexedBase(name, real=True) for name in ("r", "s", "kl", "dkl"))
+DRAWN = (cost, score_at, local_kl, local_gradient)
+cost_bound, score_bound = sp.symbols("B_r B_s", positive=True)
 
 DEFINITIONS = {
     C: lambda k: sp.log(p[k]) - sp.log(q[k]),
@@ -141,3 +152,40 @@ class GaussianLogRatio(Defined):
 
     def definition(self, fresh):
         return (x - mu) ** 2 / 2 - x**2 / 2
+
+
+class SequenceMean(Node):
+    """The mean over the student's sequences of T tokens."""
+
+
+class InnerProduct(Defined):
+    """⟨first, second⟩, a sum over the parameters; a vector is written with s[t] or dkl[t]."""
+
+    def definition(self, fresh):
+        index = fresh("j")
+        first, second = (side.replace(_is_vector, lambda e: e.base[e.indices[0], index]) for side in self.args)
+        return Sum(first * second, (index, 1, dimension))
+
+
+class SquaredLength(InnerProduct):
+    """‖vector‖²."""
+
+    def definition(self, fresh):
+        return InnerProduct(self.args[0], self.args[0]).definition(fresh)
+
+
+class Variance(Defined):
+    """The total variance of a vector over the student's sequences."""
+
+    def definition(self, fresh):
+        (vector,) = self.args
+        return SequenceMean(SquaredLength(vector - SequenceMean(vector)))
+
+
+def _is_vector(e):
+    return isinstance(e, sp.Indexed) and e.base in (score_at, local_gradient) and len(e.indices) == 1
+
+
+def over_positions(body, index=t, low=1, high=T):
+    """Σ over positions of a sequence."""
+    return Sum(body, (index, low, high))

@@ -7,6 +7,7 @@ from sympy.printing.latex import LatexPrinter
 from opd_toy.derivations.notation import (
     C2,
     KL,
+    R2,
     AlphaDivergence,
     Defined,
     Expectation,
@@ -15,18 +16,23 @@ from opd_toy.derivations.notation import (
     JensenShannon,
     Limit,
     Partial,
+    SequenceMean,
     forward_mixture,
     jsd_mixture,
+    local_gradient,
+    local_kl,
     margin,
     p2,
     q2,
     reverse_mixture,
+    score_at,
     sharp,
     tilted,
     z2,
 )
 
-NAMES = {p2: "p", q2: "q", z2: "z", C2: "C", tilted: r"\tilde{q}", sharp: "q", margin: r"\Delta", jsd_mixture: "m", forward_mixture: r"\bar{p}", reverse_mixture: r"\bar{q}"}
+VECTORS = (score_at, local_gradient)
+NAMES = {score_at: r"\nabla \log \pi", local_gradient: r"\nabla \mathrm{KL}", local_kl: r"\mathrm{KL}", p2: "p", q2: "q", z2: "z", C2: "C", R2: "R", tilted: r"\tilde{q}", sharp: "q", margin: r"\Delta", jsd_mixture: "m", forward_mixture: r"\bar{p}", reverse_mixture: r"\bar{q}"}
 
 
 def name_of(base):
@@ -66,6 +72,8 @@ class BookPrinter(LatexPrinter):
 
     def _print_Indexed(self, e):
         indices = [self._print(index) for index in e.indices]
+        if e.base == R2:  # a reward of both tokens, not of the one given the other
+            return f"R_{{{' '.join(indices)}}}"
         subscript = r" \mid ".join(reversed(indices)) if len(indices) > 1 else indices[0]
         return f"{name_of(e.base)}_{{{subscript}}}"
 
@@ -113,7 +121,7 @@ class BookPrinter(LatexPrinter):
 
     def _factor(self, f, last):
         body = self._print(f)
-        loose = isinstance(f, sp.Add) or _is_negative(f) or (not last and isinstance(f, (Sum, Limit, sp.log, Gradient)))
+        loose = isinstance(f, sp.Add) or _is_negative(f) or (not last and (isinstance(f, (Sum, Limit, sp.log, Gradient)) or _is_vector(f)))
         return self._bracket(body) if loose else body
 
     def _bracket(self, body):
@@ -161,6 +169,18 @@ class BookPrinter(LatexPrinter):
         at = rf"_{{\cdot \mid {self._print(prefix[0])}}}" if prefix else ""
         return rf"\mathbb{{E}}_{{{self._print(index)} \sim {self._print(distribution)}{at}}} \left[ {self._print(body)} \right]"
 
+    def _print_SequenceMean(self, e):
+        return rf"\mathbb{{E}}_{{\tau}} \left[ {self._print(e.args[0])} \right]"
+
+    def _print_Variance(self, e):
+        return rf"\mathrm{{Var}}_{{\tau}} \left[ {self._print(e.args[0])} \right]"
+
+    def _print_InnerProduct(self, e):
+        return rf"\left\langle {self._print(e.args[0])}, {self._print(e.args[1])} \right\rangle"
+
+    def _print_SquaredLength(self, e):
+        return rf"\left\| {self._print(e.args[0])} \right\|^{{2}}"
+
     def _print_GaussianMean(self, e):
         return rf"\mathbb{{E}}_{{x \sim \mathcal{{N}}(0, 1)}} \left[ {self._print(e.args[0])} \right]"
 
@@ -172,7 +192,7 @@ class BookPrinter(LatexPrinter):
 
     def _print_Gradient(self, e):
         body = self._print(e.args[0])
-        simple = isinstance(e.args[0], (sp.Indexed, sp.log, Defined))
+        simple = isinstance(e.args[0], (sp.Indexed, sp.log, Defined, SequenceMean))
         return rf"\nabla {body if simple else self._bracket(body)}"
 
     def _print_Partial(self, e):
@@ -199,6 +219,10 @@ def _is_tall(e):
     """Reads better beside a fraction than on top of it."""
     has_fraction = any(_is_reciprocal(part) for part in sp.preorder_traversal(e))
     return isinstance(e, (Sum, Partial, Gradient, Limit, sp.log)) or (isinstance(e, sp.Add) and (has_fraction or e.has(KL)))
+
+
+def _is_vector(e):
+    return isinstance(e, sp.Indexed) and e.base in VECTORS
 
 
 def _is_reciprocal(e):

@@ -9,35 +9,50 @@ import itertools
 import math
 import random
 from dataclasses import dataclass, field, replace
-from functools import cache, singledispatch
+from functools import cache, cached_property, singledispatch
 
 import mpmath
+import numpy as np
 import sympy as sp
 from mpmath import mpf
 
 from opd_toy.derivations.notation import (
     DEFINITIONS,
+    DRAWN,
     PARAMETERS,
     STUDENTS,
     TEACHERS,
+    R2,
     Defined,
     Expectation,
     Gradient,
     Limit,
     Partial,
     R,
+    SequenceMean,
     StopGradient,
+    T,
     V,
     c,
+    cost,
+    cost_bound,
+    dimension,
+    local_gradient,
+    local_kl,
     margin,
     n,
     q,
+    q2,
+    score_at,
+    score_bound,
     z,
+    z2,
 )
 
 DIGITS = 120
 STEP = mpf(10) ** -30  # central differences: error about STEP², far below the thirty digits compared
 NEAR = mpf(10) ** -40  # distance to the point of a limit
+DIMENSION = 2  # parameters of a sequence's student; ∇ without a coordinate is by the first
 FAR = mpf(10) ** 4  # stands for infinity; the limits of the book converge exponentially
 
 
@@ -50,6 +65,8 @@ class Point:
     symbols: dict
     slopes: dict = field(default_factory=dict)  # dz/dθ for each logit
     base: "Point | None" = None  # what stop-gradients see
+    tree: "Tree | None" = None  # sequences of T tokens
+    drawn: dict = field(default_factory=dict)  # what one of those sequences has at each position
 
     def with_symbols(self, values):
         base = self.base and self.base.with_symbols(values)
@@ -70,7 +87,9 @@ def number(e, at):
 
 @number.register
 def _(e: sp.Symbol, at):
-    return mpf(at.size) if e == V else at.symbols[e]
+    if e == dimension:
+        return mpf(DIMENSION)
+    return mpf(at.size) if e in (V, T) else at.symbols[e]
 
 
 @number.register
@@ -80,6 +99,8 @@ def _(e: sp.Indexed, at):
         return _softmax(STUDENTS[e.base], indices, at)
     if e.base in DEFINITIONS:
         return number(_entry(e.base, indices), at)
+    if e.base in DRAWN:
+        return at.drawn[e.base][indices]
     return at.tables[e.base][indices]
 
 
@@ -115,8 +136,16 @@ def _(e: sp.KroneckerDelta, at):
 
 @number.register
 def _(e: sp.Sum, at):
-    places = itertools.product(range(1, at.size + 1), repeat=len(e.variables))
-    return mpmath.fsum(number(e.function, at.with_symbols(dict(zip(e.variables, place)))) for place in places)
+    *inner, (index, low, high) = e.limits  # sympy writes nested sums as one, the innermost first
+    body = sp.Sum(e.function, *inner) if inner else e.function
+    places = range(int(number(low, at)), int(number(high, at)) + 1)
+    return mpmath.fsum(number(body, at.with_symbols({index: place})) for place in places)
+
+
+@number.register
+def _(e: SequenceMean, at):
+    """Over every sequence of the tree."""
+    return mpmath.fsum(chance * number(e.args[0], replace(at, drawn=drawn)) for chance, drawn in at.tree.sequences)
 
 
 @number.register
@@ -186,7 +215,75 @@ def _moved(at, step):
     tables = dict(at.tables)
     for logits, slopes in at.slopes.items():
         tables[logits] = {index: value + step * slopes[index] for index, value in at.tables[logits].items()}
-    return replace(at, tables=tables, base=at.base or at)
+    tree = at.tree and at.tree.moved(step)
+    return replace(at, tables=tables, base=at.base or at, tree=tree)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Every prefix of at most ``length`` tokens of a vocabulary of two, in tuples.
+
+    ``logits`` and ``teacher`` (probabilities) map a prefix to two numbers; ``slopes`` maps it
+    to dz/dθ, two numbers for each parameter.
+    """
+
+    length: int
+    logits: dict
+    teacher: dict
+    slopes: dict
+
+    def moved(self, step):
+        """The first parameter moved."""
+        logits = {prefix: [value + step * slope for value, slope in zip(row, self.slopes[prefix][0])] for prefix, row in self.logits.items()}
+        return replace(self, logits=logits)
+
+    @cached_property
+    def sequences(self):
+        """(chance, what it has at each position) for every sequence."""
+        nodes = {prefix: _node(self, prefix) for prefix in self.logits}
+        return [_sequence(nodes, tokens) for tokens in itertools.product((0, 1), repeat=self.length)]
+
+
+def _node(tree, prefix):
+    """Chances, costs, and scores by parameter of the two tokens after a prefix."""
+    weights = [mpmath.exp(value) for value in tree.logits[prefix]]
+    chances = [w / sum(weights) for w in weights]
+    costs = [mpmath.log(chance / other) for chance, other in zip(chances, tree.teacher[prefix])]
+    means = [chances[0] * row[0] + chances[1] * row[1] for row in tree.slopes[prefix]]
+    scores = [[value - mean for value in row] for row, mean in zip(tree.slopes[prefix], means)]
+    return chances, costs, scores
+
+
+def _sequence(nodes, tokens):
+    """Positions are counted from 1; a vector's coordinate comes second, and without one it is the first."""
+    chance, drawn = mpf(1), {base: {} for base in DRAWN}
+    for place, token in enumerate(tokens, 1):
+        chances, costs, scores = nodes[tokens[: place - 1]]
+        chance *= chances[token]
+        drawn[cost][(place,)] = costs[token]
+        drawn[local_kl][(place,)] = chances[0] * costs[0] + chances[1] * costs[1]
+        for coordinate, row in enumerate(scores, 1):
+            gradient = chances[0] * costs[0] * row[0] + chances[1] * costs[1] * row[1]
+            keys = ((place, coordinate), (place,)) if coordinate == 1 else ((place, coordinate),)
+            drawn[score_at].update(dict.fromkeys(keys, row[token]))
+            drawn[local_gradient].update(dict.fromkeys(keys, gradient))
+    return chance, drawn
+
+
+def _random_tree(length, generator):
+    prefixes = [prefix for size in range(length) for prefix in itertools.product((0, 1), repeat=size)]
+    pair = lambda: [mpf(generator.uniform(-2, 2)) for _ in range(2)]  # noqa: E731
+    chances = {prefix: mpf(generator.uniform(0.1, 0.9)) for prefix in prefixes}
+    slopes = {prefix: [pair() for _ in range(DIMENSION)] for prefix in prefixes}
+    return Tree(length, {prefix: pair() for prefix in prefixes}, {prefix: [w, 1 - w] for prefix, w in chances.items()}, slopes)
+
+
+def _tight_bounds(tree):
+    """The largest cost and the longest score of any token of the tree: bounds that leave no room."""
+    nodes = [_node(tree, prefix) for prefix in tree.logits]
+    costs = max(abs(one) for _, both, _ in nodes for one in both)
+    scores = max(mpmath.sqrt(sum(row[token] ** 2 for row in rows)) for _, _, rows in nodes for token in (0, 1))
+    return {cost_bound: costs, score_bound: scores}
 
 
 def random_points(expressions, distinct=(), sizes=(2, 3, 5), seed=0):
@@ -199,12 +296,13 @@ def random_points(expressions, distinct=(), sizes=(2, 3, 5), seed=0):
         places = [place for place in places if _allowed(dict(zip(indices, place)), distinct)]
         chosen = places if size == 2 else generator.sample(places, 1)
         for place in chosen:
-            yield _random_point(size, dict(zip(indices, place)), generator)
+            at = _random_point(size, dict(zip(indices, place)), generator)
+            yield _with_sequences(at, generator) if any(e.has(T) for e in expressions) else at
 
 
 def _free_indices(expressions):
     """Integer symbols that no sum or expectation binds."""
-    return {s for e in expressions for s in _free(e) if s.is_integer and s != V}
+    return {s for e in expressions for s in _free(e) if s.is_integer and s not in (V, T, dimension)}
 
 
 def _free(e):
@@ -212,7 +310,8 @@ def _free(e):
         return {e}
     inner = set().union(*map(_free, e.args)) if e.args else set()
     if isinstance(e, sp.Sum):
-        return _free(e.function) - set(e.variables)
+        bounds = set().union(*(_free(side) for _, low, high in e.limits for side in (low, high)))
+        return (_free(e.function) | bounds) - set(e.variables)
     if isinstance(e, Expectation):
         return inner - {e.args[1]}
     return inner
@@ -222,11 +321,17 @@ def _allowed(place, distinct):
     return all(place.get(first) is None or place.get(first) != place.get(second) for first, second in distinct)
 
 
+def _with_sequences(at, generator):
+    tree = _random_tree(at.size, generator)
+    _, drawn = generator.choice(tree.sequences)  # seen outside any mean
+    return replace(at, tree=tree, drawn=drawn, symbols={**at.symbols, **_tight_bounds(tree)})
+
+
 def _random_point(size, indices, generator):
     draw = lambda low, high: mpf(generator.uniform(low, high))  # noqa: E731
     one, two = range(1, size + 1), list(itertools.product(range(1, size + 1), repeat=2))
     tables = {}
-    for base in (*STUDENTS.values(), *TEACHERS, R, c):
+    for base in (*STUDENTS.values(), *TEACHERS, R, R2, c):
         keys = two if str(base).endswith("2") else [(index,) for index in one]
         tables[base] = {key: draw(-2, 2) for key in keys}
     for teacher in TEACHERS:
@@ -250,7 +355,8 @@ def counterexample(before, after, relation="=", distinct=(), seed=0):
     """A sentence that says where ``before relation after`` fails, or None if it held at every point."""
     truths = set()
     with mpmath.workdps(DIGITS):
-        for at in random_points([before, after], distinct, seed=seed, sizes=SIZES[relation]):
+        sizes = LENGTHS if before.has(T) or after.has(T) else SIZES[relation]
+        for at in random_points([before, after], distinct, seed=seed, sizes=sizes):
             try:
                 values = _truths(before, after, at) if relation == "<=>" else (number(before, at), number(after, at))
             except ZeroDivisionError:
@@ -269,10 +375,12 @@ def _truths(before, after, at):
 
 
 TOLERANCE = mpf(10) ** -30
-SIZES = {"=": (2, 3, 5), ">=": (2, 3, 5), "<": (2, 3, 5), "<=>": (2, 3, 5, 2, 3, 5)}
+SIZES = {"=": (2, 3, 5), ">=": (2, 3, 5), "<=": (2, 3, 5), "<": (2, 3, 5), "<=>": (2, 3, 5, 2, 3, 5)}
+LENGTHS = (2, 3, 4)  # T, where sequences of any length are meant
 HOLDS = {
     "=": lambda first, second: abs(first - second) <= TOLERANCE * max(1, abs(first), abs(second)),
     ">=": lambda first, second: first >= second - TOLERANCE,
+    "<=": lambda first, second: first <= second + TOLERANCE,
     "<": lambda first, second: first < second,
     "<=>": lambda first, second: first == second,
 }
@@ -281,21 +389,37 @@ HOLDS = {
 def evaluate(expression, student, teacher, slope=None, **values):
     """A float for an expression at probabilities ``student`` (V,) and ``teacher`` (V,).
 
-    ``values`` give the free symbols by name, indices counted from 1 as in the book: j=2.
-    R and c, rewards and prices, are sequences of length V.  ∇ needs ``slope``, the
-    derivative of each logit by the parameter: a unit vector makes ∇ the derivative by
-    that logit.  Raises ValueError when a symbol has no value.
+    For a tree of two positions both are pairs ((V,), (V, V)): the first token's
+    probabilities, and the second's, a row for each first token.  ``values`` give the free
+    symbols by name, indices counted from 1 as in the book: j=2.  R and c, rewards and
+    prices, are sequences of length V, and R2 is (V, V); T is the length of a sequence.
+    ∇ needs ``slope``, the derivative of each logit by the parameter, shaped like the
+    student: a unit vector makes ∇ the derivative by that logit.  Raises ValueError when a
+    symbol has no value.
     """
-    size = len(student)
+    size = values.pop("T", None) or len(_pair(student)[0])
     with mpmath.workdps(60):
-        table = lambda numbers: {(index + 1,): mpf(float(w)) for index, w in enumerate(numbers)}  # noqa: E731
-        tables = {z: {key: mpmath.log(w) for key, w in table(student).items()}, q: table(teacher)}
-        for base in (R, c, margin):
+        tables = {q: {}, q2: {}, z: {}, z2: {}}
+        for logits, teachers, row, other in zip((z, z2), (q, q2), _pair(student), _pair(teacher)):
+            tables[logits] = {key: mpmath.log(w) for key, w in _table(row).items()}
+            tables[teachers] = _table(other)
+        for base in (R, R2, c, margin):
             if str(base) in values:
-                tables[base] = table(values.pop(str(base)))
-        symbols = {s: values[str(s)] for s in (*PARAMETERS, *_free_indices([expression])) if str(s) in values}
+                tables[base] = _table(values.pop(str(base)))
+        known = (*PARAMETERS, cost_bound, score_bound, *_free_indices([expression]))
+        symbols = {s: values[str(s)] for s in known if str(s) in values}
         missing = {s for s in _free_indices([expression]) if s not in symbols}
         if missing:
             raise ValueError(f"evaluate needs a value for {', '.join(sorted(map(str, missing)))}, for example {min(map(str, missing))}=1")
-        at = Point(size, tables, symbols, {z: table(slope)} if slope is not None else {})
-        return float(number(expression, at))
+        slopes = {logits: _table(row) for logits, row in zip((z, z2), _pair(slope))} if slope is not None else {}
+        return float(number(expression, Point(size, tables, symbols, slopes)))
+
+
+def _pair(one):
+    return one if isinstance(one, tuple) and np.ndim(one[0]) == 1 else (one,)
+
+
+def _table(numbers):
+    """{(index, …): number} of an array, indices counted from 1."""
+    entries = np.asarray(numbers, dtype=float)
+    return {tuple(place + 1 for place in index): mpf(float(w)) for index, w in np.ndenumerate(entries)}
