@@ -41,7 +41,13 @@ def figures(commands):
     parser.set_defaults(run=run)
 
 
-COMMANDS = (tables, figures)
+def variance(commands):
+    from opd_toy.variance_command import add
+
+    add(commands)
+
+
+COMMANDS = (tables, figures, variance)
 
 
 def main(arguments=None):

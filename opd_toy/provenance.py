@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +46,7 @@ def record(path, results, *, sources, packages, seed=None, device="cpu"):
         "source_hash": source_hash(sources),
     }
     text = json.dumps({"provenance": provenance, "results": results}, indent=2) + "\n"
+    text = re.sub(r"\[\n(?:[-+.\deE,\s]|null|true|false)*\]", lambda row: re.sub(r"\s+", " ", row[0]), text)  # a row of numbers on one line
     partial = Path(f"{path}.partial")  # a full disk or an interrupt leaves the old record whole
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -1,0 +1,89 @@
+"""Checkpoints of a long run: written whole or not at all, taken up again by themselves.
+
+A file is written beside its place, flushed to the disk and moved into place, so a kill,
+a crash or a full disk at any moment leaves the last whole checkpoint readable.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+
+class Checkpoint:
+    """One file of training state, tied to the ``settings`` (any JSON-able value) it belongs to."""
+
+    def __init__(self, path, settings, *, seconds=10.0, say=lambda text: print(text, file=sys.stderr)):
+        self.path, self.settings, self.seconds, self.say = Path(path), settings, seconds, say
+        self.written = time.monotonic()
+
+    def load(self, device="cpu"):
+        """The saved state, or None where there is none, or none that fits."""
+        try:
+            saved = torch.load(self.path, map_location=device, weights_only=True)
+            settings, state = saved["settings"], saved["state"]
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            self.say(f"{self.path} cannot be read ({type(error).__name__}); starting anew")
+            return None
+        if settings != self.settings:
+            self.say(f"{self.path} belongs to other settings or other code; starting anew")
+            return None
+        self.say(f"taking up {self.path} after iteration {state['iteration']}")
+        return state
+
+    def after(self, state, last=False):
+        """Called between iterations: save now and then, at the last, and when asked to stop."""
+        stop = Stop.asked
+        if last or stop or time.monotonic() - self.written >= self.seconds:
+            whole = self.save(state)
+            if stop:
+                kept = f"the same command goes on after iteration {state['iteration']}" if whole else "the last checkpoint stands"
+                self.say(f"stopped by {signal.Signals(stop).name}; {kept}")
+                raise KeyboardInterrupt
+
+    def save(self, state):
+        """Whether the state is now on the disk; a full disk is told of, and the run goes on."""
+        self.written = time.monotonic()
+        partial = self.path.with_name(self.path.name + ".partial")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, "wb") as file:
+                torch.save({"settings": self.settings, "state": state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.path)
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a write falls short
+            partial.unlink(missing_ok=True)
+            self.say(f"could not write {self.path} ({error}); the checkpoint before it, if any, stands, and the run goes on")
+            return False
+        return True
+
+    def remove(self):
+        self.path.unlink(missing_ok=True)
+
+
+class Stop:
+    """``with Stop():`` an interrupt is heard between iterations, not within one; a second one at once."""
+
+    asked = 0
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __enter__(self):
+        Stop.asked = 0
+        self.before = [signal.signal(number, self.hear) for number in self.SIGNALS]
+
+    def __exit__(self, *exception):
+        for number, handler in zip(self.SIGNALS, self.before):
+            signal.signal(number, handler)
+        Stop.asked = 0
+
+    @staticmethod
+    def hear(number, frame):
+        if Stop.asked:
+            raise KeyboardInterrupt
+        Stop.asked = number

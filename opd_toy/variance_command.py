@@ -1,0 +1,193 @@
+"""What `python -m opd_toy variance` does and prints; what it computes lives in ``opd_toy.point_control*``."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+PARTS = {
+    "study": "five gammas with three seeds, trained in one stack (the default)",
+    "frozen": "the same estimators at one frozen student, and how their variance grows with the length",
+    "sensitivity": "which choices that the paper leaves open make gamma = 1 drift",
+    "exponents": "growth of the variance with the length, fitted and exact, beside the bounds",
+    "benchmark": "the stacked study against a plain loop over runs",
+    "all": "study, frozen and sensitivity, one after the other",
+}
+RECORDS = {"study": "control-study.json", "frozen": "control-frozen.json", "sensitivity": "control-sensitivity.json"}
+
+
+def add(commands):
+    parser = commands.add_parser(
+        "variance",
+        help="train the two-teacher control study; gradient variance against gamma",
+        description="The two-teacher control study: gradient variance against gamma, after Fu et al. (arXiv 2603.25562, appendix C). "
+        "It trains, prints tables and records the figures with their provenance. Interrupted or killed, the same command takes the training up again.",
+        epilog="parts: " + "; ".join(f"{name}: {words}" for name, words in PARTS.items()),
+    )
+    parser.add_argument("part", nargs="?", default="study", choices=PARTS, metavar="PART", help=f"one of {', '.join(PARTS)} (default: study)")
+    parser.add_argument("--iterations", type=int, help="iterations a run is trained for (default: 2000; for benchmark, 30)")
+    parser.add_argument("--device", default="cpu", help="where to train, such as cpu or cuda (default: cpu)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"), help="precision of the training (default: float32)")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads PyTorch may use (default: 2)")
+    parser.add_argument("--directory", default="figures", type=Path, help="where the record goes (default: figures)")
+    parser.add_argument("--checkpoints", default="_build/variance", type=Path, help="where unfinished training waits (default: _build/variance)")
+    parser.add_argument("--show", action="store_true", help="print the recorded figures; train nothing")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON in the place of tables")
+    parser.set_defaults(run=lambda arguments: run(parser, arguments))
+
+
+def run(parser, arguments):
+    import torch
+
+    from opd_toy.checkpoints import Stop
+
+    before = torch.get_num_threads()
+    try:
+        if arguments.threads < 1:
+            raise ValueError(f"threads is {arguments.threads!r}; give a whole number from 1")
+        torch.set_num_threads(arguments.threads)
+        with Stop():
+            _run(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(arguments):
+    from opd_toy.point_control import find_device
+
+    find_device(arguments.device)
+    if arguments.part == "benchmark":
+        return benchmark(arguments)
+    if arguments.part == "exponents":
+        return exponents(arguments)
+    for part in RECORDS if arguments.part == "all" else (arguments.part,):
+        path = arguments.directory / RECORDS[part]
+        results = read(path) if arguments.show else make(part, path, arguments)
+        print(json.dumps(results) if arguments.json else TABLES[part](results))
+
+
+def read(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["results"]
+    except FileNotFoundError:
+        raise ValueError(f"directory is {str(path.parent)!r}, which holds no {path.name}; make it by the same command without --show") from None
+
+
+def make(part, path, arguments):
+    """Compute one part and record it; a checkpoint is kept until the record stands."""
+    import torch
+
+    from opd_toy import point_control, provenance
+    from opd_toy.checkpoints import Checkpoint
+
+    module, function, sources = computation(part)
+    iterations = point_control.ITERATIONS if arguments.iterations is None else arguments.iterations
+    settings = [part, iterations, arguments.dtype, arguments.device, torch.__version__, provenance.source_hash(sources)]
+    checkpoints = []
+
+    def watch(name):
+        checkpoints.append(Checkpoint(arguments.checkpoints / f"{part}-{name}.pt", settings))
+        return {"checkpoint": checkpoints[-1], "report": Progress(f"{part}: {name}")}
+
+    started = time.process_time(), time.monotonic()
+    results = function(iterations, dtype=getattr(torch, arguments.dtype), device=arguments.device, watch=watch)
+    spent = time.process_time() - started[0], time.monotonic() - started[1]
+    print(f"{part}: {spent[1]:.0f} s, {spent[0]:.0f} s of processor time", file=sys.stderr)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        provenance.record(path, results, sources=sources, packages=["numpy", "torch"], seed=list(point_control.SEEDS), device=arguments.device)
+    except OSError as error:
+        kept = ", ".join(str(checkpoint.path) for checkpoint in checkpoints)
+        sys.exit(f"could not write {path} ({error}). Nothing trained is lost: it is kept in {kept}. Make room and give the same command again.")
+    for checkpoint in checkpoints:
+        checkpoint.remove()
+    return results
+
+
+def computation(part):
+    """The function that computes a part, and the files its numbers depend on."""
+    from opd_toy import point_control_study
+
+    modules = {"study": ("point_control_study", point_control_study.study)}
+    if part != "study":
+        from opd_toy import point_control_frozen, point_control_sensitivity
+
+        modules |= {"frozen": ("point_control_frozen", point_control_frozen.frozen), "sensitivity": ("point_control_sensitivity", point_control_sensitivity.sensitivity)}
+    name, function = modules[part]
+    return name, function, ["opd_toy/point_control.py", f"opd_toy/{name}.py"]
+
+
+class Progress:
+    """A line on stderr that grows in place on a terminal, and a line each quarter elsewhere."""
+
+    def __init__(self, name, stream=None):
+        self.name, self.stream = name, stream or sys.stderr
+        self.started = self.shown = time.monotonic()
+        self.first = self.quarter = None
+
+    def __call__(self, done, total):
+        now = time.monotonic()
+        self.first = done - 1 if self.first is None else self.first
+        if self.stream.isatty():
+            if done == total or now - self.shown > 0.2:
+                self.shown = now
+                filled = 24 * done // total
+                print(f"\r{self.name} [{'#' * filled}{'.' * (24 - filled)}] {self._words(done, total, now)}", end="\n" if done == total else "", file=self.stream, flush=True)
+        elif done == total or 4 * done // total != self.quarter:
+            self.quarter = 4 * done // total
+            print(f"{self.name} {self._words(done, total, now)}", file=self.stream, flush=True)
+
+    def _words(self, done, total, now):
+        left = (now - self.started) / (done - self.first) * (total - done)
+        return f"{done}/{total}, {now - self.started:.0f} s, {left:.0f} s to go" if done < total else f"{done}/{total}, {now - self.started:.0f} s          "
+
+
+def study_table(results):
+    """Late variance, final distance and drift of every run."""
+    windows = len(results["window_ends"])
+    late = range(windows - max(windows // 4, min(windows, 1)), windows)
+    rows = [["gamma", "seed", "variance left", "variance right", "distance left", "distance right", "drifts"]]
+    for i, gamma in enumerate(results["gammas"]):
+        for j, seed in enumerate(results["seeds"]):
+            variances = [_geometric([results["window_geometric_mean"][i][j][task][w] for w in late]) for task in (0, 1)]
+            distances = [results["final_position"]["distance_to_target"][i][j][task][-1] for task in (0, 1)]
+            stopped = results["diverged"][i][j]
+            drifts = f"stopped at {stopped}" if stopped else " and ".join(name for name, yes in zip(results["tasks"], results["drifts"][i][j]) if yes) or "no"
+            rows.append([f"{gamma:g}", str(seed), *map(_scientific, variances), *(f"{d:.2f}" if d is not None else "not finite" for d in distances), drifts])
+    teachers = results["teachers"]
+    said = " and ".join(f"{mean:+.2f} ± {sd:.2f}" for mean, sd in zip(teachers["final_position_mean"], teachers["final_position_sd"]))
+    first = results["window_ends"][late[0]] - pc_window(results) + 1 if windows else 0
+    return (
+        f"Two-teacher control study, {results['settings']['iterations run']} iterations; the teachers end at {said} (targets -3, +3).\n"
+        f"Variance of the output layer's micro-batch gradient, geometric mean from iteration {first} on; distance of the final position from the target.\n\n" + _aligned(rows)
+    )
+
+
+def pc_window(results):
+    ends = results["window_ends"]
+    return ends[1] - ends[0] if len(ends) > 1 else ends[0]
+
+
+def _geometric(values):
+    import math
+
+    return math.exp(sum(map(math.log, values)) / len(values)) if values and all(values) else None
+
+
+def _scientific(x):
+    return "-" if x is None else f"{x:.2e}"
+
+
+def _aligned(rows):
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+TABLES = {"study": study_table}
