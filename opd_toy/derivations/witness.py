@@ -52,7 +52,7 @@ from opd_toy.derivations.notation import (
 DIGITS = 120
 STEP = mpf(10) ** -30  # central differences: error about STEP², far below the thirty digits compared
 NEAR = mpf(10) ** -40  # distance to the point of a limit
-DIMENSION = 2  # parameters of a sequence's student; ∇ without a coordinate is by the first
+DIMENSION = 2  # parameters of the student of random sequences
 FAR = mpf(10) ** 4  # stands for infinity; the limits of the book converge exponentially
 
 
@@ -88,7 +88,7 @@ def number(e, at):
 @number.register
 def _(e: sp.Symbol, at):
     if e == dimension:
-        return mpf(DIMENSION)
+        return mpf(at.tree.dimension)
     return mpf(at.size) if e in (V, T) else at.symbols[e]
 
 
@@ -221,10 +221,10 @@ def _moved(at, step):
 
 @dataclass(frozen=True)
 class Tree:
-    """Every prefix of at most ``length`` tokens of a vocabulary of two, in tuples.
+    """Every prefix of less than ``length`` tokens, as a tuple of tokens counted from 0.
 
-    ``logits`` and ``teacher`` (probabilities) map a prefix to two numbers; ``slopes`` maps it
-    to dz/dθ, two numbers for each parameter.
+    ``logits`` and ``teacher`` (probabilities) map a prefix to V numbers; ``slopes`` maps it
+    to dz/dθ, a row of V numbers for each parameter.
     """
 
     length: int
@@ -232,26 +232,33 @@ class Tree:
     teacher: dict
     slopes: dict
 
-    def moved(self, step):
-        """The first parameter moved."""
-        logits = {prefix: [value + step * slope for value, slope in zip(row, self.slopes[prefix][0])] for prefix, row in self.logits.items()}
-        return replace(self, logits=logits)
+    @property
+    def dimension(self):
+        return len(self.slopes[()])
 
     @cached_property
     def sequences(self):
         """(chance, what it has at each position) for every sequence."""
         nodes = {prefix: _node(self, prefix) for prefix in self.logits}
-        return [_sequence(nodes, tokens) for tokens in itertools.product((0, 1), repeat=self.length)]
+        return [_sequence(nodes, tokens) for tokens in itertools.product(range(len(self.logits[()])), repeat=self.length)]
+
+    def moved(self, step):
+        """∇ without a coordinate is by the first parameter."""
+        logits = {prefix: [value + step * slope for value, slope in zip(row, self.slopes[prefix][0])] for prefix, row in self.logits.items()}
+        return replace(self, logits=logits)
 
 
 def _node(tree, prefix):
-    """Chances, costs, and scores by parameter of the two tokens after a prefix."""
+    """Chances, costs, and scores by parameter of the tokens after a prefix."""
     weights = [mpmath.exp(value) for value in tree.logits[prefix]]
-    chances = [w / sum(weights) for w in weights]
+    chances = [w / mpmath.fsum(weights) for w in weights]
     costs = [mpmath.log(chance / other) for chance, other in zip(chances, tree.teacher[prefix])]
-    means = [chances[0] * row[0] + chances[1] * row[1] for row in tree.slopes[prefix]]
-    scores = [[value - mean for value in row] for row, mean in zip(tree.slopes[prefix], means)]
+    scores = [[value - _mean(chances, row) for value in row] for row in tree.slopes[prefix]]
     return chances, costs, scores
+
+
+def _mean(chances, values):
+    return mpmath.fsum(chance * value for chance, value in zip(chances, values))
 
 
 def _sequence(nodes, tokens):
@@ -261,9 +268,9 @@ def _sequence(nodes, tokens):
         chances, costs, scores = nodes[tokens[: place - 1]]
         chance *= chances[token]
         drawn[cost][(place,)] = costs[token]
-        drawn[local_kl][(place,)] = chances[0] * costs[0] + chances[1] * costs[1]
+        drawn[local_kl][(place,)] = _mean(chances, costs)
         for coordinate, row in enumerate(scores, 1):
-            gradient = chances[0] * costs[0] * row[0] + chances[1] * costs[1] * row[1]
+            gradient = _mean(chances, [one * score for one, score in zip(costs, row)])
             keys = ((place, coordinate), (place,)) if coordinate == 1 else ((place, coordinate),)
             drawn[score_at].update(dict.fromkeys(keys, row[token]))
             drawn[local_gradient].update(dict.fromkeys(keys, gradient))
@@ -282,7 +289,7 @@ def _tight_bounds(tree):
     """The largest cost and the longest score of any token of the tree: bounds that leave no room."""
     nodes = [_node(tree, prefix) for prefix in tree.logits]
     costs = max(abs(one) for _, both, _ in nodes for one in both)
-    scores = max(mpmath.sqrt(sum(row[token] ** 2 for row in rows)) for _, _, rows in nodes for token in (0, 1))
+    scores = max(mpmath.sqrt(mpmath.fsum(value**2 for value in token)) for _, _, rows in nodes for token in zip(*rows))
     return {cost_bound: costs, score_bound: scores}
 
 
@@ -413,6 +420,24 @@ def evaluate(expression, student, teacher, slope=None, **values):
             raise ValueError(f"evaluate needs a value for {', '.join(sorted(map(str, missing)))}, for example {min(map(str, missing))}=1")
         slopes = {logits: _table(row) for logits, row in zip((z, z2), _pair(slope))} if slope is not None else {}
         return float(number(expression, Point(size, tables, symbols, slopes)))
+
+
+def evaluate_sequences(expression, student, teacher, parameters, **values):
+    """A float for an expression over sequences of any length T, at two whole trees.
+
+    ``student`` and ``teacher`` are tuples of T arrays (V**t, V), logits and probabilities, a
+    row for each prefix in base-V order.  ``parameters`` lists which logits, counted through
+    all arrays row by row, are the vector's coordinates; ∇ is by the first of them.
+    ``values`` as for ``evaluate``; B_r and B_s are the largest cost and the longest score.
+    """
+    with mpmath.workdps(60):
+        size, length = student[0].shape[1], len(student)
+        prefixes = [prefix for t in range(length) for prefix in itertools.product(range(size), repeat=t)]
+        rows, chances = ({prefix: [mpf(float(w)) for w in row] for prefix, row in zip(prefixes, np.vstack(arrays))} for arrays in (student, teacher))
+        slopes = {prefix: [[mpf(one == start + token) for token in range(size)] for one in parameters] for start, prefix in zip(itertools.count(0, size), prefixes)}
+        tree = Tree(length, rows, chances, slopes)
+        symbols = {s: values[str(s)] for s in (*PARAMETERS, *_free_indices([expression])) if str(s) in values}
+        return float(number(expression, Point(length, {}, {**symbols, **_tight_bounds(tree)}, tree=tree)))
 
 
 def _pair(one):
