@@ -15,7 +15,7 @@ function rough(x) {
   return `${mantissa}×10${raised(Number(power))}`;
 }
 const raised = (power) => [...String(power)].map((digit) => (digit === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])).join("");
-const times = (ratio) => number(ratio, ratio < 9.95 ? 1 : 0);
+const times = (ratio) => (ratio < 999.5 ? number(ratio, ratio < 9.95 ? 1 : 0) : rough(ratio));
 
 // The recording, its numbers unpacked.
 function unpacked({ gammas, seeds, tasks, variance, low, high, positions, reach, paths, points, checkpoints, ends, ...rest }) {
@@ -35,6 +35,7 @@ function unpacked({ gammas, seeds, tasks, variance, low, high, positions, reach,
       return Array.from(places.subarray(first, first + points), (code) => (code / 255) * 2 * reach - reach);
     },
     end: (g, s, c, t) => ends.map((all) => all[g][s][t][c]), // mean and standard deviation
+    after: (c) => (checkpoints[c] ? `After iteration ${checkpoints[c]}` : "Before any training"),
   };
 }
 
@@ -61,7 +62,7 @@ function render({ model, el }) {
   const play = animation(() => {
     model.set("iteration", within(self.get("iteration") + block));
     return self.get("iteration") < last;
-  }, 12, () => {
+  }, 8, () => {
     playing.textContent = "Play";
     self.set({ iteration: self.get("iteration") });
   });
@@ -77,12 +78,13 @@ function render({ model, el }) {
     ["First iterations", { iteration: block }],
     ["γ = 0 at the end", { gamma: 0, iteration: last }],
     ["γ = 1 at the end", { gamma: 1, iteration: last }],
+    ["The same, seed 2026", { gamma: 1, seed: 2026, iteration: last }],
   ];
 
   const variances = varianceChart(study, (iteration) => self.set({ iteration: within(iteration) }));
   const trajectories = trajectoryChart(study);
   const numbers = table({
-    caption: "", columns: ["γ", "variance", "times γ = 0’s", "end, mean", "end, sd"], rows: gammas.map(String),
+    caption: "", columns: ["γ", "variance", "times γ = 0’s", "end, mean", "end, sd"], rows: [...gammas.map(String), [html("i", { class: "opd-swatch", style: "--role: var(--opd-teacher)" }), "teacher"]],
   });
   const caption = numbers.element.querySelector("caption");
   put(numbers.element, { "aria-label": "Variance and end of the trajectories for each γ" });
@@ -91,12 +93,12 @@ function render({ model, el }) {
 
   card(el, "The control study",
     toolbar(presets.map(([label, values]) => button(label, () => self.set(values))), button("Reset", () => self.set(initial))),
-    toolbar(gamma.element), toolbar(seed.element, html("span"), task.element),
+    toolbar(gamma.element), html("div", { class: "opd-toolbar", style: "column-gap: 2rem" }, seed.element, task.element),
     scrub.element, toolbar(playing, step),
     html("div", { class: "opd-columns" },
       html("div", {}, html("p", { class: "opd-caption" }, "Variance of the gradient"), variances.element),
       html("div", {}, html("p", { class: "opd-caption" }, "Where the student goes"), trajectories.element,
-        chartKey([["line", "student", `${study.paths} trajectories`], ["tick", "student", "end, mean ± sd of all"], ["dashed", "teacher", "target"]]))),
+        chartKey([["line", "student", `${study.paths} trajectories`], ["tick", "student", "end, mean ± sd of all"], ["tick", "teacher", "the teacher’s"], ["dashed", "teacher", "target"]]))),
     says, numbers.element);
 
   function update() {
@@ -112,13 +114,14 @@ function render({ model, el }) {
     variances.update(g, s, t, b);
     trajectories.update(g, s, t, c);
     const all = gammas.map((_, i) => ({ variance: study.variance(i, s, t, b), end: study.end(i, s, c, t) }));
-    numbers.update(all.map(({ variance, end }) => [
+    const [mean, deviation] = study.teacher.map((each) => each[t]);
+    numbers.update([...all.map(({ variance, end }) => [
       { value: variance, text: rough(variance) },
       { value: variance / all[0].variance, text: Number.isFinite(variance / all[0].variance) ? times(variance / all[0].variance) : "none" },
-      { value: end[0] }, { value: end[1] }]));
+      { value: end[0] }, { value: end[1] }]), [{ text: "" }, { text: "" }, { value: mean }, { value: deviation }]]);
     rows.forEach((row, i) => (row.dataset.on = String(i === g)));
     const span = `${b * block + 1}–${(b + 1) * block}`;
-    caption.textContent = `Seed ${seeds[s]}, ${tasks[t]} task: geometric mean of the variance at iterations ${span}; the end of the trajectories after iteration ${checkpoints[c]}, target ${number(study.targets[t], 0)}`;
+    caption.textContent = `Seed ${seeds[s]}, ${tasks[t]} task: geometric mean of the variance at iterations ${span}. ${study.after(c)}: the end of the trajectories, target ${number(study.targets[t], 0)}`;
     if (!play.running()) says.textContent = words(g, s, t, b, c, all);
   }
 
@@ -134,8 +137,8 @@ function render({ model, el }) {
       : `At iterations ${b * block + 1}–${(b + 1) * block}, γ = ${gammas[g]}, seed ${seeds[s]}, ${tasks[t]} task, the record has no variance: this run broke down.`;
     const target = study.targets[t];
     const miss = (target - mean) * Math.sign(target); // above 0: short of it
-    const place = Math.abs(miss) < 0.005 ? "on the target" : `${number(Math.abs(miss))} ${miss > 0 ? "short of" : "beyond"} the target`;
-    return `${seen} After iteration ${checkpoints[c]} its trajectories end at ${number(mean)} ± ${number(deviation)}, on average ${place} ${number(target, 0)}.`;
+    const place = Math.abs(miss) < 0.005 ? "on the target" : `${number(Math.abs(miss))} ${Math.abs(miss) > Math.abs(target - study.starts[t]) ? "away from" : miss > 0 ? "short of" : "beyond"} the target`;
+    return `${seen} ${study.after(c)} its trajectories end at ${number(mean)} ± ${number(deviation)}, on average ${place} ${number(target, 0)}.`;
   }
 
   update();
@@ -148,6 +151,7 @@ function render({ model, el }) {
 // ---- pictures ----
 
 const BOX = { left: 40, right: 314, top: 12, bottom: 196 };
+const SHOWN = 8; // positions from −8 to 8, as in the paper
 const scale = (low, high, from, to) => (x) => from + ((x - low) / (high - low)) * (to - from);
 
 function varianceChart(study, moved) {
@@ -156,7 +160,7 @@ function varianceChart(study, moved) {
   const across = scale(0, last, BOX.left, BOX.right);
   const [low, high] = [Math.floor(Math.log10(study.least)), Math.ceil(Math.log10(study.most))];
   const down = (x) => scale(low, high, BOX.bottom, BOX.top)(Math.log10(x));
-  const decades = Array.from({ length: high - low + 1 }, (_, i) => low + i);
+  const decades = Array.from({ length: high - low + 1 }, (_, i) => low + i).filter((e) => high - low < 8 || e % 2 === 0);
   const lines = gammas.map((_, g) => svg("path", { class: "opd-line", style: "--role: var(--opd-policy-gradient)", "stroke-dasharray": DASHES[g], "data-line": g }));
   const labels = gammas.map((x) => svg("text", { x: BOX.right + 6 }, `γ ${x}`));
   const halo = svg("path", { class: "opd-halo" });
@@ -207,25 +211,35 @@ function varianceChart(study, moved) {
 
 // Stand the labels beside their lines, 14 apart at least.
 function place(labels, heights, chosen) {
-  const order = heights.map((y, i) => [y, i]).sort((a, b) => a[0] - b[0]);
-  let floor = BOX.top;
-  const put_ = order.map(([y, i]) => [(floor = Math.max(y, floor) + 14) - 14, i]);
-  const over = Math.max(0, put_[put_.length - 1][0] - BOX.bottom);
-  put_.forEach(([y, i]) => put(labels[i], { y: y - over + 4, class: i === chosen ? "opd-heading" : "" }));
+  const order = heights.map((y, i) => ({ y, i })).sort((a, b) => a.y - b.y);
+  order.forEach((each, n) => (each.y = Math.max(each.y, n ? order[n - 1].y + 14 : BOX.top)));
+  order.reverse().forEach((each, n) => (each.y = Math.min(each.y, n ? order[n - 1].y - 14 : BOX.bottom)));
+  order.forEach(({ y, i }) => put(labels[i], { y: y + 4, class: i === chosen ? "opd-heading" : "" }));
 }
 
 function trajectoryChart(study) {
-  const { points, reach, targets } = study;
+  const { points, targets } = study;
   const clip = uniqueId("clip");
   const across = scale(0, points - 1, BOX.left, BOX.right);
-  const down = scale(-reach, reach, BOX.bottom, BOX.top);
+  const down = scale(-SHOWN, SHOWN, BOX.bottom, BOX.top);
   const lines = Array.from({ length: study.paths }, () => svg("path", { class: "opd-line", style: "--role: var(--opd-student); stroke-width: 1.5" }));
   const target = svg("path", { class: "opd-line opd-dashed", style: "--role: var(--opd-teacher)" });
   const targetLabel = svg("text", { x: BOX.left + 6 });
   const start = svg("circle", { r: 5, class: "opd-point", style: "--role: var(--opd-student)", cx: across(0) });
   const startLabel = svg("text", { x: BOX.left + 9 });
-  const whisker = svg("path", { class: "opd-whisker", style: "--role: var(--opd-student)" });
-  const dot = svg("circle", { r: 4, class: "opd-point", style: "--role: var(--opd-student)", cx: BOX.right + 10 });
+  const whiskers = ["student", "teacher"].map((role, i) => {
+    const x = BOX.right + 10 + 12 * i;
+    const [bar, dot] = [svg("path", { class: "opd-whisker" }), svg("path", { class: "opd-point" })];
+    return {
+      group: svg("g", { style: `--role: var(--opd-${role})` }, bar, dot),
+      update(mean, deviation) {
+        const y = (position) => down(Math.min(Math.max(position, -SHOWN), SHOWN)).toFixed(1);
+        const away = Math.abs(mean) > SHOWN ? Math.sign(mean) : 0; // an arrowhead at the edge
+        put(bar, { d: `M${x} ${y(mean - deviation)}V${y(mean + deviation)}` });
+        put(dot, { d: away ? `M${x - 7} ${y(mean)}h14l-7 ${-10 * away}z` : `M${x - 4} ${y(mean)}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z` });
+      },
+    };
+  });
   const element = svg("svg", { viewBox: "0 0 360 240", role: "img", "aria-label": "Trajectories of the student: position against time step" },
     svg("clipPath", { id: clip }, svg("rect", { x: BOX.left - 6, y: BOX.top, width: BOX.right - BOX.left + 6, height: BOX.bottom - BOX.top })),
     [-8, -4, 0, 4, 8].map((y) => [
@@ -233,7 +247,7 @@ function trajectoryChart(study) {
       svg("text", { x: BOX.left - 6, y: down(y) + 4, "text-anchor": "end" }, number(y, 0))]),
     [0, 5, 10, 15, 20].filter((n) => n < points).map((n) => svg("text", { x: across(n), y: BOX.bottom + 18, "text-anchor": "middle" }, String(n))),
     svg("text", { x: (BOX.left + BOX.right) / 2, y: BOX.bottom + 35, "text-anchor": "middle" }, "time step"),
-    target, svg("g", { "clip-path": `url(#${clip})` }, lines, start), whisker, dot, targetLabel, startLabel);
+    target, svg("g", { "clip-path": `url(#${clip})` }, lines, start), whiskers.map((each) => each.group), targetLabel, startLabel);
   return {
     element,
     update(g, s, t, c) {
@@ -246,10 +260,8 @@ function trajectoryChart(study) {
       put(start, { cy: down(first) });
       put(startLabel, { y: down(first) + (side > 0 ? -10 : 18) });
       startLabel.textContent = `start ${number(first, 0)}`;
-      const [mean, deviation] = study.end(g, s, c, t);
-      const inside = (y) => Math.min(Math.max(y, -reach), reach);
-      put(dot, { cy: down(inside(mean)) });
-      put(whisker, { d: `M${BOX.right + 10} ${down(inside(mean - deviation))}V${down(inside(mean + deviation))}` });
+      whiskers[0].update(...study.end(g, s, c, t));
+      whiskers[1].update(...study.teacher.map((each) => each[t]));
     },
   };
 }

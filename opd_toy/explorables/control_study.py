@@ -10,16 +10,16 @@ from opd_toy import provenance
 from opd_toy.explorables.host import Explorable
 
 GAMMAS, SEEDS, TASKS, LENGTH = [0, 0.25, 0.5, 0.75, 1], [42, 43, 2026], ["left", "right"], 2000
-BLOCK = 20  # iterations whose variances are averaged: 10 of each task
+BLOCK = 40  # iterations whose variances are averaged, half of them of each task
 PATHS = 6  # trajectories shown of those recorded
-REACH = 8  # positions are shown between −REACH and REACH
+REACH = 9  # positions further out, beyond the picture's edge, are cut here
 
 
 class ControlStudy(Explorable):
     """The recorded two-teacher study: gradient variance and trajectories along training.
 
     Traits: ``gamma`` (0, 0.25, 0.5, 0.75 or 1), ``seed`` (42, 43 or 2026), ``task`` ("left" or
-    "right"), ``iteration`` (20…2000).  Raises FileNotFoundError, naming the command that makes
+    "right"), ``iteration`` (40…2000).  Raises FileNotFoundError, naming the command that makes
     it, where the record is missing, and ValueError where it is of another study.
     """
 
@@ -32,7 +32,7 @@ class ControlStudy(Explorable):
     gamma = traitlets.Enum(GAMMAS, 1).tag(sync=True)
     seed = traitlets.Enum(SEEDS, 43).tag(sync=True)
     task = traitlets.Enum(TASKS, "left").tag(sync=True)
-    iteration = traitlets.Int(1200, min=BLOCK, max=LENGTH).tag(sync=True)
+    iteration = traitlets.Int(800, min=BLOCK, max=LENGTH).tag(sync=True)
     recording = traitlets.Dict().tag(sync=True, data=True)
 
     def __init__(self, **traits):
@@ -70,11 +70,12 @@ def recording():
     paths = np.asarray(study["trajectories"])[..., :PATHS, :]
     positions = np.rint((np.clip(paths, -REACH, REACH) + REACH) * (255 / (2 * REACH)))
     return {
-        "gammas": GAMMAS, "seeds": SEEDS, "tasks": TASKS, "block": BLOCK, "targets": study["targets"],
+        "gammas": GAMMAS, "seeds": SEEDS, "tasks": TASKS, "block": BLOCK, "starts": study["starts"], "targets": study["targets"],
         "low": low, "high": high, "variance": _base64(np.nan_to_num(codes), "<u2"),
         "checkpoints": study["checkpoints"], "reach": REACH, "paths": PATHS, "points": paths.shape[-1],
         "positions": _base64(positions, "u1"),
         "ends": [np.round(study["final_position"][what], 3).tolist() for what in ("mean", "sd")],
+        "teacher": [study["teachers"][f"final_position_{what}"] for what in ("mean", "sd")],
     }  # fmt: skip
 
 
