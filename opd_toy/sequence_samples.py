@@ -54,13 +54,15 @@ def _scrambled(x):
     return x ^ (x >> np.uint64(31))
 
 
-def independent_variance(student, teacher, gamma, signal="sampled", causal=True):
+def independent_variance(student, teacher, gamma, signal="sampled", causal=True, shared=False):
     """Total variance of ``reward_to_go`` when positions are independent and each has one row of logits.
 
     ``student`` and ``teacher`` are probabilities (T, V), any T; the gradient is (T, V).
     causal=False gives ``full_return``, which has no discount: gamma must then be 1.
-    Exact: the cost of the other positions is independent of a_t, so its mean and variance
-    are all that counts.  eq-variance-exponents.
+    shared=True adds all rows of the gradient up, as if one row of logits moved every
+    position (V,): that changes only the sampled full return, as no causal weight, and no
+    KL, knows an earlier token.  Exact: the cost of the other positions is independent of
+    a_t, so its mean and variance are all that counts.  eq-variance-exponents.
     """
     gamma, _ = _validate.fraction("gamma", gamma), _validate.choice("signal", signal, SIGNALS)
     if not causal and gamma != 1:
@@ -78,9 +80,12 @@ def independent_variance(student, teacher, gamma, signal="sampled", causal=True)
     own = np.zeros_like(cost) if signal == "full_vocabulary" else cost
     weight = own + mean_of_others[:, None]
     score = np.eye(p.shape[1]) - p[:, None, :]
-    off_centre = weight[..., None] * score - centred(p, own)[:, None, :]
+    mean = centred(p, own)
+    between = (p[..., None] * (weight[..., None] * score - mean[:, None, :]) ** 2).sum()
     within = (p * score_length(p)).sum(axis=1) @ variance_of_others
-    return float((p[..., None] * off_centre**2).sum() + within)
+    # t and u, not t = u: E[2 r_t r_u score_t.score_u] less the product of the means.
+    across = (mean.sum(axis=0) ** 2).sum() - (mean**2).sum() if shared and not causal and signal == "sampled" else 0.0
+    return float(between + within + across)
 
 
 def _others(costs, gamma, causal):

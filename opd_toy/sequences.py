@@ -205,9 +205,15 @@ def bias_variance_polynomials(student, teacher, signal="sampled"):
     eq-bias-variance.
     """
     own, others, local = _signal(student, teacher, signal)
-    lags, none = range(student.length), np.zeros(len(own))
-    weights = lambda t: [own[:, t]] + [others[:, t + k] if t + k in lags else none for k in lags[1:]]
-    locals_ = lambda t: [np.zeros_like(p := student.probabilities[t]) if local is None else local[t]] + [np.zeros_like(p) for _ in lags[1:]]
+    lags, never = range(1, student.length), np.zeros(len(own))
+
+    def weights(t):
+        return [own[:, t]] + [others[:, t + k] if t + k < student.length else never for k in lags]
+
+    def locals_(t):
+        none = np.zeros_like(student.probabilities[t])
+        return [none if local is None else local[t]] + [none for _ in lags]
+
     drawn_by = student.sequence_probabilities()
     # gamma**k e_k summed, less its value at gamma = 1: lag 0 drops out.
     bias = expectations(student, drawn_by, weights, locals_)

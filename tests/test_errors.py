@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from opd_toy import distributions, estimators, objectives
+from opd_toy import distributions, estimators, objectives, sequences
 
 P, Q = [0.2, 0.3, 0.5], [0.7, 0.2, 0.1]
 
@@ -165,3 +165,210 @@ def test_long_input_is_quoted_in_part():
     with pytest.raises(ValueError, match=r"^student has dtype <U1 \(\['x', 'x', .*\.\.\.\); give real numbers") as caught:
         objectives.reverse_kl(["x"] * 1000, Q)
     assert len(str(caught.value)) < 200
+
+
+# Sequences -----------------------------------------------------------------------------
+
+TREE, TEACHER = sequences.TokenTree.random(2, 3, 1), sequences.TokenTree.random(2, 3, 2)
+REWARD = np.arange(8.0)
+
+
+@pytest.mark.parametrize("wrong, message", MALFORMED + NOT_LOGITS, ids=range(11))
+def test_malformed_logits_of_a_tree(wrong, message):
+    with says(message.replace("NAME", "logits[0]")):
+        sequences.TokenTree([wrong])
+
+
+def test_malformed_trees():
+    make = sequences.TokenTree
+    for wrong in ([], (), np.zeros((1, 2)), None):
+        with pytest.raises(ValueError, match=r"^logits is .*; give one array a position, logits\[t\] of shape \(V\*\*t, V\)$"):
+            make(wrong)
+    with says("logits[0] has shape (2,); give one row a prefix of 0 tokens, shape (1, 2)"):
+        make([[0.0, 1.0]])
+    with says("logits[1] has shape (3, 2); give one row a prefix of 1 tokens, shape (2, 2)"):
+        make([np.zeros((1, 2)), np.zeros((3, 2))])
+    with says("logits[1] has shape (2, 3); give one row a prefix of 1 tokens, shape (2, 2)"):
+        make([np.zeros((1, 2)), np.zeros((2, 3))])
+    for wrong in (0, 2.0, True, "2", None):
+        with says(f"vocabulary is {wrong!r}; give a whole number (an int) of at least 1"):
+            make.random(wrong, 3, 0)
+        with says(f"length is {wrong!r}; give a whole number (an int) of at least 1"):
+            make.random(2, wrong, 0)
+        with says(f"length is {wrong!r}; give a whole number (an int) of at least 1"):
+            make.repeat(P, wrong)
+        with says(f"vocabulary is {wrong!r}; give a whole number (an int) of at least 1"):
+            sequences.LazyTree.random(wrong, 3, 0)
+    with says("scale is nan; give one finite number"):
+        make.random(2, 3, 0, scale=math.nan)
+    with says("seed is -1; give a whole number (an int) of at least 0"):
+        sequences.LazyTree.random(2, 3, -1)
+    for call in (lambda: make.random(10, 9, 0), lambda: make.repeat(np.full(10, 0.1), 9)):
+        with says("vocabulary is 10 and length 9, V**T sequences; give at most 100000000, or sample from a LazyTree"):
+            call()
+    with says("probabilities has shape (2, 3) and length is 3; give (V,) and a length, or one row a position, shape (T, V)"):
+        make.repeat([P, Q], 3)
+    with says("probabilities: the row sums to 0.5; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"):
+        make.repeat([0.25, 0.25], 2)
+
+
+PAIRS_OF_TREES = {
+    "sequence_kl": {}, "sequence_kl_gradient": {}, "on_policy_gkd_gradient": {}, "decomposition": {}, "token_costs": {}, "token_kls": {},
+    "full_return": {}, "reward_to_go": {"gamma": 1}, "reward_to_go_table": {"gamma": 1}, "generalized_advantage": {"gamma": 1, "lam": 1},
+    "mixed": {"reward": REWARD, "alpha": 1}, "top_k": {"k": 1}, "bias_variance_polynomials": {}, "best_gamma": {"samples": 10},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS_OF_TREES)
+def test_pairs_of_trees(name):
+    function, arguments = getattr(sequences, name), PAIRS_OF_TREES[name]
+    with says("student has V = 2, T = 3 and teacher V = 3, T = 3; both must have the same vocabulary and length"):
+        function(TREE, sequences.TokenTree.random(3, 3, 0), **arguments)
+    with says("student has V = 2, T = 2 and teacher V = 2, T = 3; both must have the same vocabulary and length"):
+        function(sequences.TokenTree.random(2, 2, 0), TEACHER, **arguments)
+    with says("student is [0.2, 0.3, 0.5]; give a TokenTree"):
+        function(P, TEACHER, **arguments)
+    with says("teacher is [0.2, 0.3, 0.5]; give a TokenTree"):
+        function(TREE, P, **arguments)
+
+
+@pytest.mark.parametrize("wrong", [-1e-9, 1.0000001, math.nan, math.inf, [0.5, 0.5]], ids=str)
+def test_gamma_and_lam_lie_between_0_and_1(wrong):
+    calls = {
+        "reward_to_go": (TREE, TEACHER), "reward_to_go_table": (TREE, TEACHER), "discounted_return": (REWARD,), "state_values": (TREE, np.zeros((8, 3))),
+        "outcome": (TREE, REWARD), "mixed": (TREE, TEACHER, REWARD, 1.0), "future_kl": (TREE, TEACHER), "independent_variance": ([P], [Q]),
+    }  # fmt: skip
+    message = f"is {wrong!r}; give one number from 0 to 1"
+    for name, arguments in calls.items():
+        with says("gamma " + message):
+            getattr(sequences, name)(*arguments, gamma=wrong)
+    with says("gamma " + message):
+        sequences.generalized_advantage(TREE, TEACHER, wrong, 1)
+    with says("lam " + message):
+        sequences.generalized_advantage(TREE, TEACHER, 1, wrong)
+    with says("gamma " + message):
+        sequences.sample_estimate(TREE, TEACHER, wrong, "sampled", 10, 0)
+    with says("low " + message):
+        sequences.fipo_weight(TREE, TEACHER, 1, wrong, 0.2)
+    with says("gamma " + message):
+        sequences.fipo(TREE, TEACHER, REWARD, wrong, 0.2, 0.2)
+
+
+def test_signals_and_baselines():
+    signals = "give one of 'sampled', 'full_vocabulary', 'full_vocabulary_future'"
+    for wrong in ("full", "Sampled", None):
+        for call in (
+            lambda: sequences.full_return(TREE, TEACHER, wrong), lambda: sequences.reward_to_go(TREE, TEACHER, 1, wrong), lambda: sequences.mixed(TREE, TEACHER, REWARD, 1, 1, wrong),
+            lambda: sequences.best_gamma(TREE, TEACHER, 1, wrong), lambda: sequences.independent_variance([P], [Q], 1, wrong), lambda: sequences.sample_estimate(TREE, TEACHER, 1, wrong, 10, 0),
+        ):  # fmt: skip
+            with says(f"signal is {wrong!r}; {signals}"):
+                call()
+    for call in (lambda b: sequences.reward_to_go(TREE, TEACHER, 1, baseline=b), lambda b: sequences.full_return(TREE, TEACHER, baseline=b), lambda b: sequences.outcome(TREE, REWARD, baseline=b)):
+        with says("baseline is 'mean'; give one of 'value', 'optimal'"):
+            call("mean")
+        with says("baseline is nan; give one finite number"):
+            call(math.nan)
+        with pytest.raises(ValueError, match=r"^baseline is array\(\[0., 0., 0.\]\); give one finite number$"):
+            call(np.zeros(3))
+        with says("baseline is [0.0, 1.0]; give one array a position, 3 in all"):
+            call([0.0, 1.0])
+        with says("baseline[1] has shape (1,); give one number a prefix of 1 tokens, shape (2,)"):
+            call(([0.0], [1.0], [0.0] * 4))
+        with says("baseline[2] holds inf at (3,); every entry must be finite"):
+            call(([0.0], [1.0, 2.0], [0.0, 0.0, 0.0, math.inf]))
+
+
+def test_arrays_along_sequences():
+    for call in (lambda r: sequences.outcome(TREE, r), lambda r: sequences.broadcast_outcome(TREE, r), lambda r: sequences.mixed(TREE, TEACHER, r, 1), lambda r: sequences.fipo(TREE, TEACHER, r, 1, 0.2, 0.2)):
+        with says("reward has shape (3,); give one number a sequence, shape (V**T,) = (8,)"):
+            call([1, 2, 3])
+        with says("reward holds nan at (1,); every entry must be finite"):
+            call([0, math.nan] * 4)
+    with says("costs has shape (3, 8); give one number a sequence and position, shape (V**T, T) = (8, 3)"):
+        sequences.state_values(TREE, np.zeros((3, 8)), 1)
+    with says("costs holds nan at (1,); every cost must be a number"):
+        sequences.discounted_return([0.0, math.nan], 1)
+    with says("costs is the single number 0.5; give one number a token, shape (..., V)"):
+        sequences.discounted_return(0.5, 1)
+    with says("values[2] has shape (2,); give one number a prefix of 2 tokens, shape (4,)"):
+        sequences.generalized_advantage(TREE, TEACHER, 1, 1, ([0.0], [0.0, 0.0], [0.0, 0.0]))
+    with says("student is [0.2, 0.3, 0.5]; give a TokenTree"):
+        sequences.outcome(P, REWARD)
+    with says("student is [0.2, 0.3, 0.5]; give a TokenTree"):
+        sequences.state_values(P, REWARD, 1)
+
+
+def test_sequence_tables():
+    make = sequences.SequenceTable
+    with says("weights has shape (8,); give one number a sequence and position, shape (V**T, T) = (8, 3)"):
+        make(TREE, REWARD)
+    with says("weights holds inf at (0, 0); every entry must be finite"):
+        make(TREE, np.full((8, 3), math.inf))
+    with says("local[0] has shape (2,); give one row a prefix of 0 tokens, shape (1, 2)"):
+        make(TREE, np.zeros((8, 3)), ([0.0, 0.0],) * 3)
+    with says("probabilities has shape (2,); give one number a sequence, shape (8,)"):
+        make(TREE, np.zeros((8, 3)), None, [0.5, 0.5])
+    with says("probabilities: the row sums to 28.0; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"):
+        make(TREE, np.zeros((8, 3)), None, REWARD)
+    table = make(TREE, np.zeros((8, 3)))
+    for call in (table.bias, lambda g: table.mean_squared_error(g, 10)):
+        with says("gradient has shape (3,); give one number a parameter, shape (14,)"):
+            call(P)
+    for wrong in (0, -2):
+        with says(f"samples is {wrong}; give a number above 0"):
+            table.mean_squared_error(np.zeros(14), wrong)
+        with says(f"samples is {wrong}; give a number above 0"):
+            sequences.best_gamma(TREE, TEACHER, wrong)
+    big = sequences.TokenTree.random(4, 8, 0)
+    with says("student has V = 4, T = 8: 65536 rows of 87380 entries; dense() holds at most 268435456 entries, expectation() and total_variance() need none"):
+        make(big, np.zeros((4**8, 8))).dense()
+
+
+def test_parameters_of_sequence_estimators():
+    for wrong in (math.nan, math.inf):
+        with says(f"alpha is {wrong!r}; give one finite number"):
+            sequences.mixed(TREE, TEACHER, REWARD, wrong)
+    with says("high is -0.1; give a number of at least 0"):
+        sequences.fipo_weight(TREE, TEACHER, 1, 0.2, -0.1)
+    with says("ratio_limit is 0; give a number above 0"):
+        sequences.future_kl(TREE, TEACHER, 1, 0)
+    with says("student has V = 2, T = 3 and old V = 3, T = 3; both must have the same vocabulary and length"):
+        sequences.fipo(TREE, sequences.TokenTree.random(3, 3, 0), REWARD, 1, 0.2, 0.2)
+    for wrong in (0, 3, 1.0, True):
+        with says(f"k is {wrong!r}; give a whole number (an int) from 1 to V = 2"):
+            sequences.top_k(TREE, TEACHER, wrong)
+    with says("outside is 'keep'; give one of 'renormalize', 'drop', 'tail'"):
+        sequences.top_k(TREE, TEACHER, 1, "keep")
+    barred = sequences.TokenTree.repeat([1.0, 0.0], 3)
+    infinite = "teacher gives probability 0 to token 1 after the prefix (), where the student can draw it: the KL is infinite and has no gradient; give the teacher's logit a finite value there, or set the student's to -inf too"
+    with says(infinite):
+        sequences.top_k(TREE, barred, 2)
+    with says(infinite):
+        sequences.reward_to_go(TREE, barred, 1)
+    with says(infinite):
+        sequences.sample_estimate(TREE, barred, 1, "sampled", 10, 0)
+
+
+def test_beyond_enumeration():
+    with says("student has shape (3,); give one row a position, shape (T, V)"):
+        sequences.independent_variance(P, Q, 1)
+    with says("gamma is 0.5 with causal=False; the full return has no discount: give gamma = 1"):
+        sequences.independent_variance([P], [Q], 0.5, causal=False)
+    with says("teacher holds 0.0 at row (1,), token 2, where student holds 0.5: the KL is infinite and has no gradient; give it a probability above 0"):
+        sequences.independent_variance([P, P], [Q, [0.5, 0.5, 0.0]], 1)
+    for lengths, variances, message in (
+        ([1, 2], [1.0], "lengths has shape (2,) and variances (1,); give two or more of each, as many of one as of the other"),
+        ([1], [1.0], "lengths has shape (1,) and variances (1,); give two or more of each, as many of one as of the other"),
+        ([1, 2], [1.0, 0.0], "variances is [1.0, 0.0]; give finite numbers above 0"),
+        ([0, 2], [1.0, 1.0], "lengths is [0.0, 2.0]; give finite numbers above 0"),
+        ([2, 2], [1.0, 1.0], "lengths is [2.0, 2.0]; give increasing numbers"),
+    ):
+        with says(message):
+            sequences.growth_exponents(lengths, variances)
+    for wrong in (1, 0, 2.5, None):
+        with says(f"samples is {wrong!r}; give a whole number (an int) of at least 2"):
+            sequences.sample_estimate(TREE, TEACHER, 1, "sampled", wrong, 0)
+    with says("teacher is [0.2, 0.3, 0.5], without vocabulary; give a TokenTree, a LazyTree or an object with vocabulary, length and log_probabilities_after"):
+        sequences.sample_estimate(TREE, P, 1, "sampled", 10, 0)
+    with says("student has V = 2, T = 3 and teacher V = 2, T = 4; both must have the same vocabulary and length"):
+        sequences.sample_estimate(TREE, sequences.LazyTree.random(2, 4, 0), 1, "sampled", 10, 0)
