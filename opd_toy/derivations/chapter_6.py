@@ -45,7 +45,7 @@ from opd_toy.derivations.notation import (
 )
 
 TREE = "any vocabulary size V, a tree of two positions"
-TREE_THEN_ANY = "any vocabulary size V; a tree of two positions, then any length T"
+TREE_THEN_ANY = "any vocabulary size V, a tree of two positions and then any length T"
 ANY_LENGTH = "any vocabulary size V, any length T"
 
 with sp.evaluate(False):
@@ -224,7 +224,7 @@ with sp.evaluate(False):
                 title="what is missing",
             ),
         ),
-        "any length T for the return; a tree of two positions and any vocabulary size V for what is followed",
+        "any length T for the return, any vocabulary size V and a tree of two positions for what is followed",
     )
 
     gkd_future_coupling = Derivation(
