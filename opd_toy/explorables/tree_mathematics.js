@@ -159,9 +159,8 @@ export function lagMoments(student, teacher, signal) {
 
 // Coefficients in γ, lowest first, of |bias|² against the sequence gradient and of the
 // variance: 2T - 1 each.  At γ = 1 nothing is biased, so that the bias is Σ_k (γ^k - 1) E g_k.
-export function biasVariancePolynomials(student, teacher, signal) {
-  const T = student.length;
-  const [second, mean] = lagMoments(student, teacher, signal);
+export function biasAndVariance([second, mean]) {
+  const T = Math.sqrt(mean.length);
   const [bias, variance] = [Array(2 * T - 1).fill(0), Array(2 * T - 1).fill(0)];
   for (let k = 0; k < T; k++) for (let l = 0; l < T; l++) {
     const x = mean[k * T + l];
@@ -169,6 +168,15 @@ export function biasVariancePolynomials(student, teacher, signal) {
     if (k && l) [[k + l, x], [k, -x], [l, -x], [0, x]].forEach(([power, term]) => (bias[power] += term));
   }
   return [bias, variance];
+}
+
+// |bias|² at one γ: near γ = 1 the polynomial would lose its digits.
+export function squaredBias(mean, gamma) {
+  const T = Math.sqrt(mean.length);
+  let [short, total] = [0, 0]; // γ^k - 1, as (γ - 1) (1 + γ + ...)
+  const shorts = Array.from({ length: T }, (_, k) => (k ? (short = short * gamma + gamma - 1) : 0));
+  for (let k = 1; k < T; k++) for (let l = 1; l < T; l++) total += shorts[k] * shorts[l] * mean[k * T + l];
+  return Math.max(total, 0);
 }
 
 export const polynomial = (coefficients, x) => coefficients.reduceRight((total, c) => total * x + c, 0);
