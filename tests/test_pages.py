@@ -20,7 +20,8 @@ PHONE = {"width": 360, "height": 740}
 def chapters():
     """The pages of the table of contents, in reading order."""
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [contents["root"]] + [entry["file"] for part in contents["parts"] for entry in part["chapters"]]
+    entries = [page for part in contents["parts"] for entry in part["chapters"] for page in (entry, *entry.get("sections", []))]
+    return [contents["root"]] + [entry["file"] for entry in entries]
 
 
 CHAPTERS = chapters()
