@@ -15,7 +15,8 @@ import pytest
 import traitlets
 from axe_playwright_python.sync_playwright import Axe
 
-from opd_toy import objectives
+from opd_toy import objectives, provenance
+from opd_toy.explorables.control_study import block_means
 from opd_toy.explorables.host import HERE, Distribution
 from tests.conftest import new_page
 from tests.explorables import CHECKS, SIMPLE, WIDGETS, check, page_of, read, uniforms
@@ -234,7 +235,7 @@ def test_presets_and_reset(name, opened):
         widget.root.get_by_role("button", name="Reset").click()
         assert read(widget.root).__dict__ == first.__dict__, button.inner_text()
     assert moved >= 2
-    assert widget.root.get_by_role("button", name="The notes' example").count() or name in ("HardToSoft", "SeekOrCover")
+    assert widget.root.get_by_role("button", name="The notes' example").count() or name in ("ControlStudy", "HardToSoft", "SeekOrCover")
 
 
 @every_widget
@@ -269,7 +270,7 @@ def states(name, count, seed=5):
             p = np.maximum(random.dirichlet(np.full(size, random.choice([0.3, 1.0, 20.0]))), 0.005)
             return (p / p.sum()).tolist()
         if isinstance(trait, traitlets.Enum):
-            return str(random.choice(list(trait.values)))
+            return trait.values[random.integers(len(trait.values))]
         if isinstance(trait, traitlets.Int):
             return int(random.choice([trait.min, trait.max, random.integers(trait.min, trait.max + 1)], p=[0.1, 0.1, 0.8]))
         return float(random.choice([trait.min, trait.max, random.uniform(trait.min, trait.max)], p=[0.1, 0.1, 0.8]))
@@ -570,7 +571,12 @@ def test_with_reduced_motion_play_jumps_to_the_end(name, opened):
     widget.page.wait_for_timeout(300)
     assert read(widget.root).printed == end
     seen = read(widget.root)
-    assert float(seen.outputs["draws"]) == 4096 if name == "SampleAndAverage" else seen.number("steps-taken") == seen.number("steps-in-all")
+    ends = {"SampleAndAverage": ("draws", 4096), "ControlStudy": ("iteration", 2000)}
+    if name in ends:
+        control, end = ends[name]
+        assert float(seen.outputs[control]) == end
+    else:
+        assert seen.number("steps-taken") == seen.number("steps-in-all")
 
 
 # ---- what is special to one ----
@@ -613,6 +619,26 @@ def test_the_shaded_region_is_where_the_two_kls_disagree(teacher, opened):
             assert forward > 0 or reverse < 0  # and never the other way round
             tested[shaded] += 1
         assert min(tested) > 5, tested
+
+
+def test_the_study_draws_the_recorded_trajectories_and_variances(opened):
+    study = provenance.recorded("control-study", "variance")
+    widget = opened("ControlStudy")
+    for state in states("ControlStudy", 8, seed=3):
+        widget.set(**state)
+        widget.check()
+        g, s, t = (study[all_].index(state[one]) for all_, one in (("gammas", "gamma"), ("seeds", "seed"), ("tasks", "task")))
+        variances, trajectories = widget.root.locator("svg").all()
+        points = [[float(y) for _, y in re.findall(r"([\d.]+) (-?[\d.]+)", line.get_attribute("d"))] for line in trajectories.locator("g .opd-line").all()]
+        checkpoint = max([c for c, each in enumerate(study["checkpoints"]) if each <= 40 * math.ceil(state["iteration"] / 40)], default=0)
+        # by the axis: 16 units of position in 184 of the picture, 0 at 104
+        np.testing.assert_allclose((104 - np.array(points)) * 16 / 184, np.clip(np.array(study["trajectories"][g][s][checkpoint][t][: len(points)]), -9, 9), atol=0.05)
+        labels = {float(each.get_attribute("y")) - 4: each.text_content() for each in variances.locator("text").all() if re.fullmatch("10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", each.text_content())}
+        decades = {int(text[2:].translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))): y for y, text in labels.items()}
+        axis = np.polyfit(list(decades.values()), list(decades), 1)
+        for n, line in enumerate(study["gammas"]):
+            drawn = [float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)", variances.locator(f"[data-line='{n}']").get_attribute("d"))]
+            np.testing.assert_allclose(np.polyval(axis, drawn), np.log10(block_means(study)[n, s, t]), atol=0.01)
 
 
 def test_the_path_runs_from_the_student_to_the_teacher(opened):
