@@ -12,7 +12,8 @@ import re
 import numpy as np
 import pytest
 
-from opd_toy import distributions, estimators, explorables, objectives
+from opd_toy import distributions, estimators, explorables, objectives, sequences
+from opd_toy.explorables import trees
 from opd_toy.explorables.host import HERE
 
 CASES = 1200
@@ -36,6 +37,7 @@ def functions(module):
 
 
 ENGINE = functions(distributions) | functions(objectives) | functions(estimators)
+OF_TREES = {name for name in sequences.__all__ if inspect.isfunction(getattr(sequences, name))}
 
 
 # ---- the cases ----
@@ -218,11 +220,11 @@ def test_a_widget_takes_the_engines_functions_from_the_twin(file):
     text = widget_modules()[file]
     imported = re.findall(r"import \{([^}]*)\} from \"./mathematics.js\"", text)
     taken = set(re.findall(r"\w+", " ".join(imported)))
-    assert taken, f"{file} imports nothing from mathematics.js"
+    assert taken or file == "control_study.js", f"{file} imports nothing from mathematics.js"  # that one shows a recording
     assert taken <= set(EXPORTS), f"mathematics.js has no {taken - set(EXPORTS)}"
     defined = re.findall(r"(?:function\*?|const|let|var) (\w+)", text)
-    own = {name for name in defined if snake(name) in ENGINE}
-    assert not own, f"{file} has its own {own}: the engine has it too, so it belongs in mathematics.js"
+    own = {name for name in defined if snake(name) in {*ENGINE, *OF_TREES}}
+    assert not own, f"{file} has its own {own}: the engine has it too, so it belongs in mathematics.js or tree_mathematics.js"
 
 
 def test_there_are_a_thousand_cases_of_every_kind(results):
@@ -311,3 +313,136 @@ def test_an_unknown_kind_is_refused(twin_page):
             f'async (source) => {{ try {{ (await import(source)).{name}([1], [1], "k4"); }} catch (e) {{ return e.message; }} }}',
             module_address())
         assert message == 'kind must be "k1", "k2" or "k3", not "k4"'
+
+
+# ---- token trees: tree_mathematics.js against opd_toy.sequences ----
+
+TREE_TEXT = (HERE / "tree_mathematics.js").read_text()
+TREE_EXPORTS = re.findall(r"^export (?:const|function) (\w+)", TREE_TEXT, flags=re.MULTILINE)
+TREE_TWINS = {"tokenCosts", "discountedReturn", "stateValues", "futureKl", "fipoWeight"}
+TREE_HELPERS = {"tokenTree", "randomTrees", "repeated", "chances", "lagMoments", "biasAndVariance", "squaredBias", "polynomial", "leastErrorGamma"}
+
+
+def tree_module():
+    plain = [re.sub("^(import [^;]*;|export )", "", (HERE / name).read_text(), flags=re.MULTILINE) for name in ("mathematics.js", "interface.js")]
+    text = "".join(plain) + re.sub("^import [^;]*;", "", TREE_TEXT, flags=re.MULTILINE)
+    return "data:text/javascript;base64," + base64.b64encode(text.encode()).decode()
+
+
+def tree_cases():
+    """(student, teacher, gamma, samples): far apart, near each other, confident, of one or more positions."""
+    random = np.random.default_rng(6)
+    for number in range(60):
+        vocabulary, length = int(random.integers(2, 5)), int(random.integers(1, 6))
+        scale, distance = random.choice([0.3, 1, 4]), [2.0, 1.0, 1e-3][number % 3]
+        logits = [scale * random.standard_normal((vocabulary**t, vocabulary)) for t in range(length)]
+        teacher = [z + distance * random.standard_normal(z.shape) for z in logits]
+        gamma = [0.0, 1.0, 0.999, *random.random(3)][number % 6]
+        yield sequences.TokenTree(logits), sequences.TokenTree(teacher), gamma, float(10 ** random.uniform(0, 5))
+
+
+@pytest.fixture(scope="module")
+def tree_cases_in_both(twin_page):
+    """[(case, what the JavaScript makes of it)]"""
+    every = list(tree_cases())
+    plain = [[[z.reshape(-1).tolist() for z in tree.logits] for tree in case[:2]] + list(case[2:]) for case in every]
+    found = twin_page.evaluate(
+        """async ([source, cases]) => {
+          const m = await import(source);
+          const lists = (levels) => levels.map((level) => [...level]);
+          return cases.map(([student, teacher, gamma, samples]) => {
+            const [p, q] = [student, teacher].map((logits) => m.tokenTree(logits.map((z) => Float64Array.from(z))));
+            const costs = m.tokenCosts(p, q);
+            return {
+              probabilities: lists(p.probabilities), chances: lists(m.chances(p)), tokenCosts: costs,
+              discountedReturn: costs.map((row) => m.discountedReturn(row, gamma)), stateValues: lists(m.stateValues(p, costs, gamma)),
+              futureKl: m.futureKl(p, q, gamma, 2), fipoWeight: m.fipoWeight(p, q, gamma, 0.2, 0.3, 2),
+              signals: ["sampled", "full_vocabulary"].map((signal) => {
+                const moments = m.lagMoments(p, q, signal);
+                const both = m.biasAndVariance(moments);
+                return { polynomials: both, bias: m.squaredBias(moments[1], gamma), at: both.map((each) => m.polynomial(each, gamma)), best: m.leastErrorGamma(both, samples) };
+              }),
+            };
+          });
+        }""",
+        [tree_module(), plain],
+    )
+    return list(zip(every, found))
+
+
+def near(found, engine, scale=0.0):
+    """Equal to 1e-12 of the largest, or of ``scale``."""
+    found, engine = np.asarray(found, float), np.asarray(engine, float)
+    assert found.shape == engine.shape
+    assert np.abs(found - engine).max(initial=0) <= TOLERANCE * max(np.abs(engine).max(initial=0), scale)
+
+
+def test_every_export_for_trees_is_tested():
+    assert set(TREE_EXPORTS) == TREE_TWINS | TREE_HELPERS
+    assert {name for name in TREE_EXPORTS if snake(name) in {*ENGINE, *OF_TREES}} == TREE_TWINS
+
+
+def test_trees_and_the_costs_on_them(tree_cases_in_both):
+    for (student, teacher, gamma, _), found in tree_cases_in_both:
+        costs = sequences.token_costs(student, teacher)
+        size = np.abs(np.concatenate([z.reshape(-1) for z in student.log_probabilities])).max()  # two of these are subtracted
+        for mine, theirs in zip(found["probabilities"], student.probabilities, strict=True):
+            near(mine, theirs.reshape(-1))
+        for mine, theirs in zip(found["chances"], [*student.prefix_probabilities(), student.sequence_probabilities()], strict=True):
+            near(mine, theirs)
+        near(found["tokenCosts"], costs, size)
+        near(found["discountedReturn"], sequences.discounted_return(costs, gamma), size)
+        for mine, theirs in zip(found["stateValues"], sequences.state_values(student, costs, gamma), strict=True):
+            near(mine, theirs, size)
+        near(found["futureKl"], sequences.future_kl(student, teacher, gamma, 2.0), size)
+        near(found["fipoWeight"], sequences.fipo_weight(student, teacher, gamma, 0.2, 0.3, 2.0), size)
+
+
+def test_bias_and_variance_on_trees(tree_cases_in_both):
+    for (student, teacher, gamma, samples), found in tree_cases_in_both:
+        gradient = sequences.sequence_kl_gradient(student, teacher)
+        rounding = 1e-15 * np.abs(np.concatenate([z.reshape(-1) for z in student.log_probabilities])).max()  # of a cost
+        for signal, mine in zip(("sampled", "full_vocabulary"), found["signals"], strict=True):
+            bias, variance = sequences.bias_variance_polynomials(student, teacher, signal)
+            loose = (rounding / np.abs(sequences.token_costs(student, teacher)).max()) / TOLERANCE  # costs near 0 have fewer digits
+            second = sum(np.abs(x).max() for x in (bias, variance)) + (gradient**2).sum()  # mean products, of which both are differences
+            near(mine["polynomials"][0], bias, max(1, loose) * second)
+            near(mine["polynomials"][1], variance, max(1, loose) * second)
+            table = sequences.reward_to_go(student, teacher, gamma, signal)
+            exact = (table.bias(gradient) ** 2).sum()
+            near(mine["at"], [exact, table.total_variance()], max(1, loose) * second)
+            assert gamma < 1 or mine["bias"] == 0
+            near(mine["bias"], exact, max(1, loose) * (gradient**2).sum() * (1 - gamma) ** 2 + 1e-30 / TOLERANCE)
+            # the γ itself is known less well than the error there
+            error = lambda x: sequences.reward_to_go(student, teacher, float(x), signal).mean_squared_error(gradient, samples)
+            least = error(sequences.best_gamma(student, teacher, samples, signal))
+            assert 0 <= mine["best"] <= 1 and error(mine["best"]) <= least * (1 + 1e-9) + 1e-30
+
+
+def test_the_page_draws_the_trees_that_python_draws(twin_page):
+    settings = [[2, 2, 0, 1.0], [3, 5, 248, 1.0], [3, 6, 2, 1.0], [4, 6, 9999, 0.35], [4, 3, 77, 0.0], [2, 6, 5, 3.0], [3, 5, 248, 0.5]]
+    found = twin_page.evaluate(
+        """async ([source, settings]) => {
+          const m = await import(source);
+          return settings.map((each) => m.randomTrees(...each).map((tree) => tree.logProbabilities.map((level) => [...level])));
+        }""",
+        [tree_module(), settings],
+    )
+    for setting, pair in zip(settings, found):
+        for mine, theirs in zip(pair, trees.random_trees(*setting), strict=True):
+            assert (theirs.vocabulary, theirs.length) == tuple(setting[:2])
+            for level, rows in zip(mine, theirs.log_probabilities, strict=True):
+                near(level, rows.reshape(-1))
+    repeated = twin_page.evaluate("async ([source, p]) => (await import(source)).repeated(p, 3).probabilities.map((level) => [...level])", [tree_module(), trees.NOTES[0]])
+    for level, rows in zip(repeated, trees.notes_trees(3)[0].probabilities, strict=True):
+        near(level, rows.reshape(-1))
+
+
+def test_the_normal_numbers_are_normal_and_a_longer_tree_begins_like_a_shorter_one():
+    numbers = trees.normals(3, 200_001)
+    assert len(numbers) == 200_001 and abs(numbers.mean()) < 0.01 and abs(numbers.std() - 1) < 0.01
+    assert abs((numbers**3).mean()) < 0.03 and abs((numbers**4).mean() - 3) < 0.06
+    assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.01
+    for short, long in zip(trees.random_trees(3, 2, 8, 0.7), trees.random_trees(3, 4, 8, 0.7)):
+        for a, b in zip(short.logits, long.logits):
+            assert np.array_equal(a, b)
