@@ -56,6 +56,8 @@ def lower(e, softmax=True):
     if isinstance(e, Limit):
         return lower(_limit_somehow(lower(e.args[0], softmax=False), *e.args[1:]), softmax)
     if isinstance(e, Sum):
+        if any((low, high) != (1, V) for _, low, high in e.limits):
+            raise DerivationError(f"{e} is not a sum over the vocabulary, nor over the positions of a sequence of length T")
         new = {index: _fresh("v") for index in e.variables}
         return Sum(lower(e.function.xreplace(new), softmax), *((index, 1, V) for index in new.values()))
     if not e.args:

@@ -3,8 +3,8 @@
 Every expression is multiplied out into terms: a weight (numbers, γ, T, bounds) times means of
 products of costs and scores, summed over positions.  Each sum is split by how its positions
 stand to one another (t < u, t = u, t > u, …), so that a position has a rank and the last one
-is known.  Two facts about the last position of a product give the means, and nothing else is
-used:
+is known.  Two facts about the last position of a product give the means, and nothing else
+is used:
 
 - a score that stands alone at the last position has mean 0 whatever the prefix was, and so has
   the product (``past-terms-vanish`` and ``score-mean-zero``);
@@ -12,6 +12,7 @@ used:
   score by its own, the gradient of KL (``k1-expectation`` and ``pg-unbiased-local``).
 
 KL and its gradient at a position are known once the prefix is, so they may stand beside either.
+The gradient of a mean is taken by the log-derivative trick.
 
 Positions in no product are summed in closed form.  Equal expressions then have equal terms.
 """
@@ -96,7 +97,7 @@ def is_zero(e):
 
 def _terms(e):
     if isinstance(e, sp.Indexed):
-        return [Term(open=e) if e.base in DRAWN else _constant(e)]
+        return [_indexed_term(e)]
     if isinstance(e, Defined):
         return _terms(e.definition(_fresh))
     if isinstance(e, SequenceMean):
@@ -116,10 +117,10 @@ def _terms(e):
     raise DerivationError(f"no rule to multiply out {e}")
 
 
-def _constant(e):
-    if e.base != c:
+def _indexed_term(e):
+    if e.base not in (*DRAWN, c) or not all(isinstance(index, sp.Symbol) for index in e.indices):
         raise DerivationError(f"{e} is not known for a sequence of any length")
-    return Term(constants=e)
+    return Term(constants=e) if e.base == c else Term(open=e)
 
 
 def _product(factors):

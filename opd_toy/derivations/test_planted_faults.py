@@ -7,7 +7,7 @@ import sympy as sp
 
 from opd_toy.derivations import DERIVATIONS, DerivationError
 from opd_toy.derivations.framework import Step, exact_problem, witness_problem
-from opd_toy.derivations.notation import Partial, StopGradient, p, p2, q, q2
+from opd_toy.derivations.notation import Partial, StopGradient, T, V, gamma, p, p2, q, q2
 from opd_toy.derivations.witness import counterexample
 
 
@@ -41,6 +41,30 @@ def drop_deltas(e):
     return e.replace(sp.KroneckerDelta, lambda *_: sp.S.One)
 
 
+def start_later(e):
+    """u > t for u >= t, in every sum that begins at a position."""
+    return _with_limits(e, lambda low, high: (low + 1 if low.free_symbols else low, high))
+
+
+def end_earlier(e):
+    """t < u for t <= u, in every sum that ends at a position, and T - 1 for T."""
+    return _with_limits(e, lambda low, high: (low, high if high == V else high - 1))
+
+
+def _with_limits(e, change):
+    return e.replace(sp.Sum, lambda body, *limits: sp.Sum(body, *((index, *change(low, high)) for index, low, high in limits)))
+
+
+def square_the_discounts(e):
+    return e.xreplace({gamma: gamma**2})
+
+
+def drop_a_length(e):
+    """T for T², and 1 for T, before a sum."""
+    return sp.Mul(*(sp.Pow(f.base, f.exp - 1) if isinstance(f, sp.Pow) and f.base == T else f for f in e.args if f != T)) if isinstance(e, sp.Mul) else e
+
+
+SEQUENCES = (start_later, square_the_discounts, drop_a_length, end_earlier)
 SPECIAL = (drop_stop_gradient, drop_deltas, swap_student_and_teacher, drop_a_term)
 GENERAL = (add_one, double, flip_sign)  # add_one changes every expression
 
@@ -57,9 +81,9 @@ def sides(e):
 
 
 def mutants(part, step, number):
-    """Two corrupted copies of a step, where they do differ from it in value: a special fault and a general one."""
+    """Up to three corrupted copies of a step, where they do differ from it in value: a special fault, one of sequences, a general one."""
     first = number % len(GENERAL)
-    groups = (SPECIAL, (*GENERAL[first:], *GENERAL[:first]))
+    groups = (SPECIAL, SEQUENCES, (*GENERAL[first:], *GENERAL[:first]))
     for group in groups:
         for fault in group:
             wrong = corrupt(step.expression, fault)
