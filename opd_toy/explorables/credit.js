@@ -244,15 +244,18 @@ function weightRows(chosen) {
         html("tr", { class: "opd-group" }, html("th", { scope: "colgroup", colspan: T + 1 }, partsTitle)), parts.row))));
   // From the lowest weight at the top to the highest at the bottom: what is pushed down hangs down.
   const range = (weights) => [Math.min(0, ...weights), Math.max(0, ...weights)];
-  const show = (bars, weights, [low, high], position, pushes = true) => {
+  const show = (bars, weights, [low, high], position) => {
     const down = (x) => 2 + (high > low ? (36 * (x - low)) / (high - low) : 18);
     bars.forEach(({ rect, zero, text, cell }, t) => {
       put(zero, { d: `M0 ${down(0).toFixed(2)}H100` });
       put(rect, { y: Math.min(down(0), down(weights[t])).toFixed(2), height: Math.abs(down(weights[t]) - down(0)).toFixed(2) });
-      text.textContent = pushes ? `${signed(weights[t])} ${direction(weights[t]).arrow}` : signed(weights[t]);
-      cell.dataset.value = String(weights[t]);
+      write(text, cell, weights[t], ` ${direction(weights[t]).arrow}`);
       cell.dataset.column = t === position ? "on" : "";
     });
+  };
+  const write = (text, cell, x, arrow = "") => {
+    text.textContent = `${signed(x)}${arrow}`;
+    cell.dataset.value = String(x);
   };
   return {
     element: radios.element,
@@ -269,7 +272,11 @@ function weightRows(chosen) {
           const what = scheme === "fipo" ? "FutureKL" : "weight";
           partsTitle.textContent = `The ${what} of token ${position + 1}, ${signed(sum(found))}, is the sum of these`;
           partsName.textContent = PARTS[scheme];
-          show(parts.bars, found, scheme === "fipo" ? range(found) : range([...scale, ...found]), position, scheme !== "fipo");
+          if (scheme === "fipo") { // log p has moved up or down: no weights, so a rise is drawn upwards
+            const risen = found.map((x) => -x);
+            show(parts.bars, risen, range(risen), position);
+            parts.bars.forEach(({ text, cell }, u) => write(text, cell, found[u]));
+          } else show(parts.bars, found, range([...scale, ...found]), position);
         }
       }
     },
