@@ -370,6 +370,18 @@ def test_rao_blackwell_return(student, teacher):
         assert table.total_variance() == 0.0
 
 
+def test_exact_kls_can_raise_the_variance():
+    """Where a token's cost is made good by the next, the drawn costs cancel and the KLs do not."""
+    row = lambda a, b: np.array([math.exp(-a) / 2, math.exp(-b) / 2, 1 - math.exp(-a) / 2 - math.exp(-b) / 2])  # costs a, b
+    student = TokenTree.repeat([0.5, 0.5, 0.0], 3)
+    last = [row(0.4, 0.4) if prefix % 3 == 0 else row(1.6, 1.6) for prefix in range(9)]
+    teacher = TokenTree([np.log(x) for x in ([row(1, 1)], [row(1.6, 0.4)] * 3, last)])
+    same(token_costs(student, teacher)[student.sequence_probabilities() > 0].sum(axis=1), np.full(8, 3.0))
+    plain, based = ([reward_to_go(student, teacher, 1.0, signal, b).total_variance() for signal in SIGNALS] for b in (None, "value"))
+    same(plain, [7.18, 2.68, 7.36])  # sampled, full_vocabulary, full_vocabulary_future
+    same(based, [0.0, 0.18, 0.18])
+
+
 def test_one_position_agrees_with_estimators():
     for v in (1, 2, 4):
         student, teacher = pair(v, 1, seed=v)
