@@ -181,7 +181,7 @@ def network_inputs(task, batch, length):
     """(T, R, B, 4): task identity, position (left at 0), normalised time, 1; ``task`` (R,), 0 left or 1 right."""
     inputs = torch.zeros(length, len(task), batch, INPUTS + 1, dtype=torch.float64, device=task.device)
     inputs[..., 0] = inputs.new_tensor(IDENTITIES)[task][:, None]
-    inputs[..., 2] = (torch.arange(length, device=task.device) / length)[:, None, None]
+    inputs[..., 2] = (torch.arange(length, dtype=torch.float64, device=task.device) / length)[:, None, None]
     inputs[..., 3] = 1
     return inputs
 
@@ -336,7 +336,7 @@ def train(runs, gradient, iterations, snapshots=(), *, checkpoint=None, report=N
     count("iterations", iterations, least=0)
     state = initial_state(runs, iterations, snapshots)
     if checkpoint is not None:
-        state = checkpoint.load(state.get("parameters").device) or state
+        state = checkpoint.load(state["parameters"].device) or state
     if state["iteration"] == 0 and 0 in snapshots:
         state["snapshots"][snapshots.index(0)] = state["parameters"]
     while state["iteration"] < iterations:
@@ -357,14 +357,17 @@ def step(state, runs, gradient, snapshots=()):
         state["snapshots"][snapshots.index(iteration)] = state["parameters"]
 
 
-def distillation(runs, teachers, length=LENGTH, batch=BATCH):
-    """``gradient`` for ``train``: students that learn from two ``teachers`` in turn, (2, P) or (2, R, P)."""
+def distillation(runs, teachers, length=LENGTH, batch=BATCH, noise=None):
+    """``gradient`` for ``train``: students that learn from two ``teachers`` in turn, (2, P) or (2, R, P).
+
+    ``noise(iteration)`` (T, R, B) takes the place of the seeds' own where it is given.
+    """
+    noise = noise or (lambda iteration: normal_noise(runs.seed, TRAINING, iteration, length, batch, runs.gamma))
     hidden = runs.gamma.new_empty(2, length, len(runs.seed), batch, HIDDEN)
 
     def gradient(parameters, iteration):
         left_or_right = (iteration + 1) % 2
-        noise = normal_noise(runs.seed, TRAINING, iteration, length, batch, runs.gamma)
-        rollout = roll_out(parameters, runs.lower, runs.upper, both(left_or_right, runs), noise, hidden)
+        rollout = roll_out(parameters, runs.lower, runs.upper, both(left_or_right, runs), noise(iteration), hidden)
         teacher = teachers[left_or_right].expand(len(runs.seed), -1)
         signal = distillation_signal(rollout, runs.gamma, *gaussian_at(teacher, runs.lower, runs.upper, rollout.inputs))
         whole, micro = backward(parameters, rollout, signal)

@@ -119,7 +119,7 @@ def computation(part):
 
         modules |= {"frozen": ("point_control_frozen", point_control_frozen.frozen), "sensitivity": ("point_control_sensitivity", point_control_sensitivity.sensitivity)}
     name, function = modules[part]
-    return name, function, ["opd_toy/point_control.py", f"opd_toy/{name}.py"]
+    return name, function, list(dict.fromkeys(["opd_toy/point_control.py", "opd_toy/point_control_study.py", f"opd_toy/{name}.py"]))
 
 
 class Progress:
