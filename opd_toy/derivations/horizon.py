@@ -17,6 +17,7 @@ The gradient of a mean is taken by the log-derivative trick.
 Positions in no product are summed in closed form.  Equal expressions then have equal terms.
 """
 
+import functools
 import itertools
 from dataclasses import dataclass, replace
 
@@ -85,11 +86,17 @@ def _indexed(term):
 def is_zero(e):
     """Whether an expression over sequences is 0 for every length T; False when that cannot be shown."""
     totals = {}
-    for term in _terms(sp.sympify(e)):
-        for canonical in _by_rank(term):
-            for key, coefficient in _weights(*canonical):
-                totals.setdefault(key, []).append(coefficient)
+    for part in sp.Add.make_args(sp.sympify(e)):
+        sign, body = part.as_coeff_Mul()
+        for key, coefficient in normal_form(body):
+            totals.setdefault(key, []).append(sign * coefficient)
     return all(sp.cancel(sp.Add(*coefficients)) == 0 for coefficients in totals.values())
+
+
+@functools.cache
+def normal_form(e):
+    """(key, coefficient) pairs; the key says what is summed, and over which order of positions."""
+    return [pair for term in _terms(e) for canonical in _by_rank(term) for pair in _weights(*canonical)]
 
 
 # --- multiplied out ------------------------------------------------------------------------

@@ -144,8 +144,16 @@ def _(e: sp.Sum, at):
 
 @number.register
 def _(e: SequenceMean, at):
-    """Over every sequence of the tree."""
-    return mpmath.fsum(chance * number(e.args[0], replace(at, drawn=drawn)) for chance, drawn in at.tree.sequences)
+    """Over every sequence of the tree; kept, for a mean may stand inside another."""
+    key = (e, *(at.symbols.get(s) for s in _symbols(e)))
+    if key not in at.tree.means:
+        at.tree.means[key] = mpmath.fsum(chance * number(e.args[0], replace(at, drawn=drawn)) for chance, drawn in at.tree.sequences)
+    return at.tree.means[key]
+
+
+@cache
+def _symbols(e):
+    return sorted(e.atoms(sp.Symbol), key=str)
 
 
 @number.register
@@ -231,6 +239,7 @@ class Tree:
     logits: dict
     teacher: dict
     slopes: dict
+    means: dict = field(default_factory=dict, compare=False)  # those already taken
 
     @property
     def dimension(self):
@@ -245,7 +254,7 @@ class Tree:
     def moved(self, step):
         """∇ without a coordinate is by the first parameter."""
         logits = {prefix: [value + step * slope for value, slope in zip(row, self.slopes[prefix][0])] for prefix, row in self.logits.items()}
-        return replace(self, logits=logits)
+        return replace(self, logits=logits, means={})
 
 
 def _node(tree, prefix):
