@@ -685,6 +685,19 @@ def test_sampled_blocks_are_spread_as_they_say():
         assert (0.6 < ratio).all() and (ratio < 1.5).all()
 
 
+def test_standard_error_counts_the_rows_that_pass_by():
+    """A block that is one and the same whenever passed: f(1 - f)/(N - 1) of its square, f the share that passes."""
+    student, teacher = pair(3, 3, seed=6)
+    found = sample_estimate(student, teacher, 0.0, "full_vocabulary", 300, 0)
+    for t, (prefixes, block, error) in enumerate(zip(found["prefixes"], found["gradient"], found["gradient_standard_error"])):
+        rows = prefixes @ 3 ** np.arange(t)[::-1]
+        local = np.array([objectives.reverse_kl_logit_gradient(student.probabilities[t][s], teacher.probabilities[t][s]) for s in rows])
+        share = block[:, :1] / local[:, :1]
+        same(share.sum(), 1.0)
+        same(block, share * local, scale=1)
+        same(error, np.abs(local) * np.sqrt(np.clip(share * (1 - share), 0, None) / 299), scale=1, tolerance=1e-8)
+
+
 def test_lazy_tree_is_a_tree():
     lazy = LazyTree.random(3, 4, seed=7, scale=1.5)
     prefixes = [all_prefixes(3, t) for t in range(4)]
@@ -783,13 +796,20 @@ def test_extreme_logits(size):
         same(reward_to_go(student, teacher, 1.0, signal).expectation(), exact, scale=size)
 
 
+def test_a_saturated_student_keeps_its_small_gradients():
+    student, teacher = TokenTree([[[0.0, -70.0]]]), TokenTree([[[0.0, 1.0]]])
+    push = math.exp(-70) * 71.0  # p_0 p_1 (d_0 - d_1)
+    np.testing.assert_allclose(sequence_kl_gradient(student, teacher), [push, -push], rtol=1e-12)
+    np.testing.assert_allclose(reward_to_go(student, teacher, 1.0, "full_vocabulary").expectation(), [push, -push], rtol=1e-12)
+
+
 def test_near_equal_policies_keep_their_digits():
     student = TokenTree.random(3, 3, 1)
     draw = np.random.default_rng(0)
     steps = [draw.standard_normal(z.shape) for z in student.logits]
     nudge = lambda size: TokenTree([z + size * d for z, d in zip(student.logits, steps)])
-    large, small = sequence_kl(student, nudge(1e-4)), sequence_kl(student, nudge(1e-6))
-    np.testing.assert_allclose(small, large * 1e-4, rtol=1e-3)  # a quarter of the fourth power of the step, no more
+    large, small = sequence_kl(student, nudge(1e-4)), sequence_kl(student, nudge(1e-8))
+    np.testing.assert_allclose(small, large * 1e-8, rtol=1e-3)  # the square of the step; sum p d would be rounding alone
     assert sequence_kl(student, student) == 0.0 and not sequence_kl_gradient(student, student).any()
     assert reward_to_go(student, student, 1.0).total_variance() == 0.0
 
