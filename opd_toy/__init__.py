@@ -1,5 +1,6 @@
 """On-policy distillation made exact.
 
 ``distributions`` holds probabilities and divergences, ``objectives`` says what is
-learned, ``estimators`` how it is learned.  The numpy core imports nothing else.
+learned, ``estimators`` how it is learned at one position, ``sequences`` over whole
+sequences.  The numpy core imports nothing else.
 """
