@@ -169,6 +169,19 @@ def mend_body(app, page, template, context, doctree):
     seen = set()
     body = REPEATED.sub(lambda found: "" if found[0] in seen else seen.add(found[0]) or found[0], body)
     context["body"] = STILL.sub(lambda found: found[1] + still_file(app, found[2], context["pathto"]), body)
+    if "generate_toctree_html" in context:
+        context["generate_toctree_html"] = name_the_folds(context["generate_toctree_html"])
+
+
+def name_the_folds(menu):
+    """The menu folds the pages of a chapter under a button that shows an arrow only: give it a name."""
+    def named(*args, **options):
+        tree = menu(*args, **options)
+        for fold in tree.find_all("details"):
+            fold.summary["aria-label"] = f"Pages of {fold.find_previous_sibling('a').get_text(strip=True)}"
+        return tree
+
+    return named
 
 
 def still_file(app, data, pathto):
