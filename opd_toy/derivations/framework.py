@@ -110,7 +110,10 @@ class Derivation:
                 check_step(self.id, part, before, step)
 
     def evaluate(self, student, teacher, chain=0, **indices):
-        """The last expression of a chain at given probabilities, as a float; see ``witness.evaluate``."""
+        """The last expression of a chain at given probabilities, as a float; see ``witness.evaluate``.
+
+        A tree of two positions takes pairs, the first token's probabilities and the second's.
+        """
         from opd_toy.derivations.witness import evaluate
 
         return evaluate(self.chains[chain].right, student, teacher, **indices)
