@@ -11,7 +11,7 @@ from opd_toy.explorables.host import Explorable
 
 GAMMAS, SEEDS, TASKS, LENGTH = [0, 0.25, 0.5, 0.75, 1], [42, 43, 2026], ["left", "right"], 2000
 BLOCK = 40  # iterations whose variances are averaged, half of them of each task
-PATHS = 6  # trajectories shown of those recorded
+PATHS = 4  # trajectories shown of those recorded
 REACH = 9  # positions further out, beyond the picture's edge, are cut here
 
 
