@@ -1,6 +1,7 @@
 """What `python -m opd_toy variance` does and prints; what it computes lives in ``opd_toy.point_control*``."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -26,7 +27,8 @@ def add(commands):
         epilog="parts: " + "; ".join(f"{name}: {words}" for name, words in PARTS.items()),
     )
     parser.add_argument("part", nargs="?", default="study", choices=PARTS, metavar="PART", help=f"one of {', '.join(PARTS)} (default: study)")
-    parser.add_argument("--iterations", type=int, help="iterations a run is trained for (default: 2000; for benchmark, 30)")
+    parser.add_argument("--iterations", type=int, help="iterations a run is trained for (default: 2000; for benchmark, 20)")
+    parser.add_argument("--teacher-iterations", type=int, help="iterations a teacher is trained for (default: 2000)")
     parser.add_argument("--device", default="cpu", help="where to train, such as cpu or cuda (default: cpu)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"), help="precision of the training (default: float32)")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads PyTorch may use (default: 2)")
@@ -85,9 +87,12 @@ def make(part, path, arguments):
     from opd_toy import point_control, provenance
     from opd_toy.checkpoints import Checkpoint
 
-    module, function, sources = computation(part)
+    function, sources = computation(part)
     iterations = point_control.ITERATIONS if arguments.iterations is None else arguments.iterations
-    settings = [part, iterations, arguments.dtype, arguments.device, torch.__version__, provenance.source_hash(sources)]
+    teacher_iterations = point_control.TEACHER_ITERATIONS if arguments.teacher_iterations is None else arguments.teacher_iterations
+    point_control.count("iterations", iterations, least=0)  # before anything is trained
+    point_control.count("teacher_iterations", teacher_iterations, least=0)
+    settings = [part, iterations, teacher_iterations, arguments.dtype, arguments.device, str(torch.__version__), provenance.source_hash(sources)]
     checkpoints = []
 
     def watch(name):
@@ -95,7 +100,7 @@ def make(part, path, arguments):
         return {"checkpoint": checkpoints[-1], "report": Progress(f"{part}: {name}")}
 
     started = time.process_time(), time.monotonic()
-    results = function(iterations, dtype=getattr(torch, arguments.dtype), device=arguments.device, watch=watch)
+    results = function(iterations, teacher_iterations=teacher_iterations, dtype=getattr(torch, arguments.dtype), device=arguments.device, watch=watch)
     spent = time.process_time() - started[0], time.monotonic() - started[1]
     print(f"{part}: {spent[1]:.0f} s, {spent[0]:.0f} s of processor time", file=sys.stderr)
     try:
@@ -111,15 +116,11 @@ def make(part, path, arguments):
 
 def computation(part):
     """The function that computes a part, and the files its numbers depend on."""
-    from opd_toy import point_control_study
+    from opd_toy import point_control_frozen, point_control_sensitivity, point_control_study
 
-    modules = {"study": ("point_control_study", point_control_study.study)}
-    if part != "study":
-        from opd_toy import point_control_frozen, point_control_sensitivity
-
-        modules |= {"frozen": ("point_control_frozen", point_control_frozen.frozen), "sensitivity": ("point_control_sensitivity", point_control_sensitivity.sensitivity)}
-    name, function = modules[part]
-    return name, function, list(dict.fromkeys(["opd_toy/point_control.py", "opd_toy/point_control_study.py", f"opd_toy/{name}.py"]))
+    function = {"study": point_control_study.study, "frozen": point_control_frozen.frozen, "sensitivity": point_control_sensitivity.sensitivity}[part]
+    names = dict.fromkeys(["point_control", "point_control_study", function.__module__.split(".")[-1]])
+    return function, [f"opd_toy/{name}.py" for name in names]
 
 
 class Progress:
@@ -147,6 +148,110 @@ class Progress:
         return f"{done}/{total}, {now - self.started:.0f} s, {left:.0f} s to go" if done < total else f"{done}/{total}, {now - self.started:.0f} s          "
 
 
+def exponents(arguments):
+    """Exact exponents of independent positions on the notes' p and q, then the recorded ones of the control task."""
+    found = {"independent_positions": independent_exponents(), "control": None}
+    path = arguments.directory / RECORDS["frozen"]
+    if path.exists():
+        recorded = read(path)
+        found["control"] = {"lengths": recorded["lengths"], "growth": recorded["growth"]}
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    print(exponents_table(found["independent_positions"]))
+    if found["control"]:
+        print("\n" + growth_table(found["control"]))
+    else:
+        print(f"\n{path} is not there; `python -m opd_toy variance frozen` measures the control task's.", file=sys.stderr)
+
+
+def independent_exponents(lengths=(4, 8, 16, 32, 64, 128, 256)):
+    """Total variance against T, exact, and its local slopes, for every estimator on the notes' p and q."""
+    import numpy as np
+
+    from opd_toy.sequences import growth_exponents, independent_variance
+    from opd_toy.tables import STUDENT, TEACHER
+
+    student, teacher = (lambda length, row=row: np.tile(row, (length, 1)) for row in (STUDENT, TEACHER))
+    rows = []
+    for signal, gamma, causal in [("sampled", g, True) for g in (0.0, 0.5, 0.9, 1.0)] + [("sampled", 1.0, False), ("full_vocabulary", 1.0, True)]:
+        variances = [float(independent_variance(student(t), teacher(t), gamma, signal=signal, causal=causal)) for t in lengths]
+        rows.append({"signal": signal, "gamma": gamma, "causal": causal, "variance": variances, "exponents": [float(x) for x in growth_exponents(lengths, variances)]})
+    return {"student": list(STUDENT), "teacher": list(TEACHER), "lengths": list(lengths), "rows": rows}
+
+
+BOUNDS = "The paper's bounds: T^2 for gamma = 0, T^4 for the full return; the sharper one: T^3 for gamma = 1 and the full return."
+
+
+def exponents_table(found):
+    lengths = found["lengths"]
+    rows = [["estimator", "gamma", *(f"{a}-{b}" for a, b in zip(lengths, lengths[1:]))]]
+    for row in found["rows"]:
+        rows.append([_name("sampled" if row["causal"] else "full_return") if row["signal"] == "sampled" else _name(row["signal"]), f"{row['gamma']:g}", *(f"{x:.2f}" for x in row["exponents"])])
+    return f"Independent positions, student {tuple(found['student'])}, teacher {tuple(found['teacher'])}: local exponents of the variance in T, exact.\n{BOUNDS}\n\n" + _aligned(rows)
+
+
+def growth_table(found):
+    stages = list(found["growth"])
+    rows = [["estimator", "gamma", *stages]]
+    for group in zip(*(found["growth"][stage] for stage in stages)):
+        if group[0]["parameters"] == "output_layer":
+            rows.append([_name(group[0]["estimator"]), f"{group[0]['gamma']:g}", *(f"{row['exponent']:.2f} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]" for row in group)])
+    return f"Control task, T = {', '.join(map(str, found['lengths']))}: fitted exponents of the output layer's variance, 95 % bootstrap, at four stages of one student.\n\n" + _aligned(rows)
+
+
+def frozen_table(results):
+    blocks = []
+    for stage, at in results["stages"].items():
+        for task, found in at["tasks"].items():
+            rows = [["estimator", "gamma", "variance", "95 %", "all parameters", "bias^2 / |E g_1|^2", "MSE of 64"]]
+            scale = found["estimators"][-1]["all_parameters"].get("squared_norm")
+            for row in found["estimators"]:
+                output, whole = row["output_layer"], row["all_parameters"]
+                relative = f"{whole['squared_bias'] / scale:.3f} ± {whole['squared_bias_standard_error'] / scale:.3f}" if "squared_bias" in whole and scale else ""
+                error = _scientific(max(whole["squared_bias"], 0) + whole["variance"] / 64) if "squared_bias" in whole else ""
+                low, high = output["interval"]
+                rows.append([_name(row["estimator"]), f"{row['gamma']:g}", _scientific(output["variance"]), f"[{low:.2e}, {high:.2e}]", _scientific(whole["variance"]), relative, error])
+            blocks.append(f"{stage} (iteration {at['iteration']}), {task} task\n\n" + _aligned(rows))
+    return "\n\n".join(["Variance of one trajectory's gradient at a frozen student: output layer, then all parameters.", *blocks, growth_table(results)])
+
+
+def sensitivity_table(results):
+    iterations = results["checkpoints"]
+    rows = [["std bounds", "optimiser", "gamma", "drifts", "was lost", "not finite", "distance at the end", "late variance"]]
+    for row in results["rows"]:
+        ends = ", ".join("-" if d[-1] is None else f"{d[-1]:.2f}" for d in row["distance"])
+        variances = ", ".join(_scientific(v) for v in row["late_variance"])
+        count = lambda values: f"{sum(map(bool, values))} of {len(values)}"
+        rows.append([row["bounds"], row["optimiser"], f"{row['gamma']:g}", count(row["drifts"]), count(row["was_lost"]), count(row["not_finite_at"]), ends, variances])
+    return f"Which open choices make gamma = 1 drift? {results['definition']} ({', '.join(map(str, iterations))}).\n\n" + _aligned(rows) + "\n\n" + "\n".join(results["notes"])
+
+
+def benchmark(arguments):
+    import torch
+
+    from opd_toy.point_control_benchmark import benchmark as measure
+
+    iterations = 20 if arguments.iterations is None else arguments.iterations
+    results = {dtype: measure(iterations, dtype=getattr(torch, dtype), device=arguments.device) for dtype in ("float32", "float64")}
+    print(json.dumps(results) if arguments.json else "\n\n".join(map(benchmark_text, results.values())))
+
+
+def benchmark_text(found):
+    plain, stacked = found["seconds"]["plain"], found["seconds"]["stacked"]
+    return (
+        f"{found['dtype']}, {found['runs']} runs, {found['threads']} threads, {found['repeats']} alternating repeats of {found['iterations']} iterations; seconds an iteration of all runs\n"
+        f"  plain loop  median {plain['median']:.4f}  least {plain['least']:.4f}\n"
+        f"  stacked     median {stacked['median']:.4f}  least {stacked['least']:.4f}\n"
+        f"  ratio       median {found['ratio_of_medians']:.1f}  least {found['ratio_of_least']:.1f}\n"
+        f"  largest difference: variance {found['largest_relative_difference_of_variance']:.1e} (relative), parameters {found['largest_difference_of_parameters']:.1e}"
+    )
+
+
+def _name(estimator):
+    return {"sampled": "sampled", "full_return": "full return", "full_vocabulary": "Rao-Blackwellised"}[estimator]
+
+
 def study_table(results):
     """Late variance, final distance and drift of every run."""
     windows = len(results["window_ends"])
@@ -161,21 +266,14 @@ def study_table(results):
             rows.append([f"{gamma:g}", str(seed), *map(_scientific, variances), *(f"{d:.2f}" if d is not None else "not finite" for d in distances), drifts])
     teachers = results["teachers"]
     said = " and ".join(f"{mean:+.2f} ± {sd:.2f}" for mean, sd in zip(teachers["final_position_mean"], teachers["final_position_sd"]))
-    first = results["window_ends"][late[0]] - pc_window(results) + 1 if windows else 0
+    first = results["window_ends"][late[0]] - results["window_ends"][0] + 1 if windows else 0
     return (
         f"Two-teacher control study, {results['settings']['iterations run']} iterations; the teachers end at {said} (targets -3, +3).\n"
         f"Variance of the output layer's micro-batch gradient, geometric mean from iteration {first} on; distance of the final position from the target.\n\n" + _aligned(rows)
     )
 
 
-def pc_window(results):
-    ends = results["window_ends"]
-    return ends[1] - ends[0] if len(ends) > 1 else ends[0]
-
-
 def _geometric(values):
-    import math
-
     return math.exp(sum(map(math.log, values)) / len(values)) if values and all(values) else None
 
 
@@ -190,4 +288,4 @@ def _aligned(rows):
     return "\n".join(lines)
 
 
-TABLES = {"study": study_table}
+TABLES = {"study": study_table, "frozen": frozen_table, "sensitivity": sensitivity_table}

@@ -1,0 +1,216 @@
+"""python -m opd_toy variance: short runs, interrupts, full disks; and what the book says of the records."""
+
+import contextlib
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opd_toy import provenance, variance_command
+from opd_toy.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+FIGURES = ROOT / "figures"
+SHORT = ["--iterations", "30", "--teacher-iterations", "8", "--threads", "1"]
+
+
+def results(path):
+    return json.loads(path.read_text())["results"]
+
+
+def command(folder, *more):
+    return ["variance", *SHORT, "--directory", str(folder), "--checkpoints", str(folder / "waiting"), *more]
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A short study, what it printed and what it said."""
+    folder, printed, said = tmp_path_factory.mktemp("short"), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+        main(command(folder))
+    return folder, printed.getvalue(), said.getvalue()
+
+
+def test_it_records_prints_and_leaves_no_checkpoint(short, capsys):
+    folder, printed, said = short
+    found = results(folder / "control-study.json")
+    assert np.shape(found["variance"]) == (5, 3, 30) and np.shape(found["trajectories"]) == (5, 3, len(found["checkpoints"]), 2, 6, 21)
+    assert found["checkpoints"][0] == 0 and found["checkpoints"][-1] == 30
+    assert np.shape(found["final_position"]["mean"]) == (5, 3, 2, len(found["checkpoints"]))
+    counts = np.array(found["visitation"]["counts"])
+    assert counts.shape == (3, 2, 21, 64) and (counts.sum(-1) == found["visitation"]["trajectories"]).all()
+    assert provenance.is_current(folder / "control-study.json")
+    assert printed.count("\n") == 15 + 5 and "drifts" in printed
+    assert list((folder / "waiting").iterdir()) == []
+    assert len(said.splitlines()) <= 11 and "\r" not in said  # sparse where there is no terminal
+    main(["variance", "--show", "--directory", str(folder)])
+    assert capsys.readouterr().out == printed
+    main(["variance", "--show", "--json", "--directory", str(folder)])
+    assert json.loads(capsys.readouterr().out) == found
+
+
+def test_interrupted_it_says_so_and_goes_on_to_the_same_numbers(short, tmp_path, capsys):
+    run = subprocess.Popen([sys.executable, "-m", "opd_toy", *command(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "students" not in run.stderr.readline():
+        assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    printed, said = run.communicate(timeout=60)
+    assert run.returncode == 130 and printed == "" and "Traceback" not in said
+    reached = int(re.search(r"stopped by SIGINT; the same command goes on after iteration (\d+)", said)[1])
+    assert 1 <= reached < 30 and not (tmp_path / "control-study.json").exists()
+    main(command(tmp_path))
+    said = capsys.readouterr().err
+    assert f"after iteration {reached}" in said and "after iteration 8" in said  # the teachers are not trained again
+    assert results(tmp_path / "control-study.json") == results(short[0] / "control-study.json")
+
+
+def test_a_record_that_cannot_be_written_loses_nothing(short, tmp_path, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "record", full)
+        with pytest.raises(SystemExit, match="No space left on device.*Nothing trained is lost.*study-students.pt.*same command again"):
+            main(command(tmp_path))
+    capsys.readouterr()
+    main(command(tmp_path))
+    assert "after iteration 30" in capsys.readouterr().err
+    assert results(tmp_path / "control-study.json") == results(short[0] / "control-study.json")
+
+
+def test_frozen_and_sensitivity_in_short(tmp_path, capsys, monkeypatch):
+    from opd_toy import point_control_frozen as frozen
+
+    function = frozen.frozen
+    monkeypatch.setattr(frozen, "RESAMPLES", 20)
+    few = lambda *arguments, **options: function(*arguments, trajectories=64, growth_trajectories=32, lengths=(3, 6), gammas=(0.0, 1.0), **options)
+    few.__module__ = function.__module__
+    monkeypatch.setattr(frozen, "frozen", few)
+    main(command(tmp_path, "frozen", "--iterations", "4"))
+    printed = capsys.readouterr().out
+    assert all(stage in printed for stage in frozen.STAGES) and "Rao-Blackwellised" in printed
+    found = results(tmp_path / "control-frozen.json")
+    assert found["stages"]["late"]["iteration"] == 4 and len(found["growth"]["late"]) == 5 * 2
+    main(command(tmp_path, "exponents"))
+    printed = capsys.readouterr().out
+    assert "full return" in printed and "fitted exponents" in printed
+    main(command(tmp_path, "sensitivity", "--iterations", "3"))
+    assert capsys.readouterr().out.count("\n  ") >= 20
+    rows = results(tmp_path / "control-sensitivity.json")["rows"]
+    assert {row["bounds"] for row in rows} == {"-3 to 1", "-2 to 0", "-5 to 2", "none"} and {row["gamma"] for row in rows} == {0, 1}
+
+
+def test_exact_exponents_stay_under_the_bounds():
+    found = variance_command.independent_exponents()
+    by = {(row["signal"], row["gamma"], row["causal"]): row["exponents"] for row in found["rows"]}
+    assert by["sampled", 0.0, True] == pytest.approx([1] * 6)
+    assert by["sampled", 1.0, True][0] < by["sampled", 1.0, True][-1] < 3 and by["sampled", 1.0, False][-1] < 3
+    assert 1 < by["sampled", 0.9, True][-1] < 1.2 < 2 < by["sampled", 0.9, True][0]
+
+
+def test_benchmark_prints_both(capsys):
+    main(["variance", "benchmark", "--iterations", "1", "--threads", "1"])
+    printed = capsys.readouterr().out
+    assert printed.count("plain loop") == printed.count("ratio  ") == 2 and "float64" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--iterations", "-1"], "iterations is -1; give a whole number from 0"),
+        (["--teacher-iterations", "-5"], "teacher_iterations is -5; give a whole number from 0"),
+        (["--device", "abacus"], "device is 'abacus', which cannot be used here"),
+        (["--threads", "0"], "threads is 0; give a whole number from 1"),
+        (["--show", "--directory", "nowhere"], "directory is 'nowhere', which holds no control-study.json; make it by the same command without --show"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+        (["--dtype", "float16"], "invalid choice: 'float16'"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["variance", *arguments])
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_help_names_every_part(capsys):
+    with pytest.raises(SystemExit):
+        main(["variance", "--help"])
+    printed = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert all(f"{name}: " in printed for name in variance_command.PARTS)
+
+
+def test_progress_on_a_terminal_is_one_line():
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    progress = variance_command.Progress("name", stream)
+    for i in range(1, 101):
+        progress(i, 100)
+    assert stream.getvalue().count("\n") == 1 and "100/100" in stream.getvalue()
+
+
+# --- what the chapter says of the records
+
+
+@pytest.fixture(scope="module")
+def control():
+    return results(FIGURES / "control-study.json")
+
+
+def test_records_are_modest():
+    for name, limit in (("study", 400), ("frozen", 50), ("sensitivity", 50)):
+        assert (FIGURES / f"control-{name}.json").stat().st_size <= limit * 1000
+
+
+def test_recorded_study_is_the_whole_one(control):
+    assert control["gammas"] == [0, 0.25, 0.5, 0.75, 1] and control["seeds"] == [42, 43, 2026]
+    assert control["settings"]["iterations run"] == control["iterations"][-1] == control["checkpoints"][-1] == 2000
+
+
+def test_recorded_teachers_reach_their_targets(control):
+    assert np.allclose(control["teachers"]["final_position_mean"], [-3, 3], atol=0.1) and max(control["teachers"]["final_position_sd"]) < 0.1
+
+
+def test_recorded_small_gammas_reach_both_targets_and_gamma_1_is_lost_in_some_seeds(control):
+    distance = np.array(control["final_position"]["distance_to_target"])  # [gamma][seed][task][checkpoint]
+    assert distance[:3, :, :, -1].max() < 0.1
+    after = [i for i, iteration in enumerate(control["checkpoints"]) if iteration >= 200]
+    lost = (distance[-1][..., after] > 1).any(axis=(1, 2))
+    assert lost.any() and not lost.all()
+    assert np.array(control["drifts"])[-1].any() and not np.array(control["drifts"])[:4].any()
+
+
+def test_recorded_variance_rises_with_gamma_where_no_run_is_lost(control):
+    late = np.log(np.array(control["window_geometric_mean"])[..., -5:]).mean(-1)  # [gamma][seed][task]
+    assert (np.diff(late[:, 0], axis=0) > 0).all()  # seed 42
+    assert (late[-1] > late[0] + 1).all()  # every seed: gamma = 1 more than e times gamma = 0
+    assert (late[-1] - late[0]).max() > np.log(1e4)  # and orders of magnitude in one that is lost
+
+
+def rows_of(at):
+    return {(row["estimator"], row["gamma"]): row for row in at["estimators"]}
+
+
+def test_recorded_effect_of_gamma_shrinks_as_the_student_comes_near():
+    found = results(FIGURES / "control-frozen.json")["stages"]
+    for task in ("left", "right"):
+        intervals = [rows_of(found[stage]["tasks"][task])["sampled", 1]["output_layer"]["ratio_to_immediate_interval"] for stage in found]
+        assert intervals[0][0] > 10 and intervals[-1][1] < 2 and intervals[-1][0] > 1
+        for stage in found:
+            rows = rows_of(found[stage]["tasks"][task])
+            variance = lambda name, gamma: rows[name, gamma]["output_layer"]["variance"]
+            assert variance("full_vocabulary", 0) < variance("sampled", 0) / 10
+            assert [variance("sampled", g) for g in (0, 0.25, 0.5, 0.75, 1)] == sorted(variance("sampled", g) for g in (0, 0.25, 0.5, 0.75, 1))
+            assert variance("full_return", 1) > variance("sampled", 1)
+
+
+def test_recorded_exponents_stay_under_the_bounds():
+    for rows in results(FIGURES / "control-frozen.json")["growth"].values():
+        for row in rows:
+            assert row["interval"][0] < (2 if (row["estimator"], row["gamma"]) == ("sampled", 0) else 3)
