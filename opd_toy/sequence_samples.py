@@ -11,7 +11,7 @@ import numpy as np
 from opd_toy import _validate
 from opd_toy.distributions import kl_terms, log_ratio, log_softmax
 from opd_toy.sequence_tables import score_length
-from opd_toy.token_trees import SIGNALS, barred_token, centred, check_same_size, difference, discounted, kl_rows, whole
+from opd_toy.token_trees import SIGNALS, barred_token, centred, check_same_size, difference, discounted, kl_rows, token_prefixes, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,21 +24,28 @@ class LazyTree:
 
     def __post_init__(self):
         whole("vocabulary", self.vocabulary), whole("length", self.length)
+        if not callable(self.logits_after):
+            raise ValueError(f"logits_after is {_validate._quote(self.logits_after)}; give a function from prefixes (N, t) to logits (N, V)")
 
     @classmethod
     def random(cls, vocabulary, length, seed, scale=1.0):
         """Logits N(0, scale**2), each prefix's own: drawn from a hash of seed and prefix, never stored."""
-        seed, scale = np.uint64(whole("seed", seed, least=0)), _validate.number("scale", scale)
-        return cls(vocabulary, length, lambda prefixes: scale * _hashed_normals(prefixes, vocabulary, seed))
+        key, scale = _key(whole("seed", seed, least=0)), _validate.number("scale", scale)
+        return cls(vocabulary, length, lambda prefixes: scale * _hashed_normals(prefixes, vocabulary, key))
 
     def log_probabilities_after(self, prefixes):
         """Rows (N, V) of log-probabilities after prefixes (N, t), integers, t < T."""
-        return log_softmax(self.logits_after(prefixes))
+        return log_softmax(self.logits_after(token_prefixes(prefixes, self)))
 
 
-def _hashed_normals(prefixes, vocabulary, seed):
+def _key(seed):
+    """64 bits from a seed.  Seeds as they come would not do: 1 and 2 would share whole subtrees, for 1 ^ 1 = 2 ^ 2."""
+    return np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
+
+
+def _hashed_normals(prefixes, vocabulary, key):
     """Standard normals (N, V), a function of each row of ``prefixes`` alone: Box and Muller on hashed bits."""
-    key = np.full(len(prefixes), seed)
+    key = np.full(len(prefixes), key)
     for column in prefixes.T.astype(np.uint64):
         key = _scrambled(key ^ (column + np.uint64(1)))
     bits = _scrambled(key[:, None] + np.arange(1, 2 * vocabulary + 1, dtype=np.uint64))
@@ -123,7 +130,7 @@ def sample_estimate(student, teacher, gamma, signal, samples, seed):
     gamma, samples = _validate.fraction("gamma", gamma), whole("samples", samples, least=2)
     _validate.choice("signal", signal, SIGNALS), _check_policy("student", student), _check_policy("teacher", teacher)
     check_same_size(student, teacher, ("student", "teacher"))
-    drawn = _draw(student, teacher, samples, np.random.default_rng(seed))
+    drawn = _draw(student, teacher, samples, np.random.default_rng(whole("seed", seed, least=0)))
     sampled, kls = drawn["cost"], drawn["kl"]
     others = sampled if signal == "sampled" else kls
     weights = np.zeros_like(sampled) if signal == "full_vocabulary" else sampled.copy()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opd_toy import _validate
-from opd_toy.token_trees import TokenTree, check_tree, flat, per_position, quotient, sequence_array
+from opd_toy.token_trees import TokenTree, check_tree, finite, flat, per_position, quotient, sequence_array
 
 LARGEST_TABLE = 2**28  # entries, 2 GiB
 
@@ -54,7 +54,7 @@ class SequenceTable:
         gradient = _validate.rows("gradient", gradient)
         if gradient.shape != (self.student.parameters,):
             raise ValueError(f"gradient has shape {gradient.shape}; give one number a parameter, shape ({self.student.parameters},)")
-        return self.expectation() - gradient
+        return self.expectation() - finite("gradient", gradient)
 
     def mean_squared_error(self, gradient, samples):
         """E |mean of ``samples`` rows - gradient|**2 = |bias|**2 + variance/samples.  eq-bias-variance."""

@@ -33,7 +33,7 @@ class TokenTree:
     def random(cls, vocabulary, length, seed, scale=1.0):
         """Logits drawn from N(0, scale**2)."""
         vocabulary, length = _enumerable(vocabulary, length)
-        draw, scale = np.random.default_rng(seed), _validate.number("scale", scale)
+        draw, scale = np.random.default_rng(whole("seed", seed, least=0)), _validate.number("scale", scale)
         return cls(tuple(scale * draw.standard_normal((vocabulary**t, vocabulary)) for t in range(length)))
 
     @classmethod
@@ -82,6 +82,7 @@ class TokenTree:
 
     def log_probabilities_after(self, prefixes):
         """Rows (N, V) of log-probabilities after prefixes (N, t), integers, t < T."""
+        prefixes = token_prefixes(prefixes, self)
         t = prefixes.shape[1]
         return self.log_probabilities[t][prefixes @ self.vocabulary ** np.arange(t)[::-1]]
 
@@ -157,9 +158,7 @@ def token_kls(student, teacher):
 
 def discounted_return(costs, gamma):
     """G_t = sum_{u>=t} gamma**(u-t) costs_u (..., T), gamma from 0 to 1.  eq-discounted-return."""
-    gamma, costs = _validate.fraction("gamma", gamma), _validate.rows("costs", costs)
-    if np.isnan(costs).any():
-        raise ValueError(f"costs holds nan at {tuple(int(i) for i in np.argwhere(np.isnan(costs))[0])}; every cost must be a number")
+    gamma, costs = _validate.fraction("gamma", gamma), finite("costs", _validate.rows("costs", costs))
     return discounted(costs, gamma)
 
 
@@ -306,7 +305,7 @@ def sequence_array(name, value, tree, each_position=True):
     if array.shape != shape:
         what = "one number a sequence and position, shape (V**T, T)" if each_position else "one number a sequence, shape (V**T,)"
         raise ValueError(f"{name} has shape {array.shape}; give {what} = {shape}")
-    return _finite(name, array)
+    return finite(name, array)
 
 
 def per_position(name, value, tree, tokens=False):
@@ -318,11 +317,21 @@ def per_position(name, value, tree, tokens=False):
         array, shape = _validate.numbers(f"{name}[{t}]", row), (tree.vocabulary**t,) + (tree.vocabulary,) * tokens
         if array.shape != shape:
             raise ValueError(f"{name}[{t}] has shape {array.shape}; give {'one row' if tokens else 'one number'} a prefix of {t} tokens, shape {shape}")
-        arrays.append(_finite(f"{name}[{t}]", array))
+        arrays.append(finite(f"{name}[{t}]", array))
     return tuple(arrays)
 
 
-def _finite(name, array):
+def token_prefixes(prefixes, policy):
+    """Prefixes (N, t), whole numbers from 0 to V - 1, t < T."""
+    array = np.asarray(prefixes)
+    if array.dtype.kind not in "iu" or array.ndim != 2 or array.shape[1] >= policy.length:
+        raise ValueError(f"prefixes has shape {array.shape} and dtype {array.dtype}; give whole numbers, shape (N, t) with t from 0 to T - 1 = {policy.length - 1}")
+    if array.size and not (0 <= array.min() and array.max() < policy.vocabulary):
+        raise ValueError(f"prefixes holds tokens from {array.min()} to {array.max()}; a token is a whole number from 0 to V - 1 = {policy.vocabulary - 1}")
+    return array
+
+
+def finite(name, array):
     wrong = ~np.isfinite(array)
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])

@@ -203,6 +203,12 @@ def test_malformed_trees():
         make.random(2, 3, 0, scale=math.nan)
     with says("seed is -1; give a whole number (an int) of at least 0"):
         sequences.LazyTree.random(2, 3, -1)
+    for wrong in (-1, 1.5, "one", None):
+        for call in (lambda: sequences.TokenTree.random(2, 3, wrong), lambda: sequences.sample_estimate(TREE, TEACHER, 1, "sampled", 10, wrong)):  # noqa: B023
+            with says(f"seed is {wrong!r}; give a whole number (an int) of at least 0"):
+                call()
+    with says("logits_after is 3; give a function from prefixes (N, t) to logits (N, V)"):
+        sequences.LazyTree(2, 3, 3)
     for call in (lambda: make.random(10, 9, 0), lambda: make.repeat(np.full(10, 0.1), 9)):
         with says("vocabulary is 10 and length 9, V**T sequences; give at most 100000000, or sample from a LazyTree"):
             call()
@@ -210,6 +216,16 @@ def test_malformed_trees():
         make.repeat([P, Q], 3)
     with says("probabilities: the row sums to 0.5; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"):
         make.repeat([0.25, 0.25], 2)
+
+
+@pytest.mark.parametrize("tree", [TREE, sequences.LazyTree.random(2, 3, 0)])
+def test_prefixes(tree):
+    for wrong in ([0, 1], [[0.5]], np.zeros((2, 3), int)):
+        with says(f"prefixes has shape {np.shape(wrong)} and dtype {np.asarray(wrong).dtype}; give whole numbers, shape (N, t) with t from 0 to T - 1 = 2"):
+            tree.log_probabilities_after(wrong)
+    for low, high in ((-1, 0), (0, 2)):
+        with says(f"prefixes holds tokens from {low} to {high}; a token is a whole number from 0 to V - 1 = 1"):
+            tree.log_probabilities_after([[low], [high]])
 
 
 PAIRS_OF_TREES = {
@@ -286,8 +302,9 @@ def test_arrays_along_sequences():
             call([0, math.nan] * 4)
     with says("costs has shape (3, 8); give one number a sequence and position, shape (V**T, T) = (8, 3)"):
         sequences.state_values(TREE, np.zeros((3, 8)), 1)
-    with says("costs holds nan at (1,); every cost must be a number"):
-        sequences.discounted_return([0.0, math.nan], 1)
+    for wrong in (math.nan, math.inf):
+        with says(f"costs holds {wrong!r} at (1,); every entry must be finite"):
+            sequences.discounted_return([0.0, wrong], 1)
     with says("costs is the single number 0.5; give one number a token, shape (..., V)"):
         sequences.discounted_return(0.5, 1)
     with says("values[2] has shape (2,); give one number a prefix of 2 tokens, shape (4,)"):
@@ -314,6 +331,8 @@ def test_sequence_tables():
     for call in (table.bias, lambda g: table.mean_squared_error(g, 10)):
         with says("gradient has shape (3,); give one number a parameter, shape (14,)"):
             call(P)
+    with says("gradient holds nan at (3,); every entry must be finite"):
+        table.bias(np.where(np.arange(14) == 3, math.nan, 0.0))
     for wrong in (0, -2):
         with says(f"samples is {wrong}; give a number above 0"):
             table.mean_squared_error(np.zeros(14), wrong)

@@ -713,6 +713,11 @@ def test_lazy_tree_is_a_tree():
     assert abs(found["kl"] - sequence_kl(tree, other)) < 5 * found["kl_standard_error"]
 
 
+def test_lazy_trees_of_different_seeds_share_no_row():
+    rows = np.concatenate([LazyTree.random(4, 3, seed).logits_after(all_prefixes(4, t)) for seed in (*range(20), 2**64 + 1) for t in range(3)])
+    assert len(np.unique(rows)) == rows.size
+
+
 def test_sampling_far_beyond_enumeration():
     student, teacher = LazyTree.random(50, 40, 1), LazyTree.random(50, 40, 2)
     found = {signal: sample_estimate(student, teacher, 1.0, signal, 400, 0) for signal in SIGNALS}
