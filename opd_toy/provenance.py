@@ -45,8 +45,7 @@ def record(path, results, *, sources, packages, seed=None, device="cpu"):
         "sources": list(sources),
         "source_hash": source_hash(sources),
     }
-    text = json.dumps({"provenance": provenance, "results": results}, indent=2) + "\n"
-    text = re.sub(r"\[\n(?:[-+.\deE,\s]|null|true|false)*\]", lambda row: re.sub(r"\s+", " ", row[0]), text)  # a row of numbers on one line
+    text = _compact(json.dumps({"provenance": provenance, "results": results}, indent=2)) + "\n"
     partial = Path(f"{path}.partial")  # a full disk or an interrupt leaves the old record whole
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
@@ -61,6 +60,15 @@ def recorded(name, command):
     if not path.exists():
         raise FileNotFoundError(f"figures/{name}.json is not there: `python -m opd_toy {command}` makes it, in a checkout of the book")
     return json.loads(path.read_text(encoding="utf-8"))["results"]
+
+
+def _compact(text):
+    """Indented JSON with rows of numbers, and short records of them, on one line each."""
+    one_line = lambda found: re.sub(r"\n\s*", " ", found[0])
+    text = re.sub(r"\[\n(?:[-+.\deE,\s]|null|true|false)*\]", one_line, text)  # strings hold no line ends
+    for _ in range(2):
+        text = re.sub(r"\{\n[^{}\n]*(?:\n[^{}\n]*)*\}", lambda found: one_line(found) if len(found[0]) < 400 else found[0], text)
+    return text
 
 
 def is_current(path):

@@ -92,7 +92,8 @@ def make(part, path, arguments):
     teacher_iterations = point_control.TEACHER_ITERATIONS if arguments.teacher_iterations is None else arguments.teacher_iterations
     point_control.count("iterations", iterations, least=0)  # before anything is trained
     point_control.count("teacher_iterations", teacher_iterations, least=0)
-    settings = [part, iterations, teacher_iterations, arguments.dtype, arguments.device, str(torch.__version__), provenance.source_hash(sources)]
+    code = provenance.source_hash(sources)
+    settings = [part, iterations, teacher_iterations, arguments.dtype, arguments.device, str(torch.__version__), code]
     checkpoints = []
 
     def watch(name):
@@ -103,6 +104,8 @@ def make(part, path, arguments):
     results = function(iterations, teacher_iterations=teacher_iterations, dtype=getattr(torch, arguments.dtype), device=arguments.device, watch=watch)
     spent = time.process_time() - started[0], time.monotonic() - started[1]
     print(f"{part}: {spent[1]:.0f} s, {spent[0]:.0f} s of processor time", file=sys.stderr)
+    if provenance.source_hash(sources) != code:
+        sys.exit(f"{', '.join(sources)}: one has changed while this ran, so that {path} would name code that did not make it; nothing is recorded. Give the command again.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         provenance.record(path, results, sources=sources, packages=["numpy", "torch"], seed=list(point_control.SEEDS), device=arguments.device)
