@@ -8,7 +8,7 @@ import functools
 
 import numpy as np
 
-from opd_toy import distributions, estimators, objectives
+from opd_toy import distributions, estimators, objectives, provenance
 
 STUDENT = np.array([0.2, 0.3, 0.5])
 TEACHER = np.array([0.7, 0.2, 0.1])
@@ -136,6 +136,115 @@ def training_with_few_draws(style):
     return drawn
 
 
+def study_visitation(style):
+    """Where the trained students stand at each time step, for three γ and both tasks, all seeds."""
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
+    study = provenance.recorded("control-study", "variance")
+    visits, bins = study["visitation"], study["visitation"]["bins"]
+    share = np.array(visits["counts"]) / visits["trajectories"]  # (γ, task, time, bin)
+    steps, most = share.shape[2], bins[-1]
+    shades = LinearSegmentedColormap.from_list("visits", [style["wash"], style["student"]])
+    drawn, axes = plt.subplots(figsize=(5, 4.2))
+    ticks, labels = [], []
+    for task, height in enumerate((2.3 * most, 0)):  # all panels in one frame: a fraction of the weight of six
+        for column, gamma in enumerate(visits["gammas"]):
+            left = column * (steps + 3)
+            axes.imshow(share[column, task].T, origin="lower", aspect="auto", interpolation="none", cmap=shades,
+                        norm=PowerNorm(0.5, 0, 1), extent=(left, left + steps, height - most, height + most))  # fmt: skip
+            if task == 0:
+                axes.text(left + steps / 2, height + most + 1, f"γ = {gamma:g}", ha="center", color=style["ink"])
+        axes.plot(-0.6, height + study["targets"][task], marker=">", color=style["teacher"], clip_on=False)
+        ticks += [height - most, height + study["targets"][task], height + most]
+        labels += [f"−{most:g}", f"{study['targets'][task]:g}".replace("-", "−"), f"{most:g}"]
+        axes.text(-8.5, height, f"{study['tasks'][task]} task: position", rotation=90, va="center", ha="right", color=style["ink"])
+    lefts = [column * (steps + 3) + 0.5 for column in range(len(visits["gammas"]))]
+    axes.set(xlim=(0, lefts[-1] + steps), ylim=(-most, 3.3 * most), yticks=ticks, yticklabels=labels, xlabel="time step")
+    axes.set(xticks=[left + t for left in lefts for t in (0, 10, 20)], xticklabels=["0", "10", "20"] * len(lefts))
+    axes.grid(False)
+    axes.tick_params(length=0, pad=9)
+    axes.spines[:].set_visible(False)
+    return drawn
+
+
+def powers_of_ten(axes, low, high):
+    """A logarithmic axis whose labels are plain text."""
+    exponents = range(low, high + 1)
+    axes.set_yscale("log")
+    axes.set_yticks([10.0**e for e in exponents], ["10" + str(e).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")) for e in exponents])
+    axes.minorticks_off()
+    axes.tick_params(length=0)
+    axes.grid(visible=False, axis="x")
+
+
+def label_ends(axes, x, ends, gap):
+    """Labels beside the right ends of lines: ends {label: (height, colour)}, ``gap`` decades apart at least."""
+    place = -np.inf
+    for label, (height, colour) in sorted(ends.items(), key=lambda end: end[1][0]):
+        place = max(np.log10(height), place + gap)
+        axes.annotate(label, (x, 10**place), xytext=(6, -4), textcoords="offset points", color=colour, annotation_clip=False)
+
+
+STAGES = {"initial": "-", "early": (0, (9, 3)), "middle": (0, (5, 3)), "late": (0, (2, 2))}
+
+
+def study_frozen(style):
+    """The variance of each γ over that of γ = 0, at the same frozen student, with bootstrap intervals."""
+    import matplotlib.pyplot as plt
+
+    stages = provenance.recorded("control-frozen", "variance frozen")["stages"]
+    drawn, all_axes = plt.subplots(1, 2, figsize=(5, 3.6), sharey=True)
+    for axes, estimator, role, title in zip(all_axes, ("sampled", "full_vocabulary"), ("policy_gradient", "reverse_kl"), ("sampled costs", "exact costs")):
+        ends = {}
+        for stage, dashes in STAGES.items():
+            rows = stages[stage]["tasks"]["left"]["estimators"]
+            one = next(row["output_layer"]["variance"] for row in rows if row["estimator"] == "sampled" and row["gamma"] == 0)
+            mine = [row for row in rows if row["estimator"] == estimator]
+            gammas, ratios = [row["gamma"] for row in mine], np.array([row["output_layer"]["variance"] / one for row in mine])
+            low, high = np.array([row["output_layer"]["ratio_to_immediate_interval"] for row in mine]).T
+            axes.plot(gammas, ratios, color=style[role], linestyle=dashes, linewidth=1.8)
+            axes.plot(np.repeat(gammas, 3), np.column_stack([low, high, np.full_like(low, np.nan)]).ravel(), color=style[role], linewidth=1.2)
+            ends[f"{stages[stage]['iteration']:,}"] = ratios[-1], style["ink"]
+        axes.plot([0, 1], [1, 1], color=style["muted"], linewidth=1)
+        axes.set_title(title, color=style["ink"])
+        axes.set(xlabel="γ", xlim=(-0.05, 1.35), xticks=[0, 0.5, 1])
+        powers_of_ten(axes, -3, 2)
+        label_ends(axes, 1, ends, 0.3)
+    all_axes[0].set(ylabel="variance ÷ that of γ = 0, sampled")
+    return drawn
+
+
+GROWTH = (("sampled", 0, "γ 0", (0, (1, 1.5))), ("sampled", 0.5, "γ .5", (0, (5, 3))), ("sampled", 1, "γ 1", "-"), ("full_return", 1, "full", "-"))
+
+
+def study_growth(style):
+    """The variance against the length at an untrained and at a trained student, beside the bounds' slopes."""
+    import matplotlib.pyplot as plt
+
+    frozen = provenance.recorded("control-frozen", "variance frozen")
+    lengths = np.array(frozen["lengths"])
+    drawn, all_axes = plt.subplots(1, 2, figsize=(5, 3.8), sharey=True)
+    for axes, stage, title in zip(all_axes, ("initial", "late"), ("untrained student", "trained student")):
+        rows = {(row["estimator"], row["gamma"]): row["variance"] for row in frozen["growth"][stage] if row["parameters"] == "output_layer"}
+        one, ends = rows["sampled", 0][0], {}
+        for estimator, gamma, label, dashes in GROWTH:
+            values = np.array(rows[estimator, gamma]) / one
+            role = "muted" if estimator == "full_return" else "policy_gradient"
+            axes.plot(lengths, values, color=style[role], linestyle=dashes, linewidth=1.8)
+            ends[label] = values[-1], style[role]
+        for slope, start in ((2, 1), (4, rows["full_return", 1][0] / one)):
+            axes.plot(lengths, start * (lengths / lengths[0]) ** slope, color=style["muted"], linewidth=0.8)
+            axes.annotate(f"slope {slope}", (lengths[-2], start * (lengths[-2] / lengths[0]) ** slope), xytext=(-3, 4), textcoords="offset points", ha="right", color=style["muted"])
+        axes.set_title(title, color=style["ink"])
+        axes.set(xlabel="length T", xscale="log", xlim=(lengths[0], lengths[-1] * 2.2))
+        axes.set_xticks(lengths[::2], [str(length) for length in lengths[::2]])
+        powers_of_ten(axes, 0, 6)
+        label_ends(axes, lengths[-1], ends, 0.4)
+    all_axes[0].set(ylabel="variance ÷ that of γ = 0 at T = 5")
+    return drawn
+
+
 # name -> (drawing, what it shows in words)
 FIGURES = {
     "second-token-along-descent": (
@@ -155,6 +264,26 @@ FIGURES = {
         "The cost of the drawn token against the logit of token 3: three grey staircases, flat "
         "between jumps, one for each fixed draw; and the mean over all draws, a smooth rising curve.",
     ),
+    "study-visitation": (
+        study_visitation,
+        "Six heat-maps of position against time step: left and right task, γ = 0, .5 and 1. With γ = 0 and "
+        ".5 all trajectories jump to the target in one step and stay there. With γ = 1 two thirds do so; "
+        "the other third runs out of the picture, downwards in both tasks.",
+    ),
+    "study-frozen": (
+        study_frozen,
+        "Two panels: variance against γ, in units of the sampled variance at γ = 0, on a logarithmic "
+        "axis, for a student stopped at four iterations. With sampled costs every line rises from 1, the "
+        "untrained student's most steeply and the trained student's least. With exact costs all lines "
+        "begin far below 1; the untrained student's rises above 1, the trained student's stays far below.",
+    ),
+    "study-growth": (
+        study_growth,
+        "Two panels, an untrained and a trained student: variance against length 5 to 80 on logarithmic "
+        "axes. At the untrained student the full return and γ = 1 rise steeply, γ = 0 and .5 gently. "
+        "At the trained student all rise less. The slopes 2 and 4 of the bounds are drawn as thin lines; "
+        "the full return stays below slope 4.",
+    ),
 }
 
 
@@ -173,7 +302,6 @@ def draw_all(directory):
 
 def make(directory):
     """Draw every figure, photograph every explorable, record what made them."""
-    from opd_toy import provenance
     from opd_toy.explorables import stills
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -181,7 +309,7 @@ def make(directory):
     provenance.record(
         directory / "figures.json",
         {"files": [path.name for path in drawn]},
-        sources=["opd_toy/figures.py", "opd_toy/palette.py", "opd_toy/page.py", *_ENGINE],
+        sources=["opd_toy/figures.py", "opd_toy/palette.py", "opd_toy/page.py", *_ENGINE, *_STUDY],
         packages=["numpy", "matplotlib"],
     )
     provenance.record(
@@ -202,3 +330,4 @@ def make(directory):
 
 
 _ENGINE = [f"opd_toy/{name}.py" for name in ("distributions", "objectives", "estimators")]
+_STUDY = [f"figures/control-{name}.json" for name in ("study", "frozen")]
