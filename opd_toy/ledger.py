@@ -3,10 +3,12 @@
 The page, the tests and the equation labels share one id a claim: ``rkl-logit-gradient``
 is the derivation of that name, the test ``test_rkl_logit_gradient`` and the label
 ``eq-rkl-logit-gradient``.  Figures are computed here, on the notes' example
-p = (.2, .3, .5), q = (.7, .2, .1) unless the statement says otherwise.
+p = (.2, .3, .5), q = (.7, .2, .1) unless the statement says otherwise; those of chapter 6
+on the tree of two tokens with which that chapter begins.
 """
 
 import ast
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +16,17 @@ from typing import Callable
 
 import numpy as np
 
-from opd_toy import distributions, estimators, objectives
+from opd_toy import distributions, estimators, objectives, sequences
+from opd_toy.provenance import recorded
+from opd_toy.sequences import TokenTree
 
 TOKENS = ("t₁", "t₂", "t₃")
 P, Q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
 REWARD, WEIGHT = np.array([0.0, 1.0, 0.0]), 0.5  # the outcome reward of the mixing rows
+STUDENT = TokenTree((np.log([P]), np.log([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]])))
+TEACHER = TokenTree((np.log([Q]), np.log([[0.5, 0.4, 0.1], [0.8, 0.1, 0.1], [0.3, 0.3, 0.4]])))
+ENDS_WELL = (STUDENT.tokens()[:, -1] == 0).astype(float)  # the verifier's reward: the sequence ends in t₁
+LENGTHS = (4, 8, 16, 32, 64)
 KINDS = ("proof", "exact", "experiment", "text", "slider")
 PACKAGE = Path(__file__).parent
 
@@ -243,6 +251,197 @@ def _schulman():
     return "bias and spread over KL. " + ". ".join(rows)
 
 
+# --- figures of chapter 6 -------------------------------------------------------------------
+
+
+def scientific(value):
+    """Such as "5.9 · 10³"."""
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits} · 10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def length(vector):
+    return plain(np.linalg.norm(vector))
+
+
+def first_position(vector):
+    """The three entries of a gradient that belong to the first token's logits."""
+    return signed(vector[:3])
+
+
+def _weighted(*weights):
+    """The table whose row has these weights, one a position, on the scores."""
+    columns = [np.broadcast_to(w, len(STUDENT.tokens())) for w in weights]
+    return sequences.SequenceTable(STUDENT, np.stack(columns, axis=1))
+
+
+def _to_go(gamma, signal="sampled", baseline=None):
+    return sequences.reward_to_go(STUDENT, TEACHER, gamma, signal, baseline)
+
+
+def _chain_rule():
+    student, teacher = STUDENT.sequence_probabilities(), TEACHER.sequence_probabilities()
+    costs = student @ sequences.token_costs(STUDENT, TEACHER)
+    return f"nine sequences: KL {plain(distributions.kl(student, teacher), 4)}; mean costs {plain(costs[0], 4)} + {plain(costs[1], 4)}"
+
+
+def _finite_scores():
+    table = _weighted(1.0, 1.0)
+    draws = np.random.default_rng(6)
+    means = [draws.multinomial(n, table.probabilities) @ table.dense() / n for n in (100, 10_000)]
+    return f"length of the mean score: exact {length(table.expectation())}; of 100 draws {plain(np.linalg.norm(means[0]), 3)}, of 10 000 {plain(np.linalg.norm(means[1]), 3)}"
+
+
+def _past():
+    costs = sequences.token_costs(STUDENT, TEACHER)
+    past, own = _weighted(0.0, costs[:, 0]), _weighted(0.0, costs[:, 1])
+    return f"second score times first cost: mean of length {length(past.expectation())}, variance {plain(past.total_variance())}; times its own cost: mean of length {length(own.expectation())}"
+
+
+def _two_returns():
+    gap = np.abs(_to_go(1.0).expectation() - sequences.sequence_kl_gradient(STUDENT, TEACHER)).max()
+    variances = [sequences.full_return(STUDENT, TEACHER).total_variance(), _to_go(1.0).total_variance()]
+    return f"mean at the first position {first_position(_to_go(1.0).expectation())}, off the exact gradient by {plain(gap)}; variance {plain(variances[1])}, full return {plain(variances[0])}"
+
+
+def _token_level():
+    exact = sequences.sequence_kl_gradient(STUDENT, TEACHER)
+    table = _to_go(0.0)
+    return f"first position: mean {first_position(table.expectation())}, sequence gradient {first_position(exact)}; length of the bias {length(table.bias(exact))}"
+
+
+def _two_targets():
+    table = _to_go(0.0)
+    local, whole = sequences.on_policy_gkd_gradient(STUDENT, TEACHER), sequences.sequence_kl_gradient(STUDENT, TEACHER)
+    return f"the same table: bias {length(table.bias(local))} against the local KLs' gradient, {length(table.bias(whole))} against the sequence's"
+
+
+def _by_gamma():
+    exact = sequences.sequence_kl_gradient(STUDENT, TEACHER)
+    cells = [f"{length(_to_go(g).bias(exact))}, {plain(_to_go(g).total_variance())}" for g in (0.0, 0.5, 1.0)]
+    best = [plain(sequences.best_gamma(STUDENT, TEACHER, n)) for n in (1, 10, 100)]
+    return f"length of the bias, and variance, at γ = 0, .5, 1: {'; '.join(cells)}; least squared error for 1, 10, 100 sequences at γ = {', '.join(best)}"
+
+
+def _discounted():
+    means = ", ".join(first_position(_to_go(g).expectation()) for g in (0.0, 0.5, 1.0))
+    return f"mean at the first position for γ = 0, .5, 1: {means}"
+
+
+def _with_baselines():
+    tables = {
+        "no baseline": _to_go(1.0),
+        "exact value": _to_go(1.0, baseline="value"),
+        "best": _to_go(1.0, baseline="optimal"),
+        "GAE, λ = .5": sequences.generalized_advantage(STUDENT, TEACHER, 1.0, 0.5),
+    }
+    exact = sequences.sequence_kl_gradient(STUDENT, TEACHER)
+    off = max(np.abs(table.bias(exact)).max() for table in tables.values())
+    return "variance: " + ", ".join(f"{name} {plain(table.total_variance())}" for name, table in tables.items()) + f"; largest bias {plain(off)}"
+
+
+def _terminal():
+    weights = {gamma: sequences.outcome(STUDENT, ENDS_WELL, gamma).weights for gamma in (1.0, 0.5)}
+    spread = [plain(np.abs(w[:, 0] - w[:, 1]).max()) for w in weights.values()]
+    return f"reward for ending in t₁: largest difference between the weights of two tokens {spread[0]} at γ = 1, {spread[1]} at γ = .5"
+
+
+def _broadcast():
+    once, again = (table.expectation() for table in (sequences.outcome(STUDENT, ENDS_WELL), sequences.broadcast_outcome(STUDENT, ENDS_WELL)))
+    ratios = [np.linalg.norm(again[part]) / np.linalg.norm(once[part]) for part in (slice(3), slice(3, None))]
+    return f"reward for ending in t₁: against the reward given once, the mean is {plain(ratios[0])} times as long at the first position, {plain(ratios[1])} times at the second"
+
+
+def _independent(p, q, n, **options):
+    return sequences.independent_variance(np.tile(p, (n, 1)), np.tile(q, (n, 1)), **options)
+
+
+def _grown(**options):
+    """Slopes of log variance against log T, for T independent positions with the notes' p and q."""
+    return sequences.growth_exponents(LENGTHS, [_independent(P, Q, n, **options) for n in LENGTHS])
+
+
+def _exponents():
+    cases = {"γ = 0": {"gamma": 0.0}, "γ = .5": {"gamma": 0.5}, "γ = .9": {"gamma": 0.9}, "γ = 1": {"gamma": 1.0}, "full return": {"gamma": 1.0, "causal": False}}
+    slopes = {name: _grown(**options) for name, options in cases.items()}
+    exact = "; ".join(f"{name} {plain(found[0])}, {plain(found[-1])}" for name, found in slopes.items())
+    fitted = {(row["estimator"], row["gamma"], row["parameters"]): row["exponent"] for row in recorded("control-frozen", "variance frozen")["growth"]["initial"]}
+    token, full = fitted["sampled", 0, "output_layer"], fitted["full_return", 1, "output_layer"]
+    return f"exponent from T = 4 to 8, and from 32 to 64: {exact}; fitted to the control study's untrained student: γ = 0 {plain(token)}, full return {plain(full)}"
+
+
+def _against_bounds(p, q, n):
+    """The full return's variance over B_r² B_s² of its own costs and scores."""
+    cost = np.abs(distributions.log_ratio(p, q)).max()
+    score = (1 - 2 * p + p @ p).max()
+    return _independent(p, q, n, gamma=1.0, causal=False) / (cost**2 * score)
+
+
+def _bounds():
+    token, full = _grown(gamma=0.0)[-1], _grown(gamma=1.0, causal=False)[-1]
+    return f"exponent from T = 32 to 64: token level {plain(token)} (bound 2), full return {plain(full)} (bound 4)"
+
+
+def _sharper():
+    lost = np.array([0.475, 0.475, 0.05])  # the teacher likes the two tokens that the student draws nineteen times in twenty e³ times less
+    teacher = np.array([*lost[:2] * np.exp(-3), 1 - 0.95 * np.exp(-3)])
+    shares = [plain(_against_bounds(lost, teacher, n) / n**3, 3) for n in (8, 64, 512)]
+    return f"full return with nearly constant costs, p = (.475, .475, .05): share of the bound T³ reached at T = 8, 64, 512: {', '.join(shares)}"
+
+
+FOUR_TOKENS = TokenTree.random(4, 2, seed=0), TokenTree.random(4, 2, seed=50)  # room for a top 2 and a tail of two
+
+
+@functools.cache
+def top_k_descent(outside, steps=400, batch=32, rate=0.5, seed=6):
+    """The student after sampled descent on the teacher's top 2; each step draws its sequences from the student of that step."""
+    (student, teacher), draws = FOUR_TOKENS, np.random.default_rng(seed)
+    for _ in range(steps):
+        table = sequences.top_k(student, teacher, 2, outside)
+        gradient = draws.multinomial(batch, table.probabilities) @ table.dense() / batch
+        student = TokenTree((student.logits[0] - rate * gradient[:4].reshape(1, 4), student.logits[1] - rate * gradient[4:].reshape(4, 4)))
+    return student
+
+
+def _truncated():
+    student, teacher = FOUR_TOKENS
+    exact, cells = sequences.on_policy_gkd_gradient(student, teacher), []
+    for name, outside in (("renormalised", "renormalize"), ("tail dropped", "drop"), ("tail as one token", "tail")):
+        bias = sequences.top_k(student, teacher, 2, outside).bias(exact)
+        cells.append(f"{name} {length(bias)}, {plain(sequences.sequence_kl(top_k_descent(outside), teacher))}")
+    start = plain(sequences.sequence_kl(student, teacher))
+    return f"two positions, four tokens, K = 2: length of the bias against GKD, and sequence KL, {start} before, after 400 sampled steps: {'; '.join(cells)}"
+
+
+def _fipo():
+    step = -0.5 * sequences.outcome(STUDENT, ENDS_WELL).expectation()
+    moved = TokenTree((STUDENT.logits[0] + step[:3].reshape(1, 3), STUDENT.logits[1] + step[3:].reshape(3, 3)))
+    ranges = []
+    for student in (STUDENT, moved):
+        weights = sequences.fipo_weight(student, STUDENT, 2 ** (-1 / 32), 0.2, 0.2)
+        ranges.append(f"{plain(weights.min(), 3)} to {plain(weights.max(), 3)}")
+    return f"weights on the first mini-batch {ranges[0]}; after a step of size .5, {ranges[1]}"
+
+
+def _coupling():
+    local, future = (part[:3] for part in sequences.decomposition(STUDENT, TEACHER))
+    return f"first position: GKD {signed(local)} + shift of prefixes {signed(future)} = {signed(local + future)}"
+
+
+def _rao_blackwell():
+    variances = [_to_go(1.0, signal).total_variance() for signal in ("sampled", "full_vocabulary_future", "full_vocabulary")]
+    exact = sequences.sequence_kl_gradient(STUDENT, TEACHER)
+    off = np.abs(_to_go(1.0, "full_vocabulary").bias(exact)).max()
+    return f"bias {plain(off)}; variance: sampled return {plain(variances[0])}, only the future exact {plain(variances[1])}, both exact {plain(variances[2])}"
+
+
+def _study():
+    study = recorded("control-study", "variance")
+    left = np.log(np.array(study["window_geometric_mean"])[:, :, 0, -1]).mean(axis=1)  # [γ], over seeds
+    cells = (f"{scientific(np.exp(value))} at γ = {f'{gamma:g}'.lstrip('0') or '0'}" for gamma, value in zip(study["gammas"], left))
+    return f"gradient variance over the last 100 of {study['iterations'][-1]} iterations, left task, geometric mean of {len(study['seeds'])} seeds: {', '.join(cells)}"
+
+
 def _own_steps(claim):
     return lambda: steps(claim)
 
@@ -257,12 +456,16 @@ def _judgement():
 
 # --- the claims ----------------------------------------------------------------------------
 
-ONE, TWO, THREE, FOUR, FIVE = (
+ONE, TWO, THREE, FOUR, FIVE, SIX, NOISE, RELATIVES, STUDY = (
     "01-from-sft-to-opd",
     "02-policy-gradient",
     "03-logit-gradients",
     "04-policy-gradient-updates",
     "05-one-objective-two-estimators",
+    "06-reward-to-go",
+    "06-noise",
+    "06-relatives",
+    "06-control-study",
 )
 
 
@@ -299,7 +502,7 @@ CLAIMS = [
         ("policy-gradient", "The gradient of a mean reward is the mean of the reward times the score, for any reward that does not depend on the logits.", "proof"),
         ("pg-opd-cost", "OPD's policy gradient puts the detached log-ratio in the reward's place; it is a cost, to be descended.", "proof", lambda: f"mean {mean(estimators.policy_gradient(P, Q))}"),
         ("monte-carlo", "The mean of N samples approaches the exact gradient like 1/√N.", "experiment slider", _band),
-        ("dense-versus-broadcast", "RLVR gives every token of a sequence the same weight; OPD gives each its own.", "exact", _dense),
+        ("dense-versus-broadcast", "RLVR gives every token of a sequence the same weight; OPD gives each its own. The slider is in {ref}`chapter 6 <sec-discount>`.", "exact slider", _dense),
     ),
     *_rows(
         "3",
@@ -344,6 +547,38 @@ CLAIMS = [
         ("open-question-full-vocab-pg", "Full-vocabulary KL may enter the policy gradient as the baseline or in the place of the sampled return, never as the advantage.", "proof exact", lambda: f"variance {variance(estimators.policy_gradient(P, Q))} without, {variance(estimators.policy_gradient(P, Q, objectives.reverse_kl(P, Q)))} with KL as the baseline"),
     ),
     *_rows(
+        "6",
+        SIX,
+        ("sequence-chain-rule", "A sequence's probability is the product of its tokens', and the KL between two distributions over sequences is the mean sum of the tokens' costs.", "exact", _chain_rule),
+        ("sequence-score-identity", "The mean gradient of a sequence's own costs is the mean score, and that is 0; on a finite sample it is not.", "proof experiment", _finite_scores),
+        ("past-terms-vanish", "A score times a cost from before its token has mean 0: it adds noise and nothing else.", "proof", _past),
+        ("reward-to-go", "The sequence KL's gradient is the mean of each token's score times the costs from that token on.", "proof exact", _two_returns),
+        ("token-level-bias", "With its own cost alone, a token's update is biased for the sequence KL, by the mean of the scores times the later costs.", "exact", _token_level),
+        ("two-meanings-of-unbiased", "The same sampled term is unbiased for each prefix's own KL.", "exact", _two_targets),
+        ("bias-variance", "From γ = 0 to γ = 1 the bias goes to 0 and the variance, as a rule, up; which γ is best depends on the number of sequences.", "exact slider", _by_gamma),
+        ("discounted-return", "The discount leads from the immediate cost, γ = 0, to the reward-to-go, γ = 1.", "proof", _discounted),
+        ("gkd-future-coupling", "GKD has no return term; the sequence KL's gradient is GKD's plus each score times the KL at the later prefixes.", "proof exact", _coupling),
+    ),
+    *_rows(
+        "6",
+        NOISE,
+        ("classical-rl", "This is REINFORCE with reward-to-go; baselines and GAE keep the mean and change the variance.", "exact", _with_baselines),
+        ("variance-bounds", "If no cost exceeds B_r and no score B_s, the variance is at most T² B_r² B_s² at token level and T⁴ B_r² B_s² for the full return; measured exponents are lower.", "proof exact", _bounds),
+    ),
+    *_rows(
+        "6",
+        RELATIVES,
+        ("rlvr-terminal", "A reward at the end gives every token the same return at γ = 1.", "exact", _terminal),
+        ("rlvr-broadcast", "The same reward entered at every token returns (T − t + 1) R: a re-weighting by position.", "proof", _broadcast),
+        ("top-k", "The teacher's top K, renormalised, without the tail or with it as one token: three objectives, none of them the full KL.", "exact experiment", _truncated),
+        ("fipo", "FIPO re-weights an outcome advantage by the clipped exponential of a discounted sum of log-ratios to come.", "exact", _fipo),
+    ),
+    *_rows(
+        "6",
+        STUDY,
+        ("gamma-variance-experiment", "The two-teacher control study rebuilt: gradient variance along training for five γ.", "experiment", _study),
+    ),
+    *_rows(
         "Beyond the notes",
         FIVE,
         ("pg-zero-gamma-is-gkd", "In the mean, token-level policy gradient equals on-policy GKD exactly.", "proof exact"),
@@ -361,6 +596,17 @@ CLAIMS = [
         "Beyond the notes",
         FIVE,
         ("schulman-table", "Bias and spread of k1, k2, k3 for N(0, 1) against N(μ, 1).", "exact", _schulman),
+    ),
+    *_rows(
+        "Beyond the notes",
+        NOISE,
+        ("rao-blackwell-return", "The exact local gradient, and the score times the full-vocabulary KLs to come: unbiased for the sequence KL; on this tree with less noise than the sampled return.", "exact", _rao_blackwell),
+        ("sharper-variance-bounds", "Scores of different positions are uncorrelated, so the full return's variance is at most T³ B_r² B_s², reward-to-go's T² (T + 1)/2 and, for γ below 1, T²/(1 − γ²) in the same units; the order T³ is reached.", "proof exact", _sharper),
+    ),
+    *_rows(
+        "Beyond the notes",
+        STUDY,
+        ("variance-exponents", "Measured growth with T: like T at γ = 0, towards T³ for the full return, below the bounds.", "exact experiment", _exponents),
     ),
 ]
 

@@ -11,8 +11,7 @@ from opd_toy.derivations import DERIVATIONS
 from opd_toy.ledger import CLAIMS, LedgerError, check
 from tests.conftest import ROOT
 
-# Chapters 1-5 of the notes and what the book adds, apart from the two claims on
-# sequences that go with chapter 6.
+# Chapters 1-6 of the notes and what the book adds.
 IDS = """
 sft-one-hot seqkd-soft-label seqkd-is-forward-kl sft-limit who-samples black-box
 
@@ -27,10 +26,14 @@ pg-variance gkd-pg-summary reward-mixing
 kl-nonnegative kl-asymmetric rkl-baseline-structure pg-unbiased-local score-mean-zero full-vocab-advantage-is-zero
 improve-objective improve-estimator improve-framework open-question-full-vocab-pg
 
+sequence-chain-rule sequence-score-identity past-terms-vanish reward-to-go token-level-bias two-meanings-of-unbiased
+bias-variance discounted-return classical-rl rlvr-terminal rlvr-broadcast gamma-variance-experiment variance-bounds
+top-k fipo gkd-future-coupling
+
 pg-zero-gamma-is-gkd k-estimators-as-loss k-estimators-as-reward baseline-does-not-always-help jsd-endpoints
-top-k-head-pushes-the-wrong-token schulman-table
+top-k-head-pushes-the-wrong-token schulman-table rao-blackwell-return sharper-variance-bounds variance-exponents
 """
-CHAPTERS = ("1", "2", "3", "4", "5", "Beyond the notes")
+CHAPTERS = ("1", "2", "3", "4", "5", "6", "Beyond the notes")
 PROOFS = ROOT / "opd_toy" / "derivations"
 
 
