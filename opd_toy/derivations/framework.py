@@ -23,7 +23,7 @@ from sympy import KroneckerDelta, Sum, Symbol
 
 from opd_toy.derivations import horizon
 from opd_toy.derivations.exact import DerivationError, equal_to_zero, is_zero, log_is_at_most_x_minus_one, normal_form, reduce
-from opd_toy.derivations.notation import C, SequenceMean, SquaredLength, T, V, cost, cost_bound, delta, gamma, score_at, score_bound
+from opd_toy.derivations.notation import C, SequenceMean, SquaredLength, V, cost, cost_bound, delta, gamma, of_sequences, score_at, score_bound
 from opd_toy.derivations.printing import flat_factors, latex
 
 
@@ -152,7 +152,7 @@ def exact_problem(part, before, step):
 
 
 def _equal(part, before, after):
-    if before.has(T) or after.has(T):
+    if of_sequences(before) or of_sequences(after):
         return None if horizon.is_zero(after - before) else "the two sides do not have the same normal form"
     difference = normal_form(after) - normal_form(before)
     difference = difference.xreplace({delta(*pair): sp.S.Zero for pair in part.distinct})

@@ -38,6 +38,7 @@ from opd_toy.derivations.notation import (
     gamma,
     local_gradient,
     local_kl,
+    outcome,
     score_at,
 )
 
@@ -108,6 +109,8 @@ def _terms(e):
     if isinstance(e, Defined):
         return _terms(e.definition(_fresh))
     if isinstance(e, SequenceMean):
+        if e.has(outcome):
+            raise DerivationError(f"no rule for the mean {e}: the reward of the whole sequence depends on every token")
         return [replace(term, open=ONE, means=(*term.means, term.open)) for term in _terms(e.args[0])]
     if isinstance(e, Gradient):
         return _gradient(e.args[0])
@@ -145,14 +148,14 @@ def _summed(e):
     terms = _terms(body.xreplace({index: new}))
     if high == dimension or _are_positions(low, high):
         return [replace(term, limits=((new, low, high), *term.limits)) for term in terms]
-    if any(new in term.used or term.limits for term in terms):
+    if any(new in term.used or term.limits for term in terms) or not (high - low + 1).is_nonnegative:
         raise DerivationError(f"the sum over {index} from {low} to {high} is not one over positions")
     return [replace(term, weight=_closed_form(term.weight, new, low, high)) for term in terms]
 
 
 def _gradient(e):
     """∇E[X] = E[X Σ_t s_t] + E[∇X], with ∇r_t = s_t and no derivative of any other symbol."""
-    if not isinstance(e, SequenceMean):
+    if not isinstance(e, SequenceMean) or e.has(outcome):
         raise DerivationError(f"no rule for the gradient of {e}")
     result = []
     for term in _terms(e.args[0]):

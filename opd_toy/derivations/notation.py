@@ -163,7 +163,7 @@ class InnerProduct(Defined):
 
     def definition(self, fresh):
         index = fresh("j")
-        first, second = (side.replace(_is_vector, lambda e: e.base[e.indices[0], index]) for side in self.args)
+        first, second = (_coordinate(side, index, fresh) for side in self.args)
         return Sum(first * second, (index, 1, dimension))
 
 
@@ -182,8 +182,18 @@ class Variance(Defined):
         return SequenceMean(SquaredLength(vector - SequenceMean(vector)))
 
 
-def _is_vector(e):
-    return isinstance(e, sp.Indexed) and e.base in (score_at, local_gradient) and len(e.indices) == 1
+def _coordinate(e, index, fresh):
+    """A vector's coordinate; a length inside it is a number of its own, and sums over all coordinates."""
+    if isinstance(e, Defined):
+        return _coordinate(e.definition(fresh), index, fresh)
+    if isinstance(e, sp.Indexed):
+        return e.base[e.indices[0], index] if e.base in (score_at, local_gradient) and len(e.indices) == 1 else e
+    return e.func(*(_coordinate(arg, index, fresh) for arg in e.args)) if e.args else e
+
+
+def of_sequences(e):
+    """Whether an expression is about a sequence of any length T."""
+    return e.has(T, SequenceMean) or any(one.base in DRAWN for one in e.atoms(sp.Indexed))
 
 
 def over_positions(body, index=t, low=1, high=T):

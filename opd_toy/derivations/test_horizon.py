@@ -61,6 +61,7 @@ TRUE = {
     "positions to the end": (over_positions(outcome, u, t), (T - t + 1) * outcome),
     "a triangle of positions": (over_positions(over_positions(sp.S.One, t, 1, u), u), T * (T + 1) / 2),
     "a geometric series": (over_positions(gamma ** (2 * (u - t)), t, 1, u), (1 - gamma ** (2 * u)) / (1 - gamma**2)),
+    "the length of a vector times its own squared length": (SquaredLength(SquaredLength(score) * score), SquaredLength(score) ** 3),
     "the same, counted from 0": (over_positions(gamma ** (2 * v), v, 0, u - 1), (1 - gamma ** (2 * u)) / (1 - gamma**2)),
 }
 FALSE = {
@@ -119,6 +120,22 @@ def shown(before, after):
         return horizon.is_zero(after - before)
     except DerivationError:
         return False
+
+
+IN_A_MEAN = {
+    "the reward of the sequence is no constant": (SequenceMean(outcome * over_positions(score)), sp.S.Zero),
+    "nor has its mean no gradient": (Gradient(SequenceMean(outcome)), sp.S.Zero),
+    "a cost at one position moves, though no T is named": (Gradient(SequenceMean(cost[t])), sp.S.Zero),
+    "a score of one position is no constant": (SequenceMean(cost[t] * score), sp.S.Zero),
+}
+
+
+@pytest.mark.parametrize("case", IN_A_MEAN)
+def test_false_means_are_refused(case):
+    before, after = IN_A_MEAN[case]
+    step = Step(after)
+    with pytest.raises(DerivationError):
+        check_step(case, Chain((Step(before), step)), Step(before), step)
 
 
 ON_A_TREE = {
@@ -192,7 +209,11 @@ def test_the_witness_refuses_a_false_inequality():
 # --- what the normal form cannot do, it refuses -----------------------------------------------
 
 
-@pytest.mark.parametrize("e", [sp.log(cost[t]), V * R2[t, u], Gradient(local_kl[t]), Gradient(SequenceMean(local_kl[t])), cost[t + 1], over_positions(cost[v], v, 0, T - 1)])
+BACKWARDS = over_positions(sp.S.One, t, T, 1)  # 2 - T by sympy's convention, and not to be read as "never negative"
+UNKNOWN = [sp.log(cost[t]), V * R2[t, u], Gradient(local_kl[t]), Gradient(SequenceMean(local_kl[t])), cost[t + 1], over_positions(cost[v], v, 0, T - 1), BACKWARDS]
+
+
+@pytest.mark.parametrize("e", UNKNOWN)
 def test_unknown_expressions_are_refused(e):
     with pytest.raises(DerivationError):
         horizon.is_zero(e)

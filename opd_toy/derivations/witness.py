@@ -41,6 +41,7 @@ from opd_toy.derivations.notation import (
     local_kl,
     margin,
     n,
+    of_sequences,
     q,
     q2,
     score_at,
@@ -313,7 +314,7 @@ def random_points(expressions, distinct=(), sizes=(2, 3, 5), seed=0):
         chosen = places if size == 2 else generator.sample(places, 1)
         for place in chosen:
             at = _random_point(size, dict(zip(indices, place)), generator)
-            yield _with_sequences(at, generator) if any(e.has(T) for e in expressions) else at
+            yield _with_sequences(at, generator) if any(map(of_sequences, expressions)) else at
 
 
 def _free_indices(expressions):
@@ -371,7 +372,7 @@ def counterexample(before, after, relation="=", distinct=(), seed=0):
     """A sentence that says where ``before relation after`` fails, or None if it held at every point."""
     truths = set()
     with mpmath.workdps(DIGITS):
-        sizes = LENGTHS if before.has(T) or after.has(T) else SIZES[relation]
+        sizes = LENGTHS if of_sequences(before) or of_sequences(after) else SIZES[relation]
         for at in random_points([before, after], distinct, seed=seed, sizes=sizes):
             try:
                 values = _truths(before, after, at) if relation == "<=>" else (number(before, at), number(after, at))
