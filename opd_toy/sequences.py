@@ -113,6 +113,7 @@ def top_k(student, teacher, k, outside="renormalize"):
     """Gradients of ``objectives.top_k_reverse_kl`` at the prefixes passed: no weights, no future.  eq-top-k.
 
     k an int from 1 to V; at k = V the expectation is ``on_policy_gkd_gradient``.
+    Works on probabilities, so a teacher's logit about 750 below the highest counts as barred.
     """
     check_same_tree(student, teacher)
     local = []
@@ -226,6 +227,7 @@ def best_gamma(student, teacher, samples, signal="sampled"):
     samples = _validate.positive("samples", samples)
     squared_bias, variance = bias_variance_polynomials(student, teacher, signal)
     error = np.polynomial.Polynomial(squared_bias + variance / samples)
+    error = error.trim(1e-30 * np.abs(error.coef).max())  # roots() divides by the last coefficient
     turns = np.clip(error.deriv().roots().real, 0, 1) if student.length > 1 else []
     candidates = np.array([0.0, 1.0, *turns])
     return float(candidates[error(candidates).argmin()])

@@ -584,6 +584,14 @@ def test_bias_variance(student, teacher, signal):
         same(reward_to_go(student, teacher, best, signal).mean_squared_error(gradient, samples), error.min(), scale=scale + 1e-3, tolerance=1e-8)
 
 
+@every_signal
+def test_best_gamma_where_the_future_is_out_of_sight(signal):
+    """Saturated rows: the highest powers of gamma have coefficients near the smallest float."""
+    student, teacher = pair(3, 4, 469, 10.0 ** np.random.default_rng(469).uniform(2, 4))
+    assert (bias_variance_polynomials(student, teacher, signal)[1] != 0).any()
+    assert 0 <= best_gamma(student, teacher, 1, signal) <= 1
+
+
 def test_the_bias_falls_and_the_variance_rises_on_the_notes_example():
     student, teacher = TokenTree.repeat(P, 4), TokenTree.random(3, 4, 8)
     grid = np.linspace(0, 1, 101)
@@ -672,6 +680,17 @@ def test_sampling_agrees_with_enumeration(signal, gamma):
         assert abs(values.mean() - truth) <= 5 * errors.mean() / math.sqrt(40)
         # The standard errors are the spread over the runs, which 40 runs know to 11 in 100.
         assert 0.6 < values.std(ddof=1) / errors.mean() < 1.5
+
+
+def test_two_draws_have_the_variance_in_the_mean():
+    """So the divisors are N - 1: with N each would be half."""
+    student, teacher = pair(2, 3, seed=4, scale=0.3)
+    runs = [sample_estimate(student, teacher, 1.0, "sampled", 2, seed) for seed in range(800)]
+    costs = token_costs(student, teacher).sum(axis=1)
+    spread = student.sequence_probabilities() @ (costs - sequence_kl(student, teacher)) ** 2
+    for values, exact in (([run["variance"] for run in runs], reward_to_go(student, teacher, 1.0).total_variance()), ([2 * run["kl_standard_error"] ** 2 for run in runs], spread)):
+        error = np.std(values, ddof=1) / math.sqrt(len(runs))
+        assert error < exact / 12 and abs(np.mean(values) - exact) < 4 * error
 
 
 def test_sampled_blocks_are_spread_as_they_say():
