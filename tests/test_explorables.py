@@ -166,6 +166,8 @@ def test_moved_by_touch_on_a_phone(name, opened):
     drag_handles(widget, by_touch)
     for group in widget.visible(".opd-choice"):
         for label in group.locator("label").all():
+            if not label.is_visible():  # folded on a phone, and a button unfolds it
+                widget.visible("button.opd-narrow")[0].tap()
             label.tap()
             assert label.locator("input").is_checked()
             widget.check()

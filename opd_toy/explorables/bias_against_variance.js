@@ -67,8 +67,8 @@ function render({ model, el }) {
   });
   const vocabulary = counted("Tokens V", "vocabulary", [2, 3, 4]);
   const length = counted("Length T", "length", [2, 3, 4, 5, 6]);
-  for (const each of [vocabulary, length]) each.element.classList.add("opd-inline");
-  const distance = slider({ label: "teacher's distance", name: "distance", min: 0, max: 3, step: 0.05, role: "teacher", oninput: (x) => self.set({ distance: x }) });
+  for (const each of [vocabulary, length, tree]) each.element.classList.add("opd-inline");
+  const distance = slider({ label: "distance of q", name: "distance", min: 0, max: 3, step: 0.05, role: "teacher", oninput: (x) => self.set({ distance: x }) });
   const seedNow = value({ "data-name": "seed" });
   const another = html("p", { class: "opd-note" }, button("Another tree", () => self.set({ seed: (whole("seed") + 1) % 10000 })), " this is tree ", seedNow);
   const samples = slider({
@@ -89,12 +89,12 @@ function render({ model, el }) {
     toolbar(PRESETS.map(([label, values]) => button(label, () => self.set(values))), button("Reset", () => self.set(initial))),
     html("div", { class: "opd-columns" },
       html("div", {}, length.element, vocabulary.element, tree.element, another,
-        html("div", { class: "opd-aligned opd-roomy" }, distance.element, samples.element, gamma.element),
-        html("p", { class: "opd-note" }, "The mean gradient of N sequences drawn by the student, compared with the exact gradient ∇J of the sequence KL: mean-squared error = squared bias + variance / N. A ring marks the least. Relative error: its root, over the length of ∇J. Rao–Blackwellised: exact gradient at each token, full-vocabulary KL at each later one.")),
-      html("div", {}, html("p", { class: "opd-caption" }, "Error of the mean gradient of N sequences"), curves.element,
+        html("div", { class: "opd-aligned opd-lean opd-roomy" }, distance.element, samples.element, gamma.element)),
+      html("div", { class: "opd-beside" }, html("p", { class: "opd-caption" }, "Error of the mean gradient of N sequences"), curves.element,
         chartKey([["line", "policy-gradient", "sampled: mean-squared error"], ["dots", "policy-gradient", "its variance / N"],
           ["line", "reverse-kl", "Rao–Blackwellised: mean-squared error"], ["dots", "reverse-kl", "its variance / N"],
-          ["dashed", "ink", "squared bias, of both"], ["faint", "ink", "|∇J|²: as good as no step"]]))),
+          ["dashed", "ink", "squared bias, of both"], ["faint", "ink", "|∇J|²: as good as no step"]])),
+      html("p", { class: "opd-note" }, "The mean gradient of N sequences drawn by the student, compared with the exact gradient ∇J of the sequence KL: mean-squared error = squared bias + variance / N. A ring marks the least. Relative error: its root, over the length of ∇J. Rao–Blackwellised: exact gradient at each token, full-vocabulary KL at each later one.")),
     says, numbers.element);
 
   let [stored, exact] = [null, null];

@@ -17,13 +17,13 @@ const POSITIONS = Array.from({ length: T }, (_, t) => t);
 const [LOW, HIGH, RATIO_LIMIT] = [0.2, 0.2, 10]; // FIPO's clip and mask
 
 const SCHEMES = [
-  ["From the teacher: the cost of a token is r = log p/q", "policy-gradient", [
+  ["Teacher: a token costs r = log p/q", "policy-gradient", [
     ["immediate", "immediate", "its own r"],
     ["discounted", "discounted", "later r × γ a step"],
     ["reward_to_go", "reward-to-go", "r from here on"],
     ["full_return", "full return", "r of all tokens"],
     ["gae", "GAE", "surprises × γλ a step"]]],
-  ["From an outcome: R = 1 if t₁ comes at least twice, else 0", "ink", [
+  ["Outcome: R = 1 for at least two t₁, else 0", "ink", [
     ["outcome", "outcome", "−R everywhere"],
     ["broadcast", "outcome, summed", "−R a token left"],
     ["fipo", "FIPO", "f × advantage"]]],
@@ -97,6 +97,7 @@ function render({ model, el }) {
     label: "Tree", name: "tree", onchange: (key) => self.set({ tree: key }),
     options: [{ value: "random", label: "random" }, { value: "notes", label: "the notes' p and q at every prefix" }],
   });
+  tree.element.classList.add("opd-inline");
   const seedNow = value({ "data-name": "seed" });
   const another = html("span", { class: "opd-note" }, button("Another tree", () => self.set({ seed: (whole("seed") + 1) % 10000 })), " this is tree ", seedNow);
   const gamma = slider({ label: "discount γ", name: "gamma", min: 0, max: 1, step: 0.01, role: "policy-gradient", oninput: (x) => self.set({ gamma: x }) });
@@ -120,14 +121,14 @@ function render({ model, el }) {
   let [stored, exact] = [null, null];
 
   card(el, "Who answers for the future?",
-    toolbar(button("Draw another sequence", draw), PRESETS.map(([label, values]) => button(label, () => self.set(values))), button("Reset", () => self.set(initial))),
+    toolbar(button("Draw another", draw), PRESETS.map(([label, values]) => button(label, () => self.set(values))), button("Reset", () => self.set(initial))),
     html("div", { class: "opd-columns" },
       html("div", {}, tree.element, another),
-      html("div", { class: "opd-aligned" }, gamma.element, lam.element, step.element)),
+      html("div", { class: "opd-aligned opd-lean" }, gamma.element, lam.element, step.element)),
     html("div", { class: "opd-lanes" },
       html("div", { class: "opd-lane" }, html("div", { class: "opd-lane-name" }, "Explain token"), position.element),
       html("div", { class: "opd-lane" },
-        html("div", { class: "opd-lane-name" }, html("span", {}, "The sequence drawn, and what else could come"),
+        html("div", { class: "opd-lane-name" }, html("span", {}, "Drawn, and what else could come"),
           chartKey([["fill", "student", "student p"], ["fill", "teacher", "teacher q"]])),
         path.element)),
     says, rows.element);
@@ -225,7 +226,8 @@ function weightRows(chosen) {
     return { bars, row: html("tr", {}, html("th", { scope: "row" }, head), bars.map((each) => each.cell)) };
   };
   const groups = SCHEMES.map(([title, role, schemes]) => ({
-    title, schemes: schemes.map(([key, name, rule]) => {
+    title, more: button("Show", () => chosen(schemes[0][0]), { class: "opd-button opd-narrow", "aria-label": `Show: ${title}` }),
+    schemes: schemes.map(([key, name, rule]) => {
       const label = labels[KEYS.indexOf(key)];
       label.append(html("span", {}, name, html("small", {}, rule)));
       return { key, ...makeRow(label, role) };
@@ -238,9 +240,9 @@ function weightRows(chosen) {
   radios.element.querySelector("legend").classList.add("opd-unseen");
   radios.element.append(html("div", { class: "opd-table", tabindex: 0, role: "region", "aria-label": "The weight of each token in each scheme" },
     html("table", {},
-      html("caption", {}, "Weight on ∇log p of the token drawn. Costs are descended: above 0 the bar hangs down and the token is pushed down ▼, below 0 it is raised ▲. A reward enters with a minus sign."),
+      html("caption", {}, "Weight on ∇log p of the token drawn: above 0 the bar hangs down and the token is pushed down ▼, below 0 it is raised ▲. A reward enters with a minus sign."),
       html("colgroup", {}, html("col", { class: "opd-first" })),
-      html("tbody", {}, groups.map(({ title, schemes }) => [html("tr", { class: "opd-group" }, html("th", { scope: "colgroup", colspan: T + 1 }, title)), schemes.map(({ row }) => row)]),
+      html("tbody", {}, groups.map(({ title, more, schemes }) => [html("tr", { class: "opd-group" }, html("th", { scope: "colgroup", colspan: T + 1 }, title, more)), schemes.map(({ row }) => row)]),
         html("tr", { class: "opd-group" }, html("th", { scope: "colgroup", colspan: T + 1 }, partsTitle)), parts.row))));
   // From the lowest weight at the top to the highest at the bottom: what is pushed down hangs down.
   const range = (weights) => [Math.min(0, ...weights), Math.max(0, ...weights)];
@@ -261,16 +263,19 @@ function weightRows(chosen) {
     element: radios.element,
     update(result, scheme, position) {
       radios.update(scheme);
-      for (const { schemes } of groups) {
+      for (const { more, schemes } of groups) {
+        const open = schemes.some(({ key }) => key === scheme); // on a phone the other group is folded
+        more.hidden = open;
         const scale = range(schemes.flatMap(({ key }) => result.weights[key]));
         for (const { key, row, bars } of schemes) {
           row.dataset.on = String(key === scheme);
+          row.dataset.open = String(open);
           show(bars, result.weights[key], scale, position);
         }
-        if (schemes.some(({ key }) => key === scheme)) {
+        if (open) {
           const found = result.parts(scheme, position);
           const what = scheme === "fipo" ? "FutureKL" : "weight";
-          partsTitle.textContent = `The ${what} of token ${position + 1}, ${signed(sum(found))}, is the sum of these`;
+          partsTitle.textContent = `Token ${position + 1}'s ${what}, ${signed(sum(found))}, as a sum`;
           partsName.textContent = PARTS[scheme];
           if (scheme === "fipo") { // log p has moved up or down: no weights, so a rise is drawn upwards
             const risen = found.map((x) => -x);
