@@ -529,6 +529,13 @@ def test_fipo(student, teacher):
     same(still.expectation(), outcome(student, reward).expectation(), scale=10)
 
 
+def test_a_ratio_at_its_limit_counts():
+    student, old = TokenTree.repeat([0.5, 0.5], 2), TokenTree.repeat([0.25, 0.75], 2)
+    ratio = float(np.exp(student.log_probabilities[0] - old.log_probabilities[0])[0, 0])
+    assert future_kl(student, old, 0.0, ratio)[0, 0] == math.log(ratio)
+    assert future_kl(student, old, 0.0, ratio * (1 - 1e-12))[0, 0] == 0.0
+
+
 def test_fipo_where_one_policy_bars_a_token():
     student, old = TokenTree.repeat([0.5, 0.5, 0.0], 2), TokenTree.repeat([0.5, 0.0, 0.5], 2)
     assert future_kl(student, old, 0.5)[2].tolist() == [-np.inf, -np.inf]  # tokens 0, 2
