@@ -24,7 +24,7 @@ from sympy import KroneckerDelta, Sum, Symbol
 from opd_toy.derivations import horizon
 from opd_toy.derivations.exact import DerivationError, equal_to_zero, is_zero, log_is_at_most_x_minus_one, normal_form, reduce
 from opd_toy.derivations.notation import C, SequenceMean, SquaredLength, V, cost, cost_bound, delta, gamma, of_sequences, score_at, score_bound
-from opd_toy.derivations.printing import flat_factors, latex
+from opd_toy.derivations.printing import flat_factors, flat_terms, latex
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ class Derivation:
 
     def latex_claim(self):
         """The claim: first and last expression of each chain, one line a chain."""
-        claims = list(dict.fromkeys(_claim_parts(part) for part in self.chains))  # two routes, one claim
+        claims = {_claim_parts(part): part for part in self.chains}  # two routes, one claim
         if len(claims) == 1:
-            return " ".join(claims[0])
+            return " ".join(*claims)
         if max(len(left) + len(right) for left, _, right in claims) > WIDE:  # then the left sides are not lined up, and a wide line is broken
-            lines = [f"& {left}" + (" \\\\\n& \\quad " if len(left) + len(right) > WIDE else " ") + f"{sign} {right}" for left, sign, right in claims]
+            lines = [_wide_line(*parts, claims[parts]) for parts in claims]
         else:
             lines = [f"{left} &{sign} {right}" for left, sign, right in claims]
         return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
@@ -121,6 +121,7 @@ class Derivation:
 
 RELATIONS = {"=": "=", ">=": r"\ge", "<=": r"\le", "<": "<", "<=>": r"\iff"}
 WIDE = 300  # characters of LaTeX that do not fit the page's column in one line
+LONG = 230  # of one side of a relation; such a side is broken before its last term
 
 
 def _claim_parts(part):
@@ -128,6 +129,22 @@ def _claim_parts(part):
     used = {step.relation for step in part.steps[1:]}
     relation = next(sign for sign in ("<=>", "<", ">=", "<=", "=") if sign in used)
     return latex(part.left), RELATIONS[relation], latex(part.right)
+
+
+def _wide_line(left, sign, right, part):
+    """A claim that has the page's column to itself, broken at its relation if it does not fit."""
+    if len(left) + len(right) <= WIDE:
+        return f"& {left} {sign} {right}"
+    return f"& {_broken(left, part.left)} \\\\\n& \\quad {sign} {_broken(right, part.right)}"
+
+
+def _broken(text, expression):
+    """One side of a claim; a long sum goes on in a second line with its last term."""
+    last = latex(flat_terms(expression)[-1][1])
+    head = text.removesuffix(last).rstrip()
+    if len(text) <= LONG or head == text or head[-2:] not in (" +", " -"):
+        return text
+    return f"{head[:-2]} \\\\\n& \\qquad {head[-1]} {last}"
 
 
 def _chain_markdown(part):

@@ -153,3 +153,10 @@ def test_a_wide_claim_is_broken_at_its_relation():
     lines = DERIVATIONS["open-question-full-vocab-pg"].latex_claim().splitlines()
     assert len(lines) == 2 + 4 and lines[4].startswith(r"& \quad = \nabla")
     assert max(len(line) for line in lines) < 210
+
+
+def test_a_long_side_of_a_claim_is_broken_before_its_last_term():
+    claim = DERIVATIONS["discounted-return"].latex_claim()
+    lines = claim.splitlines()
+    assert len(lines) == 2 + 1 + 3 + 3 and max(len(line) for line in lines) < 210
+    assert sum(line.startswith((r"& \qquad + ", r"& \qquad - ")) for line in lines) == 2
