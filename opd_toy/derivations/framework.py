@@ -138,21 +138,29 @@ def _wide_line(left, sign, right, part):
     return f"& {_broken(left, part.left)} \\\\\n& \\quad {sign} {_broken(right, part.right)}"
 
 
-def _broken(text, expression):
-    """One side of a claim; a long sum goes on in a second line with its last term."""
-    last = latex(flat_terms(expression)[-1][1])
+def _broken(text, expression, limit=LONG):
+    """One side of a claim; a sum longer than the limit goes on in a second line with its last term."""
+    sign, term = flat_terms(expression)[-1]
+    last = rf"\left( {latex(term)} \right)" if sign < 0 and isinstance(term, sp.Add) else latex(term)
     head = text.removesuffix(last).rstrip()
-    if len(text) <= LONG or head == text or head[-2:] not in (" +", " -"):
+    if len(text) <= limit or head == text or head[-2:] not in (" +", " -"):
         return text
-    return f"{head[:-2]} \\\\\n& \\qquad {head[-1]} {last}"
+    return f"{head[:-2]} \\\\\n& \\qquad {{}} {head[-1]} {last}"
 
 
 def _chain_markdown(part):
     first = part.title[:1].upper() if part.title[:1].isascii() else part.title[:1]  # a Greek letter is a symbol: α, not Α
     heading = [f"**{first}{part.title[1:]}.**"] if part.title else []
-    start = f"$$\n{part.steps[0].latex}\n$$"
-    lines = [f"{step.reason}\n\n$$\n{step.sign} {step.latex}\n$$" for step in part.steps[1:]]
+    start = f"$$\n{_step_latex(part.steps[0])}\n$$"
+    lines = [f"{step.reason}\n\n$$\n{_step_latex(step, step.sign)}\n$$" for step in part.steps[1:]]
     return "\n\n".join([*heading, start, *lines])
+
+
+def _step_latex(step, sign=""):
+    """A line of a proof; a sum that does not fit goes on in a second line."""
+    text = _broken(step.latex, step.expression, WIDE)
+    line = f"{sign} {text}".lstrip()
+    return line if text == step.latex else f"\\begin{{aligned}}\n& {line}\n\\end{{aligned}}"
 
 
 def check_step(name, part, before, step):

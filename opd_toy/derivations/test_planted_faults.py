@@ -156,7 +156,11 @@ def test_a_wide_claim_is_broken_at_its_relation():
 
 
 def test_a_long_side_of_a_claim_is_broken_before_its_last_term():
-    claim = DERIVATIONS["discounted-return"].latex_claim()
-    lines = claim.splitlines()
+    lines = DERIVATIONS["discounted-return"].latex_claim().splitlines()
     assert len(lines) == 2 + 1 + 3 + 3 and max(len(line) for line in lines) < 210
-    assert sum(line.startswith((r"& \qquad + ", r"& \qquad - ")) for line in lines) == 2
+    assert lines[4].startswith(r"& \qquad {} + \gamma") and lines[6].startswith(r"& \qquad {} - \nabla")
+
+
+def test_a_long_line_of_a_proof_is_broken_before_its_last_term():
+    proof = DERIVATIONS["discounted-return"].markdown()
+    assert proof.count(r"\begin{aligned}") == 2 and r"& = " in proof and r"& \qquad {} - \left( \nabla" in proof
