@@ -37,7 +37,8 @@ def test_show_gives_the_labelled_claim_and_every_checked_step(claim):
     text = show(claim)._repr_markdown_()
     head, folded = text.split("<details", 1)
     assert DERIVATIONS[claim].latex_claim() in head and head.rstrip().endswith(f"$$ (eq-{claim})")
-    assert all(step.latex in folded for step in DERIVATIONS[claim].steps)
+    unbroken = folded.replace(" \\\\\n& \\qquad {}", "")  # a long line goes on below
+    assert all(step.latex in unbroken for step in DERIVATIONS[claim].steps)
 
 
 def test_show_names_the_near_misses():
