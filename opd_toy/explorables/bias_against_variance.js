@@ -83,6 +83,7 @@ function render({ model, el }) {
     roles: [null, ...SIGNALS.map(({ role }) => role)],
     rows: ["squared bias", "variance / N", "mean-squared error", "relative error", "best γ", "least error", "least relative error"],
   });
+  numbers.element.classList.add("opd-wraps");
   const says = sentence();
 
   card(el, "Bias against variance",
