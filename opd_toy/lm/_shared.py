@@ -1,0 +1,148 @@
+"""What the losses share: checks, the factor of each token, blocks of rows, gradients made in the forward pass."""
+
+import numbers
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from opd_toy._validate import _quote
+
+CPU_BLOCK_BYTES = 1 << 20  # of float32 logits for each thread, or one row: what stays in its cache
+DEVICE_BLOCK_BYTES = 256 << 20  # elsewhere fewer, larger blocks
+
+
+def token_count(*masks, group=None):
+    """Valid tokens of all ``masks``, on all ranks, divided by the number of ranks; a scalar tensor.
+
+    As ``normalizer`` of every micro-batch and rank it makes the accumulated gradient, which
+    DDP averages over the ranks, that of the mean over *all* valid tokens.  Without
+    ``torch.distributed`` there is one rank.  At least 1 token is counted.
+    """
+    for index, mask in enumerate(masks):
+        _zero_or_one(f"masks[{index}]", mask)
+    count = sum((mask != 0).sum() for mask in masks).to(torch.float64)
+    ranks = 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count, group=group)
+        ranks = torch.distributed.get_world_size(group)
+    return count.clamp_min(1) / ranks
+
+
+def with_gradient(compute, *tensors):
+    """The number ``compute(wanted, ...)`` makes, differentiable in ``tensors`` by the gradients it makes with it.
+
+    compute takes one bool for each tensor and returns (value, gradients), gradients it may
+    leave None where not wanted.  Without autograd none is wanted.
+    """
+    if not torch.is_grad_enabled():
+        return compute(*(False for _ in tensors))[0]
+    return _WithGradient.apply(compute, *tensors)
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, compute, *tensors):
+        value, ctx.gradients = compute(*ctx.needs_input_grad[1:])
+        ctx.dtypes = [tensor.dtype for tensor in tensors]
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        if ctx.gradients is None:
+            raise RuntimeError("backward() was called a second time on one loss, whose gradient is scaled in place and so serves once: compute the loss again, or add losses up and call backward() once")
+        gradients, ctx.gradients = ctx.gradients, None
+        if not (upstream.is_cpu and upstream == 1):
+            gradients = [gradient if gradient is None else gradient.mul_(upstream) for gradient in gradients]
+        return None, *(gradient if gradient is None else gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes))
+
+
+def working_dtype(*tensors):
+    """float64 if the first tensor is, else float32, whatever the model computes in."""
+    return torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+
+
+def token_scale(like, shape, mask, weights, normalizer):
+    """Factor of each token (...): its weight / normalizer, and 0 where masked."""
+    for name, value in (("mask", mask), ("weights", weights)):
+        if value is not None:
+            shaped(name, value, shape)
+    valid = valid_tokens(mask, shape, like.device)
+    dtype = working_dtype(like)
+    scale = valid.to(dtype) if weights is None else torch.where(valid, weights.detach().to(like.device, dtype), 0.0)
+    if normalizer is None:
+        return scale / valid.sum().clamp_min(1)
+    if not isinstance(normalizer, (numbers.Real, torch.Tensor)) or isinstance(normalizer, torch.Tensor) and normalizer.numel() != 1 or not normalizer > 0:
+        raise ValueError(f"normalizer is {_quote(normalizer)}; give one number above 0, such as the count of valid tokens")
+    return scale / (normalizer.to(like.device) if isinstance(normalizer, torch.Tensor) else normalizer)
+
+
+def valid_tokens(mask, shape, device):
+    """``mask`` as booleans (...)."""
+    if mask is None:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    _zero_or_one("mask", shaped("mask", mask, shape))
+    return mask.to(device) != 0
+
+
+def blocks(*tensors):
+    """A few rows at a time of tensors (..., V) or (...) with equal leading axes, as views (n, V) or (n,)."""
+    leading = tensors[0].ndim - 1
+    try:
+        flat = [tensor.view(-1, *tensor.shape[leading:]) if tensor.numel() else None for tensor in tensors]
+    except RuntimeError:  # such as logits[:, :-1]: not one block of memory, but each text is
+        for parts in zip(*(tensor.unbind(0) for tensor in tensors)):
+            yield from blocks(*parts)
+        return
+    if flat[0] is not None:
+        yield from zip(*(tensor.split(_rows_together(tensors[0])) for tensor in flat))
+
+
+def _rows_together(logits):
+    row = 4 * logits.shape[-1]
+    return torch.get_num_threads() * max(1, CPU_BLOCK_BYTES // row) if logits.is_cpu else max(1, DEVICE_BLOCK_BYTES // row)
+
+
+def any_of(condition):
+    """Whether any entry holds; off the CPU yes, without waiting for the device to say."""
+    return not condition.is_cpu or bool(condition.any())
+
+
+def keep_freed_memory():
+    """glibc hands a freed buffer of a megabyte back to the system, and each block would pay for fresh pages: five times its time.
+
+    Blocks as large as one that it has seen freed it keeps; this one is never touched.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
+
+
+# --- checks ------------------------------------------------------------------------------
+
+
+def float_tensor(name, value, last="V"):
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{name} is {_quote(value)}; give a torch tensor")
+    if not value.is_floating_point():
+        raise ValueError(f"{name} has dtype {value.dtype}; give a float tensor")
+    if last and (value.ndim == 0 or value.shape[-1] == 0):
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; give (..., {last}) with {last} at least 1")
+    return value
+
+
+def same_device(first, a, second, b):
+    if a.device != b.device:
+        raise ValueError(f"{first} is on {a.device} and {second} on {b.device}; move both to one device")
+
+
+def shaped(name, value, shape):
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{name} is {_quote(value)}; give a tensor of shape {tuple(shape)}")
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; give one entry a token, shape {tuple(shape)}")
+    return value
+
+
+def _zero_or_one(name, mask):
+    if mask.dtype != torch.bool and ((mask != 0) & (mask != 1)).any():
+        wrong = mask[(mask != 0) & (mask != 1)][0].item()
+        raise ValueError(f"{name} holds {wrong!r}; give True or 1 for a valid token and False or 0 for another (from labels: labels != -100)")

@@ -1,0 +1,349 @@
+"""Distillation losses for language models, from logits or from hidden states.
+
+The loss is a scalar in nats, float32 (float64 for float64 students):
+
+    sum over valid tokens of weight * divergence / number of valid tokens.
+
+Rows are taken a few at a time, in float32 whatever the model computes in.  The forward
+pass writes each row's analytic gradient (chapter 3) while the row is in the cache, the
+backward pass only scales it, so nothing of size (tokens, V) is made but the gradient.
+The teacher gets none.
+
+A logit of -inf is a masked token.  Barred by both models it counts for nothing.  Where
+the teacher bars a token that the student gives a probability the reverse KL is +inf, in
+the opposite case the forward KL is, as the definitions say; the gradient is +-inf there
+as in ``opd_toy.objectives``, never NaN.  A masked position may hold anything, NaN too.
+
+For the losses on drawn tokens see ``opd_toy.lm.sampled``, whose names are here as well.
+"""
+
+import math
+
+import torch
+
+from opd_toy import _validate
+from opd_toy.lm._shared import any_of, blocks, float_tensor, keep_freed_memory, same_device, token_count, token_scale, with_gradient, working_dtype
+from opd_toy.lm.sampled import discounted_return, fipo_weight, group_advantage, grpo_loss, policy_gradient_loss, sft_loss, token_log_probabilities
+
+__all__ = [
+    "discounted_return", "distillation_loss", "fipo_weight", "fused_linear_distillation_loss", "group_advantage", "grpo_loss",
+    "policy_gradient_loss", "sft_loss", "token_count", "token_log_probabilities",
+]  # fmt: skip
+
+OUTSIDE = ("renormalize", "drop", "tail")
+SUPPORT = ("teacher", "student")
+NEAR_ZERO = 1e-2  # nats; a smaller divergence is summed without cancellation
+FAR_BELOW = -30  # a log ratio whose exponential needs care
+HEAD_BLOCK_BYTES = 12 << 20  # of float32 logits of one model, or an eighth of its head
+
+
+# --- the losses --------------------------------------------------------------------------
+
+
+def distillation_loss(
+    student_logits, teacher_logits, objective="reverse_kl", mask=None,
+    *, weights=None, normalizer=None, temperature=1.0, overwrite_logits=False, **parameters,
+):  # fmt: skip
+    """Mean over valid tokens of the divergence between ``student_logits`` and ``teacher_logits``, both (..., V).
+
+    objective: "reverse_kl", "forward_kl", "generalized_jsd" (beta), "skewed_forward_kl" or
+    "skewed_reverse_kl" (skew), "top_k_reverse_kl" (k, outside="renormalize" | "drop" |
+    "tail", support="teacher" | "student"; ties as torch.topk), defined in
+    ``opd_toy.objectives``; beta = 0 is the forward and beta = 1 the reverse KL.
+    mask (...): True or 1 where a token counts.  weights (...): a constant factor a token.
+    normalizer: what the sum is divided by, by default the number of valid tokens or 1;
+    under accumulation or DDP ``token_count`` of all.
+    temperature divides the logits of both; the loss is not multiplied by its square.
+    overwrite_logits: the gradient takes the place of the logits' values, which saves its
+    memory, if nothing else reads them afterwards and they are float32, float64 or bfloat16.
+    eq-rkl-logit-gradient, eq-fkl-logit-gradient, eq-improve-objective, eq-top-k.
+    """
+    _check_pair("student_logits", student_logits, "teacher_logits", teacher_logits)
+    _check_vocabulary("student_logits", student_logits.shape[-1], "teacher_logits", teacher_logits.shape[-1])
+    rows = _objective(objective, student_logits, student_logits.shape[-1], temperature, parameters)
+    scale = token_scale(student_logits, student_logits.shape[:-1], mask, weights, normalizer)
+    if overwrite_logits:
+        _check_overwrite(student_logits, teacher_logits)
+    z, y = student_logits.detach(), teacher_logits.detach()
+
+    def compute(wanted):
+        total, gradient = torch.zeros((), dtype=torch.float64, device=z.device), None
+        if wanted and overwrite_logits and z.dtype != torch.float16:
+            gradient = z
+        elif wanted:  # float16 cannot hold the gradient of a mean until a loss scale has multiplied it
+            gradient = torch.empty(z.shape, dtype=torch.float32 if z.dtype == torch.float16 else z.dtype, device=z.device)
+        for block in blocks(z, y, scale, *([gradient] if wanted else [])):
+            total += rows(*block)
+        return total.to(scale.dtype), [gradient]
+
+    return with_gradient(compute, student_logits)
+
+
+def fused_linear_distillation_loss(
+    student_hidden, student_weight, teacher_hidden, teacher_weight, objective="reverse_kl", mask=None,
+    *, weights=None, normalizer=None, temperature=1.0, chunk_tokens=None, **parameters,
+):  # fmt: skip
+    """``distillation_loss`` from hidden states (..., H) and output heads (V, H): logits = hidden @ weight.T.
+
+    Holds the logits of ``chunk_tokens`` tokens at a time, by default as many as take 12 MiB
+    or an eighth of the student's head.  H may differ between the models.  Gradients go to
+    ``student_hidden`` and ``student_weight``, both summed in float32; products are float32
+    too, under autocast as well.
+    """
+    for name, hidden, weight in (("student", student_hidden, student_weight), ("teacher", teacher_hidden, teacher_weight)):
+        float_tensor(f"{name}_hidden", hidden, "H"), float_tensor(f"{name}_weight", weight, "H")
+        if weight.ndim != 2 or hidden.shape[-1] != weight.shape[1] or not len(weight):
+            raise ValueError(f"{name}_hidden has shape {tuple(hidden.shape)} and {name}_weight {tuple(weight.shape)}; give (..., H) and (V, H) with V at least 1")
+        same_device("student_hidden", student_hidden, f"{name}_weight", weight)
+    _check_pair("student_hidden", student_hidden, "teacher_hidden", teacher_hidden)
+    vocabulary = len(student_weight)
+    _check_vocabulary("student_weight", vocabulary, "teacher_weight", len(teacher_weight))
+    rows = _objective(objective, student_hidden, vocabulary, temperature, parameters)
+    scale = token_scale(student_hidden, student_hidden.shape[:-1], mask, weights, normalizer)
+    if chunk_tokens is None:
+        chunk_tokens = max(1, max(HEAD_BLOCK_BYTES, student_weight.numel() // 2) // (4 * vocabulary))
+        chunk_tokens -= chunk_tokens % 16 if chunk_tokens > 16 else 0  # matrix products run fastest so
+    elif isinstance(chunk_tokens, bool) or not isinstance(chunk_tokens, int) or chunk_tokens < 1:
+        raise ValueError(f"chunk_tokens is {chunk_tokens!r}; give a whole number (an int) of at least 1, or None")
+    dtype, device = scale.dtype, scale.device
+    head, teacher_head = student_weight.detach(), teacher_weight.detach()
+    factors = scale.reshape(-1)
+    hidden, teacher = (x.detach().reshape(len(factors), x.shape[-1]) for x in (student_hidden, teacher_hidden))
+
+    def compute(hidden_wanted, weight_wanted):
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        to_hidden = torch.zeros(hidden.shape, dtype=dtype, device=device) if hidden_wanted else None
+        to_weight = torch.zeros(head.shape, dtype=dtype, device=device) if weight_wanted else None
+        valid = factors.nonzero().flatten()
+        z, y = torch.empty(2, min(chunk_tokens, len(valid)), vocabulary, dtype=dtype, device=device)
+        for chosen in valid.split(chunk_tokens) if len(valid) else ():
+            h, z, y, factor = hidden[chosen].to(dtype), z[: len(chosen)], y[: len(chosen)], factors[chosen]
+            _logits(h, head, z), _logits(teacher[chosen].to(dtype), teacher_head, y)
+            for block in blocks(z, y, factor, *([z] if hidden_wanted or weight_wanted else [])):
+                total += rows(*block)  # the gradient over the student's logits
+            if hidden_wanted:
+                to_hidden[chosen] = sum(z[:, a:b] @ part for a, b, part in _parts(head, dtype))
+            if weight_wanted:
+                to_weight.addmm_(z.T, h)
+        return total.to(dtype), [to_hidden if to_hidden is None else to_hidden.view(student_hidden.shape), to_weight]
+
+    with torch.autocast(device.type, enabled=False):
+        return with_gradient(compute, student_hidden, student_weight)
+
+
+def _logits(hidden, head, out):
+    for a, b, part in _parts(head, out.dtype):
+        torch.mm(hidden, part.T, out=out[:, a:b])
+
+
+def _parts(head, dtype):
+    """The rows a to b of ``head`` in ``dtype``: all at once if they are, else a few megabytes at a time."""
+    if head.dtype == dtype:
+        yield 0, len(head), head
+        return
+    step = max(1, HEAD_BLOCK_BYTES // (4 * head.shape[1]))
+    for a in range(0, len(head), step):
+        part = head[a : a + step].to(dtype)
+        yield a, a + len(part), part
+
+
+# --- the objectives, for rows (n, V) of float32 or float64 logits --------------------------
+#
+# Each returns the values (n,) and the gradients in the student's logits z (n, V), and may
+# write over what ``_compare`` made.  ``careful`` where a logit may be -inf.
+
+
+def _reverse_kl(z, y, careful):
+    p, q, d = _compare(z, y, careful)
+    d = _without_nothing(p, d) if careful else d
+    return _divergence(p, d, q), _centred(p, d)
+
+
+def _forward_kl(z, y, careful):
+    p, q, d = _compare(z, y, careful)
+    d = _without_nothing(q, -d) if careful else d.neg_()
+    return _divergence(q, d, p), p.sub_(q)
+
+
+def _generalized_jsd(z, y, careful, beta):
+    p, q, d = _compare(z, y, careful)
+    d = _bounded(d)
+    to_p, to_q = -torch.log1p(beta * torch.expm1(-d)), -torch.log1p((1 - beta) * torch.expm1(d))  # log p/M, log q/M
+    mixture = torch.lerp(p, q, beta)
+    value = beta * _divergence(q, to_q, mixture) + (1 - beta) * _divergence(p, to_p, mixture)
+    return value, _centred(p, to_p).mul_(1 - beta)
+
+
+def _skewed_forward_kl(z, y, careful, skew):
+    p, q, d = _compare(z, y, careful)
+    growth = torch.expm1(_bounded(d))  # p/q - 1
+    to_q = -torch.log1p((1 - skew) * growth)  # log q/M
+    g = (1 - skew) ** 2 * growth / torch.lerp(d.exp(), torch.ones_like(d), skew) if skew < 1 else torch.zeros_like(d)  # (1-skew)^2 (p - q)/M
+    return _divergence(q, to_q, torch.lerp(p, q, skew)), _centred(p, g)
+
+
+def _skewed_reverse_kl(z, y, careful, skew):
+    p, q, d = _compare(z, y, careful)
+    to_p = -torch.log1p((1 - skew) * torch.expm1(-_bounded(d)))  # log p/M
+    value = _divergence(p, to_p, torch.lerp(q, p, skew))
+    return value, _centred(p, to_p - skew * torch.expm1(to_p))  # log p/M - skew p/M, up to a constant
+
+
+def _top_k_reverse_kl(z, y, careful, k, outside, support):
+    if k == z.shape[-1]:
+        return _reverse_kl(z, y, careful)
+    head = (y if support == "teacher" else z).topk(k, -1).indices
+    head_z, head_y = z.gather(-1, head), y.gather(-1, head)
+    if outside == "renormalize":
+        head_z = head_z.masked_fill(head_z.isneginf().all(-1, keepdim=True), 0.0)  # a student with nothing there: uniform
+        value, gradient = _reverse_kl(head_z, head_y, True)
+        return value, torch.zeros_like(z).scatter_(-1, head, gradient)
+    if outside == "drop":
+        p, _, d = _compare(z, y, True)
+        head_p = p.gather(-1, head)
+        d = _without_nothing(head_p, d.gather(-1, head))
+        return _dot(head_p, d), _centred(p, torch.zeros_like(p).scatter_(-1, head, d + 1))
+    rest_z, rest_y = z.scatter(-1, head, -math.inf), y.scatter(-1, head, -math.inf)
+    tail_z, tail_y = rest_z.logsumexp(-1, keepdim=True), rest_y.logsumexp(-1, keepdim=True)
+    value, gradient = _reverse_kl(torch.cat([head_z, tail_z], -1), torch.cat([head_y, tail_y], -1), True)
+    share = (rest_z - tail_z).exp_()  # of the tail's probability
+    tail = (share * gradient[:, k:]).masked_fill_(rest_z.isneginf() | (share == 0), 0.0)
+    return value, tail.scatter_(-1, head, gradient[:, :k])
+
+
+def _compare(z, y, careful):
+    """p, q and d = log p - log q (n, V); tokens that both models bar have d = 0."""
+    p, q = torch.softmax(z, -1), torch.softmax(y, -1)
+    # The logits are subtracted first: log p and log q, rounded one by one, would lose d near 0.
+    d = (z - y).sub_(_log_normalizer(z, p) - _log_normalizer(y, q))
+    return p, q, d.masked_fill_(z.isneginf() & y.isneginf(), 0.0) if careful else d
+
+
+def _log_normalizer(z, p):
+    return z.amax(-1, keepdim=True) - p.amax(-1, keepdim=True).log()
+
+
+def _without_nothing(p, ratio):
+    """``ratio``, finite where p is 0, so that p * ratio is 0 there."""
+    return ratio.clamp_min(-1e30).masked_fill_((p == 0) & ratio.isposinf(), 0.0)
+
+
+def _bounded(d):
+    """d held where exp(d) is finite: beyond, one of the two probabilities is 0 to rounding."""
+    limit = 0.7 * math.log(torch.finfo(d.dtype).max)
+    return d.clamp_(-limit, limit)
+
+
+def _dot(a, b):
+    return torch.linalg.vecdot(a, b)
+
+
+def _divergence(p, ratio, other):
+    """KL(p||m) (n,) from ratio = log p/m and ``other`` = m.
+
+    Where the sum of p * ratio is small it has lost its digits to terms of both signs;
+    the same sum with m - p added to each term, a Bregman divergence, has terms >= 0.
+    """
+    value = _dot(p, ratio)
+    small = value < NEAR_ZERO
+    if any_of(small):
+        if any_of(ratio.amin() < FAR_BELOW):  # a p that is 0 to rounding, but not its m
+            bent = p * (ratio + torch.expm1(-ratio.clamp_min(FAR_BELOW)))
+            value = torch.where(small, torch.where(ratio < FAR_BELOW, p * (ratio - 1) + other, bent).sum(-1), value)
+        else:
+            value = torch.where(small, _dot(p, torch.expm1(-ratio).add_(ratio)), value)
+    return value
+
+
+def _centred(p, g):
+    """p_j (g_j - sum p g) (n, V), written over g.
+
+    Where some g is +inf: the limit as in ``opd_toy.objectives``, +inf at those tokens
+    and -inf at the others, or finite if they have all of p.
+    """
+    mean = _dot(p, g).unsqueeze(-1)
+    if any_of(mean.isposinf()):
+        barred = g.isposinf()
+        beyond = (p.masked_fill(barred, 0.0) > 0).any(-1, keepdim=True)
+        infinite = torch.where(p > 0, torch.where(barred, math.inf, -math.inf), 0.0)
+        finite = torch.where(barred, p.log(), g)
+        finite = p * (finite - _dot(p, finite.masked_fill(p == 0, 0.0)).unsqueeze(-1)).masked_fill(p == 0, 0.0)
+        return torch.where(barred.any(-1, keepdim=True) & beyond, infinite, finite)
+    return g.sub_(mean).mul_(p)
+
+
+OBJECTIVES = {  # name: (function, parameters that must be given, parameters that may be)
+    "reverse_kl": (_reverse_kl, (), {}),
+    "forward_kl": (_forward_kl, (), {}),
+    "generalized_jsd": (_generalized_jsd, ("beta",), {}),
+    "skewed_forward_kl": (_skewed_forward_kl, ("skew",), {}),
+    "skewed_reverse_kl": (_skewed_reverse_kl, ("skew",), {}),
+    "top_k_reverse_kl": (_top_k_reverse_kl, ("k",), {"outside": "renormalize", "support": "teacher"}),
+}
+
+
+def _objective(name, like, vocabulary, temperature, parameters):
+    """A function of a block of rows that returns the sum of its scaled values and writes its gradients."""
+    _validate.choice("objective", name, tuple(OBJECTIVES))
+    function, required, optional = OBJECTIVES[name]
+    if unknown := parameters.keys() - {*required, *optional}:
+        raise ValueError(f"{sorted(unknown)[0]} = {parameters[sorted(unknown)[0]]!r} is no parameter of {name!r}, which takes {', '.join([*required, *optional]) or 'none'}")
+    if missing := [parameter for parameter in required if parameter not in parameters]:
+        raise ValueError(f"{missing[0]} is missing; {name!r} takes {', '.join([*required, *optional])}")
+    parameters, temperature = optional | parameters, _validate.positive("temperature", temperature)
+    for parameter in parameters.keys() & {"beta", "skew"}:
+        parameters[parameter] = _validate.fraction(parameter, parameters[parameter])
+    if name == "top_k_reverse_kl":
+        parameters["k"] = _validate.count("k", parameters["k"], vocabulary)
+        _validate.choice("outside", parameters["outside"], OUTSIDE), _validate.choice("support", parameters["support"], SUPPORT)
+    if parameters.get("beta") in (0, 1):
+        function, parameters = _reverse_kl if parameters["beta"] else _forward_kl, {}
+    elif parameters.get("skew") == 0:
+        function, parameters = _reverse_kl if name == "skewed_reverse_kl" else _forward_kl, {}
+    dtype, careful = working_dtype(like), not like.is_cpu
+    if like.is_cpu:
+        keep_freed_memory()
+
+    def rows(z, y, factor, out=None):
+        nonlocal careful
+        masked = factor == 0
+        if not any_of(~masked):
+            if out is not None:
+                out.zero_()
+            return 0.0
+        z, y = z.to(dtype), y.to(dtype)
+        if temperature != 1:
+            z, y = z / temperature, y / temperature
+        value, gradient = function(z, y, careful, **parameters)
+        if not careful and not value[~masked].isfinite().all():  # a masked vocabulary, likely in all rows
+            careful = True
+            value, gradient = function(z, y, careful, **parameters)
+        if out is not None:
+            torch.mul(gradient, (factor / temperature)[:, None], out=out)
+            if any_of(masked):
+                out.masked_fill_(masked[:, None], 0.0)
+        return torch.where(masked, 0.0, value * factor).sum(dtype=torch.float64)
+
+    return rows
+
+
+# --- checks ------------------------------------------------------------------------------
+
+
+def _check_pair(first, student, second, teacher):
+    float_tensor(first, student), float_tensor(second, teacher)
+    if student.shape[:-1] != teacher.shape[:-1]:
+        raise ValueError(f"{first} has shape {tuple(student.shape)} and {second} {tuple(teacher.shape)}; their leading axes must be equal")
+    same_device(first, student, second, teacher)
+
+
+def _check_vocabulary(first, student, second, teacher):
+    if student != teacher:
+        raise ValueError(f"{first} has V = {student} and {second} V = {teacher}; both must have one vocabulary: if the larger is only padded, cut it to the smaller")
+
+
+def _check_overwrite(student, teacher):
+    if student.is_leaf and student.requires_grad:
+        raise ValueError("overwrite_logits is True and student_logits a leaf, which would lose its values to its gradient; give logits that a model computed, or overwrite_logits=False")
+    if 0 in student.stride() or student.untyped_storage().data_ptr() == teacher.untyped_storage().data_ptr():
+        raise ValueError("overwrite_logits is True and student_logits shares memory with itself (expand) or with teacher_logits; give overwrite_logits=False")
