@@ -49,7 +49,7 @@ class Checkpoint:
     def save(self, state):
         """Whether the state is now on the disk; a full disk is told of, and the run goes on."""
         self.written = time.monotonic()
-        partial = self.path.with_name(self.path.name + ".partial")
+        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")  # two processes must not write into one file
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as file:
@@ -64,7 +64,8 @@ class Checkpoint:
         return True
 
     def remove(self):
-        self.path.unlink(missing_ok=True)
+        for path in [self.path, *self.path.parent.glob(f"{self.path.name}.*.partial")]:  # and what a kill within a write left
+            path.unlink(missing_ok=True)
 
 
 class Stop:

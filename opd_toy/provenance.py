@@ -47,8 +47,12 @@ def record(path, results, *, sources, packages, seed=None, device="cpu"):
     }
     text = _compact(json.dumps({"provenance": provenance, "results": results}, indent=2)) + "\n"
     partial = Path(f"{path}.partial")  # a full disk or an interrupt leaves the old record whole
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def recorded(name, command):

@@ -108,7 +108,7 @@ def make(part, path, arguments):
         sys.exit(f"{', '.join(sources)}: one has changed while this ran, so that {path} would name code that did not make it; nothing is recorded. Give the command again.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        provenance.record(path, results, sources=sources, packages=["numpy", "torch"], seed=list(point_control.SEEDS), device=arguments.device)
+        provenance.record(path, results, sources=sources, packages=["numpy", "torch"], seed=results["seeds"] if "seeds" in results else [results["settings"]["seed"]], device=arguments.device)
     except OSError as error:
         kept = ", ".join(str(checkpoint.path) for checkpoint in checkpoints)
         sys.exit(f"could not write {path} ({error}). Nothing trained is lost: it is kept in {kept}. Make room and give the same command again.")
@@ -141,14 +141,14 @@ class Progress:
             if done == total or now - self.shown > 0.2:
                 self.shown = now
                 filled = 24 * done // total
-                print(f"\r{self.name} [{'#' * filled}{'.' * (24 - filled)}] {self._words(done, total, now)}", end="\n" if done == total else "", file=self.stream, flush=True)
+                print(f"\r{self.name} [{'#' * filled}{'.' * (24 - filled)}] {self._words(done, total, now):<40}", end="\n" if done == total else "", file=self.stream, flush=True)
         elif done == total or 4 * done // total != self.quarter:
             self.quarter = 4 * done // total
             print(f"{self.name} {self._words(done, total, now)}", file=self.stream, flush=True)
 
     def _words(self, done, total, now):
         left = (now - self.started) / (done - self.first) * (total - done)
-        return f"{done}/{total}, {now - self.started:.0f} s, {left:.0f} s to go" if done < total else f"{done}/{total}, {now - self.started:.0f} s          "
+        return f"{done}/{total}, {now - self.started:.0f} s" + (f", {left:.0f} s to go" if done < total else "")
 
 
 def exponents(arguments):

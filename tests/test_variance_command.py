@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from opd_toy import provenance, variance_command
 from opd_toy.__main__ import main
+from opd_toy.checkpoints import Checkpoint
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "figures"
@@ -98,6 +101,7 @@ def test_frozen_and_sensitivity_in_short(tmp_path, capsys, monkeypatch):
     assert all(stage in printed for stage in frozen.STAGES) and "Rao-Blackwellised" in printed
     found = results(tmp_path / "control-frozen.json")
     assert found["stages"]["late"]["iteration"] == 4 and len(found["growth"]["late"]) == 5 * 2
+    assert json.loads((tmp_path / "control-frozen.json").read_text())["provenance"]["seed"] == [frozen.STUDENT_SEED]
     main(command(tmp_path, "exponents"))
     printed = capsys.readouterr().out
     assert "full return" in printed and "fitted exponents" in printed
@@ -151,9 +155,44 @@ def test_progress_on_a_terminal_is_one_line():
     stream = io.StringIO()
     stream.isatty = lambda: True
     progress = variance_command.Progress("name", stream)
+    progress.started -= 1000  # so that the time to go begins long and ends short
     for i in range(1, 101):
+        progress.shown = -1
         progress(i, 100)
     assert stream.getvalue().count("\n") == 1 and "100/100" in stream.getvalue()
+    lines = stream.getvalue().split("\r")[1:]
+    assert len({len(line.rstrip("\n")) for line in lines}) == 1  # a shorter one leaves nothing of a longer one behind
+
+
+def test_two_processes_on_one_checkpoint_leave_it_whole(tmp_path, monkeypatch):
+    """The second writes while the first is in the midst of it; nothing is torn and nothing is left over."""
+    first, second = (Checkpoint(tmp_path / "c.pt", ["a"], say=print) for _ in range(2))
+    save = torch.save
+
+    def interleaved(content, file):
+        save(content, file)
+        monkeypatch.setattr(torch, "save", save)
+        with monkeypatch.context() as other:
+            other.setattr(os, "getpid", lambda: -1)
+            assert second.save({"iteration": 2})
+
+    monkeypatch.setattr(torch, "save", interleaved)
+    assert first.save({"iteration": 1}) and first.load()["iteration"] == 1
+    (tmp_path / "c.pt.7.partial").write_text("a kill within a write left this")
+    first.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_on_a_full_disk_leaves_the_old_one_and_no_litter(tmp_path, monkeypatch):
+    (tmp_path / "r.json").write_text("old")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        provenance.record(tmp_path / "r.json", {}, sources=["opd_toy/palette.py"], packages=["numpy"])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 # --- what the chapter says of the records
