@@ -56,13 +56,14 @@ def test_top_k_descent():
 
 
 def test_gamma_variance_experiment():
-    """The record is of the whole study, and along it the variance rises with gamma; the ledger's figure is read off it."""
+    """The record is of the whole study, and along it the variance rises with gamma in each seed; the ledger's figure is read off it."""
     study = recorded("control-study", "variance")
     assert study["gammas"] == [0, 0.25, 0.5, 0.75, 1] and len(study["seeds"]) == 3 and study["iterations"][-1] == 2000
-    logs = np.log(np.array(study["window_geometric_mean"])).mean(axis=1)  # [γ][task][window], over seeds
-    assert (np.diff(logs[:, :, -1], axis=0) > 0).all()
-    assert (logs[-1] - logs[0] > np.log(10)).all()  # γ = 1 against γ = 0, more than tenfold all along
-    assert ledger.scientific(np.exp(logs[0, 0, -1])) + " at γ = 0," in ledger._study()
+    late = np.log(np.array(study["window_geometric_mean"]))[..., -5:].mean(axis=(2, 3))  # [γ, seed], tasks together
+    assert (np.diff(late, axis=0) > 0).all()  # each seed by itself: a mean would mix runs that arrive with lost ones
+    assert (late[-1] - late[0] > np.log(3)).all()
+    least, largest = (ledger.scientific(pick(study["window_geometric_mean"][-1][s][0][-1] for s in range(3))) for pick in (min, max))
+    assert f"{least} to {largest} at γ = 1" in ledger._study()
 
 
 def test_scientific():
