@@ -467,6 +467,25 @@ def test_one_input_one_answer():
         torch.use_deterministic_algorithms(False)
 
 
+def test_threads_change_nothing():
+    """Blocks are summed in their order, whoever computed them."""
+    z, y = pair(300, 5000, dtype=torch.float32)
+    y[100:, 4000:] = z[100:, 4000:] = -INF
+    tokens = torch.arange(300) % 4000
+    alone = value_and_gradient(z, y), value_and_gradient(z, tokens, loss=losses.sft_loss)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        together = value_and_gradient(z, y), value_and_gradient(z, tokens, loss=losses.sft_loss)
+        assert torch.get_num_threads() == 3
+        for one, other in zip(alone, together):
+            assert one[0] == other[0] and torch.equal(one[1], other[1])
+        z[200] = math.nan
+        assert math.isnan(distillation_loss(z, y))
+    finally:
+        torch.set_num_threads(threads)
+
+
 # --- the mean over all valid tokens ------------------------------------------------------
 
 

@@ -1,13 +1,17 @@
 """What the losses share: checks, the factor of each token, blocks of rows, gradients made in the forward pass."""
 
+import concurrent.futures
+import functools
 import numbers
+import os
+import threading
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from opd_toy._validate import _quote
 
-CPU_BLOCK_BYTES = 1 << 20  # of float32 logits for each thread, or one row: what stays in its cache
+CPU_BLOCK_BYTES = 1 << 20  # of float32 logits, or one row: what stays in the cache of one thread
 DEVICE_BLOCK_BYTES = 256 << 20  # elsewhere fewer, larger blocks
 
 
@@ -50,7 +54,10 @@ class _WithGradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream):
         if ctx.gradients is None:
-            raise RuntimeError("backward() was called a second time on one loss, whose gradient is scaled in place and so serves once: compute the loss again, or add losses up and call backward() once")
+            raise RuntimeError(
+                "backward() was called a second time on one loss, whose gradient is scaled in place and so serves once: "
+                "compute the loss again, or add losses up and call backward() once"
+            )
         gradients, ctx.gradients = ctx.gradients, None
         if not (upstream.is_cpu and upstream == 1):
             gradients = [gradient if gradient is None else gradient.mul_(upstream) for gradient in gradients]
@@ -100,7 +107,36 @@ def blocks(*tensors):
 
 def _rows_together(logits):
     row = 4 * logits.shape[-1]
-    return torch.get_num_threads() * max(1, CPU_BLOCK_BYTES // row) if logits.is_cpu else max(1, DEVICE_BLOCK_BYTES // row)
+    return max(1, (CPU_BLOCK_BYTES if logits.is_cpu else DEVICE_BLOCK_BYTES) // row)
+
+
+def each_block(work, *tensors):
+    """The sum of work(*block) over all ``blocks`` in their order; on the CPU each is done by one of as many threads as torch uses."""
+    waiting = dict(enumerate(blocks(*(tensor.detach() for tensor in tensors))))
+    threads = torch.get_num_threads()
+    if len(waiting) < 2 or threads == 1 or not tensors[0].is_cpu:
+        return sum(work(*block) for block in waiting.values())
+    workers = _workers(threads, os.getpid())  # a forked process has none of its parent's threads
+    # Popped, so that no thread still holds a view when the sum is there: autograd copies a gradient that somebody else holds.
+    return sum(workers.map(lambda index: work(*waiting.pop(index)), list(waiting)))
+
+
+@functools.cache
+def _workers(threads, process):
+    """Threads that each compute alone: no operation waits for another thread, which on a busy machine costs more than the work."""
+    all_here = threading.Barrier(threads + 1)
+
+    def start():
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # makes torch settle this thread's number now, not after it is set back below
+        all_here.wait()
+
+    pool = concurrent.futures.ThreadPoolExecutor(threads, "opd-toy-rows", start)
+    for _ in range(threads):
+        pool.submit(int)
+    all_here.wait()
+    torch.set_num_threads(threads)  # the caller's own, which the workers' start has changed
+    return pool
 
 
 def any_of(condition):

@@ -22,7 +22,7 @@ import math
 import torch
 
 from opd_toy import _validate
-from opd_toy.lm._shared import any_of, blocks, float_tensor, keep_freed_memory, same_device, token_count, token_scale, with_gradient, working_dtype
+from opd_toy.lm._shared import any_of, each_block, float_tensor, keep_freed_memory, same_device, token_count, token_scale, with_gradient, working_dtype
 from opd_toy.lm.sampled import discounted_return, fipo_weight, group_advantage, grpo_loss, policy_gradient_loss, sft_loss, token_log_probabilities
 
 __all__ = [
@@ -72,8 +72,7 @@ def distillation_loss(
             gradient = z
         elif wanted:  # float16 cannot hold the gradient of a mean until a loss scale has multiplied it
             gradient = torch.empty(z.shape, dtype=torch.float32 if z.dtype == torch.float16 else z.dtype, device=z.device)
-        for block in blocks(z, y, scale, *([gradient] if wanted else [])):
-            total += rows(*block)
+        total += each_block(rows, z, y, scale, *([gradient] if wanted else []))
         return total.to(scale.dtype), [gradient]
 
     return with_gradient(compute, student_logits)
@@ -119,8 +118,7 @@ def fused_linear_distillation_loss(
         for chosen in valid.split(chunk_tokens) if len(valid) else ():
             h, z, y, factor = hidden[chosen].to(dtype), z[: len(chosen)], y[: len(chosen)], factors[chosen]
             _logits(h, head, z), _logits(teacher[chosen].to(dtype), teacher_head, y)
-            for block in blocks(z, y, factor, *([z] if hidden_wanted or weight_wanted else [])):
-                total += rows(*block)  # the gradient over the student's logits
+            total += each_block(rows, z, y, factor, *([z] if hidden_wanted or weight_wanted else []))
             if hidden_wanted:
                 to_hidden[chosen] = sum(z[:, a:b] @ part for a, b, part in _parts(head, dtype))
             if weight_wanted:
@@ -314,10 +312,11 @@ def _objective(name, like, vocabulary, temperature, parameters):
         z, y = z.to(dtype), y.to(dtype)
         if temperature != 1:
             z, y = z / temperature, y / temperature
-        value, gradient = function(z, y, careful, **parameters)
-        if not careful and not value[~masked].isfinite().all():  # a masked vocabulary, likely in all rows
+        tried = careful  # by this thread; another may change its mind meanwhile
+        value, gradient = function(z, y, tried, **parameters)
+        if not tried and not value[~masked].isfinite().all():  # a masked vocabulary, likely in all rows
             careful = True
-            value, gradient = function(z, y, careful, **parameters)
+            value, gradient = function(z, y, True, **parameters)
         if out is not None:
             torch.mul(gradient, (factor / temperature)[:, None], out=out)
             if any_of(masked):

@@ -18,7 +18,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from opd_toy import _validate
-from opd_toy.lm._shared import any_of, blocks, float_tensor, keep_freed_memory, same_device, shaped, token_scale, valid_tokens, with_gradient, working_dtype
+from opd_toy.lm._shared import any_of, each_block, float_tensor, keep_freed_memory, same_device, shaped, token_scale, valid_tokens, with_gradient, working_dtype
 
 
 # --- the log probability of a drawn token ------------------------------------------------
@@ -39,13 +39,17 @@ class _TokenLogProbabilities(torch.autograd.Function):
         z, dtype = logits.detach(), working_dtype(logits)
         chosen = z.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).to(dtype)
         result, normalizer = torch.empty_like(chosen), torch.empty_like(chosen)
-        keep_freed_memory()
-        for rows, own, norm, out in blocks(z, chosen, normalizer, result):
+
+        def forward(rows, own, norm, out):
             # Nearer to log p than the difference of two large numbers: both less the row's largest.
             top = rows.amax(-1, keepdim=True).to(dtype)
             rest = (rows - top).exp_().sum(-1).log_()
             torch.add(top.squeeze(-1), rest, out=norm)
             torch.sub(own - top.squeeze(-1), rest, out=out)
+            return 0
+
+        keep_freed_memory()
+        each_block(forward, z, chosen, normalizer, result)
         ctx.save_for_backward(logits, tokens, normalizer)
         return result
 
@@ -54,13 +58,16 @@ class _TokenLogProbabilities(torch.autograd.Function):
     def backward(ctx, upstream):
         logits, tokens, normalizer = ctx.saved_tensors
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        upstream = upstream.contiguous()
-        for z, token, norm, weight, out in blocks(logits.detach(), tokens, normalizer, upstream, gradient):
+
+        def backward(z, token, norm, weight, out):
             rows = (z - norm[:, None]).exp_().mul_(-weight[:, None])
             rows.scatter_(-1, token[:, None], rows.gather(-1, token[:, None]) + weight[:, None])
             out.copy_(rows)
             if any_of(weight == 0):
                 out.masked_fill_((weight == 0)[:, None], 0.0)
+            return 0
+
+        each_block(backward, logits, tokens, normalizer, upstream.contiguous(), gradient)
         return gradient, None
 
 
@@ -135,7 +142,10 @@ def policy_gradient_loss(
         weight = weight * _importance(ratio, weight, clip, truncate)
     elif clip is not None or truncate is not None:
         name = "clip" if clip is not None else "truncate"
-        raise ValueError(f"{name} is {clip if clip is not None else truncate!r} and behaviour_log_probabilities None, so there is no ratio to hold; give the log probabilities of the policy that drew the tokens")
+        raise ValueError(
+            f"{name} is {clip if clip is not None else truncate!r} and behaviour_log_probabilities None, so there is no ratio to hold; "
+            "give the log probabilities of the policy that drew the tokens"
+        )
     gradient = torch.where(valid & (scale != 0), weight * scale, 0.0)
     value = torch.where(valid, cost * plain, 0.0).sum()
     return with_gradient(lambda wanted: (value, [gradient]), student_log_probabilities)
@@ -221,7 +231,10 @@ def _like(name, value, log_p):
 
 def _one_a_text(name, value, log_p):
     if not isinstance(value, torch.Tensor) or log_p.ndim != 2 or tuple(value.shape) != (len(log_p),):
-        raise ValueError(f"{name} is {_validate._quote(value)} and student_log_probabilities of shape {tuple(log_p.shape)}; give one number a text, a tensor of shape (B,) with log probabilities (B, T)")
+        raise ValueError(
+            f"{name} is {_validate._quote(value)} and student_log_probabilities of shape {tuple(log_p.shape)}; "
+            "give one number a text, a tensor of shape (B,) with log probabilities (B, T)"
+        )
     return value.detach().to(log_p.device)[:, None]
 
 
