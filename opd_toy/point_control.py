@@ -177,11 +177,11 @@ def tanh_gradient(w1, b1, w2, b2, w3, b3):
     return [2 * w1, 2 * b1, 4 * w2 - 2 * b2, 2 * b2, 2 * w3 - b3, b3]
 
 
-def network_inputs(task, batch, length):
+def network_inputs(task, batch, length, like):
     """(T, R, B, 4): task identity, position (left at 0), normalised time, 1; ``task`` (R,), 0 left or 1 right."""
-    inputs = torch.zeros(length, len(task), batch, INPUTS + 1, dtype=torch.float64, device=task.device)
+    inputs = like.new_zeros(length, len(task), batch, INPUTS + 1)
     inputs[..., 0] = inputs.new_tensor(IDENTITIES)[task][:, None]
-    inputs[..., 2] = (torch.arange(length, dtype=torch.float64, device=task.device) / length)[:, None, None]
+    inputs[..., 2] = (torch.arange(length, dtype=inputs.dtype, device=inputs.device) / length)[:, None, None]
     inputs[..., 3] = 1
     return inputs
 
@@ -195,35 +195,37 @@ def roll_out(parameters, lower, upper, task, noise, hidden=None):
     length, runs, batch = noise.shape
     w1, b1, w2, b2, w3, b3 = sigmoid_form(parameters)
     hidden = noise.new_empty(2, length, runs, batch, HIDDEN) if hidden is None else hidden
-    inputs = network_inputs(task, batch, length).to(noise)
-    first = torch.cat([w1, b1], dim=1)
-    fixed = inputs[:, :, :1] @ first  # (T, R, 1, H): all of the first layer that does not wait for the position
-    positions, raw = noise.new_empty(length + 1, runs, batch, 1), noise.new_empty(length, runs, batch, OUTPUTS)
-    lower, upper = lower[:, None, None], upper[:, None, None]
-    positions[0] = noise.new_tensor(STARTS)[task][:, None, None]
-    for t in range(length):
-        torch.addcmul(fixed[t], positions[t], w1[:, 1:2], out=hidden[0, t]).sigmoid_()
-        torch.baddbmm(b2, hidden[0, t], w2, out=hidden[1, t]).sigmoid_()
-        torch.baddbmm(b3, hidden[1, t], w3, out=raw[t])
-        mean, log_std = raw[t].split(1, dim=-1)
-        torch.addcmul(positions[t] + mean, log_std.clamp(lower, upper).exp_(), noise[t, :, :, None], out=positions[t + 1])
-    inputs[..., 1] = positions[:-1, ..., 0]
-    mean, log_std = raw.unbind(-1)
-    inside = (log_std >= lower[..., 0]) & (log_std <= upper[..., 0])
-    return Rollout(positions[..., 0], noise, inputs, hidden, mean, log_std.clamp(lower[..., 0], upper[..., 0]), inside)
+    inputs = network_inputs(task, batch, length, noise)
+    fixed = inputs[:, :, :1] @ torch.cat([w1, b1], dim=1)  # (T, R, 1, H): all of the first layer that does not wait for the position
+    positions, raw = noise.new_empty(length + 1, runs, batch), noise.new_empty(length, runs, OUTPUTS, batch)
+    positions[0] = noise.new_tensor(STARTS)[task][:, None]
+    lower, upper = lower[:, None], upper[:, None]
+    of_position, w3, b3 = w1[:, 1:2], w3.mT.contiguous(), b3.mT  # the narrow last layer is several times faster transposed
+    layers = hidden[0], hidden[1], hidden[1].mT
+    each = positions[:-1], positions[:-1, ..., None], positions[1:], noise, fixed, *layers, raw, raw[:, :, 0], raw[:, :, 1]
+    for position, column, after, draw, fixed, first, second, across, out, mean, log_std in zip(*(x.unbind() for x in each)):
+        torch.addcmul(fixed, column, of_position, out=first).sigmoid_()
+        torch.baddbmm(b2, first, w2, out=second).sigmoid_()
+        torch.baddbmm(b3, w3, across, out=out)
+        torch.add(position, mean, out=after).addcmul_(log_std.clamp(lower, upper).exp_(), draw)
+    inputs[..., 1] = positions[:-1]
+    mean, log_std = raw.unbind(2)
+    inside = (log_std >= lower) & (log_std <= upper)
+    return Rollout(positions, noise, inputs, hidden, mean, log_std.clamp(lower, upper), inside)
 
 
 @torch.no_grad()
 def gaussian_at(parameters, lower, upper, inputs):
     """Mean and log std (T, R, B) of the policies ``parameters`` at ``inputs`` (T, R, B, 4)."""
+    length, runs, batch, _ = inputs.shape
     w1, b1, w2, b2, w3, b3 = sigmoid_form(parameters)
-    first, raw = torch.cat([w1, b1], dim=1), inputs.new_empty(*inputs.shape[:3], OUTPUTS)
-    hidden = inputs.new_empty(2, *inputs.shape[1:3], HIDDEN)
-    for t in range(len(inputs)):  # a step at a time stays in the processor's cache
-        torch.bmm(inputs[t], first, out=hidden[0]).sigmoid_()
-        torch.baddbmm(b2, hidden[0], w2, out=hidden[1]).sigmoid_()
-        torch.baddbmm(b3, hidden[1], w3, out=raw[t])
-    return raw[..., 0], raw[..., 1].clamp(lower[:, None], upper[:, None])
+    w1, w3, b3 = torch.cat([w1, b1], dim=1), w3.mT.contiguous(), b3.mT
+    raw, (first, second) = inputs.new_empty(length, runs, OUTPUTS, batch), inputs.new_empty(2, runs, batch, HIDDEN)
+    for here, out in zip(inputs.unbind(), raw.unbind()):  # a step at a time stays in the processor's cache
+        torch.bmm(here, w1, out=first).sigmoid_()
+        torch.baddbmm(b2, first, w2, out=second).sigmoid_()
+        torch.baddbmm(b3, w3, second.mT, out=out)
+    return raw[:, :, 0], raw[:, :, 1].clamp(lower[:, None], upper[:, None])
 
 
 def gaussian_log_density(x, mean, log_std):
@@ -244,8 +246,9 @@ def gaussian_kl_gradient(mean, log_std, other_mean, other_log_std):
 def discounted_return(costs, gamma):
     """G_t = sum_{u >= t} gamma^(u-t) r_u for costs (T, R, B) and gamma (R,)."""
     returns = costs.clone()
-    for t in reversed(range(len(costs) - 1)):
-        returns[t].addcmul_(gamma[:, None], returns[t + 1])
+    backwards = returns.unbind()[::-1]
+    for after, here in zip(backwards, backwards[1:]):
+        here.addcmul_(gamma[:, None], after)
     return returns
 
 
@@ -263,27 +266,25 @@ def backward(parameters, rollout, signal, micro_batches=MICRO_BATCHES):
     ``signal`` (T, R, B, 2) is what arrives at the network's output, 0 where the bounds stop it.
     Trajectories b M // B = m make up micro-batch m.
     """
-    length, runs, batch, _ = signal.shape
-    _, _, w2, _, w3, _ = (part.mT.contiguous() for part in sigmoid_form(parameters))
+    _, runs, batch, _ = signal.shape
     rows = batch // micro_batches
-    own = torch.eye(micro_batches, dtype=signal.dtype, device=signal.device)[:, None, :, None]
-    by_micro_batch = signal.unflatten(2, (micro_batches, rows))
-    spread = (by_micro_batch[..., None, :] * own).flatten(2, 3).flatten(3)  # (T, R, B, 2M): a column for its own micro-batch
-    sums = [signal.new_zeros(runs, a, b) for a, b in ((INPUTS + 1, HIDDEN), (HIDDEN, HIDDEN), (1, HIDDEN), (HIDDEN, OUTPUTS * micro_batches))]
-    from_inputs, from_first, bias, from_second = sums
+    _, _, w2, _, w3, _ = (part.mT.contiguous() for part in sigmoid_form(parameters))
+    shapes = (runs, INPUTS + 1, HIDDEN), (runs, HIDDEN, HIDDEN), (runs, 1, HIDDEN), (runs * micro_batches, OUTPUTS, HIDDEN)
+    from_inputs, from_first, bias, from_second = (signal.new_zeros(shape) for shape in shapes)
     at_first, at_second = signal.new_empty(2, runs, batch, HIDDEN)
-    for t in range(length):  # a step at a time stays in the processor's cache
-        first, second = rollout.hidden[:, t]
-        from_second.baddbmm_(second.mT, spread[t])
-        torch.bmm(signal[t], w3, out=at_second)
-        torch.ops.aten.sigmoid_backward.grad_input(at_second, second, grad_input=at_second)
-        from_first.baddbmm_(first.mT, at_second)
-        bias += at_second.sum(1, keepdim=True)
-        torch.bmm(at_second, w2, out=at_first)
-        torch.ops.aten.sigmoid_backward.grad_input(at_first, first, grad_input=at_first)
-        from_inputs.baddbmm_(rollout.inputs[t].mT, at_first)
-    weights = from_second.unflatten(2, (micro_batches, OUTPUTS)).transpose(1, 2)  # (R, M, H, 2)
-    biases = by_micro_batch.sum((0, 3))[:, :, None]  # (R, M, 1, 2)
+    ones, through = signal.new_ones(runs, 1, batch), torch.ops.aten.sigmoid_backward.grad_input
+    first, second = rollout.hidden
+    own_signal, own_second = (x.flatten(1, 2).unflatten(1, (-1, rows)) for x in (signal, second))  # (T, R M, B / M, ...)
+    each = signal, own_signal.mT, rollout.inputs.mT, first, first.mT, second, own_second
+    for arriving, own_arriving, inputs, first, across, second, own_second in zip(*(x.unbind() for x in each)):  # a step at a time stays in the cache
+        from_second.baddbmm_(own_arriving, own_second)
+        through(torch.bmm(arriving, w3, out=at_second), second, grad_input=at_second)
+        from_first.baddbmm_(across, at_second)
+        bias.baddbmm_(ones, at_second)
+        through(torch.bmm(at_second, w2, out=at_first), first, grad_input=at_first)
+        from_inputs.baddbmm_(inputs, at_first)
+    weights = from_second.unflatten(0, (runs, micro_batches)).mT  # (R, M, H, 2)
+    biases = signal.unflatten(2, (micro_batches, rows)).sum((0, 3))[:, :, None]  # (R, M, 1, 2)
     whole = tanh_gradient(from_inputs[:, :INPUTS], from_inputs[:, INPUTS:], from_first, bias, weights.sum(1), biases.sum(1))
     micro = torch.cat([2 * weights - biases, biases], dim=2).flatten(2)
     return pack(whole) / batch, micro / rows

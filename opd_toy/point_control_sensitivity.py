@@ -28,6 +28,7 @@ NOTES = [
     "A sum in the place of the mean over the 64 trajectories multiplies gradients by 64, a mean over time divides them by 20: "
     "for Adam without clipping that changes nothing (but for its epsilon), for SGD it is another rate, for clipping another limit.",
     "Adam clipped at norm 1 still takes steps of its usual size: it divides by its own running scale.",
+    "'Was lost' also counts those who are merely slow (Adam 1e-4) or as wide as a target's distance (bounds -2 to 0, where a std may be 1): compare with gamma = 0.",
     "SGD without clipping needs a rate this small: early gradients have norms of 1e4 and more.",
 ]
 

@@ -14,6 +14,7 @@ import torch
 
 from opd_toy import point_control as pc
 from opd_toy import point_control_frozen as frozen
+from opd_toy import point_control_study as study
 from opd_toy.checkpoints import Checkpoint
 from opd_toy.point_control_benchmark import benchmark
 
@@ -112,10 +113,45 @@ def test_trajectory_gradients_equal_autograd_for_every_estimator():
         close(frozen.trajectory_gradients(parameters, rollout, found[key]), rows)
 
 
-def forward(parameters, inputs):
+def test_nothing_flows_through_a_std_at_its_bound():
+    runs, parameters, teachers, rollout = small(gammas=[0.4], seeds=[3], batch=8, bounds=(-0.05, 0.05))
+    assert 0.1 < rollout.inside.double().mean() < 0.9
+    teacher = teacher_at(teachers, runs, rollout)
+    found = frozen.signals(rollout, *teacher, (0.4,))
+    leaf = parameters.clone().requires_grad_()
+    mean, log_std = forward(leaf, rollout.inputs, (-0.05, 0.05))
+    p, q = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(teacher[0], teacher[1].exp())
+    kl = torch.distributions.kl_divergence(p, q)
+    losses = (kl + sum_ahead(kl.detach(), 0.4) * p.log_prob(rollout.actions)).sum(0)
+    rows = torch.cat([torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in losses[0]])
+    close(frozen.trajectory_gradients(parameters, rollout, found["full_vocabulary", 0.4]), rows)
+
+
+def test_recorded_windows_and_variances_are_those_of_the_runs():
+    variance = np.exp(np.random.default_rng(0).normal(size=(1, 1, 400)))
+    found = study.windows(variance)
+    assert found["window_ends"] == [100, 200, 300, 400]
+    for task in (0, 1):  # left in odd iterations, right in even ones
+        own = variance[0, 0, 100 + task : 200 : 2]
+        assert found["window_mean"][0][0][task][1] == pytest.approx(own.mean(), rel=1e-3)
+        assert found["window_geometric_mean"][0][0][task][1] == pytest.approx(math.exp(np.log(own).mean()), rel=1e-3)
+    recorded = study.study(12, gammas=(0.0, 1.0), seeds=(42, 7, 8), teacher_iterations=2)
+    runs = pc.make_runs((1.0,), (7,))
+    teachers = pc.train_teachers(iterations=2)[:, 0]
+    alone = pc.train(runs, pc.distillation(runs, teachers), 12, (12,))
+    assert recorded["variance"][1][1] == pytest.approx(alone["variance"][:, 0].tolist(), rel=2e-3)
+    end = pc.fresh_positions(alone["snapshots"][0], runs)
+    for task in (0, 1):
+        assert recorded["final_position"]["mean"][1][1][task][-1] == pytest.approx(end[task, -1].mean().item(), rel=1e-3)
+        assert recorded["final_position"]["distance_to_target"][1][1][task][-1] == pytest.approx((end[task, -1] - (-3, 3)[task]).abs().mean().item(), rel=1e-3)
+        assert recorded["trajectories"][1][1][-1][task][2] == pytest.approx(end[task, :, 0, 2].tolist(), abs=0.02)
+    assert recorded["iterations"] == list(range(1, 13)) and recorded["checkpoints"][-1] == 12
+
+
+def forward(parameters, inputs, bounds=pc.BOUNDS):
     w1, b1, w2, b2, w3, b3 = (part[0] for part in pc.unpack(parameters))
     out = torch.tanh(torch.tanh(inputs[..., :3] @ w1 + b1) @ w2 + b2) @ w3 + b3
-    return out[..., 0], out[..., 1].clamp(*pc.BOUNDS)
+    return out[..., 0], out[..., 1].clamp(*bounds)
 
 
 def sum_ahead(costs, gamma):
@@ -210,6 +246,7 @@ def test_a_run_that_is_not_finite_stands_still_and_leaves_the_others_alone():
     for _ in range(3):
         pc.step(state, runs, lambda parameters, iteration: (gradient, torch.zeros(2)))
     assert state["diverged"].tolist() == [0, 1]
+    assert all(state[name].isfinite().all() for name in ("parameters", "first", "second"))
     assert torch.equal(state["parameters"][1], before[1])
     assert torch.allclose(state["parameters"][0], before[0] - 3e-3, rtol=0, atol=1e-9)
 
