@@ -313,6 +313,16 @@ def test_a_student_all_on_barred_tokens_has_a_finite_gradient():
 
 
 @case
+def test_what_a_device_computes_without_looking(name, parameters, monkeypatch):
+    """Off the CPU every row takes the way that rare rows take here."""
+    monkeypatch.setattr(losses, "any_of", lambda condition: True)
+    for barred in (False, True):
+        test_values_and_gradients_of_the_engine(name, parameters, barred)
+    test_a_token_that_one_model_bars(name, parameters)
+    test_nothing_to_learn_from(name, parameters)
+
+
+@case
 def test_what_is_masked_does_not_matter(name, parameters):
     z, y = pair(3, 4, 11, dtype=torch.float32)
     mask = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
@@ -444,11 +454,12 @@ def test_autocast_changes_nothing():
     h.requires_grad_(), w.requires_grad_()
     plain = fused_linear_distillation_loss(h, w, -h.detach(), w.detach())
     plain.backward()
-    expected = h.grad.clone(), w.grad.clone()
+    expected, outside = (h.grad.clone(), w.grad.clone()), distillation_loss(h, -h)
     h.grad = w.grad = None
     with torch.autocast("cpu", torch.bfloat16):
         loss = fused_linear_distillation_loss(h, w, -h.detach(), w.detach())
         assert distillation_loss(h @ w.T, h @ w.T).dtype == torch.float32  # of bfloat16 logits
+        assert distillation_loss(h, -h) == outside
     loss.backward()
     assert loss == plain and torch.equal(h.grad, expected[0]) and torch.equal(w.grad, expected[1])
     fused_linear_distillation_loss(h.bfloat16(), w, -h.detach().bfloat16(), w.detach()).backward()  # what autocast makes of a model
@@ -834,7 +845,8 @@ def gradient_of_policy(**arguments):
         (lambda: from_hidden(u=torch.zeros(6, 4)), r"student_weight has V = 5 and teacher_weight V = 6"),
         (lambda: from_hidden(g=torch.zeros(2, 2, 4)), r"student_hidden has shape \(2, 3, 4\) and teacher_hidden \(2, 2, 4\)"),
         (lambda: from_hidden(chunk_tokens=0), r"chunk_tokens is 0; give a whole number"),
-        (lambda: losses.token_count(torch.tensor([1, 2])), r"masks\[0\] holds 2; give True or 1"),
+        (lambda: losses.token_count(torch.tensor([1, 2])), r"mask holds 2; give True or 1"),
+        (lambda: losses.token_count(LP, [1]), r"masks\[0\] is \[1\]; give a tensor with one entry a token"),
         (lambda: losses.token_log_probabilities(Z, torch.zeros(2, 2).long()), r"tokens has shape \(2, 2\); give one entry a token, shape \(2, 3\)"),
         (lambda: losses.token_log_probabilities(Z, torch.full((2, 3), -100)), r"tokens holds -100; give whole numbers from 0 to V - 1 = 4"),
         (lambda: losses.token_log_probabilities(Z, LP), r"tokens has dtype torch.float32; give whole numbers"),

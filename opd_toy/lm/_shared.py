@@ -12,19 +12,21 @@ from torch.autograd.function import once_differentiable
 from opd_toy._validate import _quote
 
 CPU_BLOCK_BYTES = 1 << 20  # of float32 logits, or one row: what stays in the cache of one thread
+MOST_THREADS = 16  # more would wait for Python's lock
 DEVICE_BLOCK_BYTES = 256 << 20  # elsewhere fewer, larger blocks
 
 
-def token_count(*masks, group=None):
-    """Valid tokens of all ``masks``, on all ranks, divided by the number of ranks; a scalar tensor.
+def token_count(mask, *masks, group=None):
+    """Valid tokens of ``mask`` and all ``masks``, on all ranks, divided by the number of ranks; a scalar tensor.
 
     As ``normalizer`` of every micro-batch and rank it makes the accumulated gradient, which
     DDP averages over the ranks, that of the mean over *all* valid tokens.  Without
     ``torch.distributed`` there is one rank.  At least 1 token is counted.
     """
-    for index, mask in enumerate(masks):
-        _zero_or_one(f"masks[{index}]", mask)
-    count = sum((mask != 0).sum() for mask in masks).to(torch.float64)
+    masks = mask, *masks
+    for index, each in enumerate(masks):
+        _zero_or_one("mask" if index == 0 else f"masks[{index - 1}]", each)
+    count = sum((each != 0).sum() for each in masks).to(torch.float64)
     ranks = 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(count, group=group)
@@ -38,9 +40,10 @@ def with_gradient(compute, *tensors):
     compute takes one bool for each tensor and returns (value, gradients), gradients it may
     leave None where not wanted.  Without autograd none is wanted.
     """
-    if not torch.is_grad_enabled():
-        return compute(*(False for _ in tensors))[0]
-    return _WithGradient.apply(compute, *tensors)
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        if not torch.is_grad_enabled():
+            return compute(*(False for _ in tensors))[0]
+        return _WithGradient.apply(compute, *tensors)
 
 
 class _WithGradient(torch.autograd.Function):
@@ -79,9 +82,10 @@ def token_scale(like, shape, mask, weights, normalizer):
     scale = valid.to(dtype) if weights is None else torch.where(valid, weights.detach().to(like.device, dtype), 0.0)
     if normalizer is None:
         return scale / valid.sum().clamp_min(1)
-    if not isinstance(normalizer, (numbers.Real, torch.Tensor)) or isinstance(normalizer, torch.Tensor) and normalizer.numel() != 1 or not normalizer > 0:
+    one_number = normalizer.numel() == 1 if isinstance(normalizer, torch.Tensor) else isinstance(normalizer, numbers.Real)
+    if not one_number or not normalizer > 0:
         raise ValueError(f"normalizer is {_quote(normalizer)}; give one number above 0, such as the count of valid tokens")
-    return scale / (normalizer.to(like.device) if isinstance(normalizer, torch.Tensor) else normalizer)
+    return scale / (normalizer.detach().to(like.device).reshape(()) if isinstance(normalizer, torch.Tensor) else normalizer)
 
 
 def valid_tokens(mask, shape, device):
@@ -113,7 +117,7 @@ def _rows_together(logits):
 def each_block(work, *tensors):
     """The sum of work(*block) over all ``blocks`` in their order; on the CPU each is done by one of as many threads as torch uses."""
     waiting = dict(enumerate(blocks(*(tensor.detach() for tensor in tensors))))
-    threads = torch.get_num_threads()
+    threads = min(torch.get_num_threads(), MOST_THREADS)
     if len(waiting) < 2 or threads == 1 or not tensors[0].is_cpu:
         return sum(work(*block) for block in waiting.values())
     workers = _workers(threads, os.getpid())  # a forked process has none of its parent's threads
@@ -124,7 +128,7 @@ def each_block(work, *tensors):
 @functools.cache
 def _workers(threads, process):
     """Threads that each compute alone: no operation waits for another thread, which on a busy machine costs more than the work."""
-    all_here = threading.Barrier(threads + 1)
+    callers, all_here = torch.get_num_threads(), threading.Barrier(threads + 1)
 
     def start():
         torch.set_num_threads(1)
@@ -135,7 +139,7 @@ def _workers(threads, process):
     for _ in range(threads):
         pool.submit(int)
     all_here.wait()
-    torch.set_num_threads(threads)  # the caller's own, which the workers' start has changed
+    torch.set_num_threads(callers)  # which the workers' start has changed
     return pool
 
 
@@ -179,6 +183,8 @@ def shaped(name, value, shape):
 
 
 def _zero_or_one(name, mask):
+    if not isinstance(mask, torch.Tensor):
+        raise ValueError(f"{name} is {_quote(mask)}; give a tensor with one entry a token")
     if mask.dtype != torch.bool and ((mask != 0) & (mask != 1)).any():
         wrong = mask[(mask != 0) & (mask != 1)][0].item()
         raise ValueError(f"{name} holds {wrong!r}; give True or 1 for a valid token and False or 0 for another (from labels: labels != -100)")

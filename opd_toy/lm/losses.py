@@ -125,8 +125,7 @@ def fused_linear_distillation_loss(
                 to_weight.addmm_(z.T, h)
         return total.to(dtype), [to_hidden if to_hidden is None else to_hidden.view(student_hidden.shape), to_weight]
 
-    with torch.autocast(device.type, enabled=False):
-        return with_gradient(compute, student_hidden, student_weight)
+    return with_gradient(compute, student_hidden, student_weight)
 
 
 def _logits(hidden, head, out):
