@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -212,7 +213,7 @@ def test_near_convergence_the_digits_stay(name, parameters, vocabulary):
     value, actual = value_and_gradient(z, y, name, **parameters)
     assert 0 < expected < 2e-5
     assert abs(value - expected) <= 1e-3 * expected
-    assert (actual.double() - gradient).norm() <= 1e-3 * gradient.norm()
+    assert (actual.double() - gradient).norm() <= (1e-4 if name == "reverse_kl" else 1e-3) * gradient.norm()
 
 
 def test_a_plain_sum_would_fail_that():
@@ -488,9 +489,14 @@ def test_threads_change_nothing():
     try:
         torch.set_num_threads(3)
         together = value_and_gradient(z, y), value_and_gradient(z, tokens, loss=losses.sft_loss)
-        assert torch.get_num_threads() == 3
+        seen = []
+        other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        other.start(), other.join()
+        assert torch.get_num_threads() == 3 and seen == [3]
         for one, other in zip(alone, together):
             assert one[0] == other[0] and torch.equal(one[1], other[1])
+        y[:, 4000:] = z[:, 4000:] = -INF  # all find out at once that they must be careful
+        assert all(distillation_loss(z, y).isfinite() for _ in range(20))
         z[200] = math.nan
         assert math.isnan(distillation_loss(z, y))
     finally:
