@@ -40,6 +40,8 @@ def add(commands):
 
 
 def run(parser, arguments):
+    # read when PyTorch is first imported: threads wait asleep, for on a busy machine those that spin take each other's time
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
 
     from opd_toy.checkpoints import Stop
