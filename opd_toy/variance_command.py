@@ -32,7 +32,7 @@ def add(commands):
     parser.add_argument("--device", default="cpu", help="where to train, such as cpu or cuda (default: cpu)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float64"), help="precision of the training (default: float32)")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads PyTorch may use (default: 2)")
-    parser.add_argument("--directory", default="figures", type=Path, help="where the record goes (default: figures)")
+    parser.add_argument("--directory", type=Path, help="where the record goes (default: figures, or with other iterations than the book's the folder of --checkpoints, so that a trial does not take the record's place)")
     parser.add_argument("--checkpoints", default="_build/variance", type=Path, help="where unfinished training waits (default: _build/variance)")
     parser.add_argument("--show", action="store_true", help="print the recorded figures; train nothing")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON in the place of tables")
@@ -65,6 +65,9 @@ def _run(arguments):
     from opd_toy.point_control import find_device
 
     find_device(arguments.device)
+    if arguments.directory is None:
+        trial = not arguments.show and (arguments.iterations, arguments.teacher_iterations) != (None, None)
+        arguments.directory = arguments.checkpoints if trial else Path("figures")
     if arguments.part == "benchmark":
         return benchmark(arguments)
     if arguments.part == "exponents":
@@ -105,7 +108,6 @@ def make(part, path, arguments):
     started = time.process_time(), time.monotonic()
     results = function(iterations, teacher_iterations=teacher_iterations, dtype=getattr(torch, arguments.dtype), device=arguments.device, watch=watch)
     spent = time.process_time() - started[0], time.monotonic() - started[1]
-    print(f"{part}: {spent[1]:.0f} s, {spent[0]:.0f} s of processor time", file=sys.stderr)
     if provenance.source_hash(sources) != code:
         sys.exit(f"{', '.join(sources)}: one has changed while this ran, so that {path} would name code that did not make it; nothing is recorded. Give the command again.")
     try:
@@ -116,6 +118,7 @@ def make(part, path, arguments):
         sys.exit(f"could not write {path} ({error}). Nothing trained is lost: it is kept in {kept}. Make room and give the same command again.")
     for checkpoint in checkpoints:
         checkpoint.remove()
+    print(f"{part}: {spent[1]:.0f} s, {spent[0]:.0f} s of processor time; recorded in {path}", file=sys.stderr)
     return results
 
 

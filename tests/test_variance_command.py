@@ -59,6 +59,19 @@ def test_it_records_prints_and_leaves_no_checkpoint(short, capsys):
     assert json.loads(capsys.readouterr().out) == found
 
 
+def test_a_trial_does_not_take_the_place_of_the_record(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "control-study.json").write_text('{"results": "whole"}')
+    main(["variance", "--iterations", "2", "--teacher-iterations", "1", "--checkpoints", "waiting", "--json"])
+    assert (tmp_path / "figures" / "control-study.json").read_text() == '{"results": "whole"}'
+    captured = capsys.readouterr()
+    assert results(tmp_path / "waiting" / "control-study.json") == json.loads(captured.out)
+    assert f"recorded in {Path('waiting', 'control-study.json')}" in captured.err
+    main(["variance", "--show", "--json"])
+    assert json.loads(capsys.readouterr().out) == "whole"
+
+
 def test_interrupted_it_says_so_and_goes_on_to_the_same_numbers(short, tmp_path, capsys):
     run = subprocess.Popen([sys.executable, "-m", "opd_toy", *command(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while "students" not in run.stderr.readline():
