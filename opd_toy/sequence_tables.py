@@ -118,8 +118,8 @@ def covariances(student, probabilities, weights, local):
         for token in range(p.shape[1]):
             off_centre = means[:, :, token, None] * _score(p, token) - centre
             total += np.einsum("s,jsv,ksv->jk", mass[:, token], off_centre, off_centre)
-        # Every sequence passes the first prefix; the other prefixes are passed by.
-        absent = np.clip(1 - visit, 0, None) if t else np.zeros(1)
+        # Passed by: summed over the others, for 1 - visit has no digits left where visit is nearly 1.
+        absent = np.cumsum(np.append(0.0, visit[:-1])) + np.cumsum(np.append(0.0, visit[:0:-1]))[::-1]
         block = centre + np.array(local(t))
         total += np.einsum("s,jsv,ksv->jk", visit * absent, block, block)
     return total

@@ -536,6 +536,24 @@ def test_a_ratio_at_its_limit_counts():
     assert future_kl(student, old, 0.0, ratio * (1 - 1e-12))[0, 0] == 0.0
 
 
+def test_variance_of_a_nearly_certain_student_keeps_its_digits():
+    first, second = [-20.0, 25.0], [[0.0, -1.0], [0.3, 0.0]]  # the second prefix is passed with 1 - 3e-20
+    student, teacher = TokenTree([[first], second]), TokenTree([[[0.0, 0.0]], [[1.0, 0.0], [0.0, 2.0]]])
+    for table in (reward_to_go(student, teacher, gamma, signal) for gamma in (0.0, 1.0) for signal in SIGNALS):
+        with mp.workdps(60):
+            softmax = lambda row: [mp.exp(z) / mp.fsum(map(mp.exp, row)) for z in row]
+            p, branches = softmax(first), [softmax(row) for row in second]
+            chances = [p[a] * branches[a][b] for a in (0, 1) for b in (0, 1)]
+            local = [part.tolist() for part in (table.local or [np.zeros((1, 2)), np.zeros((2, 2))])]
+            rows = []
+            for (a, b), (early, late) in zip([(0, 0), (0, 1), (1, 0), (1, 1)], table.weights.tolist()):
+                row = [mp.mpf(early) * ((a == j) - p[j]) + local[0][0][j] for j in (0, 1)] + [mp.mpf(0)] * 4
+                row[2 + 2 * a : 4 + 2 * a] = [mp.mpf(late) * ((b == j) - branches[a][j]) + local[1][a][j] for j in (0, 1)]
+                rows.append(row)
+            mean = [mp.fsum(c * row[j] for c, row in zip(chances, rows)) for j in range(6)]
+            variance = float(mp.fsum(c * (row[j] - mean[j]) ** 2 for c, row in zip(chances, rows) for j in range(6)))
+        same(table.total_variance(), variance, scale=variance)  # below 1e-18 for the full vocabulary at gamma = 0
+
 def test_fipo_where_one_policy_bars_a_token():
     student, old = TokenTree.repeat([0.5, 0.5, 0.0], 2), TokenTree.repeat([0.5, 0.0, 0.5], 2)
     assert future_kl(student, old, 0.5)[2].tolist() == [-np.inf, -np.inf]  # tokens 0, 2
