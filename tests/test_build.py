@@ -115,3 +115,17 @@ def test_a_faulty_page_fails_the_build_however_often_it_is_tried(tiny, body, com
         assert code != 0
         assert [complaint for complaint in complaints if complaint not in said] == [], said
         assert not (tiny.folder / "_build/html/.made-from").exists()
+
+
+def test_a_chapter_bears_the_number_of_its_file(tiny):
+    (tiny.folder / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters:\n- file: book/02-first\n  sections:\n  - file: book/02-further\n- file: book/05-next\noptions:\n  numbered: true\n")
+    tiny.write("See {eq}`eq-next`.\n")
+    for name in ("02-first", "02-further", "05-next"):
+        (tiny.folder / "book" / f"{name}.md").write_text(f"# Title\n\n## One\n\n$$\na = b\n$$ (eq-{name.split('-')[1]})\n\n## Two\n")
+    code, said = tiny.build()
+    assert code == 0, said
+    numbers = lambda name: re.findall(r'<h[12]><span class="section-number">([\d.]*)\. ?</span>', (tiny.folder / f"_build/html/book/{name}.html").read_text())
+    assert numbers("02-first") == ["2", "2.1", "2.2"]
+    assert numbers("02-further") == ["2.3", "2.3.1", "2.3.2"]
+    assert numbers("05-next") == ["5", "5.1", "5.2"]
+    assert 'href="05-next.html#equation-eq-next">(5.1)</a>' in tiny.page()

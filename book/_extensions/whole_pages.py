@@ -3,7 +3,8 @@
 * fresh: what a chapter printed is kept only for as long as nothing it could have
   used has changed; a cell that was never run is a warning, so it fails the build;
 * whole: a build that warned is forgotten, so that the next one warns again;
-* light: style rules, icons and files that no page of the book uses are left out.
+* light: style rules, icons and files that no page of the book uses are left out;
+* numbered: a chapter bears the number of its file's name, also where one before it is not written yet.
 
 It also sets the package's docstrings, which are plain text, on the page of its functions.
 """
@@ -21,6 +22,7 @@ from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx.errors import SphinxError
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
+from sphinx_external_toc.collectors import TocTreeCollectorWithStyles
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ def setup(app):
     app.add_config_value("comments_config", {}, "")  # Jupyter Book sets it, a left-out extension reads it
     app.add_config_value("book_ingredients", "", "env")
     app.add_config_value("book_sources", "", "")
+    TocTreeCollectorWithStyles.assign_section_numbers = by_file_name(TocTreeCollectorWithStyles.assign_section_numbers)
     app.connect("config-inited", tie_outputs_to_their_ingredients)
     app.connect("env-get-outdated", check_the_ledger_again)
     app.connect("doctree-read", warn_of_cells_never_run)
@@ -66,6 +69,30 @@ def setup(app):
     app.connect("html-page-context", mend_body, priority=900)
     app.connect("build-finished", finish, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+# Numbered ------------------------------------------------------------------------------
+
+def by_file_name(assign):
+    """Sphinx counts the chapters of its table of contents; let 08-name be chapter 8 even if it is the seventh there."""
+    if hasattr(assign, "counted"):  # a second build in this process
+        return assign
+
+    def assign_section_numbers(self, env):
+        before = env.toc_secnumbers
+        assign(self, env)
+        for name, numbers in env.toc_secnumbers.items():
+            if not (chapter := re.match(r"(?:.*/)?0*(\d+)-", name)):
+                continue
+            for anchor, number in numbers.items():
+                numbers[anchor] = number and (int(chapter[1]), *number[1:])
+            for node in [env.titles[name], *env.tocs[name].findall(nodes.reference)]:
+                if node.get("secnumber"):
+                    node["secnumber"] = [int(chapter[1]), *node["secnumber"][1:]]
+        return [name for name, numbers in env.toc_secnumbers.items() if numbers != before.get(name)]
+
+    assign_section_numbers.counted = assign
+    return assign_section_numbers
 
 
 # Fresh ---------------------------------------------------------------------------------
