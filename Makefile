@@ -6,7 +6,10 @@ READY := $(VENV)/.ready
 PORT ?= 8000
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: book test notebook serve figures clean help
+PEERS := .venv-peers
+PEERS_READY := $(PEERS)/.ready
+
+.PHONY: book test notebook serve figures peers test-peers clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -15,7 +18,9 @@ help:
 	@echo "make notebook  JupyterLab with the chapters as notebooks"
 	@echo "make serve     the built book on http://127.0.0.1:$(PORT)"
 	@echo "make figures   draw again every file of figures/"
-	@echo "make clean     remove what was built (not .venv)"
+	@echo "make peers     the libraries that the losses are measured against, into $(PEERS)"
+	@echo "make test-peers  the losses against those libraries, and in their trainers"
+	@echo "make clean     remove what was built (not .venv, not $(PEERS))"
 
 # pip's build isolation is off so that the pinned setuptools is the one used.
 $(READY): requirements.txt pyproject.toml
@@ -45,6 +50,20 @@ serve: book
 figures: $(READY)
 	$(BIN)/python -m opd_toy.browser
 	$(BIN)/python -m opd_toy figures
+
+# requirements.txt first and beside the rest, so that its pins, torch's above all, hold here too.
+$(PEERS_READY): requirements.txt requirements-peers.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: Python 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS) || { echo "python3 cannot make virtual environments: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-peers.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+peers: $(PEERS_READY)
+
+test-peers: peers
+	$(PEERS)/bin/python -m pytest tests/peers
 
 clean:
 	rm -rf _build .pytest_cache .hypothesis
