@@ -47,7 +47,13 @@ def variance(commands):
     add(commands)
 
 
-COMMANDS = (tables, figures, variance)
+def train(commands):
+    from opd_toy.lm.train_command import add
+
+    add(commands)
+
+
+COMMANDS = (tables, figures, variance, train)
 
 
 def main(arguments=None):

@@ -1,0 +1,130 @@
+"""Every way of training the student that the lab compares: one table over one loop.
+
+A method is whose texts it learns from and one loss.  All else is the same for all: texts a
+step, steps, optimiser (``opd_toy.lm.training``).  p is the student, q the teacher, r_t =
+log p(a_t|s_t) - log q(a_t|s_t) the cost of a drawn token; every loss is a mean over the
+valid tokens of the whole batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from opd_toy.lm._shared import each_block, working_dtype
+from opd_toy.lm.losses import distillation_loss, group_advantage, grpo_loss, policy_gradient_loss, sft_loss, token_log_probabilities
+
+BETA = 0.5  # of the JSD: how much of the mixture is the teacher's
+K = 4  # tokens of the teacher's that top_k compares
+ALPHA = 0.1  # nats of cost that one unit of group advantage is worth
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B texts of T positions behind their prompts, as a loss sees them.
+
+    student_logits (B, T, V), with gradient; teacher_logits (B, T, V), None where the method
+    does not ask for them; tokens (B, T) int64; mask (B, T) bool, True at drawn tokens, the
+    end included; reward (B,), None likewise; group: as many texts in a row answer one prompt;
+    normalizer: valid tokens of the whole batch, as ``token_count`` has them.
+    """
+
+    student_logits: torch.Tensor
+    teacher_logits: torch.Tensor | None
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    reward: torch.Tensor | None
+    group: int
+    normalizer: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Method:
+    """texts: who draws them, "teacher" or "student"; loss(Batch) -> scalar; words: what it is, in one line.
+
+    teacher: whether the loss reads the teacher's logits; grouped: whether it asks for a reward,
+    compared among several texts of one prompt.
+    """
+
+    texts: str
+    loss: Callable
+    words: str
+    teacher: bool = True
+    grouped: bool = False
+
+
+# --- the losses --------------------------------------------------------------------------
+
+
+def sft(batch):
+    return sft_loss(batch.student_logits, batch.tokens, batch.mask, normalizer=batch.normalizer)
+
+
+def full_vocabulary(objective, **parameters):
+    """A divergence of the two distributions at each position, all tokens weighed."""
+    return lambda batch: distillation_loss(batch.student_logits, batch.teacher_logits, objective, batch.mask, normalizer=batch.normalizer, **parameters)
+
+
+def policy_gradient(gamma):
+    """The drawn tokens alone, each weighed by its own cost and the later ones', discounted by gamma."""
+    return lambda batch: policy_gradient_loss(*log_probabilities(batch), batch.mask, gamma, normalizer=batch.normalizer)
+
+
+def policy_gradient_with_baseline(batch):
+    return policy_gradient_loss(*log_probabilities(batch), batch.mask, baseline=position_kl(batch.student_logits, batch.teacher_logits), normalizer=batch.normalizer)
+
+
+def policy_gradient_with_reward(batch):
+    return policy_gradient_loss(*log_probabilities(batch), batch.mask, reward=group_advantage(batch.reward, batch.group), alpha=ALPHA, normalizer=batch.normalizer)
+
+
+def reward_alone(batch):
+    return grpo_loss(token_log_probabilities(batch.student_logits, batch.tokens), batch.reward, batch.mask, batch.group, normalizer=batch.normalizer)
+
+
+# --- the table ---------------------------------------------------------------------------
+
+METHODS = {
+    "sft": Method("teacher", sft, "the teacher's texts, -log p of their tokens", teacher=False),
+    "seqkd": Method("teacher", full_vocabulary("forward_kl"), "the teacher's texts, forward KL(q||p) at each position"),
+    "off_policy_reverse_kl": Method("teacher", full_vocabulary("reverse_kl"), "the teacher's texts, reverse KL(p||q) at each position"),
+    "on_policy_forward_kl": Method("student", full_vocabulary("forward_kl"), "the student's own texts, forward KL(q||p) at each position"),
+    "gkd": Method("student", full_vocabulary("reverse_kl"), "the student's own texts, reverse KL(p||q) at each position"),
+    "jsd": Method("student", full_vocabulary("generalized_jsd", beta=BETA), f"the student's own texts, JSD of beta = {BETA:g} at each position"),
+    "pg_0": Method("student", policy_gradient(0.0), "policy gradient, the cost of the token alone (gamma = 0)"),
+    "pg_0.5": Method("student", policy_gradient(0.5), "policy gradient, later costs discounted by gamma = 0.5"),
+    "pg_0.9": Method("student", policy_gradient(0.9), "policy gradient, later costs discounted by gamma = 0.9"),
+    "pg_1": Method("student", policy_gradient(1.0), "policy gradient, all later costs (gamma = 1): the sequence KL"),
+    "pg_baseline": Method("student", policy_gradient_with_baseline, "policy gradient, gamma = 0, less the exact KL of the position"),
+    "top_k": Method("student", full_vocabulary("top_k_reverse_kl", k=K, outside="renormalize"), f"the student's own texts, reverse KL over the teacher's {K} likeliest tokens, renormalised"),
+    "opd_reward": Method("student", policy_gradient_with_reward, f"policy gradient, gamma = 0, less {ALPHA:g} of the reward's group advantage", grouped=True),
+    "rlvr": Method("student", reward_alone, "the reward's group advantage alone, no teacher (GRPO)", teacher=False, grouped=True),
+}
+
+
+def find_method(name):
+    """The ``Method`` called ``name``; ValueError, with all names, where there is none."""
+    if name not in METHODS:
+        raise ValueError(f"method is {name!r}; give one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+# --- what the losses take ----------------------------------------------------------------
+
+
+def log_probabilities(batch):
+    """log p and log q of the drawn tokens, (B, T) each."""
+    return token_log_probabilities(batch.student_logits, batch.tokens), token_log_probabilities(batch.teacher_logits, batch.tokens)
+
+
+def position_kl(student_logits, teacher_logits):
+    """KL(p||q) in nats of each position (...) of logits (..., V), all finite; a constant, float32 (float64 for float64)."""
+    kl = torch.empty(student_logits.shape[:-1], dtype=working_dtype(student_logits), device=student_logits.device)
+
+    def rows(z, y, out):
+        log_p, log_q = torch.log_softmax(z.to(out.dtype), -1), torch.log_softmax(y.to(out.dtype), -1)
+        torch.linalg.vecdot(log_p.exp(), log_p - log_q, out=out)
+        return 0
+
+    each_block(rows, student_logits, teacher_logits, kl)
+    return kl
