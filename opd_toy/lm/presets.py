@@ -1,0 +1,72 @@
+"""Sizes of the lab: ``tiny`` for tests, ``cpu`` for the book's record, ``gpu`` for one large device."""
+
+from dataclasses import dataclass
+
+from opd_toy.lm.model import Shape
+from opd_toy.lm.tasks import Sums
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model made by training on demonstrations: ``steps`` steps of ``batch`` texts, ``rate`` the highest learning rate."""
+
+    shape: Shape
+    steps: int
+    batch: int
+    rate: float
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What all methods share: steps, texts a step, learning rate, texts of one prompt where a method compares rewards, measurements."""
+
+    steps: int
+    batch: int
+    rate: float
+    group: int
+    evaluate_every: int
+    evaluation_prompts: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    """autocast: None or "bfloat16".  workers: processes of one thread each that the study runs side by side on the CPU."""
+
+    name: str
+    task: Sums
+    teacher: Recipe
+    student: Recipe
+    distillation: Distillation
+    seeds: tuple[int, ...]
+    autocast: str | None = None
+    workers: int = 1
+
+
+def _preset(name, task, *, teacher, student, **settings):
+    """teacher, student: (width, layers, heads, steps, batch, rate)."""
+    length = task.prompt_length + task.length
+    made = [Recipe(Shape(task.vocabulary, *recipe[:3], length), *recipe[3:], seed=seed) for seed, recipe in enumerate((teacher, student))]
+    return Preset(name, task, *made, **settings)
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        _preset(
+            "tiny", Sums(terms=2, digits=2),
+            teacher=(48, 2, 4, 400, 64, 5e-3), student=(32, 2, 2, 150, 64, 5e-3),
+            distillation=Distillation(steps=30, batch=32, rate=1e-3, group=4, evaluate_every=10, evaluation_prompts=64), seeds=(1, 2),
+        ),
+        _preset(
+            "cpu", Sums(terms=3, digits=2),
+            teacher=(128, 3, 4, 1000, 128, 2e-3), student=(64, 2, 4, 800, 64, 3e-3),
+            distillation=Distillation(steps=300, batch=48, rate=1e-3, group=4, evaluate_every=30, evaluation_prompts=256), seeds=(1, 2, 3), workers=2,
+        ),
+        _preset(
+            "gpu", Sums(terms=5, digits=3, base=100, vocabulary=32768),
+            teacher=(768, 8, 12, 4000, 512, 6e-4), student=(384, 4, 6, 1500, 256, 1e-3),
+            distillation=Distillation(steps=400, batch=256, rate=3e-4, group=8, evaluate_every=40, evaluation_prompts=512), seeds=(1, 2, 3), autocast="bfloat16",
+        ),
+    )
+}  # fmt: skip
