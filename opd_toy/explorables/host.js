@@ -37,6 +37,7 @@ const repaired = (given, own, rule) => {
     const shares = normalised(given.map((x) => Math.max(x, 0)));
     return shares.every(Number.isFinite) ? normalised(shares.map((x) => Math.max(x, 0.001))) : own;
   }
+  if (rule.among) return rule.among.filter((each) => given.includes(each)); // some names of a list
   const [least, most, whole] = rule;
   if (typeof own === "number" && typeof whole === "boolean") { // a range; else a list of choices
     const x = Math.min(Math.max(given, least), most);
@@ -57,7 +58,7 @@ export function mount(widget, element, initial, { name: kind, rules }) {
   const listeners = new Map();
   let pending = null;
   const linked = (values) => Object.fromEntries(Object.entries(values)
-    .filter(([key, x]) => Object.hasOwn(rules, key) && alike(x, initial[key]))
+    .filter(([key, x]) => Object.hasOwn(rules, key) && (rules[key].among ? Array.isArray(x) : alike(x, initial[key])))
     .map(([key, x]) => [key, repaired(x, initial[key], rules[key])]));
   Object.assign(own, linked(readHash(name)));
 

@@ -47,6 +47,23 @@ class Distribution(traitlets.List):
         return super().validate(obj, (p / p.sum()).tolist())
 
 
+class Subset(traitlets.List):
+    """Some of ``names``, none twice, kept in the order of ``names``."""
+
+    def __init__(self, names, default_value, **metadata):
+        super().__init__(traitlets.Unicode(), default_value=default_value, **metadata)
+        self.names = list(names)
+
+    def validate(self, obj, value):
+        value = super().validate(obj, value)
+        for name in value:
+            if name not in self.names:
+                raise traitlets.TraitError(f"{self.name} must be names among {', '.join(self.names)}, not {name!r}")
+        if len(set(value)) < len(value):
+            raise traitlets.TraitError(f"{self.name} must have no name twice, not {value!r}")
+        return [name for name in self.names if name in value]
+
+
 @cache
 def _source(name):
     return (HERE / name).read_text(encoding="utf-8")
@@ -113,6 +130,8 @@ def _rule(trait):
     """What the page's host may accept for a trait from the URL."""
     if isinstance(trait, Distribution):
         return "distribution"
+    if isinstance(trait, Subset):
+        return {"among": trait.names}
     if isinstance(trait, traitlets.Enum):
         return list(trait.values)
     if isinstance(trait, (traitlets.Float, traitlets.Int)):
