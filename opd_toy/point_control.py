@@ -60,7 +60,7 @@ SETTINGS = {
         "optimiser": f"Adam, rate {RATE:g}, no clipping",
         "loss": "mean over trajectories of the sum over time; a micro-batch gradient is the mean of its 8",
         "teacher's reward": "-|s' - target| / T a step, reward-to-go less its mean over the batch at each step",
-        "teacher's training": f"{TEACHER_ITERATIONS} iterations of {BATCH} trajectories, Adam, rate {RATE:g}, seed {TEACHER_SEED}",
+        "teacher's training": f"{TEACHER_ITERATIONS} iterations of {BATCH} trajectories, Adam, rate {RATE:g}, seeds {TEACHER_SEED} (left) and {TEACHER_SEED + 1} (right)",
         "noise": "runs of one seed meet the same noise whatever their gamma",
     },
 }
@@ -358,11 +358,13 @@ def step(state, runs, gradient, snapshots=()):
         state["snapshots"][snapshots.index(iteration)] = state["parameters"]
 
 
-def distillation(runs, teachers, length=LENGTH, batch=BATCH, noise=None):
+def distillation(runs, teachers, length=LENGTH, batch=BATCH, noise=None, teacher_bounds=None):
     """``gradient`` for ``train``: students that learn from two ``teachers`` in turn, (2, P) or (2, R, P).
 
-    ``noise(iteration)`` (T, R, B) takes the place of the seeds' own where it is given.
+    ``noise(iteration)`` (T, R, B) takes the place of the seeds' own where it is given;
+    ``teacher_bounds``, (lower, upper) each (R,), that of the students' bounds of log std.
     """
+    lower, upper = (runs.lower, runs.upper) if teacher_bounds is None else teacher_bounds
     noise = noise or (lambda iteration: normal_noise(runs.seed, TRAINING, iteration, length, batch, runs.gamma))
     hidden = runs.gamma.new_empty(2, length, len(runs.seed), batch, HIDDEN)
 
@@ -370,7 +372,7 @@ def distillation(runs, teachers, length=LENGTH, batch=BATCH, noise=None):
         left_or_right = (iteration + 1) % 2
         rollout = roll_out(parameters, runs.lower, runs.upper, both(left_or_right, runs), noise(iteration), hidden)
         teacher = teachers[left_or_right].expand(len(runs.seed), -1)
-        signal = distillation_signal(rollout, runs.gamma, *gaussian_at(teacher, runs.lower, runs.upper, rollout.inputs))
+        signal = distillation_signal(rollout, runs.gamma, *gaussian_at(teacher, lower, upper, rollout.inputs))
         whole, micro = backward(parameters, rollout, signal)
         return whole, micro_batch_variance(micro)
 

@@ -1,7 +1,8 @@
 """Under which of the choices that the paper leaves open does gamma = 1 drift?
 
 Every setting below is trained with gamma = 0 and gamma = 1 and the study's seeds, all in
-one stack, its teachers under the same bounds of the std.  Decided before looking: a run
+one stack, its teachers under the same bounds of the std; and, for gamma = 1, students
+under each of three bounds with teachers under each.  Decided before looking: a run
 *drifts* if at the end its final positions lie further than 1 from a target on average,
 and *was lost* if they did at any of the checkpoints from a tenth of the training on.
 """
@@ -15,6 +16,7 @@ from opd_toy.point_control_study import decimals, significant
 
 BOUNDS = {"-3 to 1": (-3.0, 1.0), "-2 to 0": (-2.0, 0.0), "-5 to 2": (-5.0, 2.0), "none": (-math.inf, math.inf)}
 GAMMAS = (0.0, 1.0)
+CROSSED = ("-2 to 0", "-3 to 1", "-5 to 2")  # teachers' and students' bounds, each with each, Adam 1e-3
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the iterations: when the distance is taken
 OPTIMISERS = {  # name -> (bounds it is tried with, options of make_runs)
     "Adam 1e-3": (tuple(BOUNDS), {}),
@@ -42,17 +44,22 @@ def sensitivity(iterations=pc.ITERATIONS, *, seeds=pc.SEEDS, teacher_iterations=
     """The results of ``figures/control-sensitivity.json``."""
     watch = watch or (lambda name: {})
     teachers = pc.train_teachers(tuple(BOUNDS.values()), teacher_iterations, dtype=dtype, device=device, **watch("teachers"))
+    crossed = [(teacher, student) for teacher in CROSSED for student in CROSSED if teacher != student]  # the equal ones are among the settings
     stacks = [pc.make_runs(GAMMAS, seeds, bounds=BOUNDS[bounds], dtype=dtype, device=device, **options) for bounds, _, options in settings()]
-    runs, size = pc.join(stacks), len(GAMMAS) * len(seeds)
-    own = torch.cat([teachers[:, [list(BOUNDS).index(bounds)]].expand(-1, size, -1) for bounds, _, _ in settings()], dim=1)
+    stacks += [pc.make_runs((1.0,), seeds, bounds=BOUNDS[student], dtype=dtype, device=device) for _, student in crossed]
+    runs = pc.join(stacks)
+    taught_by = [bounds for bounds, _, _ in settings() for _ in range(len(GAMMAS) * len(seeds))] + [teacher for teacher, _ in crossed for _ in seeds]
+    own = teachers[:, [list(BOUNDS).index(bounds) for bounds in taught_by]]
+    limits = runs.gamma.new_tensor([BOUNDS[bounds] for bounds in taught_by]).unbind(-1)
     kept = tuple(sorted({max(1, round(share * iterations)) for share in SHARES})) if iterations else (0,)
-    state = pc.train(runs, pc.distillation(runs, own), iterations, kept, **watch("students"))
+    state = pc.train(runs, pc.distillation(runs, own, teacher_bounds=limits), iterations, kept, **watch("students"))
     distance = torch.stack([pc.distance_to_target(pc.fresh_positions(parameters, runs)) for parameters in state["snapshots"]])
-    distance = distance.amax(1).T.unflatten(0, (-1, len(GAMMAS), len(seeds)))  # the worse task: [setting][gamma][seed][checkpoint]
-    late = state["variance"][-(-len(state["variance"]) * 3 // 4) :]
-    late = late.double().log().mean(0).exp().unflatten(0, (-1, len(GAMMAS), len(seeds)))
-    diverged = state["diverged"].unflatten(0, (-1, len(GAMMAS), len(seeds)))
+    distance = distance.amax(1).T  # the worse task: (R, checkpoints)
+    late = state["variance"][-(-len(state["variance"]) * 3 // 4) :].double().log().mean(0).exp()
     beyond = ~(distance <= pc.DRIFT)  # what is not finite is beyond, too
+    of_settings = len(settings()) * len(GAMMAS) * len(seeds)
+    apart = lambda x: (x[:of_settings].unflatten(0, (-1, len(GAMMAS), len(seeds))), x[of_settings:].unflatten(0, (-1, len(seeds))))
+    (distance, far), (late, _), (diverged, _), (beyond, lost) = map(apart, (distance, late, state["diverged"], beyond))
     rows = []
     for i, (bounds, name, _) in enumerate(settings()):
         for g, gamma in enumerate(GAMMAS):
@@ -65,7 +72,19 @@ def sensitivity(iterations=pc.ITERATIONS, *, seeds=pc.SEEDS, teacher_iterations=
         "iterations": iterations, "checkpoints": list(kept), "seeds": list(seeds), "gammas": list(GAMMAS), "notes": NOTES,
         "teachers": {name: teachers_under(teachers[:, i], bounds) for i, (name, bounds) in enumerate(BOUNDS.items())},
         "rows": rows,
+        "crossed": [crossed_row(teacher, student, rows, crossed, far, lost) for teacher in CROSSED for student in CROSSED],
     }  # fmt: skip
+
+
+def crossed_row(teacher, student, rows, crossed, distance, beyond):
+    """Where students of gamma = 1 end, under their own bounds and a teacher's."""
+    if teacher == student:
+        same = next(row for row in rows if (row["bounds"], row["optimiser"], row["gamma"]) == (student, "Adam 1e-3", 1.0))
+        ends, drifts = [run[-1] for run in same["distance"]], same["drifts"]
+    else:
+        i = crossed.index((teacher, student))
+        ends, drifts = decimals(distance[i, :, -1], 3), beyond[i, :, -1].tolist()
+    return {"teacher": teacher, "student": student, "distance": ends, "drifts": drifts}
 
 
 def teachers_under(pair, bounds):

@@ -60,7 +60,7 @@ def study(iterations=pc.ITERATIONS, *, gammas=pc.GAMMAS, seeds=pc.SEEDS, teacher
             "trajectories": EVALUATED,
         },
         "diverged": by_run(state["diverged"]).tolist(),
-        "drifts": (by_run(distance[-1]) > pc.DRIFT).tolist(),
+        "drifts": (~(by_run(distance[-1]) <= pc.DRIFT)).tolist(),  # what is not finite has drifted, too
         "trajectories": trajectories(positions, shape),
         "visitation": visitation(positions[-1], gammas, shape),
         "teachers": teachers_evaluated(teachers),

@@ -232,7 +232,14 @@ def sensitivity_table(results):
         variances = ", ".join(_scientific(v) for v in row["late_variance"])
         count = lambda values: f"{sum(map(bool, values))} of {len(values)}"
         rows.append([row["bounds"], row["optimiser"], f"{row['gamma']:g}", count(row["drifts"]), count(row["was_lost"]), count(row["not_finite_at"]), ends, variances])
-    return f"Which open choices make gamma = 1 drift? {results['definition']} ({', '.join(map(str, iterations))}).\n\n" + _aligned(rows) + "\n\n" + "\n".join(results["notes"])
+    return f"Which open choices make gamma = 1 drift? {results['definition']} ({', '.join(map(str, iterations))}).\n\n" + _aligned(rows) + "\n\n" + crossed_table(results) + "\n\n" + "\n".join(results["notes"])
+
+
+def crossed_table(results):
+    rows = [["teachers' bounds", "students' bounds", "drifts", "distance at the end"]]
+    for row in results["crossed"]:
+        rows.append([row["teacher"], row["student"], f"{sum(row['drifts'])} of {len(row['drifts'])}", ", ".join("-" if d is None else f"{d:.2f}" for d in row["distance"])])
+    return "Teachers and students under bounds of their own, gamma = 1, Adam 1e-3.\n\n" + _aligned(rows)
 
 
 def benchmark(arguments):

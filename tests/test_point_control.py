@@ -264,6 +264,22 @@ def test_tasks_alternate_left_first_each_with_its_own_teacher():
         close(gradient(parameters, iteration)[0][0], rows.mean(0))
 
 
+def test_teachers_may_have_bounds_of_their_own():
+    runs = pc.make_runs((0.5, 0.5), (4,), **DOUBLE)
+    parameters, teachers = pc.initial_parameters(runs.seed, runs.gamma), pc.initial_parameters((1, 2), runs.gamma)
+    held = teachers.clone()
+    for teacher in held:  # a log std of -0.25 everywhere, within the bounds
+        _, _, _, _, w3, b3 = pc.unpack(teacher[None])
+        w3[..., 1], b3[..., 1] = 0.0, -0.25
+    lower, upper = runs.gamma.new_tensor([[-0.25, -3.0], [-0.25, 1.0]])
+    bounded, _ = pc.distillation(runs, teachers, teacher_bounds=(lower, upper))(parameters, 1)
+    expected, _ = pc.distillation(runs, held)(parameters, 1)
+    own, _ = pc.distillation(runs, teachers)(parameters, 1)
+    close(bounded[0], expected[0])
+    close(bounded[1], own[1])
+    assert (bounded[0] - own[0]).norm() > 0.01 * own[0].norm()
+
+
 def test_stacked_equals_alone_and_noise_is_the_seed_s():
     runs, teachers = pc.make_runs((0.0, 1.0), (42, 43), **DOUBLE), pc.initial_parameters((1, 2), torch.zeros(1, dtype=torch.float64))
     together = pc.train(runs, pc.distillation(runs, teachers), 6)

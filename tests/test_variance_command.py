@@ -120,7 +120,12 @@ def test_frozen_and_sensitivity_in_short(tmp_path, capsys, monkeypatch):
     assert "full return" in printed and "fitted exponents" in printed
     main(command(tmp_path, "sensitivity", "--iterations", "3"))
     assert capsys.readouterr().out.count("\n  ") >= 20
-    rows = results(tmp_path / "control-sensitivity.json")["rows"]
+    found = results(tmp_path / "control-sensitivity.json")
+    rows = found["rows"]
+    assert len(found["crossed"]) == 9
+    for cell in found["crossed"]:  # after three iterations students are where their own bounds have them, whoever teaches
+        alone = next(row for row in rows if (row["bounds"], row["optimiser"], row["gamma"]) == (cell["student"], "Adam 1e-3", 1))
+        assert cell["distance"] == pytest.approx([run[-1] for run in alone["distance"]], abs=0.2)
     assert {row["bounds"] for row in rows} == {"-3 to 1", "-2 to 0", "-5 to 2", "none"} and {row["gamma"] for row in rows} == {0, 1}
 
 
@@ -277,6 +282,13 @@ def test_recorded_drift_hangs_on_how_sharp_the_policies_may_be():
     of_gamma_1 = {bounds: [number for (b, _, gamma), number in drifting.items() if b == bounds and gamma == 1] for bounds in ("-2 to 0", "-3 to 1", "-5 to 2", "none")}
     assert set(of_gamma_1["-2 to 0"]) == {0} and set(of_gamma_1["-5 to 2"]) == set(of_gamma_1["none"]) == {3}
     assert all(1 <= number <= 3 for number in of_gamma_1["-3 to 1"])  # whatever the optimiser, clipped or not
+
+
+def test_recorded_drift_hangs_on_the_teachers_bounds_rather_than_the_students():
+    arrived = {(row["teacher"], row["student"]): 3 - sum(row["drifts"]) for row in results(FIGURES / "control-sensitivity.json")["crossed"]}
+    by_teacher, by_student = ([sum(n for pair, n in arrived.items() if pair[side] == bounds) for bounds in ("-2 to 0", "-3 to 1", "-5 to 2")] for side in (0, 1))
+    assert by_teacher[0] == 9 and by_teacher[2] == 0 and 0 < by_teacher[1] < 9
+    assert max(by_student) - min(by_student) <= 2
 
 
 def test_records_are_compact_and_their_words_untouched(tmp_path):
