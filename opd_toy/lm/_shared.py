@@ -63,8 +63,30 @@ class _WithGradient(torch.autograd.Function):
             )
         gradients, ctx.gradients = ctx.gradients, None
         if not (upstream.is_cpu and upstream == 1):
-            gradients = [gradient if gradient is None else gradient.mul_(upstream) for gradient in gradients]
+            gradients = [gradient if gradient is None else _scaled(gradient, upstream) for gradient in gradients]
         return None, *(gradient if gradient is None else gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes))
+
+
+def _scaled(gradient, upstream):
+    """In place.  On a GPU without a look at ``upstream``, mostly 1, which its kernel finds out before it touches the gradient."""
+    kernels = device_kernels(gradient) if gradient.is_contiguous() else None
+    return kernels.scale_(gradient, upstream) if kernels else gradient.mul_(upstream)
+
+
+def device_kernels(*tensors):
+    """``opd_toy.lm.kernels`` where it serves these tensors, on a GPU and with Triton installed; else None."""
+    if not tensors[0].is_cuda or any(tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16) for tensor in tensors):
+        return None
+    return _kernels(tensors[0].device)
+
+
+@functools.cache
+def _kernels(device):
+    try:
+        from opd_toy.lm import kernels
+    except ImportError:  # no Triton
+        return None
+    return kernels if kernels.serves(device) else None
 
 
 def working_dtype(*tensors):

@@ -45,7 +45,6 @@ import triton
 import triton.language as tl
 
 OBJECTIVES = ("reverse_kl", "forward_kl", "generalized_jsd", "skewed_forward_kl", "skewed_reverse_kl")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WARPS = 4
 BLOCK = 4096  # logits of a tile
 PROGRAMS_BETWEEN = 2  # that a multiprocessor starts between two stages of a row: a wait is met a few microseconds after the start
@@ -64,10 +63,15 @@ TILE_FIELDS_COUNT = tl.constexpr(7)
 ROW_FIELDS_COUNT = tl.constexpr(8)
 
 
+def serves(device):
+    """What Triton compiles for: NVIDIA from compute capability 8.0 on (A100).  AMD is not tried."""
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def divergence(objective, z, y, factor, out=None, temperature=1.0, mixing=0.0):
     """Sum over rows of factor * divergence, a float64 scalar on the device; the gradients in z go to ``out``.
 
-    z, y (..., V): logits of the student and the teacher, of any ``DTYPES``.  factor (...)
+    z, y (..., V): logits of the student and the teacher, float32, bfloat16 or float16.  factor (...)
     float32: a row of factor 0 may hold anything, costs no reading and gets zeros.
     out (..., V): None, z itself or a tensor of its own.  mixing: the beta or the skew.
     """

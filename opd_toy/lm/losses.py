@@ -7,7 +7,8 @@ The loss is a scalar in nats, float32 (float64 for float64 students):
 Rows are taken a few at a time, in float32 whatever the model computes in.  The forward
 pass writes each row's analytic gradient (chapter 3) while the row is in the cache, the
 backward pass only scales it, so nothing of size (tokens, V) is made but the gradient.
-The teacher gets none.
+The teacher gets none.  On CUDA the same is done by one kernel (``opd_toy.lm.kernels``)
+where Triton is installed, but for the top-K objective and float64.
 
 A logit of -inf is a masked token.  Barred by both models it counts for nothing.  Where
 the teacher bars a token that the student gives a probability the reverse KL is +inf, in
@@ -22,7 +23,7 @@ import math
 import torch
 
 from opd_toy import _validate
-from opd_toy.lm._shared import any_of, each_block, float_tensor, keep_freed_memory, same_device, token_count, token_scale, with_gradient, working_dtype
+from opd_toy.lm._shared import any_of, device_kernels, each_block, float_tensor, keep_freed_memory, same_device, token_count, token_scale, with_gradient, working_dtype
 from opd_toy.lm.sampled import discounted_return, fipo_weight, group_advantage, grpo_loss, policy_gradient_loss, sft_loss, token_log_probabilities
 
 __all__ = [
@@ -35,6 +36,7 @@ SUPPORT = ("teacher", "student")
 NEAR_ZERO = 1e-2  # nats; a smaller divergence is summed without cancellation
 FAR_BELOW = -30  # a log ratio whose exponential needs care
 HEAD_BLOCK_BYTES = 12 << 20  # of float32 logits of one model, or an eighth of its head
+DEVICE_HEAD_BLOCK_BYTES = 512 << 20  # off the CPU: the gradient of the head is read and written once a chunk, so fewer, larger chunks
 
 
 # --- the losses --------------------------------------------------------------------------
@@ -72,7 +74,7 @@ def distillation_loss(
             gradient = z
         elif wanted:  # float16 cannot hold the gradient of a mean until a loss scale has multiplied it
             gradient = torch.empty(z.shape, dtype=torch.float32 if z.dtype == torch.float16 else z.dtype, device=z.device)
-        total += each_block(rows, z, y, scale, *([gradient] if wanted else []))
+        total += rows(z, y, scale, gradient)
         return total.to(scale.dtype), [gradient]
 
     return with_gradient(compute, student_logits)
@@ -85,9 +87,11 @@ def fused_linear_distillation_loss(
     """``distillation_loss`` from hidden states (..., H) and output heads (V, H): logits = hidden @ weight.T.
 
     Holds the logits of ``chunk_tokens`` tokens at a time, by default as many as take 12 MiB
-    or an eighth of the student's head.  H may differ between the models.  Gradients go to
-    ``student_hidden`` and ``student_weight``, both summed in float32; products are float32
-    too, under autocast as well.
+    (512 MiB off the CPU) or an eighth of the student's head.  H may differ between the models.
+    Gradients go to ``student_hidden`` and ``student_weight``, both summed in float32; products
+    are float32 too, under autocast as well.  On CUDA those of two bfloat16 or two float16
+    matrices, exact in float32, are left to the tensor cores, and the gradient of the logits
+    is rounded to bfloat16 before its products if the student is bfloat16.
     """
     for name, hidden, weight in (("student", student_hidden, student_weight), ("teacher", teacher_hidden, teacher_weight)):
         float_tensor(f"{name}_hidden", hidden, "H"), float_tensor(f"{name}_weight", weight, "H")
@@ -100,8 +104,9 @@ def fused_linear_distillation_loss(
     rows = _objective(objective, student_hidden, vocabulary, temperature, parameters)
     scale = token_scale(student_hidden, student_hidden.shape[:-1], mask, weights, normalizer)
     if chunk_tokens is None:
-        chunk_tokens = max(1, max(HEAD_BLOCK_BYTES, student_weight.numel() // 2) // (4 * vocabulary))
-        chunk_tokens -= chunk_tokens % 16 if chunk_tokens > 16 else 0  # matrix products run fastest so
+        chunk_tokens = max(1, max(_head_block_bytes(student_weight), student_weight.numel() // 2) // (4 * vocabulary))
+        multiple = 128 if chunk_tokens > 128 else 16
+        chunk_tokens -= chunk_tokens % multiple if chunk_tokens > multiple else 0  # matrix products run fastest so
     elif isinstance(chunk_tokens, bool) or not isinstance(chunk_tokens, int) or chunk_tokens < 1:
         raise ValueError(f"chunk_tokens is {chunk_tokens!r}; give a whole number (an int) of at least 1, or None")
     dtype, device = scale.dtype, scale.device
@@ -115,22 +120,51 @@ def fused_linear_distillation_loss(
         to_weight = torch.zeros(head.shape, dtype=dtype, device=device) if weight_wanted else None
         valid = factors.nonzero().flatten()
         z, y = torch.empty(2, min(chunk_tokens, len(valid)), vocabulary, dtype=dtype, device=device)
+        rounded = z.new_empty(z.shape, dtype=torch.bfloat16) if hidden.dtype == torch.bfloat16 and _tensor_cores(hidden, head) else z  # z itself where it need not be
         for chosen in valid.split(chunk_tokens) if len(valid) else ():
-            h, z, y, factor = hidden[chosen].to(dtype), z[: len(chosen)], y[: len(chosen)], factors[chosen]
-            _logits(h, head, z), _logits(teacher[chosen].to(dtype), teacher_head, y)
-            total += each_block(rows, z, y, factor, *([z] if hidden_wanted or weight_wanted else []))
+            h, z, y, factor, gradient = hidden[chosen], z[: len(chosen)], y[: len(chosen)], factors[chosen], rounded[: len(chosen)]
+            _logits(h, head, z), _logits(teacher[chosen], teacher_head, y)
+            total += rows(z, y, factor, gradient if hidden_wanted or weight_wanted else None)
             if hidden_wanted:
-                to_hidden[chosen] = sum(z[:, a:b] @ part for a, b, part in _parts(head, dtype))
+                to_hidden[chosen] = _times_head(gradient, head)
             if weight_wanted:
-                to_weight.addmm_(z.T, h)
+                _add_to_head(to_weight, gradient, h)
         return total.to(dtype), [to_hidden if to_hidden is None else to_hidden.view(student_hidden.shape), to_weight]
 
     return with_gradient(compute, student_hidden, student_weight)
 
 
 def _logits(hidden, head, out):
+    if _tensor_cores(hidden, head):
+        _product(hidden, head.T, out)
+        return
+    hidden = hidden.to(out.dtype)
     for a, b, part in _parts(head, out.dtype):
         torch.mm(hidden, part.T, out=out[:, a:b])
+
+
+def _times_head(gradient, head):
+    if _tensor_cores(gradient, head):
+        return _product(gradient, head)
+    return sum(gradient[:, a:b] @ part for a, b, part in _parts(head, gradient.dtype))
+
+
+def _add_to_head(total, gradient, hidden):
+    if not _tensor_cores(gradient, hidden):
+        total.addmm_(gradient.T, hidden.to(gradient.dtype))
+        return
+    step = _head_rows(total)
+    for a in range(0, len(total), step):
+        total[a : a + step] += _product(gradient[:, a : a + step].T, hidden)
+
+
+def _tensor_cores(a, b):
+    """Whether the tensor cores of a GPU make the same product as float32 would: exact products, summed in float32."""
+    return a.is_cuda and a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)
+
+
+def _product(a, b, out=None):
+    return torch.mm(a, b, out_dtype=torch.float32, out=out)
 
 
 def _parts(head, dtype):
@@ -138,10 +172,18 @@ def _parts(head, dtype):
     if head.dtype == dtype:
         yield 0, len(head), head
         return
-    step = max(1, HEAD_BLOCK_BYTES // (4 * head.shape[1]))
+    step = _head_rows(head)
     for a in range(0, len(head), step):
         part = head[a : a + step].to(dtype)
         yield a, a + len(part), part
+
+
+def _head_rows(head):
+    return max(1, _head_block_bytes(head) // (4 * head.shape[1]))
+
+
+def _head_block_bytes(head):
+    return HEAD_BLOCK_BYTES if head.is_cpu else DEVICE_HEAD_BLOCK_BYTES
 
 
 # --- the objectives, for rows (n, V) of float32 or float64 logits --------------------------
@@ -280,7 +322,7 @@ OBJECTIVES = {  # name: (function, parameters that must be given, parameters tha
 
 
 def _objective(name, like, vocabulary, temperature, parameters):
-    """A function of a block of rows that returns the sum of its scaled values and writes its gradients."""
+    """A function of logits (..., V) and factors (...) that returns the sum of all scaled values and writes the gradients to a fourth tensor, unless None."""
     _validate.choice("objective", name, tuple(OBJECTIVES))
     function, required, optional = OBJECTIVES[name]
     if unknown := parameters.keys() - {*required, *optional}:
@@ -322,7 +364,13 @@ def _objective(name, like, vocabulary, temperature, parameters):
                 out.masked_fill_(masked[:, None], 0.0)
         return torch.where(masked, 0.0, value * factor).sum(dtype=torch.float64)
 
-    return rows
+    def all_rows(z, y, factor, out=None):
+        kernels = device_kernels(z, y)
+        if kernels and name in kernels.OBJECTIVES:
+            return kernels.divergence(function.__name__[1:], z, y, factor, out, temperature, *parameters.values())
+        return each_block(rows, z, y, factor, *([] if out is None else [out]))
+
+    return all_rows
 
 
 # --- checks ------------------------------------------------------------------------------
