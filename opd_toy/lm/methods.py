@@ -13,6 +13,7 @@ import torch
 
 from opd_toy.lm._shared import each_block, working_dtype
 from opd_toy.lm.losses import distillation_loss, group_advantage, grpo_loss, policy_gradient_loss, sft_loss, token_log_probabilities
+from opd_toy.lm.measures import position_kls
 
 BETA = 0.5  # of the JSD: how much of the mixture is the teacher's
 K = 4  # tokens of the teacher's that top_k compares
@@ -118,12 +119,11 @@ def log_probabilities(batch):
 
 
 def position_kl(student_logits, teacher_logits):
-    """KL(p||q) in nats of each position (...) of logits (..., V), all finite; a constant, float32 (float64 for float64)."""
+    """KL(p||q) in nats of each position (...) of logits (..., V), a constant; the dtype of the losses."""
     kl = torch.empty(student_logits.shape[:-1], dtype=working_dtype(student_logits), device=student_logits.device)
 
-    def rows(z, y, out):
-        log_p, log_q = torch.log_softmax(z.to(out.dtype), -1), torch.log_softmax(y.to(out.dtype), -1)
-        torch.linalg.vecdot(log_p.exp(), log_p - log_q, out=out)
+    def rows(z, y, out):  # a few at a time: the measure is in float64
+        out.copy_(position_kls(z, y))
         return 0
 
     each_block(rows, student_logits, teacher_logits, kl)

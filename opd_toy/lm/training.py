@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from opd_toy import provenance
 from opd_toy.checkpoints import Checkpoint, Stop
 from opd_toy.lm.losses import token_count
+from opd_toy.lm.measures import evaluate, response_logits
 from opd_toy.lm.methods import Batch, find_method
 from opd_toy.lm.model import load, response_mask, sample, save, uniforms, whole_number
 
@@ -87,7 +88,7 @@ def distill(method, preset, seed, teacher, student, *, folder, steps=None, micro
     teacher, student = teacher.to(device), copy.deepcopy(student).to(device)
     optimizer = torch.optim.AdamW(student.parameters(), lr=settings.rate, **OPTIMIZER)
     state = _begin(checkpoint, path, student, optimizer)
-    run = Run(method, preset, seed, group, rows, micro_batches, device, teacher, student, _parallel(student, task=preset.task), optimizer)
+    run = Run(method, preset, seed, group, rows, micro_batches, device, teacher, student, _parallel(student, preset.task), optimizer)
     whole = lambda: state | {"weights": student.state_dict(), "optimizer": optimizer.state_dict()}
     if not state["curve"]:
         _measure(run, state)
@@ -153,19 +154,14 @@ def draw_texts(run, number):
 
 
 class Responses(torch.nn.Module):
-    """A transformer that gives the logits (B, T, V) of the tokens behind the prompts of texts (B, P + T)."""
+    """A transformer that gives ``response_logits`` of texts, as DDP wants it: called, not by a method of its own."""
 
-    def __init__(self, model, prompt_length):
+    def __init__(self, model, task):
         super().__init__()
-        self.model, self.prompt_length = model, prompt_length
+        self.model, self.task = model, task
 
     def forward(self, texts):
-        return response_logits(self.model, texts, self.prompt_length)
-
-
-def response_logits(model, texts, prompt_length):
-    """Logits (B, T, V) of the T tokens that follow the prompts of ``texts`` (B, P + T); the head sees no prompt."""
-    return model.head(model.hidden(texts[:, :-1])[:, prompt_length - 1 :])
+        return response_logits(self.model, texts, self.task)
 
 
 def loss_of(method, student, teacher, task, texts, *, group=1, normalizer=None, autocast=None):
@@ -174,14 +170,14 @@ def loss_of(method, student, teacher, task, texts, *, group=1, normalizer=None, 
     student: a ``Transformer``, or a module that maps texts to logits as ``Responses`` does.
     normalizer: by default the valid tokens of these texts.
     """
-    found, start = find_method(method), task.prompt_length
-    mask = response_mask(texts, start, task.end)
+    found, mask = find_method(method), response_mask(texts, task.prompt_length, task.end)
     with mixed(texts.device, autocast):
-        logits = response_logits(student, texts, start) if hasattr(student, "hidden") else student(texts)
+        logits = student(texts) if not hasattr(student, "hidden") else response_logits(student, texts, task)
         with torch.no_grad():
-            wanted = response_logits(teacher, texts, start) if found.teacher else None
+            wanted = response_logits(teacher, texts, task) if found.teacher else None
     reward = task.rewards(texts) if found.grouped else None
-    return found.loss(Batch(logits, wanted, texts[:, start:], mask, reward, group, token_count(mask) if normalizer is None else normalizer))
+    normalizer = token_count(mask) if normalizer is None else normalizer
+    return found.loss(Batch(logits, wanted, texts[:, task.prompt_length :], mask, reward, group, normalizer))
 
 
 def loss_and_gradient(method, student, teacher, task, texts, **options):
@@ -217,7 +213,7 @@ def rows_of_rank(batch, group, micro_batches, rank, ranks):
 
 
 def _parallel(student, task):
-    responses = Responses(student, task.prompt_length)
+    responses = Responses(student, task)
     return DistributedDataParallel(responses) if rank_and_ranks()[1] > 1 else responses
 
 
@@ -261,8 +257,6 @@ def _begin(checkpoint, path, student, optimizer):
 
 
 def _measure(run, state):
-    from opd_toy.lm.measures import evaluate  # here, as it uses the losses above
-
     if rank_and_ranks()[0] == 0:
         with mixed(run.device, run.preset.autocast):
             measured = evaluate(run.student, run.teacher, run.preset)

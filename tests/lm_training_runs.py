@@ -1,0 +1,67 @@
+"""Small runs of the lab for tests/test_lm_training.py, in a process of their own: to be killed, or several at once.
+
+    python -m tests.lm_training_runs killed FOLDER                a run with a checkpoint at each step
+    python -m torch.distributed.run ... ranks FOLDER              two processes, in float64
+    python -m tests.lm_training_runs command ARGUMENTS            python -m opd_toy ARGUMENTS, with SMALL as its tiny preset
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+
+from opd_toy.__main__ import main
+from opd_toy.lm import presets, training
+from opd_toy.lm.model import Shape, load
+from opd_toy.lm.presets import Distillation, Preset, Recipe
+from opd_toy.lm.tasks import Sums
+
+TASK = Sums(terms=2, digits=1)
+LENGTH = TASK.prompt_length + TASK.length
+SMALL = Preset(
+    "tiny", TASK,
+    teacher=Recipe(Shape(TASK.vocabulary, 32, 2, 2, LENGTH), steps=60, batch=64, rate=1e-2), student=Recipe(Shape(TASK.vocabulary, 16, 1, 2, LENGTH), steps=30, batch=64, rate=1e-2, seed=1),
+    distillation=Distillation(steps=8, batch=16, rate=3e-3, group=4, evaluate_every=4, evaluation_prompts=16), seeds=(1,),
+)  # fmt: skip
+KILLED = "opd_reward", 5, 40  # method, seed, steps
+RANKS = ("sft", "gkd", "pg_1", "opd_reward")
+
+
+def models(folder):
+    """The teacher and the student that a test has put there."""
+    return load(Path(folder) / "tiny-teacher.safetensors"), load(Path(folder) / "tiny-student.safetensors")
+
+
+def killed(folder):
+    method, seed, steps = KILLED
+    return training.distill(method, SMALL, seed, *models(folder), folder=Path(folder) / "killed", steps=steps, seconds=0, report=lambda done, steps: print(done, flush=True))
+
+
+def in_float64(folder, out, method, **options):
+    """A short run in float64, and its weights."""
+    teacher, student = (model.double() for model in models(folder))
+    training.distill(method, SMALL, 3, teacher, student, folder=out, steps=4, say=lambda text: None, **options)
+    return load(training.student_path(out, method, SMALL, 3, 4)).state_dict()
+
+
+def ranks(folder):
+    torch.distributed.init_process_group("gloo")
+    for method in RANKS:
+        in_float64(folder, Path(folder) / "two", method)
+    in_float64(folder, Path(folder) / "two-in-parts", "gkd", micro_batches=2)
+    odd = dataclasses.replace(SMALL, distillation=dataclasses.replace(SMALL.distillation, batch=12))
+    try:
+        training.distill("rlvr", odd, 3, *models(folder), folder=folder)
+    except ValueError as error:
+        print(error)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if sys.argv[1] == "command":
+        presets.PRESETS["tiny"] = SMALL
+        main(sys.argv[2:])
+    else:
+        {"killed": killed, "ranks": ranks}[sys.argv[1]](sys.argv[2])
