@@ -1,0 +1,213 @@
+"""Every estimator at one student that is held still: variance, bias, agreement, growth with the length.
+
+The gradient of a text is that of a *sum* over its tokens, in all P parameters.  What the
+logits of a text get from an estimator comes from the very loss it is trained by
+(``opd_toy.lm.methods``); a backward pass a text and estimator carries it to the parameters.
+Texts are independent, each with a prompt of its own, so that for E estimators
+
+    covariance[e, f]  = trace of the covariance of one text's gradients e and f,
+    products[e, f]    = <E g_e, E g_f>, from *different* texts alone, hence without bias,
+
+follow from sums over blocks of texts.  Standard errors are the jackknife's over the blocks.
+
+Beside the methods there is "exact_costs", the Rao-Blackwellised return of chapter 6: the
+exact gradient of the KL at each position + score . exact KLs of the later ones.  It has
+the mean of pg_1, the gradient of the sequence KL, and less noise.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from opd_toy.lm.losses import discounted_return
+from opd_toy.lm.measures import position_kls, response_logits
+from opd_toy.lm.methods import METHODS, Batch
+from opd_toy.lm.model import response_mask, sample, uniforms
+
+ESTIMATORS = ("gkd", "top_k", "pg_0", "pg_baseline", "pg_0.5", "pg_0.9", "pg_1", "exact_costs")
+LOCAL, WHOLE = "gkd", "exact_costs"  # whose expectations are the gradients of the local KLs and of the sequence KL
+BLOCKS = 32
+
+
+# --- from texts to gradients -------------------------------------------------------------
+
+
+def signals(student_logits, teacher_logits, tokens, mask, estimators=ESTIMATORS):
+    """Derivative of each estimator's sum by the student's logits: (E, B, T, V).
+
+    Logits (B, T, V) constant, tokens (B, T), mask (B, T).
+    """
+    found = []
+    for name in estimators:
+        z = student_logits.detach().requires_grad_()
+        batch = Batch(z, teacher_logits, tokens, mask, None, 1, torch.ones((), dtype=torch.float64, device=z.device))
+        loss = METHODS[LOCAL if name == WHOLE else name].loss(batch)
+        gradient = torch.autograd.grad(loss, z)[0]
+        found.append(gradient + _future_costs(z.detach(), teacher_logits, tokens, mask) if name == WHOLE else gradient)
+    return torch.stack(found)
+
+
+def _future_costs(student_logits, teacher_logits, tokens, mask):
+    """score . sum of the exact KLs of all later positions: (B, T, V)."""
+    kl = torch.where(mask, position_kls(student_logits, teacher_logits), 0.0)
+    later = discounted_return(kl, 1.0, mask) - kl
+    score = -torch.softmax(student_logits, -1)
+    score.scatter_add_(-1, tokens[..., None], torch.ones_like(score[..., :1]))
+    return torch.where(mask[..., None], later[..., None].to(score) * score, 0.0)
+
+
+def text_gradients(model, task, texts, signals):
+    """Gradient of each text (P + T,) of ``texts`` for each of its ``signals`` (E, B, T, V): yields (E, P), text by text."""
+    parameters = list(model.parameters())
+    for text, own in zip(texts, signals.unbind(1)):
+        logits = response_logits(model, text[None], task)[0]
+        rows = [torch.autograd.grad(logits, parameters, signal, retain_graph=True) for signal in own]
+        yield torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
+
+
+# --- moments -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What K blocks of texts leave behind of their gradients: count (K,), products of block sums (K, K, E, E),
+    sums of products within a text (K, E, E); token_noise (K, E), see ``measured``."""
+
+    count: np.ndarray
+    between: np.ndarray
+    within: np.ndarray
+    token_noise: np.ndarray
+
+    def __post_init__(self):
+        for name in ("count", "between", "within", "token_noise"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+
+    def to_json(self):
+        return {name: getattr(self, name).tolist() for name in ("count", "between", "within", "token_noise")}
+
+
+def moments(blocks):
+    """``Moments`` of an iterable of blocks, each an iterable of pairs (gradients (E, P), token noise (E,)) of a text."""
+    sums, count, within, noise = [], [], [], []
+    for block in blocks:
+        total = own = lost = 0.0
+        for number, (gradients, token_noise) in enumerate(block, 1):
+            total, lost = total + gradients.double(), lost + token_noise.double()
+            own = own + (gradients.double() @ gradients.double().T)
+        sums.append(total), count.append(number), within.append(own.cpu().numpy()), noise.append(lost.cpu().numpy())
+    between = [[(a @ b.T).cpu().numpy() for b in sums] for a in sums]
+    return Moments(count, between, within, noise)
+
+
+def replicates(found):
+    """(products, covariance, token noise): (1 + K, E, E), (1 + K, E, E), (1 + K, E); first of all blocks, then of all but one."""
+    blocks = len(found.count)
+    keep = np.concatenate([np.ones((1, blocks)), 1 - np.eye(blocks)])
+    between = np.einsum("rk,rl,klef->ref", keep, keep, found.between)
+    within = np.einsum("rk,kef->ref", keep, found.within)
+    n = (keep @ found.count)[:, None, None]
+    return (between - within) / (n * (n - 1)), (within - between / n) / (n - 1), keep @ found.token_noise / n[..., 0]
+
+
+def jackknife(values):
+    """(value, standard error), each (...), of (1 + K, ...): a statistic of all blocks, then of all but one."""
+    values = np.asarray(values, dtype=np.float64)
+    left_out, blocks = values[1:], len(values) - 1
+    return values[0], np.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean(0)) ** 2).sum(0))
+
+
+def cosines(products, reference):
+    """Cosine of each expected gradient with that of index ``reference``: (1 + K, E).  NaN where a squared length comes out below 0."""
+    squares = np.einsum("ree->re", products)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return products[:, :, reference] / (np.sqrt(squares) * np.sqrt(squares[:, [reference]]))
+
+
+def relative_bias(products, reference):
+    """|E g_e - E g_reference|**2 / |E g_reference|**2: (1 + K, E)."""
+    squares = np.einsum("ree->re", products)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (squares + squares[:, [reference]] - 2 * products[:, :, reference]) / squares[:, [reference]]
+
+
+# --- one student -------------------------------------------------------------------------
+
+
+def measured(student, teacher, task, *key, count, length=None, redraw=True, blocks=BLOCKS, estimators=ESTIMATORS, report=None):
+    """``Moments`` of ``count`` texts of the student, which depend on ``key``; texts are cut at ``length`` tokens.
+
+    token_noise is the part of a text's variance that comes from drawing tokens at fixed
+    prefixes: the tokens are drawn twice more at the prefixes of the text, independently, and
+    it is half the mean squared distance of the two gradients; its sums are left out (0) with
+    redraw=False.
+    """
+    device = student.head.weight.device
+    length = task.length if length is None else length
+    prompts = task.prompts(count, *key, split="test").to(device)
+    texts = sample(student, prompts, uniforms(0, *key, "texts", shape=(count, task.length)).to(device), task.end, task.pad)
+    again = uniforms(0, *key, "redrawn", shape=(2, count, task.length)).to(device)
+
+    def block(rows):
+        part, numbers = texts[rows, : task.prompt_length + length], again[:, rows, :length]
+        mask = response_mask(part, task.prompt_length, task.end)
+        with torch.no_grad():
+            z, y = (response_logits(model, part, task) for model in (student, teacher))
+        own = signals(z, y, part[:, task.prompt_length :], mask, estimators)
+        if redraw:
+            cumulated = torch.softmax(z.double(), -1).cumsum(-1)
+            first, second = (torch.searchsorted(cumulated, (u[..., None] * cumulated[..., -1:]), right=True)[..., 0] for u in numbers)
+            own = torch.cat([own, signals(z, y, first, mask, estimators) - signals(z, y, second, mask, estimators)])
+        for done, gradients in enumerate(text_gradients(student, task, part, own), 1):
+            if report is not None:
+                report(rows.start + done, count)
+            yield gradients[: len(estimators)], gradients[len(estimators) :].double().square().sum(1) / 2 if redraw else torch.zeros(len(estimators))
+
+    edges = np.linspace(0, count, min(blocks, count) + 1).round().astype(int).tolist()
+    return moments(block(slice(start, stop)) for start, stop in zip(edges, edges[1:]))
+
+
+def summary(found, estimators=ESTIMATORS):
+    """{estimator: {"variance": (value, error), "to_gkd": ratio, "token_noise": …, "cosine_with_gkd": …, "cosine_with_sequence_kl": …, "bias": …}}.
+
+    bias: squared distance of the expected gradient from that of the sequence KL, over its
+    squared length.  Numbers are [value, standard error].
+    """
+    products, covariance, noise = replicates(found)
+    variance = np.einsum("ree->re", covariance)
+    local, whole = estimators.index(LOCAL), estimators.index(WHOLE)
+    columns = {
+        "variance": variance,
+        "ratio_to_gkd": variance / variance[:, [local]],
+        "token_noise": noise,
+        "squared_length": np.einsum("ree->re", products),
+        "cosine_with_gkd": cosines(products, local),
+        "cosine_with_sequence_kl": cosines(products, whole),
+        "bias": relative_bias(products, whole),
+    }
+    table = {name: jackknife(values) for name, values in columns.items()}
+    return {name: {column: [number(value[index]), number(error[index])] for column, (value, error) in table.items()} for index, name in enumerate(estimators)}
+
+
+def growth(by_length, estimators=ESTIMATORS):
+    """Variances against the length and their local exponents, from {length: Moments}: {estimator: {"variance": [...], "exponents": [...]}}, entries [value, error].
+
+    Lengths hold texts of their own, so that the errors of neighbours are independent.
+    """
+    lengths = sorted(by_length)
+    table = [jackknife(np.einsum("ree->re", replicates(by_length[length])[1])) for length in lengths]
+    steps = np.diff(np.log(lengths))
+    found = {}
+    for index, name in enumerate(estimators):
+        value, error = (np.array([row[part][index] for row in table]) for part in (0, 1))
+        relative = np.hypot((error / value)[1:], (error / value)[:-1])
+        found[name] = {
+            "variance": [[number(v), number(e)] for v, e in zip(value, error)],
+            "exponents": [[number(v), number(e)] for v, e in zip(np.diff(np.log(value)) / steps, relative / steps)],
+        }
+    return {"lengths": lengths, **found}
+
+
+def number(value, digits=4):
+    """A float of so many significant digits; None in the place of NaN or infinity."""
+    return float(f"{value:.{digits}g}") if np.isfinite(value) else None

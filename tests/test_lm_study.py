@@ -1,0 +1,342 @@
+"""The measures and the study of the lab, held to enumeration of all texts of a small transformer."""
+
+import itertools
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from opd_toy import sequences
+from opd_toy.lm import frozen, measures
+from opd_toy.lm.model import Shape, Transformer, sample, uniforms
+from opd_toy.lm.tasks import Sums
+
+V, T = 5, 3  # more tokens than top_k compares
+START = 1  # the prompt: one token
+
+
+class Spoken:
+    """A task without a question: every text of ``length`` tokens is one; ``end`` ends it sooner."""
+
+    prompt_length, pad, length = 1, 0, T
+
+    def __init__(self, end=V):
+        self.end = end  # V: a token that is never drawn
+
+    def prompts(self, count, *key, split):
+        return torch.full((count, 1), START)
+
+    def all_texts(self):
+        responses = [r for r in itertools.product(range(V), repeat=T)]
+        if self.end < V:  # what follows the end is padding
+            cut = lambda r: r[: r.index(self.end) + 1] + (self.pad,) * (T - r.index(self.end) - 1) if self.end in r else r
+            responses = sorted({cut(r) for r in responses})
+        return torch.tensor([[START, *r] for r in responses])
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A student and a teacher whose conditionals are far from uniform and from each other, float64."""
+    pair = [Transformer(Shape(V, 8, 1, 2, T + 1), seed=seed).double() for seed in (1, 2)]
+    with torch.no_grad():
+        for model in pair:
+            model.head.weight.mul_(1.7)
+    return pair
+
+
+def tree_logits(model):
+    """The model's logits at every prefix, as a TokenTree takes them: [(V**t, V)]."""
+    rows = []
+    for t in range(T):
+        prefixes = torch.tensor([[START, *prefix] for prefix in itertools.product(range(V), repeat=t)])
+        rows.append(model(prefixes)[:, -1])
+    return rows
+
+
+@pytest.fixture(scope="module")
+def trees(models):
+    return [sequences.TokenTree([rows.detach().numpy() for rows in tree_logits(model)]) for model in models]
+
+
+@pytest.fixture(scope="module")
+def jacobian(models):
+    """Of the student's tree logits in its parameters: (all prefixes x V, P)."""
+    flat, parameters = torch.cat([rows.flatten() for rows in tree_logits(models[0])]), list(models[0].parameters())
+    rows = [torch.cat([g.flatten() for g in torch.autograd.grad(entry, parameters, retain_graph=True)]) for entry in flat]
+    return torch.stack(rows).numpy()
+
+
+def gradients_of_all_texts(models, task=Spoken()):
+    texts = task.all_texts()
+    mask = measures.response_mask(texts, 1, task.end)
+    with torch.no_grad():
+        z, y = (measures.response_logits(model, texts, task) for model in models)
+    signals = frozen.signals(z, y, texts[:, 1:], mask)
+    return torch.stack(list(frozen.text_gradients(models[0], task, texts, signals))).numpy()  # (S, E, P)
+
+
+# --- KL of texts -------------------------------------------------------------------------
+
+
+def test_kl_of_texts_is_the_sequence_kl(models, trees):
+    student, teacher = models
+    for first, second, p, q in ((student, teacher, *trees), (teacher, student, *trees[::-1])):
+        kls = measures.text_kls(first, second, Spoken(), Spoken().all_texts())
+        assert kls.shape == (V**T, T)
+        assert p.sequence_probabilities() @ kls.sum(1).numpy() == pytest.approx(sequences.sequence_kl(p, q), rel=1e-12)
+
+
+def test_kl_of_texts_that_end_and_their_probabilities(models):
+    student, teacher = models
+    task = Spoken(end=2)
+    texts = task.all_texts()
+    log_p, log_q = (measures.text_log_probabilities(model, task, texts) for model in models)
+    assert log_p.exp().sum() == pytest.approx(1, abs=1e-12) and len(texts) == 1 + 4 + 4**2 + 4**3
+    kls = measures.text_kls(student, teacher, task, texts)
+    assert (kls[0] > 0).all() and (kls[texts[:, 1] == 2].tolist()[0][1:]) == [0, 0]  # 0 is a word as well as the padding
+    assert (log_p.exp() * kls.sum(1)).sum() == pytest.approx((log_p.exp() * (log_p - log_q)).sum().item(), rel=1e-12)
+
+
+def test_barred_tokens_count_for_nothing():
+    p, q = torch.tensor([0.0, 1.0, -math.inf]), torch.tensor([0.5, 0.0, -math.inf])
+    kl = measures.position_kls(p, q)
+    assert kl == pytest.approx(measures.position_kls(p[:2], q[:2]).item()) and kl > 0
+    assert measures.position_kls(q[:2], torch.tensor([1.0, -math.inf])) == math.inf
+    assert measures.position_kls(p + 1e-7, p) >= 0
+
+
+# --- gradients of texts ------------------------------------------------------------------
+
+
+def test_every_row_is_that_of_the_token_trees(models, trees, jacobian):
+    table = gradients_of_all_texts(models)
+    kl = sequences.token_kls(*trees)
+    position_kl = tuple(np.array(rows) for rows in _kl_at_prefixes(trees))
+    exact = {
+        "pg_0": sequences.reward_to_go(*trees, 0.0), "pg_0.5": sequences.reward_to_go(*trees, 0.5), "pg_0.9": sequences.reward_to_go(*trees, 0.9),
+        "pg_1": sequences.reward_to_go(*trees, 1.0), "pg_baseline": sequences.reward_to_go(*trees, 0.0, baseline=position_kl),
+        "gkd": sequences.reward_to_go(*trees, 0.0, signal="full_vocabulary"), "exact_costs": sequences.reward_to_go(*trees, 1.0, signal="full_vocabulary"),
+    }  # fmt: skip
+    for name, rows in exact.items():
+        np.testing.assert_allclose(table[:, frozen.ESTIMATORS.index(name)], rows.dense() @ jacobian, atol=1e-12 * np.abs(table).max(), err_msg=name)
+    assert kl.shape == (V**T, T)
+
+
+def _kl_at_prefixes(trees):
+    p, q = trees
+    return [(np.exp(a) * (a - b)).sum(1) for a, b in zip(p.log_probabilities, q.log_probabilities)]
+
+
+def test_expectations_are_the_gradients_of_the_sequence_kl_and_of_gkd(models, trees, jacobian):
+    student, teacher = models
+    texts = Spoken().all_texts()
+    log_p, log_q = (_differentiable_log_probabilities(model, texts) for model in models)
+    exact = torch.autograd.grad((log_p.exp() * (log_p - log_q)).sum(), list(student.parameters()))
+    exact = torch.cat([part.flatten() for part in exact]).numpy()
+    mean = np.einsum("s,sep->ep", trees[0].sequence_probabilities(), gradients_of_all_texts(models))
+    at = {name: mean[index] for index, name in enumerate(frozen.ESTIMATORS)}
+    scale = np.abs(exact).max()
+    for name in ("pg_1", "exact_costs"):
+        np.testing.assert_allclose(at[name], exact, atol=1e-12 * scale)
+    for name in ("gkd", "pg_0", "pg_baseline"):
+        np.testing.assert_allclose(at[name], sequences.on_policy_gkd_gradient(*trees) @ jacobian, atol=1e-12 * scale)
+        assert np.abs(at[name] - exact).max() > 0.01 * scale  # the future is missing
+
+
+def _differentiable_log_probabilities(model, texts):
+    logs = torch.log_softmax(model(texts[:, :-1]), -1)
+    return logs.gather(-1, texts[:, 1:, None])[..., 0].sum(1)
+
+
+def test_after_the_end_nothing_is_learned(models):
+    table, task = gradients_of_all_texts(models, Spoken(end=2)), Spoken(end=2)
+    log_p, log_q = (measures.text_log_probabilities(model, task, task.all_texts()) for model in models)
+    mean = np.einsum("s,sep->ep", log_p.exp().numpy(), table)
+    student, texts = models[0], task.all_texts()
+    mask = measures.response_mask(texts, 1, 2)
+    logs = [torch.log_softmax(model(texts[:, :-1]), -1).gather(-1, texts[:, 1:, None])[..., 0].masked_fill(~mask, 0.0).sum(1) for model in models]
+    exact = torch.autograd.grad((logs[0].exp() * (logs[0] - logs[1])).sum(), list(student.parameters()))
+    exact = torch.cat([part.flatten() for part in exact]).numpy()
+    for name in ("pg_1", "exact_costs"):
+        np.testing.assert_allclose(mean[frozen.ESTIMATORS.index(name)], exact, atol=1e-12 * np.abs(exact).max())
+
+
+# --- variances and inner products --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def enumerated(models, trees):
+    """Exact (products, covariance, token noise) of all estimators, by all texts and all redraws."""
+    table, p = gradients_of_all_texts(models), trees[0].sequence_probabilities()
+    mean = np.einsum("s,sep->ep", p, table)
+    products = mean @ mean.T
+    covariance = np.einsum("s,sep,sfp->ef", p, table, table) - products
+    student, texts = models[0], Spoken().all_texts()
+    words, noise = texts[:, 1:], 0.0
+    for chance, text in zip(p, texts):
+        same = text.repeat(len(texts), 1)
+        with torch.no_grad():
+            z, y = (measures.response_logits(model, same, Spoken()) for model in models)
+        redrawn = torch.log_softmax(z, -1).gather(-1, words[..., None])[..., 0].sum(1).exp().numpy()
+        signals = frozen.signals(z, y, words, torch.ones_like(words, dtype=torch.bool))  # (E, redraws, T, V)
+        each_logit = torch.eye(T * V, dtype=torch.float64).view(T * V, 1, T, V)
+        to_parameters = next(frozen.text_gradients(student, Spoken(), text[None], each_logit)).numpy()
+        rows = signals.flatten(2).numpy() @ to_parameters
+        centred = rows - np.einsum("s,esp->ep", redrawn, rows)[:, None]
+        noise = noise + chance * np.einsum("s,esp,esp->e", redrawn, centred, centred)
+    return products, covariance, noise
+
+
+@pytest.fixture(scope="module")
+def found(models):
+    return frozen.measured(*models, Spoken(), "test", count=250, blocks=25)
+
+
+def test_measured_moments_are_the_enumerated_ones(found, enumerated):
+    products, covariance, noise = enumerated
+    measured = [frozen.jackknife(values) for values in frozen.replicates(found)]
+    for (value, error), exact in zip(measured, (products, covariance, noise)):
+        assert (np.abs(value - exact) < 4 * error + 1e-12).all()
+        assert (error < 0.6 * np.abs(exact) + 0.1 * np.abs(exact).max()).all()  # else it would say little
+    index = {name: number for number, name in enumerate(frozen.ESTIMATORS)}
+    assert measured[2][0][index["gkd"]] == 0 == pytest.approx(enumerated[2][index["gkd"]], abs=1e-20)  # it never looks at the token drawn
+    assert measured[2][0][index["top_k"]] == 0 and measured[2][0][index["pg_0"]] > 5 * measured[2][1][index["pg_0"]]
+
+
+def test_cosines_and_biases_are_those_of_the_enumerated_products(found, enumerated):
+    products, covariance, _ = enumerated
+    whole, local, squares = frozen.ESTIMATORS.index("exact_costs"), frozen.ESTIMATORS.index("gkd"), np.diag(products)
+    for reference in (whole, local):
+        np.testing.assert_allclose(frozen.cosines(products[None], reference)[0], products[reference] / np.sqrt(squares * squares[reference]), rtol=1e-12)
+    np.testing.assert_allclose(frozen.relative_bias(products[None], whole)[0], (squares + squares[whole] - 2 * products[whole]) / squares[whole], rtol=1e-12)
+    table, (measured, _, noise) = frozen.summary(found), frozen.replicates(found)
+    for index, name in enumerate(frozen.ESTIMATORS):
+        for column, value, reference in (("variance", covariance[index, index], 4), ("ratio_to_gkd", covariance[index, index] / covariance[local, local], 4)):
+            assert abs(table[name][column][0] - value) < reference * table[name][column][1] + 1e-3 * value, (name, column)
+        assert table[name]["cosine_with_gkd"][0] == frozen.number(frozen.cosines(measured, local)[0, index])
+        assert table[name]["cosine_with_sequence_kl"][0] == frozen.number(frozen.cosines(measured, whole)[0, index])
+        assert table[name]["token_noise"][0] == frozen.number(noise[0, index]) and table[name]["bias"][0] == frozen.number(frozen.relative_bias(measured, whole)[0, index])
+    assert table["gkd"]["cosine_with_gkd"] == [1.0, pytest.approx(0, abs=1e-14)] and table["exact_costs"]["bias"] == [0.0, 0.0]
+
+
+def test_moments_of_vectors_with_a_known_mean_have_no_bias_and_honest_errors():
+    random, mean = np.random.default_rng(0), np.array([[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]])
+    values, errors = [], []
+    for _ in range(300):
+        texts = mean + random.standard_normal((40, 2, 3)) * np.array([[2.0], [1.0]])
+        blocks = [[(torch.tensor(text), torch.tensor([1.0, 2.0])) for text in part] for part in np.split(texts, 8)]
+        parts = [frozen.jackknife(each) for each in frozen.replicates(frozen.moments(blocks))]
+        products, _, _ = frozen.replicates(frozen.moments(blocks))
+        parts = [*parts[:2], frozen.jackknife(frozen.cosines(products, 1)[:, :1]), frozen.jackknife(frozen.relative_bias(products, 1)[:, :1])]
+        values.append(np.concatenate([part[0].ravel() for part in parts])), errors.append(np.concatenate([part[1].ravel() for part in parts]))
+    values, errors = np.array(values), np.array(errors)
+    exact = np.array([*(mean @ mean.T).ravel(), 12.0, 0.0, 0.0, 3.0, 0.2, 4.2])
+    linear = slice(0, 8)  # the others are ratios
+    assert (np.abs(values.mean(0) - exact)[linear] < 4 * values.std(0)[linear] / math.sqrt(300)).all()
+    assert (np.abs(np.median(values, 0) - exact) < 0.35 * values.std(0)).all()
+    ratio = np.sqrt((errors**2).mean(0)) / values.std(0)
+    assert (ratio > 0.85).all() and (ratio < 1.3).all()
+
+
+def test_moments_do_not_depend_on_the_blocks_but_for_the_errors(models):
+    fine, coarse = (frozen.replicates(frozen.measured(*models, Spoken(), "same", count=24, blocks=blocks, redraw=False)) for blocks in (24, 3))
+    for a, b in zip(fine[:2], coarse[:2]):
+        np.testing.assert_allclose(a[0], b[0], atol=1e-12 * np.abs(a[0]).max())
+
+
+def test_growth_takes_cut_texts(models, trees):
+    by_length = {length: frozen.measured(*models, Spoken(), "growth", length, count=36, length=length, blocks=12, redraw=False) for length in (1, 3)}
+    found = frozen.growth(by_length)
+    assert found["lengths"] == [1, 3]
+    for name in ("pg_0", "pg_1"):
+        (first, _), (last, error) = found[name]["variance"]
+        assert found[name]["exponents"][0][0] == pytest.approx(math.log(last / first) / math.log(3), rel=1e-2)
+    assert found["pg_0"]["variance"][0] == found["pg_1"]["variance"][0]  # one token has no future
+    assert found["gkd"]["variance"][0][0] == pytest.approx(0, abs=1e-12)  # one prompt, no prefix: nothing is random
+
+
+# --- modes, questions --------------------------------------------------------------------
+
+
+def test_right_workings_are_all_orders_and_all_right():
+    task = Sums(terms=3, digits=2)
+    prompts = task.prompts(5, "test")
+    workings = measures.right_workings(task, prompts)
+    assert workings.shape == (5, 6, task.prompt_length + task.length)
+    assert task.workings(workings.flatten(0, 1)).view(5, 6).tolist() == [list(range(6))] * 5
+    assert (workings[:, :, : task.prompt_length] == prompts[:, None]).all()
+
+
+def test_order_entropy_is_that_given_a_right_working():
+    assert measures.order_entropy(torch.full((4, 6), 0.01).double()) == pytest.approx(math.log(6))
+    two = torch.tensor([[0.5, 0.5], [0.2, 0.0]]).double()  # one prompt certain of its order, seldom right
+    assert measures.order_entropy(two) == pytest.approx(math.log(2) * 1.0 / 1.2)
+    assert measures.order_entropy(torch.zeros(2, 3).double()) is None
+
+
+@pytest.fixture(scope="module")
+def preset():
+    task = Sums(terms=2, digits=1)
+    recipe = SimpleNamespace(shape=Shape(16, 16, 1, 2, task.prompt_length + task.length))
+    return _Preset(task, recipe)
+
+
+class _Preset(SimpleNamespace):
+    def __init__(self, task, recipe):
+        super().__init__(name="test", task=task, student=recipe, teacher=recipe, distillation=SimpleNamespace(evaluation_prompts=50))
+
+    __hash__ = object.__hash__
+
+
+def test_evaluate_is_what_the_texts_say(preset):
+    task = preset.task
+    student, teacher = (Transformer(preset.student.shape, seed=seed) for seed in (1, 2))
+    asked = measures.questions(teacher, preset)
+    own = sample(student, asked.prompts, asked.numbers, task.end, task.pad)
+    reverse, forward, lengths = [], [], []
+    for text, answer in zip(own, asked.answers):
+        for store, prefix_of, first, second in ((reverse, text, student, teacher), (forward, answer, teacher, student)):
+            total = 0.0
+            for t in range(task.prompt_length, len(prefix_of)):
+                log_p, log_q = (torch.log_softmax(model(prefix_of[None, :t])[0, -1].double(), -1) for model in (first, second))
+                total += (log_p.exp() * (log_p - log_q)).sum().item()
+                if prefix_of[t] == task.end:
+                    break
+            store.append(total)
+            if store is reverse:
+                lengths.append(t + 1 - task.prompt_length)
+    found = measures.evaluate(student, teacher, preset)
+    assert found["sequence_kl"] == pytest.approx(np.mean(reverse), rel=1e-4)
+    assert found["forward_sequence_kl"] == pytest.approx(np.mean(forward), rel=1e-4)
+    assert found["length"] == pytest.approx(np.mean(lengths))
+    assert found["accuracy"] == float(task.rewards(own).mean())
+    chance = torch.stack([measures.text_log_probabilities(student, task, workings).exp() for workings in asked.workings])
+    assert found["right_working"] == pytest.approx(chance.sum(1).mean().item(), rel=1e-4)
+    assert found["distinct"] == pytest.approx((1 - (1 - chance) ** 16).sum(1).mean().item(), rel=1e-4)
+    same = measures.evaluate(teacher, teacher, preset)
+    assert same["sequence_kl"] == pytest.approx(0, abs=1e-9) and same["forward_sequence_kl"] == pytest.approx(0, abs=1e-9)
+
+
+def test_answers_are_drawn_again_when_the_teacher_has_changed(preset):
+    teacher = Transformer(preset.student.shape, seed=2)
+    before = measures.questions(teacher, preset)
+    assert measures.questions(teacher, preset) is before
+    with torch.no_grad():
+        teacher.head.weight.mul_(-1)
+    assert (measures.questions(teacher, preset).answers != before.answers).any()
+
+
+def test_exposure_is_the_mean_of_each_position(preset):
+    task = preset.task
+    student, teacher = (Transformer(preset.student.shape, seed=seed) for seed in (1, 2))
+    rows = measures.exposure(student, teacher, preset, 30)
+    asked = measures.questions(teacher, preset, 30)
+    for name, texts in (("own", sample(student, asked.prompts, asked.numbers, task.end, task.pad)), ("teacher", asked.answers)):
+        kls, mask = measures.text_kls(student, teacher, task, texts), measures.response_mask(texts, task.prompt_length, task.end)
+        for t, (kl, error, count) in enumerate(zip(*rows[name].values())):
+            here = kls[mask[:, t], t]
+            assert (kl, count) == (pytest.approx(here.mean().item()), len(here))
+            assert error == pytest.approx(here.std().item() / math.sqrt(len(here)))
+    assert uniforms(1, shape=(2,)).shape == (2,)
