@@ -1,17 +1,20 @@
 """Small runs of the lab for tests/test_lm_training.py, in a process of their own: to be killed, or several at once.
 
     python -m tests.lm_training_runs killed FOLDER                a run with a checkpoint at each step
-    python -m torch.distributed.run ... ranks FOLDER              two processes, in float64
+    python -m torch.distributed.run ... ranks FOLDER              two processes: the command, then runs in float64
     python -m tests.lm_training_runs command ARGUMENTS            python -m opd_toy ARGUMENTS, with SMALL as its tiny preset
 """
 
 import dataclasses
+import os
+import signal
 import sys
 from pathlib import Path
 
 import torch
 
 from opd_toy.__main__ import main
+from opd_toy.checkpoints import Stop
 from opd_toy.lm import presets, training
 from opd_toy.lm.model import Shape, load
 from opd_toy.lm.presets import Distillation, Preset, Recipe
@@ -26,6 +29,7 @@ SMALL = Preset(
 )  # fmt: skip
 KILLED = "opd_reward", 5, 40  # method, seed, steps
 RANKS = ("sft", "gkd", "pg_1", "opd_reward")
+STOPPED = "pg_1"  # of them, and taken up again
 
 
 def models(folder):
@@ -45,9 +49,31 @@ def in_float64(folder, out, method, **options):
     return load(training.student_path(out, method, SMALL, 3, 4)).state_dict()
 
 
+def stopped_at_step_2(folder, out, method):
+    """The run is stopped where the second process alone has heard the signal."""
+    step = training.step
+
+    def heard(run, number):
+        if number == 2 and os.environ["RANK"] == "1":
+            Stop.asked = signal.SIGTERM
+        return step(run, number)
+
+    training.step = heard
+    try:
+        in_float64(folder, out, method)
+    except KeyboardInterrupt:
+        iteration = torch.load(training.student_path(out, method, SMALL, 3, 4).with_suffix(".pt"))["state"]["iteration"] if os.environ["RANK"] == "0" else None
+        print(f"stopped with {iteration}", flush=True)
+    training.step, Stop.asked = step, 0
+
+
 def ranks(folder):
-    torch.distributed.init_process_group("gloo")
+    command(["train", "--method", "gkd", "--preset", "tiny", "--steps", "3", "--json", "--folder", str(Path(folder) / "made by two")])
+    # torchrun's own meeting place serves one group, the command's
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=int(os.environ["RANK"]), world_size=2)
     for method in RANKS:
+        if method == STOPPED:
+            stopped_at_step_2(folder, Path(folder) / "two", method)
         in_float64(folder, Path(folder) / "two", method)
     in_float64(folder, Path(folder) / "two-in-parts", "gkd", micro_batches=2)
     odd = dataclasses.replace(SMALL, distillation=dataclasses.replace(SMALL.distillation, batch=12))
@@ -58,10 +84,14 @@ def ranks(folder):
     torch.distributed.destroy_process_group()
 
 
+def command(arguments):
+    presets.PRESETS["tiny"] = SMALL
+    main(arguments)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if sys.argv[1] == "command":
-        presets.PRESETS["tiny"] = SMALL
-        main(sys.argv[2:])
+        command(sys.argv[2:])
     else:
         {"killed": killed, "ranks": ranks}[sys.argv[1]](sys.argv[2])

@@ -330,11 +330,11 @@ def test_wrong_settings_are_named(arguments, message, pair, tmp_path):
 
 @pytest.fixture(scope="module")
 def two(folder):
-    """What two processes print; their weights lie below the folder."""
+    """What two processes print and say; their weights lie below the folder."""
     run = process("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.lm_training_runs", "ranks", folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
     printed, said = run.communicate(timeout=120)
     assert run.returncode == 0, said
-    return printed
+    return printed, said
 
 
 @pytest.mark.parametrize("method", RANKS)
@@ -364,23 +364,25 @@ def test_two_processes_keep_one_curve_and_name_a_batch_they_cannot_share(folder,
             alone = curve
     for name in curve.keys() - {"seconds"}:
         assert curve[name] == pytest.approx(alone[name], rel=1e-9), name
-    assert two.count("batch is 12, which cannot be split among 2 processes with 1 micro-batches each in whole groups of 4; give a multiple of 8") == 2
+    assert two[0].count("batch is 12, which cannot be split among 2 processes with 1 micro-batches each in whole groups of 4; give a multiple of 8") == 2
+
+
+def test_asked_to_stop_all_processes_stop_after_one_step(two):
+    """And go on to the weights of one process: ``STOPPED`` is among the methods above."""
+    assert sorted(re.findall("stopped with (.*)", two[0])) == ["2", "None"]
 
 
 def test_rows_are_shared_out_in_order():
     assert [rows_of_rank(24, 3, 2, rank, 4) for rank in range(4)] == [slice(0, 6), slice(6, 12), slice(12, 18), slice(18, 24)]
 
 
-def test_the_command_on_two_processes(folder, tmp_path):
-    arguments = ["train", "--method", "gkd", "--preset", "tiny", "--steps", "3", "--json"]
-    run = process("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.lm_training_runs", "command", *arguments, "--folder", tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    printed, said = run.communicate(timeout=120)
-    assert run.returncode == 0, said
-    found = json.loads(printed)  # of one rank
-    assert found["curve"]["steps"] == [0, 3] and said.count("gkd: tiny, seed 1 3/3") == 1 and said.count("teacher: tiny 60/60") == 1
-    teacher, student = load(tmp_path / "tiny-teacher.safetensors"), load(tmp_path / "tiny-student.safetensors")
-    alone = distill("gkd", SMALL, 1, teacher, student, folder=tmp_path / "alone", steps=3, **QUIET)
-    assert found["curve"]["tokens"] == alone["tokens"]
+def test_the_command_on_two_processes(folder, two):
+    printed, said = two
+    found = json.loads(printed.splitlines()[0])  # of one rank
+    assert found["curve"]["steps"] == [0, 3] and printed.count('"curve"') == said.count("gkd: tiny, seed 1 3/3") == said.count("teacher: tiny 60/60") == 1
+    made = folder / "made by two"
+    alone = distill("gkd", SMALL, 1, load(made / "tiny-teacher.safetensors"), load(made / "tiny-student.safetensors"), folder=folder / "alone", steps=3, **QUIET)
+    assert found["curve"]["tokens"] == alone["tokens"] and found["curve"]["sequence_kl"] == pytest.approx(alone["sequence_kl"], rel=1e-4)
 
 
 # --- the command -------------------------------------------------------------------------
