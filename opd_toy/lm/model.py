@@ -24,6 +24,7 @@ from torch import nn
 from opd_toy import _validate
 
 FORMAT = "opd_toy.lm.model 1"
+TURN_BASE = 1000.0  # of the rotary angles; 10 000 is for texts of thousands of tokens, and here learned slower
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,11 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def _draw_weights(self, generator):
-        """Normal, the spread of a matrix 1/sqrt(inputs); less where it adds to the stream, so that depth does not make it grow."""
+        """Normal, the spread of a matrix 1/2 sqrt(inputs); less where it adds to the stream, so that depth does not make it grow."""
         for name, weight in self.named_parameters():
             if weight.ndim == 1:
                 continue  # an RMSNorm's, which stays 1
-            spread = 1.0 if name.startswith("embedding") else weight.shape[1] ** -0.5
+            spread = 0.3 if name.startswith("embedding") else 0.5 * weight.shape[1] ** -0.5
             if name.endswith(("mixed.weight", "down.weight")):
                 spread *= (2 * self.shape.layers) ** -0.5
             weight.normal_(std=spread, generator=generator)
@@ -169,10 +170,10 @@ def rotate(x, turn):
 
 @functools.cache
 def _turns(length, width, device, dtype):
-    """Cosine and sine (length, width/2) of position * 10000**(-2 i / width), made in float64."""
+    """Cosine and sine (length, width/2) of position * TURN_BASE**(-2 i / width), made in float64."""
     dtype = torch.float64 if dtype == torch.float64 else torch.float32
     with torch.inference_mode(False):  # kept, and so for training as well
-        angle = torch.arange(length, dtype=torch.float64)[:, None] * 10000.0 ** (torch.arange(0, width, 2, dtype=torch.float64) / -width)
+        angle = torch.arange(length, dtype=torch.float64)[:, None] * TURN_BASE ** (torch.arange(0, width, 2, dtype=torch.float64) / -width)
         return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
 
 
@@ -260,8 +261,8 @@ def load(path):
         shape = Shape(**json.loads(metadata["shape"]))
         model = Transformer(shape)
         weights = safetensors.torch.load_file(path)
-        model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
-    except (RuntimeError, TypeError, KeyError, StopIteration, ValueError) as error:
+        model.to(weights["head.weight"].dtype).load_state_dict(weights)
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"path is {str(path)!r}, whose weights do not fit the shape it names ({str(error).splitlines()[0]}); make it again with save") from None
     return model
 
