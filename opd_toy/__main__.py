@@ -53,7 +53,13 @@ def train(commands):
     add(commands)
 
 
-COMMANDS = (tables, figures, variance, train)
+def study(commands):
+    from opd_toy.lm.study_command import add
+
+    add(commands)
+
+
+COMMANDS = (tables, figures, variance, train, study)
 
 
 def main(arguments=None):

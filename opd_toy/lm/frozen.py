@@ -12,7 +12,9 @@ follow from sums over blocks of texts.  Standard errors are the jackknife's over
 
 Beside the methods there is "exact_costs", the Rao-Blackwellised return of chapter 6: the
 exact gradient of the KL at each position + score . exact KLs of the later ones.  It has
-the mean of pg_1, the gradient of the sequence KL, and less noise.
+the mean of pg_1, the gradient of the sequence KL, and less noise.  "exact_costs_centred"
+takes off the later KLs their mean at the position, known from other texts, which keeps the
+mean as well; what is said of the sequence KL's gradient is measured on it.
 """
 
 from dataclasses import dataclass
@@ -25,36 +27,44 @@ from opd_toy.lm.measures import position_kls, response_logits
 from opd_toy.lm.methods import METHODS, Batch
 from opd_toy.lm.model import response_mask, sample, uniforms
 
-ESTIMATORS = ("gkd", "top_k", "pg_0", "pg_baseline", "pg_0.5", "pg_0.9", "pg_1", "exact_costs")
-LOCAL, WHOLE = "gkd", "exact_costs"  # whose expectations are the gradients of the local KLs and of the sequence KL
+ESTIMATORS = ("gkd", "top_k", "pg_0", "pg_baseline", "pg_0.5", "pg_0.9", "pg_1", "exact_costs", "exact_costs_centred")
+WITH_FUTURE = ("exact_costs", "exact_costs_centred")
+LOCAL, WHOLE = "gkd", "exact_costs_centred"  # whose expectations are the gradients of the local KLs and of the sequence KL
 BLOCKS = 32
+BASELINE_TEXTS = 256
 
 
 # --- from texts to gradients -------------------------------------------------------------
 
 
-def signals(student_logits, teacher_logits, tokens, mask, estimators=ESTIMATORS):
+def signals(student_logits, teacher_logits, tokens, mask, later_kl, estimators=ESTIMATORS):
     """Derivative of each estimator's sum by the student's logits: (E, B, T, V).
 
-    Logits (B, T, V) constant, tokens (B, T), mask (B, T).
+    Logits (B, T, V) constant, tokens (B, T), mask (B, T); later_kl (T,): what is taken off
+    in "exact_costs_centred".
     """
     found = []
     for name in estimators:
         z = student_logits.detach().requires_grad_()
         batch = Batch(z, teacher_logits, tokens, mask, None, 1, torch.ones((), dtype=torch.float64, device=z.device))
-        loss = METHODS[LOCAL if name == WHOLE else name].loss(batch)
-        gradient = torch.autograd.grad(loss, z)[0]
-        found.append(gradient + _future_costs(z.detach(), teacher_logits, tokens, mask) if name == WHOLE else gradient)
+        loss = METHODS[LOCAL if name in WITH_FUTURE else name].loss(batch)
+        found.append(torch.autograd.grad(loss, z)[0])
+        if name in WITH_FUTURE:
+            later = later_kls(z.detach(), teacher_logits, mask)
+            found[-1] += _score_times(later - later_kl if name == WHOLE else later, z.detach(), tokens, mask)
     return torch.stack(found)
 
 
-def _future_costs(student_logits, teacher_logits, tokens, mask):
-    """score . sum of the exact KLs of all later positions: (B, T, V)."""
+def later_kls(student_logits, teacher_logits, mask):
+    """Sum of the exact KLs of all later positions: (B, T)."""
     kl = torch.where(mask, position_kls(student_logits, teacher_logits), 0.0)
-    later = discounted_return(kl, 1.0, mask) - kl
+    return discounted_return(kl, 1.0, mask) - kl
+
+
+def _score_times(weight, student_logits, tokens, mask):
     score = -torch.softmax(student_logits, -1)
     score.scatter_add_(-1, tokens[..., None], torch.ones_like(score[..., :1]))
-    return torch.where(mask[..., None], later[..., None].to(score) * score, 0.0)
+    return torch.where(mask[..., None], weight[..., None].to(score) * score, 0.0)
 
 
 def text_gradients(model, task, texts, signals):
@@ -144,20 +154,27 @@ def measured(student, teacher, task, *key, count, length=None, redraw=True, bloc
     """
     device = student.head.weight.device
     length = task.length if length is None else length
-    prompts = task.prompts(count, *key, split="test").to(device)
-    texts = sample(student, prompts, uniforms(0, *key, "texts", shape=(count, task.length)).to(device), task.end, task.pad)
+
+    def draw(number, purpose):
+        prompts = task.prompts(number, *key, purpose, split="test").to(device)
+        return sample(student, prompts, uniforms(0, *key, purpose, shape=(number, task.length)).to(device), task.end, task.pad)
+
+    texts, others = draw(count, "texts")[:, : task.prompt_length + length], draw(BASELINE_TEXTS, "others")[:, : task.prompt_length + length]
+    with torch.no_grad():
+        mask = response_mask(others, task.prompt_length, task.end)
+        later_kl = later_kls(*(response_logits(model, others, task) for model in (student, teacher)), mask).sum(0) / mask.sum(0).clamp_min(1)
     again = uniforms(0, *key, "redrawn", shape=(2, count, task.length)).to(device)
 
     def block(rows):
-        part, numbers = texts[rows, : task.prompt_length + length], again[:, rows, :length]
+        part, numbers = texts[rows], again[:, rows, :length]
         mask = response_mask(part, task.prompt_length, task.end)
         with torch.no_grad():
             z, y = (response_logits(model, part, task) for model in (student, teacher))
-        own = signals(z, y, part[:, task.prompt_length :], mask, estimators)
+        own = signals(z, y, part[:, task.prompt_length :], mask, later_kl, estimators)
         if redraw:
             cumulated = torch.softmax(z.double(), -1).cumsum(-1)
             first, second = (torch.searchsorted(cumulated, (u[..., None] * cumulated[..., -1:]), right=True)[..., 0] for u in numbers)
-            own = torch.cat([own, signals(z, y, first, mask, estimators) - signals(z, y, second, mask, estimators)])
+            own = torch.cat([own, signals(z, y, first, mask, later_kl, estimators) - signals(z, y, second, mask, later_kl, estimators)])
         for done, gradients in enumerate(text_gradients(student, task, part, own), 1):
             if report is not None:
                 report(rows.start + done, count)
@@ -179,6 +196,7 @@ def summary(found, estimators=ESTIMATORS):
     columns = {
         "variance": variance,
         "ratio_to_gkd": variance / variance[:, [local]],
+        "ratio_to_pg_0": variance / variance[:, [estimators.index("pg_0")]],
         "token_noise": noise,
         "squared_length": np.einsum("ree->re", products),
         "cosine_with_gkd": cosines(products, local),
@@ -200,10 +218,11 @@ def growth(by_length, estimators=ESTIMATORS):
     found = {}
     for index, name in enumerate(estimators):
         value, error = (np.array([row[part][index] for row in table]) for part in (0, 1))
-        relative = np.hypot((error / value)[1:], (error / value)[:-1])
+        with np.errstate(invalid="ignore", divide="ignore"):  # a variance that is 0 but for rounding
+            exponents, relative = np.diff(np.log(value)) / steps, np.hypot((error / value)[1:], (error / value)[:-1])
         found[name] = {
             "variance": [[number(v), number(e)] for v, e in zip(value, error)],
-            "exponents": [[number(v), number(e)] for v, e in zip(np.diff(np.log(value)) / steps, relative / steps)],
+            "exponents": [[number(v), number(e)] for v, e in zip(exponents, relative / steps)],
         }
     return {"lengths": lengths, **found}
 

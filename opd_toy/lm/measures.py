@@ -17,7 +17,7 @@ from opd_toy.lm.model import response_mask, sample, uniforms
 
 DRAWS = 16  # of one prompt, among which ``distinct`` counts different right workings
 SEED = 2026  # of the questions, the same for all presets and runs
-MODE_TEXTS = 512  # right workings looked at, at most
+MODE_TEXTS = 512  # right workings looked at, at most; eight times as many where the prompts are counted by the caller
 CHUNK = 1 << 24  # logits held at a time, as float64
 
 
@@ -152,7 +152,8 @@ def questions(teacher, preset, prompts=None):
     if key not in kept:
         asked = task.prompts(count, SEED, split="test").to(device)
         own, others = (uniforms(SEED, "answers", who, shape=(count, task.length)).to(device) for who in ("student", "teacher"))
-        kept[key] = Questions(asked, own, sample(teacher, asked, others, task.end, task.pad), right_workings(task, asked[: max(1, MODE_TEXTS // len(task.orders))]))
+        most = (MODE_TEXTS if prompts is None else 8 * MODE_TEXTS) // len(task.orders)
+        kept[key] = Questions(asked, own, sample(teacher, asked, others, task.end, task.pad), right_workings(task, asked[: max(1, most)]))
     return kept[key]
 
 

@@ -1,0 +1,335 @@
+"""What of the book's claims a study of the lab shows: rules, written before the numbers were seen.
+
+A claim has parts, each a statement that is true or not of the record.  All true: "seen";
+some: "seen under conditions", those that are; none: "not seen".
+
+"Clearly" always means: by more than two standard errors.  Those of trained students are
+over the seeds, of differences seed by seed, which must all have one sign; with one seed
+nothing is clear.  Those of gradients are the jackknife's over blocks of texts.
+"""
+
+import math
+
+import numpy as np
+
+ERRORS = 2.0
+PRECISE = 0.1  # the standard error of a cosine that says something
+
+
+def judge(results):
+    """The claims that the methods of these results bear on: [{"id", "claim", "criterion", "verdict", "parts", "figure"}].
+
+    parts: {what was asked: bool}; figure: {name: number or [number, standard error]}.
+    """
+    return [row for rule in RULES if (row := rule(Record(results)))]
+
+
+class Record:
+    """The numbers of a study as rules ask for them; KeyError where a method was left out."""
+
+    def __init__(self, results):
+        self.results = results
+        self.students = list(results["frozen"])
+
+    def end(self, method, measure):
+        """Of each seed at the end (S,)."""
+        return _array([seed[measure] for seed in self.results["final"][method]])
+
+    def during(self, method, measure):
+        """Mean over the measurements of each run after the start (S,): low, or high, if it learned early."""
+        return np.array([_array(run[measure][1:]).mean() for run in self.results["curves"][method]])
+
+    def teacher(self, measure):
+        return self.results["final"]["teacher"][measure]
+
+    def at_start(self, measure):
+        return self.results["final"]["start"][measure]
+
+    def gradient(self, student, estimator, column):
+        """(value, standard error) at a frozen student."""
+        value, error = self.results["frozen"][student]["estimators"][estimator][column]
+        return _float(value), _float(error)
+
+    def exponent(self, student, estimator):
+        """Slope of log variance in log length between one token and whole texts, (value, standard error)."""
+        growth = self.results["frozen"][student]["growth"]
+        (first, a), (last, b), span = growth[estimator]["variance"][0], growth[estimator]["variance"][-1], math.log(growth["lengths"][-1] / growth["lengths"][0])
+        return (math.log(last / first) / span, math.hypot(a / first, b / last) / span) if first and last and first > 0 and last > 0 else (math.nan, math.nan)
+
+
+def rule(function):
+    """The claim of a function that returns (id, claim, criterion, parts, figure), or None where a method it needs was left out."""
+
+    def judged(record):
+        try:
+            name, claim, criterion, parts, figure = function(record)
+        except KeyError:
+            return None
+        parts = {what: bool(true) for what, true in parts.items()}
+        verdict = "seen" if all(parts.values()) else "seen under conditions" if any(parts.values()) else "not seen"
+        return {"id": name, "claim": claim, "criterion": criterion, "verdict": verdict, "parts": parts, "figure": {key: _number(value) for key, value in figure.items()}}
+
+    RULES.append(judged)
+    return judged
+
+
+RULES = []
+
+
+# --- at a frozen student -----------------------------------------------------------------
+
+
+@rule
+def same_expectation(r):
+    cosine = {student: r.gradient(student, "pg_0", "cosine_with_gkd") for student in r.students}
+    return (
+        "pg-zero-gamma-is-gkd", "In expectation the policy gradient at γ = 0 is on-policy GKD's gradient.",
+        "At each frozen student the cosine of the two expected gradients is within two standard errors of 1, and its standard error is below 0.1.",
+        {_at(student): abs(value - 1) <= ERRORS * error and error < PRECISE for student, (value, error) in cosine.items()},
+        {f"cosine, {student}": pair for student, pair in cosine.items()},
+    )  # fmt: skip
+
+
+@rule
+def noisier(r):
+    ratio = {student: r.gradient(student, "pg_0", "ratio_to_gkd") for student in r.students}
+    tokens = {(student, name): r.gradient(student, name, "token_noise") for student in r.students for name in ("gkd", "pg_0")}
+    return (
+        "pg-variance", "The policy gradient is noisier than GKD's, which has no noise from the tokens drawn.",
+        "At each frozen student the variance of one text's gradient at γ = 0 is clearly above GKD's; the part of it from tokens drawn at fixed prefixes is 0 for GKD and clearly above 0 for the policy gradient.",
+        {_at(student): above(*ratio[student], 1) and tokens[student, "gkd"][0] == 0 and above(*tokens[student, "pg_0"], 0) for student in r.students},
+        {f"ratio, {student}": pair for student, pair in ratio.items()} | {f"token noise of {name}, {student}": pair for (student, name), pair in tokens.items()},
+    )  # fmt: skip
+
+
+GAMMAS = ("pg_0", "pg_0.5", "pg_0.9", "pg_1")
+
+
+@rule
+def variance_rises(r):
+    variance = {(student, name): r.gradient(student, name, "variance") for student in r.students for name in GAMMAS}
+    return (
+        "bias-variance", "The variance rises with γ.",
+        "At each frozen student the variance of one text's gradient is clearly larger at each of γ = .5, .9, 1 than at the γ before it.",
+        {_at(student): all(greater(variance[student, b], variance[student, a]) for a, b in zip(GAMMAS, GAMMAS[1:])) for student in r.students},
+        {f"{name}, {student}": pair for (student, name), pair in variance.items()},
+    )  # fmt: skip
+
+
+@rule
+def bias_falls(r):
+    bias = {(student, name): r.gradient(student, name, "bias") for student in r.students for name in ("gkd", *GAMMAS)}
+    return (
+        "bias-falls-with-gamma", "The bias for the sequence KL falls as γ rises.",
+        "At each frozen student the squared distance of the expected gradient from the sequence KL's is clearly smaller at γ = .9 than without returns (GKD, whose mean is that of γ = 0 with less noise).",
+        {_at(student): greater(bias[student, "gkd"], bias[student, "pg_0.9"]) for student in r.students},
+        {f"{name}, {student}": pair for (student, name), pair in bias.items()},
+    )  # fmt: skip
+
+
+@rule
+def grows_faster(r):
+    exponent = {(student, name): r.exponent(student, name) for student in r.students for name in ("gkd", *GAMMAS)}
+    return (
+        "variance-exponents", "With the length the variance grows faster at γ = 1 than at γ = 0.",
+        "At each frozen student the slope of log variance against log length, from texts cut after one token to whole ones, is clearly larger at γ = 1 than at γ = 0, and below 3.",
+        {_at(student): greater(exponent[student, "pg_1"], exponent[student, "pg_0"]) and exponent[student, "pg_1"][0] < 3 for student in r.students},
+        {f"{name}, {student}": pair for (student, name), pair in exponent.items()},
+    )  # fmt: skip
+
+
+@rule
+def baseline(r):
+    ratio = {student: r.gradient(student, "pg_baseline", "ratio_to_pg_0") for student in r.students}
+    return (
+        "baseline-does-not-always-help", "The exact KL of the position, taken as a baseline, does not always lower the variance.",
+        "At a frozen student the variance with the baseline, over that without on the same texts, is clearly above 1.",
+        {_at(student): above(*pair, 1) for student, pair in ratio.items()}, {f"ratio, {student}": pair for student, pair in ratio.items()},
+    )  # fmt: skip
+
+
+@rule
+def token_level_bias(r):
+    cosine = {student: r.gradient(student, "gkd", "cosine_with_sequence_kl") for student in r.students}
+    return (
+        "token-level-bias", "What γ = 0 and GKD descend is not the sequence KL: the future is missing.",
+        "At each frozen student the cosine of GKD's expected gradient with that of the sequence KL is clearly below 1.",
+        {_at(student): greater((1.0, 0.0), pair) for student, pair in cosine.items()}, {f"cosine, {student}": pair for student, pair in cosine.items()},
+    )  # fmt: skip
+
+
+@rule
+def exact_costs(r):
+    pairs = {student: (r.gradient(student, "pg_1", "variance"), r.gradient(student, "exact_costs", "variance")) for student in r.students}
+    return (
+        "rao-blackwell-return", "Exact KLs in the place of sampled costs keep the mean of γ = 1 and lower its variance.",
+        "At each frozen student the variance with exact costs is clearly below that of γ = 1.",
+        {_at(student): greater(*pair) for student, pair in pairs.items()},
+        {f"{name}, {student}": value for student, pair in pairs.items() for name, value in zip(("pg_1", "exact costs"), pair)},
+    )  # fmt: skip
+
+
+@rule
+def top_k(r):
+    cosine = {student: r.gradient(student, "top_k", "cosine_with_gkd") for student in r.students}
+    noise = {student: r.gradient(student, "top_k", "token_noise") for student in r.students}
+    lead = r.end("top_k", "accuracy") - r.end("gkd", "accuracy")
+    parts = {f"{_at(student)} its direction is another": greater((1.0, 0.0), cosine[student]) and noise[student][0] == 0 for student in r.students}
+    return (
+        "top-k", "The reverse KL over the teacher's likeliest tokens has no token noise but is another objective; it costs little in the end.",
+        "At each frozen student the cosine of its expected gradient with GKD's is clearly below 1 and its token noise is 0; at the end its accuracy is not clearly below GKD's.",
+        parts | {"as right in the end": not clearly_above(-lead)}, {f"cosine, {student}": pair for student, pair in cosine.items()} | {"accuracy less GKD's": mean(lead)},
+    )  # fmt: skip
+
+
+# --- along training ----------------------------------------------------------------------
+
+
+@rule
+def slower(r):
+    lead = {"at every time of training, on average": r.during("pg_0", "sequence_kl") - r.during("gkd", "sequence_kl"), "at the end": r.end("pg_0", "sequence_kl") - r.end("gkd", "sequence_kl")}
+    return (
+        "gkd-pg-summary", "The policy gradient converges more slowly than GKD.",
+        "At equal numbers of texts the sequence KL of γ = 0 is clearly above GKD's, on average over training and at the end.",
+        {what: clearly_above(values) for what, values in lead.items()}, {f"sequence KL above GKD's, {what}": mean(values) for what, values in lead.items()},
+    )  # fmt: skip
+
+
+@rule
+def return_is_slower(r):
+    lead = {name: r.during(name, "sequence_kl") - r.during("pg_0", "sequence_kl") for name in ("pg_0.9", "pg_1")}
+    return (
+        "gamma-variance-experiment", "In training the noise of large γ outweighs its smaller bias.",
+        "At equal numbers of texts the sequence KL, averaged over training, is clearly higher at γ = .9 and at γ = 1 than at γ = 0.",
+        {name: clearly_above(values) for name, values in lead.items()}, {f"sequence KL above that of γ = 0, {name}": mean(values) for name, values in lead.items()},
+    )  # fmt: skip
+
+
+@rule
+def soft_labels(r):
+    lead = {measure: sign * (r.during("seqkd", measure) - r.during("sft", measure)) for measure, sign in (("forward_sequence_kl", -1), ("accuracy", 1))}
+    return (
+        "seqkd-is-forward-kl", "On the teacher's texts soft labels have the expected gradient of drawn tokens and less noise, so they learn faster.",
+        "At equal numbers of texts SeqKD's forward sequence KL is clearly below SFT's, averaged over training, and its accuracy clearly above.",
+        {measure: clearly_above(values) for measure, values in lead.items()}, {f"lead in {measure}": mean(values) for measure, values in lead.items()},
+    )  # fmt: skip
+
+
+@rule
+def modes(r):
+    pairs = {"on own texts": ("on_policy_forward_kl", "gkd"), "on the teacher's texts": ("seqkd", "off_policy_reverse_kl")}
+    lead = {(where, measure): r.end(forward, measure) - r.end(reverse, measure) for where, (forward, reverse) in pairs.items() for measure in ("order_entropy", "distinct")}
+    figure = {f"forward less reverse, {measure}, {where}": mean(values) for (where, measure), values in lead.items()} | {"order_entropy of the teacher": r.teacher("order_entropy"), "order_entropy of the start": r.at_start("order_entropy")}
+    return (
+        "mode-seeking-covering", "Forward KL keeps more modes than reverse KL.",
+        "At the end the entropy of the order among right workings, and the number of different ones among 16 draws, are clearly larger after forward than after reverse KL, on the student's texts and on the teacher's.",
+        {f"{measure} {where}": clearly_above(values) for (where, measure), values in lead.items()}, figure,
+    )  # fmt: skip
+
+
+@rule
+def exposure_bias(r):
+    rows = {name: {where: _array(r.results["exposure"][name]["per_token"][where]) for where in ("own", "teacher")} for name in ("seqkd", "gkd")}
+    gap = {name: np.log(each["own"] / each["teacher"]) for name, each in rows.items()}
+    figure = {f"KL a token, {name}, {where} prefixes": mean(values) for name, each in rows.items() for where, values in each.items()}
+    return (
+        "exposure-bias", "Who learns on the teacher's texts is further from the teacher on its own; learning on its own texts narrows the gap.",
+        "After SeqKD the KL of a token is clearly larger on the student's prefixes than on the teacher's; the ratio of the two is clearly smaller after GKD than after SeqKD.",
+        {"there is a gap after SeqKD": clearly_above(gap["seqkd"]), "it is smaller after GKD": clearly_above(gap["seqkd"] - gap["gkd"])},
+        figure | {f"ratio, {name}": float(np.exp(values.mean())) for name, values in gap.items()},
+    )  # fmt: skip
+
+
+@rule
+def who_samples(r):
+    pairs = {"reverse KL": ("gkd", "off_policy_reverse_kl"), "forward KL": ("on_policy_forward_kl", "seqkd")}
+    lead = {(what, measure): sign * (r.end(own, measure) - r.end(others, measure)) for what, (own, others) in pairs.items() for measure, sign in (("sequence_kl", -1), ("accuracy", 1))}
+    return (
+        "who-samples", "With the same divergence, learning on the student's own texts serves the student's own texts.",
+        "At the end the sequence KL, on the student's texts, is clearly lower and the accuracy clearly higher after training on own texts than on the teacher's, for reverse and for forward KL.",
+        {f"{measure}, {what}": clearly_above(values) for (what, measure), values in lead.items()}, {f"lead in {measure}, {what}": mean(values) for (what, measure), values in lead.items()},
+    )  # fmt: skip
+
+
+@rule
+def between(r):
+    parts, figure = {}, {}
+    for measure in ("order_entropy", "forward_sequence_kl", "sequence_kl"):
+        ends = [r.end(name, measure).mean() for name in ("gkd", "jsd", "on_policy_forward_kl")]
+        parts[measure] = min(ends[0], ends[2]) <= ends[1] <= max(ends[0], ends[2])
+        figure |= {f"{measure}, {name}": mean(r.end(name, measure)) for name in ("gkd", "jsd", "on_policy_forward_kl")}
+    return (
+        "jsd-endpoints", "The JSD of β = ½ ends between forward and reverse KL.",
+        "At the end the mean over seeds of the order's entropy, of the forward and of the reverse sequence KL lies between those after reverse and after forward KL, all on own texts.", parts, figure,
+    )  # fmt: skip
+
+
+@rule
+def reward_mixing(r):
+    beyond, above_plain = r.end("opd_reward", "accuracy") - r.teacher("accuracy"), r.end("opd_reward", "accuracy") - r.end("pg_0", "accuracy")
+    figure = {"accuracy of the teacher": r.teacher("accuracy"), "accuracy, opd_reward": mean(r.end("opd_reward", "accuracy")), "accuracy, pg_0": mean(r.end("pg_0", "accuracy"))}
+    return (
+        "reward-mixing", "Distillation with an outcome reward passes its teacher.",
+        "At the end the accuracy of OPD + reward is clearly above the teacher's on the same prompts, and clearly above that of the same loss without the reward.",
+        {"above the teacher": clearly_above(beyond), "above the same without reward": clearly_above(above_plain)}, figure | {"above the teacher": mean(beyond), "above pg_0": mean(above_plain)},
+    )  # fmt: skip
+
+
+@rule
+def dense(r):
+    lead = r.during("pg_0", "accuracy") - r.during("rlvr", "accuracy")
+    return (
+        "dense-versus-broadcast", "A cost for every token teaches faster than one reward for the text.",
+        "At equal numbers of texts the accuracy of γ = 0, averaged over training, is clearly above that of RLVR alone.",
+        {"faster": clearly_above(lead)}, {"accuracy above RLVR's, average over training": mean(lead), "accuracy, pg_0": mean(r.end("pg_0", "accuracy")), "accuracy, rlvr": mean(r.end("rlvr", "accuracy"))},
+    )  # fmt: skip
+
+
+@rule
+def reward_alone(r):
+    gain = r.end("rlvr", "accuracy") - r.at_start("accuracy")
+    return (
+        "rlvr-alone", "The reward alone teaches, if the start is right now and then.",
+        "At the end the accuracy of RLVR is clearly above the start's.", {"it learns": clearly_above(gain)}, {"gain in accuracy": mean(gain), "accuracy of the start": r.at_start("accuracy")},
+    )  # fmt: skip
+
+
+# --- clearly -----------------------------------------------------------------------------
+
+
+def mean(values):
+    """(mean, standard error) over seeds; no error of one."""
+    return values.mean(), values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def clearly_above(values):
+    """Whether the differences (S,) are all above 0 and their mean by more than two standard errors."""
+    value, error = mean(values)
+    return bool((values > 0).all() and value > ERRORS * error)
+
+
+def above(value, error, bound):
+    return value - bound > ERRORS * error
+
+
+def greater(a, b):
+    """Whether a is clearly above b, both (value, standard error)."""
+    return a[0] - b[0] > ERRORS * math.hypot(a[1], b[1])
+
+
+def _array(values):
+    return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _float(value):
+    return math.nan if value is None else value
+
+
+def _number(value):
+    if isinstance(value, tuple):
+        return [_number(each) for each in value]
+    return float(f"{value:.4g}") if value is not None and math.isfinite(value) else None
+
+
+def _at(student):
+    return "at the start" if student == "start" else f"after {student}"
