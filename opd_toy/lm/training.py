@@ -82,7 +82,11 @@ def distill(method, preset, seed, teacher, student, *, folder, steps=None, micro
     steps = whole_number("steps", settings.steps if steps is None else steps, 0)
     rows = rows_of_rank(settings.batch, group, micro_batches, rank, ranks)
     path = student_path(folder, method, preset, whole_number("seed", seed, 0), steps)
-    belongs_to = [dataclasses.asdict(preset), method, seed, steps, micro_batches, ranks, device.type, str(torch.__version__), fingerprint(teacher), fingerprint(student), provenance.source_hash(SOURCES)]
+    belongs_to = [
+        method, seed, dataclasses.asdict(preset.task), dataclasses.asdict(settings) | {"steps": steps}, preset.autocast, micro_batches, ranks, device.type,
+        str(torch.__version__), fingerprint(teacher), fingerprint(student), provenance.source_hash(SOURCES),
+    ]  # fmt: skip
+    options = {"seconds": max(10, count_weights(student) / 5e5)} | options  # a large model takes long to write
     checkpoint = Checkpoint(path.with_suffix(".pt"), belongs_to, **options) if rank == 0 else None
 
     teacher, student = teacher.to(device), copy.deepcopy(student).to(device)
@@ -98,11 +102,8 @@ def distill(method, preset, seed, teacher, student, *, folder, steps=None, micro
             loss, norm, tokens = step(run, number)
         if not norm.isfinite():
             kept = checkpoint is not None and checkpoint.save(whole())
-            raise NotFinite(
-                f"{method}, step {number}: the gradient is not finite (its norm is {norm:g}, the loss {loss:g})"
-                + (f"; what was reached by step {number - 1} is kept in {checkpoint.path}" if kept else ""),
-                state["curve"],
-            )
+            found = f"{method}, step {number}: the gradient is not finite (its norm is {norm:g}, the loss {loss:g})"
+            raise NotFinite(f"{found}; what was reached by step {number - 1} is kept in {checkpoint.path}" if kept else found, state["curve"])
         state["iteration"], state["tokens"] = number, state["tokens"] + tokens
         if number % settings.evaluate_every == 0 or number == steps:
             _measure(run, state)
@@ -258,8 +259,7 @@ def _begin(checkpoint, path, student, optimizer):
 
 def _measure(run, state):
     if rank_and_ranks()[0] == 0:
-        with mixed(run.device, run.preset.autocast):
-            measured = evaluate(run.student, run.teacher, run.preset)
+        measured = evaluate(run.student, run.teacher, run.preset)  # in float32 after training in bfloat16, too
         for name, value in {"steps": state["iteration"], "tokens": state["tokens"], "seconds": state["seconds"], **measured}.items():
             state["curve"].setdefault(name, []).append(value)
 
@@ -277,6 +277,10 @@ def _is_there(path, wanted):
         return fingerprint(load(path)) == wanted
     except Exception:
         return False
+
+
+def count_weights(model):
+    return sum(weights.numel() for weights in model.parameters())
 
 
 def fingerprint(model):
