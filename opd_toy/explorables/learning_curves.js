@@ -62,6 +62,7 @@ function unpacked({ methods, seeds, longest, columns, logarithmic, scales, codes
     }));
   });
   const runs = (method, column) => all[columns.indexOf(column)][methods.indexOf(method)];
+  const grain = Object.fromEntries(columns.map((name, c) => [name, (scales[c][1] - scales[c][0]) / 65534]));
   const study = {
     ...rest, methods, seeds, logarithmic,
     end: (method, axis) => ends[axis][method],
@@ -70,7 +71,7 @@ function unpacked({ methods, seeds, longest, columns, logarithmic, scales, codes
     at(method, column, axis, x) {
       if (x > ends[axis][method]) return { ended: true, mean: NaN, least: NaN, greatest: NaN, count: 0 };
       const places = runs(method, axis);
-      const values = runs(method, column).map((run, s) => between(places[s], run, x)).filter(Number.isFinite);
+      const values = runs(method, column).map((run, s) => between(places[s], run, x, grain[axis])).filter(Number.isFinite);
       const mean = values.reduce((total, each) => total + each, 0) / values.length;
       return { mean, least: Math.min(...values), greatest: Math.max(...values), count: values.length };
     },
@@ -83,11 +84,13 @@ function unpacked({ methods, seeds, longest, columns, logarithmic, scales, codes
   return study;
 }
 
-// The value at x on the line between a run's measurements.
-function between(xs, ys, x) {
+// The value at x on the line between a run's measurements; NaN behind its end, of which `grain` is
+// the rounding.
+function between(xs, ys, x, grain) {
   let i = xs.length - 1;
-  while (i > 0 && !(xs[i] <= x)) i -= 1; // what lies behind a run's end is NaN
-  if (xs[i] === x || i === xs.length - 1 || Number.isNaN(xs[i + 1])) return ys[i];
+  while (i > 0 && !(xs[i] <= x)) i -= 1; // places behind a run's end are NaN
+  if (xs[i] === x) return ys[i];
+  if (i === xs.length - 1 || Number.isNaN(xs[i + 1])) return x - xs[i] <= grain ? ys[i] : NaN;
   return ys[i] + ((x - xs[i]) / (xs[i + 1] - xs[i])) * (ys[i + 1] - ys[i]);
 }
 
@@ -192,11 +195,13 @@ function render({ model, el }) {
     // the teacher and the start stand where they rank
     const levels = [["teacher", study.teacher[what]], ["start", study.start[what]]].filter(([, mean]) => Number.isFinite(mean)).map(([name, mean]) => ({ name, mean }));
     const order = [...ranked, ...levels].sort((a, b) => measure.better * (b.mean - a.mean)).concat(readings.filter(({ count }) => !count)).map(({ name }) => name);
-    const placed = order.map((name) => rows.find((row) => row.dataset.row === name));
-    rows.forEach((row) => (row.hidden = !placed.includes(row)));
-    if (placed.some((row, i) => row !== rows[0].parentNode.children[i])) rows[0].parentNode.prepend(...placed);
+    const ordered = order.map((name) => rows.find((row) => row.dataset.row === name));
+    rows.forEach((row) => (row.hidden = !ordered.includes(row)));
+    const body = rows[0].parentNode;
+    ordered.push(...rows.filter((row) => row.hidden));
+    if (ordered.some((row, i) => row !== body.children[i])) body.append(...ordered);
     cost.textContent = other === "seconds" ? "seconds so far" : "tokens so far";
-    caption.textContent = `${measure.axis}, ${x ? `after ${place}` : "before any training"}: mean, least and greatest of ${study.seeds} seeds. ${study.words}.`;
+    caption.textContent = `${measure.axis}, ${x ? `after ${place}` : "before any training"}: mean, least and greatest of ${study.seeds} seeds. ${study.words}, ${study.prompts} test prompts, the same for all.${measure.share && Number.isFinite(study.teacher[what]) ? ` The standard error of the teacher’s share is ${number(100 * Math.sqrt(study.teacher[what] * (1 - study.teacher[what]) / study.prompts), 1)} points.` : ""}`;
   }
 
   function describe(study, readings, ranked, along, what, x, place) {
@@ -270,7 +275,7 @@ function logarithmicTicks(low, high) {
 function curveChart(moved) {
   const clip = uniqueId("clip");
   const stroke = ([, , , role]) => `--role: var(--opd-${role})`;
-  const bands = METHODS.map((method) => svg("path", { class: "opd-band", style: stroke(method) }));
+  const bands = METHODS.map((method) => svg("path", { class: "opd-band", style: stroke(method), "data-band": method[0] }));
   const lines = METHODS.map((method) => svg("path", { class: "opd-line", style: stroke(method), "stroke-dasharray": method[4], "data-line": method[0] }));
   const dots = METHODS.map((method) => svg("circle", { r: 4, class: "opd-point", style: stroke(method) }));
   const labels = METHODS.map((method) => svg("text", { class: "opd-point-label", style: stroke(method) }, method[2]));

@@ -44,7 +44,7 @@ class LearningCurves(Explorable):
     recording = traitlets.Dict().tag(sync=True, data=True)
 
     def __init__(self, **traits):
-        super().__init__(recording={name: packed(results, name) for name, results in studies().items()}, **traits)
+        super().__init__(recording={name: packed(results) for name, results in studies().items()}, **traits)
 
     @traitlets.validate("record")
     def _there(self, proposal):
@@ -65,12 +65,13 @@ class LearningCurves(Explorable):
         """{method: {"mean", "least", "greatest", "seeds"}} of the quantity at ``position()``.
 
         Between two measurements of a run the value lies on the line between them.  ``seeds``
-        counts the runs that have a value there; None stands for a method whose first run ended before.
+        counts the runs that have a value there, for one may have broken down; None stands for a method
+        that ended before.
         """
         curves, place = studies()[self.record]["curves"], self.position()
         answer = {}
         for name in [each for each in self.methods if each in curves]:
-            values = [np.interp(place, run[self.x], numbers(run[self.quantity])) for run in curves[name]]
+            values = [np.interp(place, run[self.x], numbers(run[self.quantity]), right=np.nan) for run in curves[name]]
             known = [float(value) for value in values if np.isfinite(value)]
             ended = place > end(curves[name], self.x)
             answer[name] = None if ended or not known else {
@@ -80,8 +81,8 @@ class LearningCurves(Explorable):
 
 
 def end(runs, axis):
-    """How far all runs of a method go along an axis."""
-    return min(run[axis][-1] for run in runs)
+    """How far all runs of a method go along an axis; those that broke down count only where all did."""
+    return min(run[axis][-1] for run in [run for run in runs if "not_finite" not in run] or runs)
 
 
 def numbers(values):
@@ -111,7 +112,7 @@ def study(name):
     return results
 
 
-def packed(results, name):
+def packed(results):
     """A record as the module wants it: 16-bit integers (0: no value) in base64, and their scales."""
     methods = [each for each in METHODS if each in results["curves"]]
     runs = [run for method in methods for run in results["curves"][method]]
@@ -125,7 +126,7 @@ def packed(results, name):
     codes = [np.rint((each - low) / ((high - low) or 1) * 65534) + 1 for each, (low, high) in zip(values, scales)]
     level = lambda model: {key: float(model[key]) for key in QUANTITIES if model.get(key) is not None and np.isfinite(model[key])}
     return {
-        "words": f"The {name} study, on {results['device']}", "clock": results["clock"],
+        "words": f"Recorded on {results['device'].replace('cpu', 'a CPU')}", "prompts": results["preset"]["distillation"]["evaluation_prompts"], "clock": results["clock"],
         "methods": methods, "seeds": len(results["seeds"]), "longest": longest, "columns": AXES + QUANTITIES,
         "logarithmic": list(LOGARITHMIC), "scales": scales, "codes": base64.b64encode(np.nan_to_num(codes).astype("<u2").tobytes()).decode(),
         "teacher": level(results["teacher"]), "start": level(results["start"]),
