@@ -574,7 +574,7 @@ def extra(run):
     return status("VmHWM") - before
 
 N, V, H = 64, 100_000, 16
-h, g, w, u = torch.randn(N, H), torch.randn(N, H), torch.randn(V, H, requires_grad=True), torch.randn(V, H)
+h, g, w, u = torch.randn(4 * N, H), torch.randn(4 * N, H), torch.randn(V, H, requires_grad=True), torch.randn(V, H)
 z, y, tokens = torch.randn(1, N, V), torch.randn(1, N, V), torch.zeros(1, N, dtype=torch.int64)
 small = z[:, :2, :1000].clone().requires_grad_()
 (distillation_loss(small, y[:, :2, :1000]) + token_log_probabilities(small, tokens[:, :2]).sum()).backward()
@@ -603,7 +603,7 @@ def test_peak_memory_is_a_few_rows_and_the_gradient():
     assert run.returncode == 0, run.stderr
     extra = {name: float(mebibytes) for name, mebibytes in map(str.split, run.stdout.splitlines())}
     logits, head = 64 * 100_000 * 4 / 2**20, 16 * 100_000 * 4 / 2**20  # 24 and 6 MiB
-    assert extra["fused"] < head + 2 * 12 + 12, extra  # its gradient, two chunks of logits, a few rows
+    assert extra["fused"] < head + 2 * 20 + 12, extra  # its gradient, two chunks of logits, a few rows
     assert extra["no_grad"] < 12 and extra["overwrite"] < 12, extra
     for name in ("reverse_kl", "generalized_jsd", "top_k_reverse_kl", "sft"):
         assert extra[name] < logits + 16, extra

@@ -137,14 +137,19 @@ def _rows_together(logits):
 
 
 def each_block(work, *tensors):
-    """The sum of work(*block) over all ``blocks`` in their order; on the CPU each is done by one of as many threads as torch uses."""
-    waiting = dict(enumerate(blocks(*(tensor.detach() for tensor in tensors))))
+    """The sum of work(*block) over all ``blocks`` in their order."""
+    return sum(in_threads(work, blocks(*(tensor.detach() for tensor in tensors)), tensors[0]))
+
+
+def in_threads(work, items, like):
+    """work(*item) for all items, in their order; where ``like`` is on the CPU each is done by one of as many threads as torch uses."""
+    waiting = dict(enumerate(items))
     threads = min(torch.get_num_threads(), MOST_THREADS)
-    if len(waiting) < 2 or threads == 1 or not tensors[0].is_cpu:
-        return sum(work(*block) for block in waiting.values())
+    if len(waiting) < 2 or threads == 1 or not like.is_cpu:
+        return (work(*waiting.pop(index)) for index in list(waiting))
     workers = _workers(threads, os.getpid())  # a forked process has none of its parent's threads
     # Popped, so that no thread still holds a view when the sum is there: autograd copies a gradient that somebody else holds.
-    return sum(workers.map(lambda index: work(*waiting.pop(index)), list(waiting)))
+    return workers.map(lambda index: work(*waiting.pop(index)), list(waiting))
 
 
 @functools.cache
