@@ -40,7 +40,7 @@ def reference(model, read):
             score = torch.zeros(len(read), length, length, dtype=torch.float64)
             for i in range(width // 2):  # a pair as one complex number, turned by its position
                 angle = torch.exp(1j * position * module.TURN_BASE ** (-2 * i / width))
-                turned = [(z[..., i] + 1j * z[..., i + width // 2]) * angle for z in (query, key)]
+                turned = [(z[..., 2 * i] + 1j * z[..., 2 * i + 1]) * angle for z in (query, key)]
                 score += torch.einsum("bs,bt->bst", turned[0], turned[1].conj()).real / math.sqrt(width)
             score = score.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
             mixed.append(score.softmax(-1) @ value)
@@ -72,8 +72,8 @@ def test_a_later_token_does_not_change_what_came_before():
 
 def test_scores_of_attention_depend_on_the_distance_alone():
     query, key = uniforms(3, shape=(2, 1, 8)) - 0.5
-    cosine, sine = module._turns(64, 8, torch.device("cpu"), torch.float64)
-    at = lambda x, position: rotate(x, (cosine[position : position + 1], sine[position : position + 1]))
+    turns = module._turns(64, 8, torch.device("cpu"), torch.float64)
+    at = lambda x, position: rotate(x, turns[position : position + 1])
     scores = {distance: [(at(query, start + distance) * at(key, start)).sum().item() for start in (0, 1, 17, 40)] for distance in range(5)}
     for distance, score in scores.items():
         assert score == pytest.approx([score[0]] * 4, abs=1e-14)

@@ -20,6 +20,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opd_toy import _validate
 
@@ -97,7 +98,7 @@ class Transformer(nn.Module):
         end = start + tokens.shape[1]
         if end > self.shape.length:
             raise ValueError(f"tokens has shape {tuple(tokens.shape)} and follows {start} tokens; the model has {self.shape.length} positions (length), so give at most {self.shape.length - start} a text")
-        turn = tuple(table[start:end] for table in _turns(self.shape.length, self.shape.width // self.shape.heads, tokens.device, self.head.weight.dtype))
+        turn = _turns(self.shape.length, self.shape.width // self.shape.heads, tokens.device, self.head.weight.dtype)[start:end]
         x = self.embedding(tokens)
         for index, block in enumerate(self.blocks):
             x = block(x, turn, cache, index)
@@ -134,11 +135,10 @@ class Block(nn.Module):
         if cache is None or cache.filled == 0:
             if cache is not None:
                 cache.store(index, key, value)
-            out = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            out = _attend(query, key, value, is_causal=True)
         else:
-            seen = cache.filled + torch.arange(length, device=x.device)[:, None] >= torch.arange(cache.filled + length, device=x.device)
             key, value = cache.store(index, key, value)
-            out = F.scaled_dot_product_attention(query, key, value, attn_mask=None if length == 1 else seen)
+            out = _attend(query, key, value, attn_mask=None if length == 1 else _seen(cache.filled, length, x.device))
         return self.mixed(out.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -162,19 +162,30 @@ class Cache:
 
 
 def rotate(x, turn):
-    """Turn each pair (i, i + D/2) of ``x`` (..., L, D) by its position's angle, of which ``turn`` holds cosine and sine (L, D/2)."""
-    cosine, sine = turn
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], -1).to(x.dtype)
+    """Turn each pair (2 i, 2 i + 1) of ``x`` (..., L, D) by its position's angle: ``turn`` (L, D/2) complex, of modulus 1."""
+    pairs = torch.view_as_complex(x.to(turn.real.dtype).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
 @functools.cache
 def _turns(length, width, device, dtype):
-    """Cosine and sine (length, width/2) of position * TURN_BASE**(-2 i / width), made in float64."""
-    dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    """exp(i angle) (length, width/2) of the angles position * TURN_BASE**(-2 i / width), made in float64."""
+    dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     with torch.inference_mode(False):  # kept, and so for training as well
         angle = torch.arange(length, dtype=torch.float64)[:, None] * TURN_BASE ** (torch.arange(0, width, 2, dtype=torch.float64) / -width)
-        return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+        return torch.polar(torch.ones_like(angle), angle).to(device, dtype)
+
+
+def _seen(filled, length, device):
+    """Which of the tokens each of ``length`` tokens behind ``filled`` others may look at: (length, filled + length) bool."""
+    return torch.arange(filled, filled + length, device=device)[:, None] >= torch.arange(filled + length, device=device)
+
+
+def _attend(query, key, value, **options):
+    if not query.is_cpu:
+        return F.scaled_dot_product_attention(query, key, value, **options)
+    with sdpa_kernel(SDPBackend.MATH):  # the CPU's other kernel takes longer over heads and texts as short as these
+        return F.scaled_dot_product_attention(query, key, value, **options)
 
 
 def _linear(inputs, outputs):
