@@ -54,19 +54,19 @@ PRESETS = {
     preset.name: preset
     for preset in (
         _preset(
-            "tiny", Sums(terms=2, digits=2),
-            teacher=(48, 2, 4, 400, 64, 5e-3), student=(32, 2, 2, 150, 64, 5e-3),
+            "tiny", Sums(terms=2, digits=2, base=5),
+            teacher=(32, 2, 8, 300, 32, 1.5e-2), student=(24, 2, 6, 250, 32, 1e-2),
             distillation=Distillation(steps=30, batch=32, rate=1e-3, group=4, evaluate_every=10, evaluation_prompts=64), seeds=(1, 2),
         ),
         _preset(
             "cpu", Sums(terms=3, digits=2),
-            teacher=(128, 3, 4, 1000, 128, 2e-3), student=(64, 2, 4, 800, 64, 3e-3),
+            teacher=(96, 2, 8, 1400, 64, 5e-3), student=(64, 2, 8, 900, 32, 7e-3),
             distillation=Distillation(steps=300, batch=48, rate=1e-3, group=4, evaluate_every=30, evaluation_prompts=256), seeds=(1, 2, 3), workers=2,
         ),
         _preset(
             "gpu", Sums(terms=5, digits=3, base=100, vocabulary=32768),
-            teacher=(768, 8, 12, 4000, 512, 6e-4), student=(384, 4, 6, 1500, 256, 1e-3),
-            distillation=Distillation(steps=400, batch=256, rate=3e-4, group=8, evaluate_every=40, evaluation_prompts=512), seeds=(1, 2, 3), autocast="bfloat16",
+            teacher=(640, 8, 10, 4000, 512, 6e-4), student=(384, 4, 6, 1500, 256, 1e-3),
+            distillation=Distillation(steps=200, batch=256, rate=3e-4, group=8, evaluate_every=40, evaluation_prompts=256), seeds=(1, 2, 3), autocast="bfloat16",
         ),
     )
 }  # fmt: skip
