@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from opd_toy.checkpoints import Stop
-from opd_toy.lm import pretraining
+from opd_toy.lm import presets, pretraining
 from opd_toy.lm.model import Shape, Transformer, load, notes, response_mask, save, uniforms
 from opd_toy.lm.presets import PRESETS, Distillation, Preset, Recipe
 from opd_toy.lm.pretraining import corpus, pretrain, rate
@@ -186,9 +186,26 @@ def test_presets_are_of_one_piece(preset):
     assert PRESETS[preset.name] is preset and hash(preset)
 
 
-def test_the_gpu_preset_has_the_size_that_its_comment_counts():
+def test_the_gpu_preset_is_as_large_as_its_docstring_counts():
     gpu = PRESETS["gpu"]
-    assert 25e6 < gpu.student.shape.parameters < gpu.teacher.shape.parameters < 120e6
+    positions, responses = gpu.task.prompt_length + gpu.task.length - 1, gpu.task.length
+    counts = []
+    for recipe in (gpu.teacher, gpu.student):
+        model = Transformer(recipe.shape)
+        weights, head = sum(parameter.numel() for parameter in model.parameters()), model.head.weight.numel()
+        blocks = weights - 2 * head
+        text = 6 * (blocks * positions + head * responses)
+        counts.append((weights, blocks, head, text, text * recipe.batch * recipe.steps))
+    (weights, blocks, head, text, total), (smaller, *_, student_text, student_total) = counts
+    step = gpu.distillation.batch * (text / 3 + student_text * 4 / 3)  # the teacher reads, the student draws and learns
+    said = " ".join(presets.__doc__.split())
+    for words in (
+        f"its teacher has {weights / 1e6:.1f} million weights, {blocks / 1e6:.1f} of them in the blocks and {head / 1e6:.1f} in the head, its student {smaller / 1e6:.1f}",
+        f"A text is {positions} positions in the blocks and {responses} in the head, so the teacher takes {text / 1e9:.0f} GFLOP a text, {total / 1e15:.0f} PFLOP",
+        f"{gpu.teacher.steps} steps of {gpu.teacher.batch} texts, and the student {student_text / 1e9:.1f} and {student_total / 1e15:.1f} in all",
+        f"the teacher is {total / 300e12:.0f} seconds of products. A distillation step ({gpu.distillation.batch} texts) is {step / 1e12:.1f} TFLOP, {step / 300e9:.0f} ms",
+    ):
+        assert words in said
     assert gpu.task.vocabulary == 32768 and gpu.task.base == 100 and gpu.autocast == "bfloat16"
     assert gpu.task.demonstrations(gpu.task.prompts(4, 1), uniforms(1, shape=(4,))).max() < 106
 

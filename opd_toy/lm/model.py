@@ -182,9 +182,9 @@ def _seen(filled, length, device):
 
 
 def _attend(query, key, value, **options):
-    if not query.is_cpu:
+    if not query.is_cpu or query.shape[2] == 1:
         return F.scaled_dot_product_attention(query, key, value, **options)
-    with sdpa_kernel(SDPBackend.MATH):  # the CPU's other kernel takes longer over heads and texts as short as these
+    with sdpa_kernel(SDPBackend.MATH):  # the CPU's other kernel takes longer, with its gradient, over heads and texts as short as these
         return F.scaled_dot_product_attention(query, key, value, **options)
 
 

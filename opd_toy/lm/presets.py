@@ -1,4 +1,14 @@
-"""Sizes of the lab: ``tiny`` for tests, ``cpu`` for the book's record, ``gpu`` for one large device."""
+"""Sizes of the lab: ``tiny`` for tests, ``cpu`` for the book's record, ``gpu`` for one large device.
+
+The gpu preset, counted and not measured: its teacher has 81.4 million weights, 39.4 of them
+in the blocks and 21.0 in the head, its student 32.2 (7.1 and 12.6).  A product with W
+weights takes 2 W operations a token forward and 4 W backward.  A text is 59 positions in
+the blocks and 40 in the head, so the teacher takes 19 GFLOP a text, 39 PFLOP for its 4000
+steps of 512 texts, and the student 5.5 and 2.1 in all; attention and losses are left out.
+At 300 TFLOP/s, a third of what an H100 names for bfloat16, the teacher is 130 seconds of
+products.  A distillation step (256 texts) is 3.5 TFLOP, 12 ms so; drawing 40 tokens one
+after another, some 30 small kernels a layer and token, takes most of its time.
+"""
 
 from dataclasses import dataclass
 
