@@ -351,7 +351,7 @@ def _finish_kl(
         mine = tl.exp2((a - largest_a) * to_base_2) * inverse_a
         ratio = ((a - b) - shift) * inverse_temperature - logs  # log own/other
         if small:
-            bent += tl.sum(_bregman(mine, _clamp(ratio, LARGE), tl.exp2((b - largest_b) * to_base_2) * inverse_b), 1)
+            bent += tl.sum(_bregman(mine, _clamp(ratio, LARGE, logs), tl.exp2((b - largest_b) * to_base_2) * inverse_b), 1)
         if WRITE:
             if OBJECTIVE == "reverse_kl":
                 if kind == 0:
@@ -376,7 +376,8 @@ def _compare(a, b, ROW, inverse_temperature):
     to_base_2 = LOG2_E * inverse_temperature
     largest_a, largest_b = _number(ROW), _number(ROW + 1)
     p, q = tl.exp2((a - largest_a) * to_base_2) * _number(ROW + 2), tl.exp2((b - largest_b) * to_base_2) * _number(ROW + 3)
-    return p, q, _clamp(((a - b) - (largest_a - largest_b)) * inverse_temperature - _number(ROW + 4), BOUND)
+    logs = _number(ROW + 4)
+    return p, q, _clamp(((a - b) - (largest_a - largest_b)) * inverse_temperature - logs, BOUND, logs)
 
 
 @triton.jit
@@ -466,9 +467,9 @@ def _sum_of_two(a, b):
 
 
 @triton.jit
-def _clamp(x, bound):
-    """x within +-bound; 0 for NaN, the log ratio of a token that both models bar."""
-    return tl.where(x == x, tl.minimum(tl.maximum(x, -bound), bound), 0.0)
+def _clamp(x, bound, logs):
+    """x within +-bound; for NaN, the log ratio of a token that both models bar, 0, but NaN in a row whose normalisers are."""
+    return tl.where(x == x, tl.minimum(tl.maximum(x, -bound), bound), logs - logs)
 
 
 @triton.jit
