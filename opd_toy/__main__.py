@@ -59,7 +59,13 @@ def study(commands):
     add(commands)
 
 
-COMMANDS = (tables, figures, variance, train, study)
+def bench(commands):
+    from opd_toy.bench_command import add
+
+    add(commands)
+
+
+COMMANDS = (tables, figures, variance, train, study, bench)
 
 
 def main(arguments=None):

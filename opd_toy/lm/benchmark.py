@@ -1,16 +1,16 @@
 """Time, memory and rounding of the distillation losses beside those of other libraries.
 
-``python -m opd_toy bench`` runs this.  Each case is one loss in a process of its own, which
-makes the inputs from a seed.  One forward and backward pass is one measurement:
+``python -m opd_toy bench`` runs this, by ``benchmark_processes``.  Each case is one loss in two processes of its own,
+forked from one that has imported the libraries and computed nothing.  They make the inputs
+from a seed.  One forward and backward pass is one measurement:
 
 - extra memory: the largest resident memory (VmHWM, set back by writing 5 to
-  /proc/self/clear_refs) during the first full pass, less the resident memory before it.
-  Before it lie the inputs, a pass over 4 tokens and 64 words that loads code (compiled
-  cases: a full one) and malloc_trim.  The gradients the pass leaves behind count.
-  A fork of the process measures it, with glibc told to hand buffers of a megabyte back at
-  once (M_MMAP_THRESHOLD), so that gaps in the heap count for nobody; the figure under
-  glibc's default is recorded as ``default_malloc_bytes``.  None off Linux.
-- seconds: wall time of later passes, the cases of a setting taking turns.
+  /proc/self/clear_refs) during the first full pass of one process, less the resident
+  memory before it.  Before it lie the inputs, a pass over 4 tokens and 64 words (compiled
+  cases: a full pass) and malloc_trim.  The gradients the pass leaves behind count.
+  glibc hands buffers of a megabyte back at once (M_MMAP_THRESHOLD), so that gaps in the
+  heap count for nobody.  None off Linux.
+- seconds: wall time of passes of the other process, the cases of a setting taking turns.
 - gradient error: |g - g64| / |g64| (2-norms), g64 from float64 autograd of the textbook
   formula on the same inputs.
 
@@ -19,24 +19,16 @@ Other libraries: TRL (Hugging Face, Apache 2.0) and Liger Kernel (LinkedIn, BSD 
 
 import ctypes
 import gc
-import json
 import math
 import os
-import platform
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 import warnings
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-ROOT = Path(__file__).parents[2]
 M_MMAP_THRESHOLD = -3  # of malloc.h
 VOCABULARY = 151_936  # of Qwen2.5
 PEERS = {"trl": "trl", "liger": "liger-kernel"}  # the first word of a case: its distribution
@@ -46,7 +38,7 @@ CASES = {
     "trl": "TRL generalized_jsd_loss",
     "trl_chunked": "TRL chunked divergence",
     "textbook": "textbook autograd",
-    **{f"liger_{size}": f"Liger JSD, chunk_size={size}" for size in (8, 16, 32, 64, 128)},
+    **{f"liger_{size}": f"Liger JSD, chunk_size={size}" for size in (8, 16, 32, 64)},
     **{f"liger_{size}_compiled": f"Liger JSD, chunk_size={size}, compiled" for size in (16, 64)},
 }
 FROM_LOGITS = ("ours", "ours_overwrite", "trl", "textbook")
@@ -63,6 +55,7 @@ class Setting:
     vocabulary: int = VOCABULARY
     width: int = 0
     dtype: str = "float32"
+    share: float = 1.0  # of the repeats
 
     def words(self):
         loss = {0: "forward KL", 1: "reverse KL"}.get(self.beta, f"JSD, beta = {self.beta:g}")
@@ -72,11 +65,11 @@ class Setting:
 
 SETTINGS = (
     Setting("logits", FROM_LOGITS),
-    Setting("logits_jsd", FROM_LOGITS, beta=0.5),
-    Setting("logits_bfloat16", FROM_LOGITS, dtype="bfloat16"),
-    Setting("hidden_64", ("ours", "trl_chunked", "liger_8", "liger_16", "liger_32", "liger_64", "liger_128", "liger_16_compiled", "liger_64_compiled"), width=64),
-    Setting("hidden_64_jsd", ("ours", "trl_chunked", "liger_8", "liger_16", "liger_32"), beta=0.5, width=64),
-    Setting("hidden_896", ("ours", "trl_chunked", "liger_16", "liger_64"), tokens=64, width=896),  # the width of Qwen2.5-0.5B
+    Setting("logits_jsd", FROM_LOGITS, beta=0.5, share=0.6),
+    Setting("logits_bfloat16", FROM_LOGITS, dtype="bfloat16", share=0.6),
+    Setting("hidden_64", ("ours", "trl_chunked", *(f"liger_{size}" for size in (8, 16, 32, 64, "16_compiled", "64_compiled"))), width=64),
+    Setting("hidden_64_jsd", ("ours", "trl_chunked", "liger_16", "liger_64", "liger_64_compiled"), beta=0.5, width=64, share=0.6),
+    Setting("hidden_896", ("ours", "trl_chunked", "liger_16", "liger_64", "liger_64_compiled"), tokens=64, width=896, share=0.6),  # the width of Qwen2.5-0.5B
 )
 
 
@@ -161,11 +154,12 @@ def one_pass(loss, inputs):
     return seconds, value.item(), kept if len(inputs) == 2 else [x.grad for x in arguments[:2]]
 
 
-# --- a case's process --------------------------------------------------------------------
+# --- what the processes do ------------------------------------------------------------------
 
 
-def reference(setting, folder):
-    """Loss and gradients in float64, the gradients left in ``folder``; returns the loss."""
+def reference(pipe, setting, threads, folder):
+    """A process: the loss in float64; leaves the gradients in ``folder``."""
+    torch.set_num_threads(threads)
     inputs, rows = make_inputs(setting), 8
     H, n = setting.width, setting.tokens
     sizes = [(n, H), (setting.vocabulary, H)] if H else [(n, setting.vocabulary)]
@@ -184,7 +178,7 @@ def reference(setting, folder):
         files[0][here] = (z.grad @ w if H else z.grad).numpy()
         if H:
             torch.from_numpy(files[1]).addmm_(z.grad.T, h[here])
-    return total
+    pipe.send(total)
 
 
 def gradient_error(gradients, folder):
@@ -218,175 +212,36 @@ def with_extra_memory(function):
     return result, resident("VmHWM") - before
 
 
-def in_a_fork(function):
-    """function(), a JSON-able value, of a fork of this process; None where there is no fork."""
-    if not hasattr(os, "fork"):
-        return None
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(write, json.dumps(function()).encode())
-            os._exit(0)
-        finally:
-            os._exit(1)
-    os.close(write)
-    with open(read) as answer:
-        text = answer.read()
-    return json.loads(text) if os.waitpid(child, 0)[1] == 0 else None
-
-
-def first_pass(case, setting, threads):
-    """(loss function, inputs, the first full pass, the extra memory it took)"""
+def prepare(case, setting, threads):
+    """(loss function, inputs), after a pass that loads code."""
+    warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
     loss, inputs = loss_function(case, setting), make_inputs(setting)
     if case.endswith("compiled"):
         one_pass(loss, inputs)
     else:
         one_pass(loss, [(x[:64] if setting.width and i % 2 else x[..., :4, : setting.width or 64]).clone() for i, x in enumerate(inputs)])
-    return loss, inputs, *with_extra_memory(lambda: one_pass(loss, inputs))
+    return loss, inputs
 
 
-def strict_memory(case, setting, threads):
+def weigh(pipe, case, setting, threads, folder):
+    """A process: extra memory, loss and gradient error of one pass."""
     try:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
     except (OSError, AttributeError):
-        return None
-    return first_pass(case, setting, threads)[-1]
+        pass
+    loss, inputs = prepare(case, setting, threads)
+    (_, value, gradients), extra = with_extra_memory(lambda: one_pass(loss, inputs))
+    pipe.send({"loss": value, "extra_bytes": extra, "gradient_error": gradient_error(gradients, folder)})
 
 
-def serve():
-    """A case's process: a job on the first line of stdin, then a line for each further pass; one line of JSON answers each."""
-    say = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not mix with the answers
-    warnings.simplefilter("ignore")
-    job = json.loads(sys.stdin.readline())
-    setting, case = Setting(**job["setting"]), job["case"]
-    if case == "reference":
-        torch.set_num_threads(job["threads"])
-        print(json.dumps({"loss": reference(setting, job["folder"])}), file=say, flush=True)
-        return
-    loss_function(case, setting)  # imports its library, for the fork too; nothing has started a thread yet
-    strict = in_a_fork(lambda: strict_memory(case, setting, job["threads"]))
-    loss, inputs, (_, value, gradients), extra = first_pass(case, setting, job["threads"])
-    found = {"loss": value, "extra_bytes": extra if strict is None else strict, "default_malloc_bytes": extra, "gradient_error": gradient_error(gradients, job["folder"])}
-    print(json.dumps(found), file=say, flush=True)
-    del gradients
-    for _ in sys.stdin:
+def pace(pipe, case, setting, threads):
+    """A process: says when it is ready, then answers each message with the seconds of a pass, until one is None."""
+    loss, inputs = prepare(case, setting, threads)
+    pipe.send("ready")
+    while pipe.recv() is not None:
         if case == "ours_overwrite":
             inputs = None
             inputs = make_inputs(setting)  # the gradient took their place
         gc.collect()
-        print(json.dumps({"seconds": one_pass(loss, inputs)[0]}), file=say, flush=True)
-
-
-# --- all of them -------------------------------------------------------------------------
-
-
-class Worker:
-    """A case in its process."""
-
-    def __init__(self, python, job):
-        self.case = job["case"]
-        self.errors = tempfile.TemporaryFile("w+")
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])), "OMP_NUM_THREADS": str(job["threads"])}
-        self.process = subprocess.Popen([python, "-c", "from opd_toy.lm.benchmark import serve; serve()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment)
-        self.first = self.ask(json.dumps(job))
-
-    def ask(self, line="again"):
-        try:
-            print(line, file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            pass
-        answer = self.process.stdout.readline()
-        if not answer:
-            self.process.wait()
-            self.errors.seek(0)
-            words = self.errors.read().strip().splitlines() or [f"the process ended with status {self.process.returncode}"]
-            self.close()
-            raise RuntimeError(f"{self.case}: {words[-1]}")
-        return json.loads(answer)
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.kill()
-        self.process.wait()
-        self.errors.close()
-
-
-def side_by_side(setting, cases, repeats, threads, python, report):
-    """Rows of one setting, one a case; a library's case that fails has its reason in the place of figures."""
-    job = {"setting": asdict(setting), "threads": threads}
-    rows, workers = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        job["folder"] = folder
-        try:
-            standard = Worker(python, job | {"case": "reference"})
-            standard.close()
-            for case in cases:
-                row = {"case": case, "words": CASES[case]}
-                rows.append(row)
-                try:
-                    worker = Worker(python, job | {"case": case})
-                except RuntimeError as error:
-                    if case.split("_")[0] not in PEERS:
-                        raise
-                    row["failed"] = str(error)
-                    continue
-                finally:
-                    report()
-                workers.append((worker, row))
-                row |= worker.first | {"seconds": []}
-                row["loss_error"] = abs(row["loss"] / standard.first["loss"] - 1)
-            for repeat in range(repeats):
-                turn = repeat % len(workers)
-                for worker, row in workers[turn:] + workers[:turn]:
-                    row["seconds"].append(worker.ask()["seconds"])
-                    report()
-        finally:
-            for worker, _ in workers:
-                worker.close()
-    for _, row in workers:
-        row |= {"median": statistics.median(row["seconds"]), "least": min(row["seconds"])}
-    return rows
-
-
-def measure(settings=SETTINGS, *, repeats=5, threads=2, python=sys.executable, report=lambda done, total: None):
-    """All settings, those cases of them whose library ``python`` has, as one JSON-able dict."""
-    versions = installed(python)
-    chosen = [(setting, [case for case in setting.cases if PEERS.get(case.split("_")[0]) in (None, *versions)]) for setting in settings]
-    done, total = 0, sum((1 + repeats) * len(cases) for _, cases in chosen)
-
-    def step():
-        nonlocal done
-        done += 1
-        report(done, total)
-
-    found = [asdict(setting) | {"words": setting.words(), "rows": side_by_side(setting, cases, repeats, threads, python, step)} for setting, cases in chosen]
-    missing = [name for name in PEERS.values() if name not in versions]
-    return {"processor": processor(), "threads": threads, "repeats": repeats, "versions": versions, "missing": missing, "settings": found}
-
-
-def installed(python):
-    """Versions of torch and of those of the other libraries that an interpreter has."""
-    code = "from opd_toy.lm.benchmark import versions; import json; print(json.dumps(versions()))"
-    return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout)
-
-
-def versions():
-    found = {}
-    for name in ("torch", *PEERS.values(), "transformers", "triton"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            pass
-    return found
-
-
-def processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        pipe.send(one_pass(loss, inputs)[0])
