@@ -1,17 +1,32 @@
 """The measures and the study of the lab, held to enumeration of all texts of a small transformer."""
 
+import argparse
+import dataclasses
 import itertools
+import json
 import math
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from opd_toy import sequences
-from opd_toy.lm import frozen, measures
-from opd_toy.lm.model import Shape, Transformer, sample, uniforms
+from opd_toy import provenance, sequences
+from opd_toy.__main__ import main
+from opd_toy.checkpoints import Stop
+from opd_toy.lm import claims, frozen, measures, presets, study, study_command, training
+from opd_toy.lm.methods import METHODS
+from opd_toy.lm.model import Shape, Transformer, sample
+from opd_toy.lm.presets import Distillation, Preset, Recipe
 from opd_toy.lm.tasks import Sums
+
+ROOT = Path(__file__).parent.parent
 
 V, T = 5, 3  # more tokens than top_k compares
 START = 1  # the prompt: one token
@@ -342,4 +357,242 @@ def test_exposure_is_the_mean_of_each_position(preset):
             here = kls[mask[:, t], t]
             assert (kl, count) == (pytest.approx(here.mean().item()), len(here))
             assert error == pytest.approx(here.std().item() / math.sqrt(len(here)))
-    assert uniforms(1, shape=(2,)).shape == (2,)
+
+
+# --- the study ---------------------------------------------------------------------------
+
+TASK = Sums(terms=2, digits=1)
+MICRO = Preset(
+    "tiny", TASK, *(Recipe(Shape(16, 16, 1, 2, TASK.prompt_length + TASK.length), steps=3, batch=8, rate=1e-2, seed=seed) for seed in (0, 1)),
+    Distillation(steps=4, batch=8, rate=1e-2, group=4, evaluate_every=2, evaluation_prompts=16), seeds=(1, 2),
+)  # fmt: skip
+EFFORT = study.Effort(prompts=24, texts=16, cut_texts=8, blocks=4)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    return folder, study.study(MICRO, folder, effort=EFFORT)
+
+
+def without_seconds(results):
+    results = json.loads(json.dumps(results))
+    for runs in results["curves"].values():
+        for run in runs:
+            assert len(run.pop("seconds")) == len(run["steps"])
+    return results
+
+
+def test_the_record_holds_what_others_read(whole):
+    results = whole[1]
+    assert json.loads(json.dumps(results)) == results  # nothing but JSON, no NaN
+    assert "NaN" not in json.dumps(results) and results["clock"] == "processor seconds" and results["device"] == "cpu"
+    assert list(results["curves"]) == list(METHODS) == list(results["methods"]) == list(results["memory"])
+    for name, runs in results["curves"].items():
+        assert len(runs) == len(results["final"][name]) == 2
+        for run in runs:
+            assert run["steps"] == [0, 2, 4] and run["tokens"][0] == run["seconds"][0] == 0 and run["tokens"] == sorted(run["tokens"])
+            assert {measure: values[0] for measure, values in run.items() if measure in results["start"]} == results["start"]
+    assert results["teacher"]["sequence_kl"] == pytest.approx(0, abs=1e-9) and results["curves"]["gkd"][0] != results["curves"]["gkd"][1]
+    for name, rows in results["exposure"].items():
+        assert len(rows["own"]) == len(rows["teacher"]) == len(rows["positions"]["own"]) == len(rows["errors"]["teacher"])
+        assert len(rows["per_token"]["own"]) == (1 if name == "start" else 2)
+    assert list(results["frozen"]) == ["start", "gkd"] and results["frozen"]["gkd"]["texts"] == 16
+    assert results["frozen"]["start"]["growth"]["lengths"][-1] == TASK.length
+    rates = [row["rate"] for row in results["sweep"]["gkd"]]
+    assert rates == pytest.approx([1e-2 / 3, 1e-2, 3e-2], rel=1e-4) and len({row["sequence_kl"] for row in results["sweep"]["gkd"]}) == 3
+    assert results["sweep"]["gkd"][1]["sequence_kl"] == results["curves"]["gkd"][0]["sequence_kl"][-1]
+    assert [row["id"] for row in results["claims"]] == [row["id"] for row in claims.judge(results)] and len(results["claims"]) == len(claims.RULES)
+    assert {row["verdict"] for row in results["claims"]} <= {"seen", "seen under conditions", "not seen"}
+
+
+def test_exposure_weighs_a_token_as_a_token(whole):
+    rows = whole[1]["exposure"]["gkd"]
+    assert rows["per_token"]["own"][0] == pytest.approx(np.average(rows["own"], weights=rows["positions"]["own"]), rel=1e-4)
+
+
+def test_what_is_finished_is_not_done_again(whole, monkeypatch):
+    folder, before = whole
+    for module, name in ((training, "step"), (frozen, "text_gradients"), (measures, "exposure")):
+        monkeypatch.setattr(module, name, lambda *a, **o: pytest.fail("done again"))
+    assert study.study(MICRO, folder, effort=EFFORT) == before
+
+
+def test_other_settings_are_measured_anew(whole, tmp_path):
+    folder, before = whole
+    other = dataclasses.replace(EFFORT, prompts=12)
+    after = study.study(MICRO, folder, methods=("gkd",), effort=other)
+    assert after["final"]["gkd"] != before["final"]["gkd"] and after["curves"]["gkd"] == before["curves"]["gkd"]
+    assert {row["id"] for row in after["claims"]} < {row["id"] for row in before["claims"]}  # those that need no other method
+
+
+SCRIPT = """
+import pickle, sys
+from opd_toy.checkpoints import Stop
+from opd_toy.lm.study import study
+if __name__ == "__main__":
+    preset, effort, folder, workers = pickle.load(open(sys.argv[1], "rb"))
+    watch = lambda stage: lambda done, total: print(stage, done, total, flush=True)
+    with Stop():
+        study(preset, folder, methods=("gkd", "pg_0"), effort=effort, workers=workers, watch=watch)
+"""
+
+
+def test_killed_and_interrupted_it_goes_on_and_leaves_no_process(whole, tmp_path):
+    """Two processes: killed among the runs, then interrupted there, then finished here; as in one go in one process."""
+    longer = dataclasses.replace(MICRO, distillation=dataclasses.replace(MICRO.distillation, steps=40, evaluate_every=20))
+    (tmp_path / "run.py").write_text(SCRIPT)
+    (tmp_path / "asked").write_bytes(pickle.dumps((longer, EFFORT, tmp_path / "two", 2)))
+    process = subprocess.Popen([sys.executable, tmp_path / "run.py", tmp_path / "asked"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (line := process.stdout.readline()).startswith("runs") or int(line.split()[1]) < 100:  # two of four runs are done
+        assert line or process.poll() is None, process.stderr.read()
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    assert len(children) >= 2 and not psutil.wait_procs(children, timeout=30)[1]
+
+    def interrupt(stage):
+        def report(done, total):
+            if stage == "runs" and done >= 100:
+                Stop.asked = signal.SIGINT
+
+        return report
+
+    with Stop(), pytest.raises(KeyboardInterrupt):
+        study.study(longer, tmp_path / "two", methods=("gkd", "pg_0"), effort=EFFORT, workers=2, watch=interrupt)
+    assert not psutil.Process().children(recursive=True) or all("resource_tracker" in " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
+    assert len(list((tmp_path / "two").glob("*-steps-40.safetensors"))) >= 2
+    after = study.study(longer, tmp_path / "two", methods=("gkd", "pg_0"), effort=EFFORT)
+    one_go = study.study(longer, tmp_path / "one", methods=("gkd", "pg_0"), effort=EFFORT)
+    assert without_seconds(after) == without_seconds(one_go)
+
+
+def test_a_run_that_leaves_the_finite_numbers_does_not_end_the_study(tmp_path, monkeypatch):
+    def broken(*arguments, **options):
+        raise training.NotFinite("gkd, step 3: the gradient is not finite", {"steps": [0], "tokens": [0], "seconds": [0.0], **dict.fromkeys(("accuracy", "sequence_kl", "forward_sequence_kl"), [0.5])})
+
+    monkeypatch.setattr(training, "distill", broken)
+    found = study.study(MICRO, tmp_path, methods=("gkd",), effort=EFFORT)
+    assert found["curves"]["gkd"][0]["not_finite"].startswith("gkd, step 3") and found["claims"]
+
+
+# --- claims ------------------------------------------------------------------------------
+
+
+def test_clearly():
+    assert claims.clearly_above(np.array([1.0, 1.1, 0.9])) and not claims.clearly_above(np.array([1.0, 1.1, -0.1]))
+    assert not claims.clearly_above(np.array([3.0, 0.1, 0.2])) and not claims.clearly_above(np.array([1.0]))  # spread; one seed
+    assert claims.greater((1.0, 0.1), (0.5, 0.1)) and not claims.greater((1.0, 0.1), (0.8, 0.1)) and not claims.greater((0.5, 0.1), (1.0, 0.1))
+
+
+def verdict(results, name):
+    return {row["id"]: row for row in claims.judge(results)}[name]["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("name", "methods", "measure", "sign"),
+    [
+        ("gkd-pg-summary", ("pg_0", "gkd"), "sequence_kl", 1),
+        ("dense-versus-broadcast", ("pg_0", "rlvr"), "accuracy", 1),
+        ("gamma-variance-experiment", ("pg_1", "pg_0"), "sequence_kl", 1),
+        ("seqkd-is-forward-kl", ("sft", "seqkd"), "forward_sequence_kl", 1),
+        ("who-samples", ("gkd", "off_policy_reverse_kl"), "accuracy", 1),
+        ("mode-seeking-covering", ("seqkd", "off_policy_reverse_kl"), "distinct", 1),
+        ("top-k", ("top_k", "gkd"), "accuracy", 1),
+        ("jsd-endpoints", ("jsd", "gkd"), "order_entropy", 1),
+        ("rlvr-alone", ("rlvr", "gkd"), "accuracy", 1),
+        ("reward-mixing", ("opd_reward", "pg_0"), "accuracy", 1),
+    ],
+)  # fmt: skip
+def test_a_claim_on_trained_students_depends_on_who_is_ahead(whole, name, methods, measure, sign):
+    """With the first method ahead the part is there, with the second it is not, with mixed seeds neither."""
+    ahead, level = {}, {}
+    for case, leads in (("first", (0.30, 0.32)), ("second", (-0.30, -0.32)), ("mixed", (0.3, -0.2))):
+        results = json.loads(json.dumps(whole[1]))
+        results["final"]["start"][measure] = results["final"]["teacher"][measure] = 0.4
+        for each in METHODS:
+            for seed, lead in enumerate(leads):
+                value = 0.5 + (lead if each == methods[0] else 0)
+                results["final"][each][seed][measure] = value
+                results["curves"][each][seed][measure] = [0.5, value, value]
+        row = {row["id"]: row for row in claims.judge(results)}[name]
+        ahead[case], level[case] = sum(row["parts"].values()), row["verdict"]
+    if name == "jsd-endpoints":  # between two that are equal there is no room
+        assert ahead["first"] == ahead["second"] < 3 or ahead["mixed"] < 3
+    else:
+        assert ahead["first"] > ahead["second"], level
+
+
+def test_claims_on_gradients(whole):
+    results = json.loads(json.dumps(whole[1]))
+    for student in results["frozen"].values():
+        for number, name in enumerate(frozen.ESTIMATORS):
+            student["estimators"][name] |= {"variance": [1.0 + number, 0.1], "ratio_to_gkd": [1.0 + number, 0.1], "ratio_to_pg_0": [0.5 + number, 0.1], "cosine_with_gkd": [0.99, 0.01], "cosine_with_sequence_kl": [0.9, 0.01], "bias": [0.5, 0.01], "token_noise": [float(number > 1), 0.0]}
+    holds = ("pg-zero-gamma-is-gkd", "pg-variance", "bias-variance", "baseline-does-not-always-help", "token-level-bias")
+    assert [verdict(results, name) for name in holds] == ["seen"] * 5
+    one = results["frozen"]["gkd"]["estimators"]
+    one["pg_0"] |= {"cosine_with_gkd": [0.9, 0.01], "ratio_to_gkd": [0.7, 0.1]}
+    one["pg_1"]["variance"], one["pg_baseline"]["ratio_to_pg_0"], one["gkd"]["cosine_with_sequence_kl"] = [1.0, 0.1], [0.9, 0.1], [0.99, 0.1]
+    assert [verdict(results, name) for name in holds] == ["seen under conditions"] * 5
+    results["frozen"]["start"]["estimators"] = one
+    assert [verdict(results, name) for name in holds] == ["not seen"] * 5
+    for student in results["frozen"].values():
+        student["estimators"]["gkd"]["token_noise"], student["estimators"]["pg_0"]["ratio_to_gkd"] = [0.5, 0.1], [9.0, 0.1]
+    assert verdict(results, "pg-variance") == "not seen"  # GKD must have none
+
+
+# --- the command -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def micro(monkeypatch, whole):
+    monkeypatch.setitem(presets.PRESETS, "tiny", MICRO)
+    monkeypatch.setitem(presets.PRESETS, "cpu", dataclasses.replace(MICRO, name="cpu"))
+    monkeypatch.setattr(study, "EFFORTS", {"tiny": EFFORT, "cpu": EFFORT})
+    return str(whole[0])
+
+
+def test_the_command_records_shows_and_prints(micro, tmp_path, capsys):
+    main(["study", "--preset", "tiny", "--folder", micro, "--directory", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert provenance.is_current(tmp_path / "lm-study-tiny.json") and "recorded in" in printed.err
+    results = json.loads((tmp_path / "lm-study-tiny.json").read_text())["results"]
+    for row in results["claims"]:
+        assert f"{row['id']}: {row['verdict']}" in printed.out
+    assert all(f"\n{name:>21}  " in printed.out for name in METHODS)
+    main(["study", "--preset", "tiny", "--show", "--directory", str(tmp_path)])
+    assert capsys.readouterr().out == printed.out
+    main(["study", "--preset", "tiny", "--show", "--json", "--directory", str(tmp_path)])
+    assert json.loads(capsys.readouterr().out) == results
+
+
+def test_only_the_books_own_settings_take_the_records_place(micro):
+    where = lambda *asked: study_command._plan(_parsed(*asked), presets.PRESETS[_parsed(*asked).preset])[0]
+    assert where() == Path("figures/lm-study-cpu.json")
+    for asked in (["--steps", "3"], ["--seeds", "1"], ["--methods", "gkd"], ["--preset", "tiny"]):
+        assert where(*asked).parent == Path("_build/lm")
+    assert where("--seeds", "1,2", "--steps", "4").parent == Path("figures")  # which are the book's
+
+
+def _parsed(*asked):
+    parser = argparse.ArgumentParser()
+    study_command.add(parser.add_subparsers())
+    return parser.parse_args(["study", *asked])
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, gpu"),
+        (["--steps", "0"], "steps is 0; give a whole number from 1"),
+        (["--seeds", "1,x"], "seeds is '1,x'; give whole numbers"),
+        (["--seeds", "1,1"], "seeds is '1,1'; give different numbers"),
+        (["--workers", "0"], "workers is 0; give a whole number from 1"),
+        (["--methods", "dpo"], "method is 'dpo'; give one of sft"),
+        (["--show", "--directory", "nowhere"], "directory is 'nowhere', which holds no lm-study-cpu.json"),
+    ],
+)  # fmt: skip
+def test_what_is_asked_wrongly_is_told(micro, asked, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["study", "--folder", micro, *asked])
+    assert message in capsys.readouterr().err

@@ -71,7 +71,7 @@ PRESETS = {
         _preset(
             "cpu", Sums(terms=3, digits=2),
             teacher=(96, 2, 8, 1400, 64, 5e-3), student=(64, 2, 8, 900, 32, 7e-3),
-            distillation=Distillation(steps=300, batch=48, rate=1e-3, group=4, evaluate_every=30, evaluation_prompts=256), seeds=(1, 2, 3), workers=2,
+            distillation=Distillation(steps=300, batch=64, rate=3e-4, group=4, evaluate_every=30, evaluation_prompts=256), seeds=(1, 2, 3), workers=2,
         ),
         _preset(
             "gpu", Sums(terms=5, digits=3, base=100, vocabulary=32768),

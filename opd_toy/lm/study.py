@@ -30,21 +30,23 @@ from opd_toy.lm.methods import METHODS, find_method
 from opd_toy.lm.model import load, whole_number
 
 SOURCES = [*training.SOURCES, *(f"opd_toy/lm/{name}.py" for name in ("presets", "pretraining", "frozen", "claims", "study"))]
+SWEPT, FACTORS = ("gkd", "pg_0", "pg_1", "rlvr"), (1 / 3, 3)  # methods run at other rates as well, with the first seed; of the preset's rate
 HELD_STILL = ("start", "gkd")  # the students whose gradients are measured, of the first seed
 EXPOSED = ("start", "sft", "seqkd", "off_policy_reverse_kl", "on_policy_forward_kl", "gkd")
 
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How much is measured at the end: prompts for each trained student, texts for the gradients of a frozen one, whole and cut, and their blocks."""
+    """How much is measured at the end: prompts for each trained student, texts for the gradients of a frozen one, whole and cut, and their blocks; sweep: whether ``SWEPT`` are."""
 
     prompts: int
     texts: int
     cut_texts: int
     blocks: int = frozen.BLOCKS
+    sweep: bool = True
 
 
-EFFORTS = {"tiny": Effort(256, 128, 64), "cpu": Effort(512, 2048, 512), "gpu": Effort(1024, 512, 128, blocks=8)}
+EFFORTS = {"tiny": Effort(256, 96, 48, sweep=False), "cpu": Effort(512, 2048, 512), "gpu": Effort(1024, 512, 128, blocks=8)}
 
 
 def study(preset, folder, *, methods=tuple(METHODS), workers=1, device="cpu", effort=None, watch=None):
@@ -61,16 +63,17 @@ def study(preset, folder, *, methods=tuple(METHODS), workers=1, device="cpu", ef
     shop = Workshop(preset, Path(folder), effort, device, *models)
     runs = [(name, seed) for name in methods for seed in preset.seeds]
     students = [("teacher", None), ("start", None), *runs]
+    swept = [(name, preset.seeds[0], factor) for name in SWEPT if name in methods and effort.sweep for factor in FACTORS]
     held = [name for name in HELD_STILL if name in ("start", *methods)]
     lengths = cut_lengths(preset.task.length)
     with Hands(shop, 1 if device.type == "cuda" else workers) as hands:
-        trained = dict(zip(runs, hands.each("run", runs, preset.distillation.steps, watch("runs"))))
+        trained = dict(zip(runs + swept, hands.each("run", runs + swept, preset.distillation.steps, watch("runs"))))
         # the longest first, so that no process is left alone with it
         still = [(name, length) for length in reversed(lengths) for name in held]
         gradients = dict(zip(still, hands.each("gradients", still, 1, watch("gradients"))))
         final = dict(zip(students, hands.each("measures", students, 1, watch("measures"))))
     results = {
-        "preset": dataclasses.asdict(preset) | {"effort": dataclasses.asdict(effort)},
+        "preset": rounded(dataclasses.asdict(preset) | {"effort": dataclasses.asdict(effort)}),
         "clock": "processor seconds" if device.type == "cpu" else "seconds",
         "device": device_name(device),
         "methods": {name: METHODS[name].words for name in methods},
@@ -79,6 +82,7 @@ def study(preset, folder, *, methods=tuple(METHODS), workers=1, device="cpu", ef
         "start": rounded(measures.evaluate(models[1], models[0], preset)),
         "curves": {name: [rounded({key: values for key, values in trained[name, seed].items() if key != "memory"}) for seed in preset.seeds] for name in methods},
         "memory": {name: peak(trained[name, seed]["memory"] for seed in preset.seeds) for name in methods},
+        "sweep": {name: rates(name, preset, trained) for name in dict.fromkeys(each for each, *_ in swept)},
         "final": {"prompts": effort.prompts} | {name: final[name, None]["measures"] for name in ("teacher", "start")} | {name: [final[name, seed]["measures"] for seed in preset.seeds] for name in methods},
         "exposure": {name: exposed([final[name, seed]["exposure"] for seed in (preset.seeds if name in methods else (None,))]) for name in EXPOSED if name in ("start", *methods)},
         "frozen": {name: frozen_results({length: gradients[name, length] for length in lengths}) for name in held},
@@ -106,6 +110,13 @@ def exposed(by_seed):
     })  # fmt: skip
 
 
+def rates(name, preset, trained):
+    """What the first seed's run comes to at each rate, the measures of its curve's end."""
+    found = [(preset.distillation.rate * factor, trained[name, preset.seeds[0], factor]) for factor in FACTORS]
+    found = sorted([*found, (preset.distillation.rate, trained[name, preset.seeds[0]])], key=lambda pair: pair[0])
+    return rounded([{"rate": rate} | {measure: curve[measure][-1] for measure in ("accuracy", "sequence_kl", "forward_sequence_kl")} for rate, curve in found])
+
+
 def peak(values):
     known = [value for value in values if value is not None]
     return round(max(known), 1) if known else None
@@ -125,10 +136,12 @@ class Workshop:
     teacher: torch.nn.Module
     start: torch.nn.Module
 
-    def run(self, method, seed, report):
-        """The curve of one run; of one whose gradient was not finite, what there is of it."""
+    def run(self, method, seed, factor=1, *, report):
+        """The curve of one run at ``factor`` times the preset's rate; of one whose gradient was not finite, what there is of it."""
+        rate = self.preset.distillation.rate * factor
+        preset = dataclasses.replace(self.preset, distillation=dataclasses.replace(self.preset.distillation, rate=rate))
         try:
-            return training.distill(method, self.preset, seed, self.teacher, self.start, folder=self.folder, device=self.device, report=report, say=say)
+            return training.distill(method, preset, seed, self.teacher, self.start, folder=self.folder if factor == 1 else self.folder / f"rate-{rate:.2g}", device=self.device, report=report, say=say)
         except training.NotFinite as error:
             say(str(error))
             return error.curve | {"memory": None, "not_finite": str(error)}

@@ -121,7 +121,7 @@ def _make(path, preset, methods, arguments):
 
 
 def report(results):
-    return "\n\n".join([header(results), methods_table(results), *(frozen_table(results, student) for student in results["frozen"]), claims_table(results)])
+    return "\n\n".join([header(results), methods_table(results), *([sweep_table(results)] if results["sweep"] else []), *(frozen_table(results, student) for student in results["frozen"]), claims_table(results)])
 
 
 def header(results):
@@ -144,6 +144,17 @@ def methods_table(results):
         ends = [[seed[measure] for seed in final[name]] for measure in MEASURES]
         rows.append([name, *(_plain(_mean(values)) for values in ends), f"{_mean([run['tokens'][-1] for run in runs]):.0f}", f"{_mean([run['seconds'][-1] for run in runs]):.0f}"])
     return _aligned(rows)
+
+
+def sweep_table(results):
+    """Sequence KL and accuracy at the end, by learning rate."""
+    from opd_toy.variance_command import _aligned
+
+    rates = [row["rate"] for row in next(iter(results["sweep"].values()))]
+    rows = [["rate", *(f"{rate:.2g}" for rate in rates)]]
+    for name, found in results["sweep"].items():
+        rows.append([name, *(f"{_plain(row['sequence_kl'])} ({_plain(row['accuracy'])})" for row in found)])
+    return f"Sequence KL (accuracy) at the end by rate, seed {results['seeds'][0]}\n\n" + _aligned(rows)
 
 
 def frozen_table(results, student):
