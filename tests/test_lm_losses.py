@@ -15,6 +15,7 @@ from opd_toy import objectives, sequences
 from opd_toy.distributions import softmax
 from opd_toy.lm import losses
 from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
+from tests import jsd_faults
 from tests.conftest import ROOT
 
 INF = math.inf
@@ -127,6 +128,38 @@ def test_mask_and_weights_choose_what_counts(name, parameters):
     upstream = z.clone().requires_grad_()
     (3 * distillation_loss(upstream, y, name, mask, weights=weights, **parameters)).backward()
     near(upstream.grad, 3 * x.grad)
+
+
+def caught(fault, monkeypatch):
+    """How many of three tests above fail on a JSD with this fault."""
+
+    def faulty(z, y, name, mask=None, *, temperature=1.0, weights=None, normalizer=None, beta):
+        x = z.detach().clone().requires_grad_()
+        labels = None if mask is None else torch.where(mask != 0, 0, -100)
+        if weights is None:
+            value = jsd_faults.jsd(x.reshape(-1, 1, 11), y.reshape(-1, 1, 11), None if labels is None else labels.reshape(-1, 1), beta, temperature, fault=fault)
+        else:  # which TRL's interface does not have; a token of weight w counts w times
+            parts = [w * jsd_faults.jsd(x[None, i, j : j + 1], y[None, i, j : j + 1], labels[None, i, j : j + 1], beta, temperature, "sum", fault=fault) for (i, j), w in np.ndenumerate(weights.numpy())]
+            tokens = labels.numel() if fault == "normalised by all tokens" else (labels != -100).sum()
+            value = sum(parts) / (normalizer or tokens)
+        value.backward()
+        return value.item(), x.grad
+
+    monkeypatch.setattr(sys.modules[__name__], "value_and_gradient", faulty)
+    number = 0
+    for test, arguments in ((test_values_and_gradients_of_the_engine, [False]), (test_autograd_of_the_textbook_formula, []), (test_mask_and_weights_choose_what_counts, [])):
+        try:
+            test("generalized_jsd", {"beta": 0.1}, *arguments)
+        except AssertionError:
+            number += 1
+    monkeypatch.undo()
+    return number
+
+
+def test_faults_that_trl_s_own_tests_miss_are_caught(monkeypatch):
+    """See tests/peers/test_trl_class.py for theirs."""
+    assert all(caught(fault, monkeypatch) for fault in jsd_faults.FAULTS)
+    assert caught(None, monkeypatch) == caught(jsd_faults.HARMLESS, monkeypatch) == 0
 
 
 def test_student_support_and_ties_are_those_of_torch_topk():

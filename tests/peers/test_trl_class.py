@@ -5,6 +5,7 @@ fetches the file from trl's repository at v1.16.0.  Without it these tests are s
 """
 
 import ast
+import functools
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from examples.trl_gkd_trainer import ExactGKDTrainer
+from tests import jsd_faults
 from tests.conftest import ROOT
 
 FILE = Path(os.environ.get("TRL_TESTS", ROOT / ".venv-peers" / "test_gkd_trainer.py"))
@@ -61,3 +63,14 @@ def test_theirs_can_fail():
             return 2 * ExactGKDTrainer.generalized_jsd_loss(*arguments, **named)
 
     assert failures(Doubled)[0] == ["test_generalized_jsd_loss_edge_cases"]
+
+
+@needs_file
+@pytest.mark.parametrize("fault", jsd_faults.FAULTS)
+def test_theirs_miss_what_ours_catch(fault):
+    """Each is caught by tests/test_lm_losses.py; see there."""
+
+    class Faulty:
+        generalized_jsd_loss = staticmethod(functools.partial(jsd_faults.jsd, fault=fault))
+
+    assert failures(Faulty)[0] == []
