@@ -19,7 +19,7 @@ const GROUPS = [
     ["pg_0.5", "PG γ = 0.5", "PG .5", "policy-gradient", "5 4"],
     ["pg_0.9", "PG γ = 0.9", "PG .9", "policy-gradient", "9 4"],
     ["pg_1", "PG γ = 1", "PG 1", "policy-gradient", "15 4"],
-    ["pg_baseline", "PG, baseline", "PG base", "policy-gradient", "8 3 2 3"]]],
+    ["pg_baseline", "PG with baseline", "PG base", "policy-gradient", "8 3 2 3"]]],
   ["Own texts", "with a reward", [
     ["opd_reward", "OPD + reward", "OPD+R", "policy-gradient", "none"],
     ["rlvr", "reward alone", "RLVR", "policy-gradient", "16 3 2 3"]]],
