@@ -98,7 +98,7 @@ def divergence(objective, z, y, factor, out=None, temperature=1.0, mixing=0.0):
             _divergence_kernel[((count + (stages - 1) * lag) * tiles,)](
                 own, other, place, factor, counters, of_tiles, of_rows, values,
                 start, count, vocabulary, tiles, lag, own.shape[1],
-                *own.stride()[:2], *other.stride()[:2], *place.stride()[:2], float(mixing), 1.0 / temperature,
+                *own.stride()[:2], *other.stride()[:2], *place.stride()[:2], float(mixing), 1.0 - mixing, 1.0 / temperature,  # 1 - mixing in float32 would lose the digits of a small rest
                 OBJECTIVE=objective, WRITE=out is not None, LANES=32 * warps, WIDTH=width, STEPS=steps, TILES=triton.next_power_of_2(tiles), num_warps=warps,
             )  # fmt: skip
         totals.append(values.sum(dtype=torch.float64))
@@ -153,7 +153,7 @@ def _divergence_kernel(
     OWN, OTHER, OUT, FACTOR, COUNTERS, TILE_FIELDS, ROW_FIELDS, VALUES,
     start, rows, vocabulary, tiles, lag, inner,
     own_outer, own_inner, other_outer, other_inner, out_outer, out_inner,
-    mixing, inverse_temperature,
+    mixing, rest, inverse_temperature,
     OBJECTIVE: tl.constexpr, WRITE: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """FACTOR (start + rows,), COUNTERS (1 + (stages - 1) * rows,) of zeros, TILE_FIELDS (rows, 7, tiles), ROW_FIELDS (rows, 8), VALUES (rows, tiles)."""
@@ -179,7 +179,7 @@ def _divergence_kernel(
             own, other = _row(OWN, start + row, inner, own_outer, own_inner), _row(OTHER, start + row, inner, other_outer, other_inner)
             fields = TILE_FIELDS + row * TILE_FIELDS_COUNT * tiles
             _wait(COUNTERS + 1 + row, tiles)
-            _moments(own, other, fields + tile, ROW_FIELDS + row * ROW_FIELDS_COUNT, token, vocabulary, tiles, mixing, inverse_temperature, OBJECTIVE, LANES, WIDTH, STEPS)
+            _moments(own, other, fields + tile, ROW_FIELDS + row * ROW_FIELDS_COUNT, token, vocabulary, tiles, mixing, rest, inverse_temperature, OBJECTIVE, LANES, WIDTH, STEPS)
             if tl.atomic_add(COUNTERS + 1 + rows + row, 1, sem="acq_rel") == tiles - 1:
                 tl.store(ROW_FIELDS + row * ROW_FIELDS_COUNT + 5, _total(fields, tiles, TILES))
                 tl.store(ROW_FIELDS + row * ROW_FIELDS_COUNT + 6, _total(fields + tiles, tiles, TILES))
@@ -195,7 +195,7 @@ def _divergence_kernel(
             if KL:
                 value = _finish_kl(own, other, out, fields, tile, token, vocabulary, scale, inverse_temperature, OBJECTIVE, WRITE, LANES, WIDTH, STEPS)
             else:
-                value = _finish_mixture(own, other, out, fields, tile, token, vocabulary, scale, mixing, inverse_temperature, OBJECTIVE, WRITE, LANES, WIDTH, STEPS)
+                value = _finish_mixture(own, other, out, fields, tile, token, vocabulary, scale, mixing, rest, inverse_temperature, OBJECTIVE, WRITE, LANES, WIDTH, STEPS)
             value *= last_factor
         elif WRITE:
             for step in range(STEPS):
@@ -310,7 +310,7 @@ def _combine(FIELD, ROW, tiles, inverse_temperature, KL: tl.constexpr, TILES: tl
         mean = tl.sum(tl.where(share > 0, share * turned, 0.0), 0) / sum_a * inverse_temperature - logs
         at_barred = tl.max(_fields(FIELD + 5 * tiles, tiles, -INFINITY, TILES), 0)
         elsewhere = tl.max(_fields(FIELD + 6 * tiles, tiles, -INFINITY, TILES), 0)
-        infinite = tl.exp2((at_barred - largest_a) * to_base_2) * (1.0 / sum_a) > 0
+        infinite = (tl.exp2((at_barred - largest_a) * to_base_2) * (1.0 / sum_a) > 0) & (logs == logs)
         beyond = tl.exp2((elsewhere - largest_a) * to_base_2) * (1.0 / sum_a) > 0
         turned = totals + sum_as * (_or_zero(largest_as) - largest_a)
         tl.store(ROW + 5, tl.where(infinite, INFINITY, mean))
@@ -381,26 +381,25 @@ def _compare(a, b, ROW, inverse_temperature):
 
 
 @triton.jit
-def _to_mixture(d, mixing, OBJECTIVE: tl.constexpr):
+def _to_mixture(d, mixing, rest, OBJECTIVE: tl.constexpr):
     """The log of a model over the mixture M, and the gradient before it is centred (for the JSD, before 1 - beta too)."""
     if OBJECTIVE == "generalized_jsd":  # M = (1 - beta) p + beta q
-        ratio = -_log1p(mixing * _expm1(-d))  # log p/M
+        ratio = -_log_share(mixing, rest, -d)[0]  # log p/M
         g = ratio
     elif OBJECTIVE == "skewed_forward_kl":  # M = skew q + (1 - skew) p
-        growth = _expm1(d)
-        away = (1 - mixing) * growth
-        ratio = -_log1p(away)  # log q/M
-        g = (1 - mixing) * (1 - mixing) * growth / (1 + away)  # (1 - skew)^2 (p - q)/M
+        log, growth, share = _log_share(rest, mixing, d)
+        ratio = -log  # log q/M
+        g = rest * rest * growth / share  # (1 - skew)^2 (p - q)/M
     else:  # M = skew p + (1 - skew) q
-        away = (1 - mixing) * _expm1(-d)
-        ratio = -_log1p(away)  # log p/M
-        g = ratio + mixing * away / (1 + away)  # log p/M - skew p/M, up to a constant
+        log, growth, share = _log_share(rest, mixing, -d)
+        ratio = -log  # log p/M
+        g = ratio + mixing * rest * growth / share  # log p/M - skew p/M, up to a constant
     return ratio, g
 
 
 @triton.jit
 def _moments(
-    own, other, FIELD, ROW, token, vocabulary, tiles, mixing, inverse_temperature,
+    own, other, FIELD, ROW, token, vocabulary, tiles, mixing, rest, inverse_temperature,
     OBJECTIVE: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """Second stage of the mixtures: the sums of the value and of p * g, over the first fields of the tile, which the row has taken up."""
@@ -408,10 +407,10 @@ def _moments(
     for step in range(STEPS):
         at = token + step * (LANES * WIDTH)
         p, q, d = _compare(_read(own, at, vocabulary), _read(other, at, vocabulary), ROW, inverse_temperature)
-        ratio, g = _to_mixture(d, mixing, OBJECTIVE)
+        ratio, g = _to_mixture(d, mixing, rest, OBJECTIVE)
         mean += tl.sum(p * g, 1)
         if OBJECTIVE == "generalized_jsd":
-            value += tl.sum(mixing * q * (ratio - d) + (1 - mixing) * p * ratio, 1)
+            value += tl.sum(mixing * q * (ratio - d) + rest * p * ratio, 1)
         elif OBJECTIVE == "skewed_forward_kl":
             value += tl.sum(q * ratio, 1)
         else:
@@ -423,23 +422,23 @@ def _moments(
 
 @triton.jit
 def _finish_mixture(
-    own, other, out, ROW, tile, token, vocabulary, scale, mixing, inverse_temperature,
+    own, other, out, ROW, tile, token, vocabulary, scale, mixing, rest, inverse_temperature,
     OBJECTIVE: tl.constexpr, WRITE: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """Last stage of the mixtures."""
     value, mean, bent = _number(ROW + 5), _number(ROW + 6), tl.zeros([LANES], tl.float32)
     small = value < NEAR_ZERO
     if OBJECTIVE == "generalized_jsd":
-        scale *= 1 - mixing
+        scale *= rest
     for step in range(STEPS):
         at = token + step * (LANES * WIDTH)
         p, q, d = _compare(_read(own, at, vocabulary), _read(other, at, vocabulary), ROW, inverse_temperature)
-        ratio, g = _to_mixture(d, mixing, OBJECTIVE)
+        ratio, g = _to_mixture(d, mixing, rest, OBJECTIVE)
         if small:
             if OBJECTIVE == "generalized_jsd":
                 mixture = p + mixing * (q - p)
-                to_q = -_log1p((1 - mixing) * _expm1(d))
-                bent += tl.sum(mixing * _bregman(q, to_q, mixture) + (1 - mixing) * _bregman(p, ratio, mixture), 1)
+                to_q = -_log_share(rest, mixing, d)[0]
+                bent += tl.sum(mixing * _bregman(q, to_q, mixture) + rest * _bregman(p, ratio, mixture), 1)
             elif OBJECTIVE == "skewed_forward_kl":
                 bent += tl.sum(_bregman(q, ratio, p + mixing * (q - p)), 1)
             else:
@@ -489,13 +488,16 @@ def _expm1(x):
 
 
 @triton.jit
-def _log1p(x):
-    """log(1 + x) to 2e-7 relative: what 1 + x has lost of x is put back."""
-    u = 1 + x
-    return tl.log(u) + tl.where(tl.abs(x) < 0.5, x - (u - 1), 0.0)
+def _log_share(weight, rest, x):
+    """The log of rest + weight * exp(x) to 2e-7 relative, exp(x) - 1, and what the log is of; weight + rest = 1."""
+    growth = _expm1(x)
+    away = weight * growth
+    near = tl.abs(away) < 0.5
+    share = tl.where(near, 1 + away, rest + weight * tl.exp2(x * LOG2_E))
+    return tl.log(share) + tl.where(near, away - (share - 1), 0.0), growth, share  # what 1 + away has lost of away is put back
 
 
-@triton.jit(do_not_specialize=["elements"])
+@triton.jit
 def _scale_kernel(X, FACTOR, elements, STEPS: tl.constexpr, BLOCK: tl.constexpr):
     factor = tl.load(FACTOR).to(tl.float32)
     if factor != 1:

@@ -113,8 +113,8 @@ def test_rows_of_many_tiles(name, parameters):
 
 @case
 def test_temperature_mask_weights_and_upstream(name, parameters):
-    z, y = pair(2, 5, 300, seed=2)
-    mask, weights = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 1, 0, 0]]), torch.rand(2, 5) + 0.5
+    z, y = pair(2, 3, 300, seed=2)
+    mask, weights = torch.tensor([[1, 0, 1], [0, 1, 0]]), torch.rand(2, 3) + 0.5
     for temperature in (0.5, 3.0):
         expected, gradient = reference(z.double(), y.double(), name, mask, weights=weights, temperature=temperature, normalizer=7, **parameters)
         value, actual = value_and_gradient(z, y, name, mask, weights=weights, temperature=temperature, normalizer=7, **parameters)
@@ -132,7 +132,7 @@ def test_mixed_dtypes():
             expected, gradient = reference(z.double(), y.double(), name, **parameters)
             value, actual = value_and_gradient(z, y, name, **parameters)
             assert abs(value - expected) <= 5e-6 * max(expected, 1e-3)
-            close(actual, gradient, 4e-3)
+            close(actual, gradient, 8e-3)  # the interpreter cuts bfloat16 off, a GPU rounds it
 
 
 # --- where digits are lost ---------------------------------------------------------------
@@ -247,15 +247,16 @@ def test_not_a_number_is_not_hidden():
                 value, gradient = value_and_gradient(*logits, name, **parameters)
                 expected = reference(*logits, name, **parameters)[1]
                 assert math.isnan(value) and gradient[1].isnan().any() == expected[1].isnan().any() and gradient[[0, 2]].isfinite().all()
-        z, y = pair(3, 300, seed=8)
-        z[1] = -INF
-        assert math.isnan(value_and_gradient(z, y, name, **parameters)[0]) and math.isnan(reference(z, y, name, **parameters)[0])
+        for which in (0, 1):
+            logits = pair(3, 300, seed=8)
+            logits[which][1] = -INF
+            assert math.isnan(value_and_gradient(*logits, name, **parameters)[0]) and math.isnan(reference(*logits, name, **parameters)[0])
 
 
 @case
 def test_what_is_masked_does_not_matter(name, parameters):
-    z, y = pair(3, 4, 300)
-    mask = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
+    z, y = pair(2, 3, 300)
+    mask = torch.tensor([[1, 0, 1], [0, 1, 0]])
     weights = torch.where(mask == 1, 1.0, math.nan)
     expected = value_and_gradient(z, y, name, mask, **parameters)
     for rubbish in (math.nan, INF, -INF):
@@ -267,9 +268,9 @@ def test_what_is_masked_does_not_matter(name, parameters):
 
 @case
 def test_nothing_to_learn_from(name, parameters):
-    z, y = pair(3, 4, 300)
+    z, y = pair(2, 2, 300)
     z[0, 0] = math.nan
-    value, gradient = value_and_gradient(z, y, name, torch.zeros(3, 4), **parameters)
+    value, gradient = value_and_gradient(z, y, name, torch.zeros(2, 2), **parameters)
     assert value == 0 and (gradient == 0).all()
     for shape in ((0, 4, 11), (3, 0, 11)):
         value, gradient = value_and_gradient(torch.zeros(shape), torch.zeros(shape), name, **parameters)
@@ -311,7 +312,7 @@ def test_logits_that_are_not_contiguous():
 @pytest.mark.parametrize("turned", [False, True])
 def test_gradients_over_the_logits(turned):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for name, parameters in CASES[:4:2] + CASES[-2:]:
+        for name, parameters in [CASES[0], CASES[4]]:
             z, y = (x.to(DEVICE) for x in pair(3, 5, 300, dtype=dtype))
             if turned:
                 z, y = z.transpose(1, 2), y.transpose(1, 2)

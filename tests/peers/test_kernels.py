@@ -23,7 +23,6 @@ else:
 
 
 COMPILE = """
-import re, subprocess, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -40,18 +39,17 @@ for architecture in (80, 90):
     for objective in kernels.OBJECTIVES:
         for logits, out in (("bf16", "bf16"), ("fp32", "fp32"), ("fp16", "fp32")):
             types = dict.fromkeys(kernel.arg_names, "i32") | dict.fromkeys(pointers, "*fp32") | dict.fromkeys(strides, "i64")
-            types |= {"OWN": "*" + logits, "OTHER": "*" + logits, "OUT": "*" + out, "COUNTERS": "*i32", "mixing": "fp32", "inverse_temperature": "fp32"}
+            types |= {"OWN": "*" + logits, "OTHER": "*" + logits, "OUT": "*" + out, "COUNTERS": "*i32", "mixing": "fp32", "rest": "fp32", "inverse_temperature": "fp32"}
             width = 4 if logits == "fp32" else 8
             constants = dict(OBJECTIVE=objective, WRITE=True, LANES=128, WIDTH=width, STEPS=4096 // (128 * width), TILES=64)
             ptx = compiled(kernel, types, constants, (*pointers, *strides, "vocabulary"), 4, architecture).asm["ptx"]
-            logit_loads = re.findall(r"ld\\.global\\.(v4\\.b32|b16|b32 \\{[^}]*\\}, \\[ %rd\\d+ \\+ 0 \\];)", ptx)
             assert ptx.count("ld.global.v4.b32") >= 4 and "ld.global.b16" not in ptx and "ld.global.u16" not in ptx, (objective, logits)
             assert "atom.global.gpu.relaxed.add" in ptx and "atom.global.gpu.acq_rel.add" in ptx and "atom.global.gpu.release.add" in ptx and "acquire" in ptx
             assert ".local" not in ptx, (objective, logits)
             print(objective, logits, architecture)
 kernel = kernels._scale_kernel
 for dtype in ("bf16", "fp32", "fp16"):
-    ptx = compiled(kernel, {"X": "*" + dtype, "FACTOR": "*fp32", "elements": "i64"}, dict(STEPS=16, BLOCK=4096), ("X", "FACTOR"), 4, 90).asm["ptx"]
+    ptx = compiled(kernel, {"X": "*" + dtype, "FACTOR": "*fp32", "elements": "i64"}, dict(STEPS=16, BLOCK=4096), ("X", "FACTOR", "elements"), 4, 90).asm["ptx"]
     assert "ld.global.v4.b32" in ptx
 """
 
