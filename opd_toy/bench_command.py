@@ -52,17 +52,19 @@ def make(path, arguments):
     """Measure and record."""
     from dataclasses import asdict, replace
 
-    from opd_toy import _validate, provenance
+    from opd_toy import provenance
     from opd_toy.lm import benchmark
 
-    repeats = _validate.count("repeats", arguments.repeats if arguments.repeats is not None else 2 if arguments.quick else 5, 1000)
-    threads = _validate.count("threads", arguments.threads, 1024)
+    repeats = arguments.repeats if arguments.repeats is not None else 2 if arguments.quick else 5
+    for name, value in (("repeats", repeats), ("threads", arguments.threads)):
+        if value < 1:
+            raise ValueError(f"{name} is {value!r}; give a whole number from 1")
     settings = benchmark.SETTINGS
     if arguments.quick:
         short = lambda cases: tuple(case for case in cases if not case.endswith("compiled"))  # noqa: E731
         settings = [replace(setting, cases=short(setting.cases), tokens=32, vocabulary=20_000) for setting in settings if setting.name in ("logits", "hidden_64")]
     code = provenance.source_hash(SOURCES)
-    found = measure({"settings": [asdict(setting) for setting in settings], "repeats": repeats, "threads": threads})
+    found = measure({"settings": [asdict(setting) for setting in settings], "repeats": repeats, "threads": arguments.threads})
     if provenance.source_hash(SOURCES) != code:
         sys.exit(f"{', '.join(SOURCES)}: one has changed while this ran, so that {path} would name code that did not make it; nothing is recorded. Give the command again.")
     try:
@@ -114,7 +116,8 @@ def tables(results):
             if "failed" in row:
                 rows.append((row["words"], "failed", *[""] * 5))
                 continue
-            memory = ("-", "-") if row["extra_bytes"] is None else (f"{row['extra_bytes'] / 2**20:.0f} MiB", f"{row['extra_bytes'] / ours['extra_bytes']:.1f}x")
+            known = row["extra_bytes"] is not None and ours["extra_bytes"]
+            memory = (f"{row['extra_bytes'] / 2**20:.0f} MiB", f"{row['extra_bytes'] / ours['extra_bytes']:.1f}x") if known else ("-", "-")
             rows.append((row["words"], f"{row['median']:.2f} s", f"{row['least']:.2f} s", f"{row['least'] / ours['least']:.1f}x", *memory, f"{row['gradient_error']:.1e}"))
         found.append((setting["words"], rows))
     return found
