@@ -86,7 +86,7 @@ def loss_function(case, setting):
 processes.versions = lambda: {"torch": "2", "trl": "1"}
 benchmark.loss_function = processes.loss_function = loss_function
 steps = []
-found = processes.measure([Setting("logits", ("ours", "trl", "trl_chunked", "liger_8"), tokens=6, vocabulary=200)], 3, 1, lambda done, total: steps.append((done, total)))
+found = processes.measure([Setting("logits", ("ours", "trl", "trl_chunked", "liger_16"), tokens=6, vocabulary=200)], 3, 1, lambda done, total: steps.append((done, total)))
 print(json.dumps([found, steps]))
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120)
