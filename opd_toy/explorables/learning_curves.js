@@ -28,11 +28,11 @@ const METHODS = GROUPS.flatMap(([, , methods]) => methods);
 
 // `better`: 1 where more is better, -1 where less is; `digits` shown, of hundredths for shares.
 const QUANTITIES = {
-  accuracy: { label: "right answers", axis: "Right answers on test prompts", better: 1, share: true, digits: 1, leads: "is right most often" },
+  accuracy: { label: "accuracy", axis: "Right answers on test prompts", better: 1, share: true, digits: 1, leads: "is right most often" },
   sequence_kl: { label: "sequence KL", axis: "KL(p‖q) of whole texts, nats", better: -1, digits: 2, unit: "nats", leads: "has the least sequence KL" },
   forward_sequence_kl: { label: "forward KL", axis: "KL(q‖p) of whole texts, nats", better: -1, digits: 2, unit: "nats", leads: "has the least forward sequence KL" },
   order_entropy: { label: "order entropy", axis: "Entropy of the order of right workings, nats", better: 1, digits: 2, unit: "nats", leads: "spreads its right workings most evenly over the orders" },
-  distinct: { label: "distinct workings", axis: "Distinct right workings in 16 draws", better: 1, digits: 2, unit: "workings", leads: "finds the most distinct right workings" },
+  distinct: { label: "workings", axis: "Distinct right workings in 16 draws", better: 1, digits: 2, unit: "workings", leads: "finds the most distinct right workings" },
   length: { label: "length", axis: "Length of a text, tokens", better: 1, digits: 1, unit: "tokens", leads: "writes the longest texts" },
 };
 const shown = (quantity, x) => (quantity.share ? `${number(100 * x, quantity.digits)} %` : number(x, quantity.digits));
@@ -97,10 +97,10 @@ function between(xs, ys, x, grain) {
 // ---- the widget ----
 
 const PRESETS = [
-  ["At equal tokens", { methods: ["sft", "seqkd", "gkd", "pg_0", "opd_reward"], x: "tokens", quantity: "accuracy" }],
-  ["At equal seconds", { methods: ["sft", "seqkd", "gkd", "pg_0", "opd_reward"], x: "seconds", quantity: "accuracy", at: 50 }],
-  ["How far to look ahead", { methods: ["gkd", "pg_0", "pg_0.5", "pg_0.9", "pg_1"], x: "tokens", quantity: "sequence_kl" }],
-  ["How many ways it knows", { methods: ["seqkd", "gkd", "jsd", "opd_reward", "rlvr"], x: "tokens", quantity: "distinct" }],
+  ["Whose texts", { methods: ["seqkd", "off_policy_reverse_kl", "on_policy_forward_kl", "gkd"], quantity: "sequence_kl" }],
+  ["How far ahead", { methods: ["gkd", "pg_0", "pg_0.5", "pg_0.9", "pg_1"], quantity: "sequence_kl" }],
+  ["How many ways", { methods: ["seqkd", "gkd", "jsd", "pg_0", "rlvr"], quantity: "distinct" }],
+  ["With a reward", { methods: ["gkd", "pg_0", "opd_reward", "rlvr"], quantity: "accuracy" }],
 ];
 
 function render({ model, el }) {
@@ -168,6 +168,7 @@ function render({ model, el }) {
       input.checked = chosen.includes(name);
       element.hidden = !study.methods.includes(name);
     }
+    groups.forEach((group, i) => (group.hidden = !GROUPS[i][2].some(([name]) => study.methods.includes(name))));
     const readings = chosen.map((name) => ({ name, words: METHODS.find(([each]) => each === name)[1], ...study.at(name, what, along, x) }));
     const ranked = readings.filter(({ count }) => count).sort((a, b) => measure.better * (b.mean - a.mean));
     title.textContent = measure.axis;
@@ -264,8 +265,9 @@ function ticks(low, high, count) {
   const first = Math.ceil(low / size - 1e-9);
   return Array.from({ length: Math.floor(high / size + 1e-9) - first + 1 }, (_, i) => Number(((first + i) * size).toPrecision(12)));
 }
-// 1, 2 and 5 times the powers of ten; the powers alone where those are many.
+// 1, 2 and 5 times the powers of ten; the powers alone where those are many, more where they are few.
 function logarithmicTicks(low, high) {
+  if (high / low < 8) return ticks(low, high, 6);
   const powers = Array.from({ length: Math.ceil(Math.log10(high)) - Math.floor(Math.log10(low)) + 1 }, (_, i) => Math.floor(Math.log10(low)) + i);
   const within = (all) => all.map((x) => Number(x.toPrecision(3))).filter((x) => x >= low && x <= high);
   const fine = within(powers.flatMap((power) => [1, 2, 5].map((x) => x * 10 ** power)));
