@@ -186,6 +186,12 @@ def test_drawn_tokens_have_the_probabilities_of_the_softmax():
         assert counts[3] == counts[5] == 0
 
 
+def test_shares_of_a_large_vocabulary_are_told_apart():
+    vocabulary = 200_000  # in float32 the sum is off by more than a token's share
+    token = torch.arange(0, vocabulary, vocabulary // 10) + 7
+    assert draw(torch.zeros(10, vocabulary), (token.double() + 0.01) / vocabulary).equal(token)
+
+
 def test_no_number_draws_a_token_without_probability():
     largest = 1 - 2**-53
     logits = (8 * uniforms(1, shape=(2000, 7)) - 4).float()

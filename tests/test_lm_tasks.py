@@ -218,6 +218,11 @@ def test_prompts_depend_on_their_key_alone():
     assert SUMS.prompts(0, 1).shape == (0, 9)
 
 
+def test_a_rare_split_is_not_filled_with_the_same_prompts_again():
+    prompts = SUMS.prompts(1000, 7, split="test")
+    assert len(prompts.unique(dim=0)) > 980, "of 88 000 there are"
+
+
 # --- words and errors --------------------------------------------------------------------
 
 
