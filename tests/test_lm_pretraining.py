@@ -106,6 +106,7 @@ def test_a_model_of_another_recipe_or_code_is_made_anew_with_a_word(tmp_path, mo
         dataclasses.replace(SMALL, autocast="bfloat16"),
     ]
     for other in others:
+        assert equal(made(SMALL)[0], first)
         model, heard = made(other)
         assert heard == [f"{path} was made by another recipe or other code; making it anew"] and not equal(model, first)
         assert made(other)[1] == []
