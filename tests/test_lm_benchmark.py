@@ -136,6 +136,9 @@ def test_goals():
     assert [(goal["error"], goal["met"]) for goal in errors] == [([1e-6, 2e-6], True), ([3e-6, 2e-6], False)]
     assert not bench_command.goals(results(trl=(0.7, 1000, 1e-6)))[0]["met"] and not bench_command.goals(results(trl=(1.0, 400, 1e-6)))[0]["met"]
     assert not bench_command.goals(without_memory(results()))[0]["met"]
+    nearly = results()
+    nearly["settings"][1]["rows"][1]["gradient_error"] = 2.8e-6
+    assert bench_command.goals(nearly)[-1]["met"]
     assert bench_command.goal_text(errors[1]).startswith("NOT met: hidden_64: gradient error")
     trial = results()
     for setting in trial["settings"]:

@@ -236,10 +236,14 @@ def weigh(pipe, case, setting, threads, folder):
 
 
 def pace(pipe, case, setting, threads):
-    """A process: says when it is ready, then answers each message with the seconds of a pass, until one is None."""
+    """A process: says when it is ready, then answers each message with the seconds of a pass."""
     loss, inputs = prepare(case, setting, threads)
     pipe.send("ready")
-    while pipe.recv() is not None:
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
         if case == "ours_overwrite":
             inputs = None
             inputs = make_inputs(setting)  # the gradient took their place

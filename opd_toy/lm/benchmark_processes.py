@@ -27,6 +27,7 @@ class Fork:
         theirs.close()
 
     def _run(self, function, pipe, *arguments):
+        self.pipe.close()  # so that the end of the parent, however it comes, is the end of this one's messages
         os.dup2(self.errors.fileno(), 1), os.dup2(self.errors.fileno(), 2)
         function(pipe, *arguments)
 
@@ -131,7 +132,10 @@ def main():
 
     job = json.loads(sys.stdin.read())
     settings = [Setting(**{**setting, "cases": tuple(setting["cases"])}) for setting in job["settings"]]
-    print(json.dumps(measure(settings, job["repeats"], job["threads"], Progress("bench"))))
+    try:
+        print(json.dumps(measure(settings, job["repeats"], job["threads"], Progress("bench"))))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":
