@@ -17,7 +17,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from opd_toy import objectives, provenance
 from opd_toy.explorables.control_study import block_means
-from opd_toy.explorables.host import HERE, Distribution
+from opd_toy.explorables.host import HERE, Distribution, Subset
 from tests.conftest import new_page
 from tests.explorables import CHECKS, SIMPLE, WIDGETS, check, page_of, read, uniforms
 
@@ -213,7 +213,7 @@ def test_every_control_is_reached_by_tab_and_shows_its_focus(name, opened):
     widget = opened(name)
     names = [each.get_attribute("aria-label") for each in widget.visible("input[type=range]")]
     assert all(names) and len(set(names)) == len(names)
-    wanted = {each.evaluate("(e) => (window.controls ??= []).push(e)") for each in widget.visible("input[type=range], button:enabled, input[type=radio]:checked, .opd-table")}
+    wanted = {each.evaluate("(e) => (window.controls ??= []).push(e)") for each in widget.visible("input[type=range], button:enabled, input[type=radio]:checked, input[type=checkbox], .opd-table")}
     reached = set()
     for _ in range(len(wanted) + 5):
         widget.page.keyboard.press("Tab")
@@ -237,7 +237,7 @@ def test_presets_and_reset(name, opened):
         widget.root.get_by_role("button", name="Reset").click()
         assert read(widget.root).__dict__ == first.__dict__, button.inner_text()
     assert moved >= 2
-    assert widget.root.get_by_role("button", name="The notes' example").count() or name in ("ControlStudy", "HardToSoft", "SeekOrCover")
+    assert widget.root.get_by_role("button", name="The notes' example").count() or name in ("ControlStudy", "HardToSoft", "LearningCurves", "SeekOrCover")
 
 
 @every_widget
@@ -271,13 +271,15 @@ def states(name, count, seed=5):
             size = len(trait.default_args[0])
             p = np.maximum(random.dirichlet(np.full(size, random.choice([0.3, 1.0, 20.0]))), 0.005)
             return (p / p.sum()).tolist()
+        if isinstance(trait, Subset):
+            return [each for each in trait.names if random.random() < random.choice([0, 0.3, 0.7, 1])]
         if isinstance(trait, traitlets.Enum):
             return trait.values[random.integers(len(trait.values))]
         if isinstance(trait, traitlets.Int):
             return int(random.choice([trait.min, trait.max, random.integers(trait.min, trait.max + 1)], p=[0.1, 0.1, 0.8]))
         return float(random.choice([trait.min, trait.max, random.uniform(trait.min, trait.max)], p=[0.1, 0.1, 0.8]))
 
-    traits = {key: trait for key, trait in WIDGETS[name].class_traits(sync=True).items() if key in WIDGETS[name]().state() and not (isinstance(trait, traitlets.List) and not isinstance(trait, Distribution))}
+    traits = {key: trait for key, trait in WIDGETS[name].class_traits(sync=True).items() if key in WIDGETS[name]().state() and not (isinstance(trait, traitlets.List) and not isinstance(trait, (Distribution, Subset)))}
     for number in range(count):
         state = {key: one(trait) for key, trait in traits.items()}
         if name == "PushAndPull" and state["objective"] not in WIDGETS[name]().objectives:
@@ -296,7 +298,9 @@ def test_random_states_show_the_engines_numbers_and_a_true_sentence(name, opened
         known = {"seed": state["seed"]} if name == "SampleAndAverage" else {}
         seen = widget.check(**known)
         for key, value in state.items():  # it shows the state that was asked for
-            if isinstance(value, list):
+            if isinstance(WIDGETS[name].class_traits()[key], Subset):
+                assert seen.switched == value
+            elif isinstance(value, list):
                 np.testing.assert_allclose(seen.distribution(key), value, rtol=1e-12)
             elif isinstance(value, float) and key in seen.outputs:
                 assert float(seen.outputs[key]) == value
@@ -316,6 +320,7 @@ HOSTILE = [
     '{"token":9,"component":-3,"draws":1e9,"seed":-1,"steps":1e12}', '{"token":2.5,"component":1.4,"draws":3.7,"seed":0.5,"steps":7.3}',
     '{"token":"2","objective":3,"view":[],"kind":{},"family":null,"use":true}', '{"objective":"__proto__","kind":"constructor","view":"toString","family":"","use":"loss "}',
     '{"beta":-5,"alpha":99,"skew":2,"sharpness":-1,"baseline":1e300}', '{"separation":-1e9,"width":0,"weight":9,"start_mean":1e9,"start_width":0}',
+    '{"methods":["gkd","gkd","constructor",7,null,["sft"]],"x":"__proto__","quantity":[],"record":"gpu","at":1e9}', '{"methods":"gkd"}', '{"methods":{"length":2}}', '{"methods":[]}',
     '{"__proto__":{"get":1},"objectives":["alpha"],"layout":1,"_esm":"x"}',
 ]  # fmt: skip
 
@@ -425,7 +430,7 @@ def test_on_a_phone_nothing_sticks_out_text_is_legible_and_a_thumb_finds_its_tar
             return box.width && !node.closest(".opd-table table, clipPath, [clip-path]") && (box.left < -0.5 || box.right > 360.5);
         }).map((node) => node.outerHTML.slice(0, 100))""")
         assert outside == []
-    small = widget.root.evaluate("""(root) => [...root.querySelectorAll("input[type=range], button, .opd-choice label, [data-handle]")].map((node) => [node, node.getBoundingClientRect()])
+    small = widget.root.evaluate("""(root) => [...root.querySelectorAll("input[type=range], button, .opd-choice label, .opd-checks label, [data-handle]")].map((node) => [node, node.getBoundingClientRect()])
         .filter(([, box]) => box.width && (box.width < 24 || box.height < 24)).map(([node]) => node.outerHTML.slice(0, 100))""")
     assert small == []
     # text in a picture is legible, and inside it

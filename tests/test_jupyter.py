@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from jupyter_client import BlockingKernelClient
 
-from opd_toy.explorables.host import Distribution
+from opd_toy.explorables.host import Distribution, Subset
 from tests.conftest import ROOT
 from tests.explorables import WIDGETS, check, read
 
@@ -162,6 +162,7 @@ def agrees(python, root, name):
         lists = {key: value for key, value in own.items() if isinstance(value, list) and value and isinstance(value[0], float)}
         alike = all(np.array_equal(seen.distribution(key), value) for key, value in lists.items())
         alike &= all(float(seen.outputs[key]) == own[key] for key in seen.outputs if key in own)
+        alike &= seen.switched == own.get("methods", [])
         alike &= all(seen.choices[key] == str(own[key]) for key in seen.choices if key in own)
         return own if alike else None
 
@@ -205,13 +206,18 @@ def test_set_in_python_and_followed_in_jupyterlab(name, page, python):
     for key, trait in widget.traits(sync=True).items():
         if isinstance(trait, Distribution):
             value = random.dirichlet(np.full(len(trait.default_args[0]), 5.0)).tolist()
+        elif isinstance(trait, Subset):
+            value = trait.names[::3]
         elif key in ("baseline", "beta", "sharpness", "separation"):
             value = 0.625 * trait.max
         else:
             continue
         python(f"explorers[{name!r}].{key} = {value!r}")
         own = agrees(python, root, name)
-        np.testing.assert_allclose(own[key], value, rtol=1e-12)
+        if isinstance(trait, Subset):
+            assert own[key] == value
+        else:
+            np.testing.assert_allclose(own[key], value, rtol=1e-12)
     check(root, widget)
     ids = page.evaluate("[...document.querySelectorAll('.opd [id]')].map((node) => node.id)")
     groups = page.evaluate("[...document.querySelectorAll('.opd-choice')].map((node) => node.querySelector('input').name)")

@@ -5,6 +5,7 @@ from opd_toy.explorables.bias_against_variance import BiasAgainstVariance
 from opd_toy.explorables.control_study import ControlStudy
 from opd_toy.explorables.credit import Credit
 from opd_toy.explorables.hard_to_soft import HardToSoft
+from opd_toy.explorables.learning_curves import LearningCurves
 from opd_toy.explorables.push_and_pull import PushAndPull
 from opd_toy.explorables.sample_and_average import SampleAndAverage
 from opd_toy.explorables.seek_or_cover import SeekOrCover
@@ -16,6 +17,7 @@ __all__ = [
     "ControlStudy",
     "Credit",
     "HardToSoft",
+    "LearningCurves",
     "PushAndPull",
     "SampleAndAverage",
     "SeekOrCover",

@@ -212,7 +212,7 @@ function render({ model, el }) {
     const bounds = [["teacher", teacher], ["start", start]].filter(([, y]) => Number.isFinite(y)).map(([who, y]) => ` The ${who} is at ${inWords(measure, y)}.`).join("");
     const ended = readings.filter((each) => each.ended).map(({ words }) => words);
     const broken = readings.filter((each) => !each.count && !each.ended).map(({ words }) => words);
-    const absent = [ended.length && `${listed(ended)} ended before.`, broken.length && `${listed(broken)} ${broken.length > 1 ? "have" : "has"} no value here.`].filter(Boolean).map((each) => ` ${each}`).join("");
+    const absent = [ended.length && `Ended before: ${listed(ended)}.`, broken.length && `Without a value here: ${listed(broken)}.`].filter(Boolean).map((each) => ` ${each}`).join("");
     if (!readings.length) return `No method is switched on: switch some on to compare their curves.${bounds}`;
     if (!ranked.length) return `${where} there is nothing to compare.${absent}${bounds}`;
     const [first] = ranked;
