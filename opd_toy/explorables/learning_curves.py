@@ -39,7 +39,7 @@ class LearningCurves(Explorable):
     methods = Subset(METHODS, ["sft", "seqkd", "gkd", "pg_0", "opd_reward"]).tag(sync=True)
     x = traitlets.Enum(AXES, "tokens").tag(sync=True)
     quantity = traitlets.Enum(QUANTITIES, "accuracy").tag(sync=True)
-    at = traitlets.Int(90, min=0, max=100).tag(sync=True)
+    at = traitlets.Int(80, min=0, max=100).tag(sync=True)
     record = traitlets.Enum(RECORDS, "cpu").tag(sync=True)
     recording = traitlets.Dict().tag(sync=True, data=True)
 
