@@ -12,7 +12,7 @@ from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
 INF = math.inf
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu":
-    kernels.BLOCK = 512  # the interpreter is slow, so smaller tiles for the same number of them
+    kernels.BLOCK = 1024  # the interpreter is slow: smaller tiles, of two steps in float32
 TILE = kernels.BLOCK
 WIDE = 2 * TILE + 300  # a row of three tiles
 CASES = [
