@@ -403,7 +403,7 @@ def test_the_record_holds_what_others_read(whole):
     assert rates == pytest.approx([1e-2 / 3, 1e-2, 3e-2], rel=1e-4) and len({row["sequence_kl"] for row in results["sweep"]["gkd"]}) == 3
     assert results["sweep"]["gkd"][1]["sequence_kl"] == results["curves"]["gkd"][0]["sequence_kl"][-1]
     assert [row["id"] for row in results["claims"]] == [row["id"] for row in claims.judge(results)] and len(results["claims"]) == len(claims.RULES)
-    assert {row["verdict"] for row in results["claims"]} <= {"seen", "seen under conditions", "not seen"}
+    assert {row["verdict"] for row in results["claims"]} <= {"seen", "seen under conditions", "not seen", "undecided"}
 
 
 def test_exposure_weighs_a_token_as_a_token(whole):
@@ -528,17 +528,64 @@ def test_claims_on_gradients(whole):
     for student in results["frozen"].values():
         for number, name in enumerate(frozen.ESTIMATORS):
             student["estimators"][name] |= {"variance": [1.0 + number, 0.1], "ratio_to_gkd": [1.0 + number, 0.1], "ratio_to_pg_0": [0.5 + number, 0.1], "cosine_with_gkd": [0.99, 0.01], "cosine_with_sequence_kl": [0.9, 0.01], "bias": [0.5, 0.01], "token_noise": [float(number > 1), 0.0]}
+        for pair in student["log_ratios"]:
+            student["log_ratios"][pair][-1] = [-0.5 if pair.startswith("exact") else 0.5, 0.1]
     holds = ("pg-zero-gamma-is-gkd", "pg-variance", "bias-variance", "baseline-does-not-always-help", "token-level-bias")
     assert [verdict(results, name) for name in holds] == ["seen"] * 5
     one = results["frozen"]["gkd"]["estimators"]
     one["pg_0"] |= {"cosine_with_gkd": [0.9, 0.01], "ratio_to_gkd": [0.7, 0.1]}
-    one["pg_1"]["variance"], one["pg_baseline"]["ratio_to_pg_0"], one["gkd"]["cosine_with_sequence_kl"] = [1.0, 0.1], [0.9, 0.1], [0.99, 0.1]
+    one["pg_baseline"]["ratio_to_pg_0"], one["gkd"]["cosine_with_sequence_kl"] = [0.9, 0.1], [0.99, 0.1]
+    results["frozen"]["gkd"]["log_ratios"]["pg_1/pg_0.9"][-1] = [0.1, 0.1]
     assert [verdict(results, name) for name in holds] == ["seen under conditions"] * 5
-    results["frozen"]["start"]["estimators"] = one
+    assert verdict(results, "rao-blackwell-return") == "seen"
+    results["frozen"]["start"] |= {"estimators": one, "log_ratios": results["frozen"]["gkd"]["log_ratios"]}
     assert [verdict(results, name) for name in holds] == ["not seen"] * 5
     for student in results["frozen"].values():
         student["estimators"]["gkd"]["token_noise"], student["estimators"]["pg_0"]["ratio_to_gkd"] = [0.5, 0.1], [9.0, 0.1]
     assert verdict(results, "pg-variance") == "not seen"  # GKD must have none
+    for student in results["frozen"].values():
+        student["estimators"]["pg_0"]["cosine_with_gkd"], student["estimators"]["pg_0.9"]["bias"], student["estimators"]["gkd"]["bias"] = [1.05, 0.2], [0.1, 0.3], [0.2, 0.01]
+        student["log_ratios"]["exact_costs/pg_1"][-1] = [-0.1, 0.1]
+    assert [verdict(results, name) for name in ("pg-zero-gamma-is-gkd", "bias-falls-with-gamma", "rao-blackwell-return")] == ["undecided", "undecided", "not seen"]
+    results = json.loads(json.dumps(results))  # the students no longer share a dict
+    results["frozen"]["gkd"]["estimators"]["pg_0.9"]["bias"] = [0.1, 0.01]
+    assert verdict(results, "bias-falls-with-gamma") == "seen under conditions"
+
+
+def test_growth_is_judged_on_the_same_texts_from_four_tokens_on(whole):
+    results = json.loads(json.dumps(whole[1]))
+    for student in results["frozen"].values():
+        place = max(i for i, length in enumerate(student["growth"]["lengths"][:-1]) if length <= 4)
+        student["log_ratios"]["pg_1/pg_0"] = [[0.0 if at < place else 0.2 if at == place else 0.8, 0.1] for at in range(len(student["growth"]["lengths"]))]
+    assert verdict(results, "variance-exponents") == "seen"
+    for student in results["frozen"].values():
+        student["log_ratios"]["pg_1/pg_0"][-1][0] = 0.3
+    assert verdict(results, "variance-exponents") == "not seen"
+
+
+def test_exposure_is_judged_within_one_divergence(whole):
+    results = json.loads(json.dumps(whole[1]))
+    rows = {"seqkd": (3.0, 1.0), "on_policy_forward_kl": (2.0, 1.0), "off_policy_reverse_kl": (2.0, 1.0), "gkd": (1.5, 1.0)}
+    for name, (own, teacher) in rows.items():
+        results["exposure"][name]["per_token"] = {"own": [own, own * 1.01], "teacher": [teacher, teacher]}
+    assert verdict(results, "exposure-bias") == "seen"
+    results["exposure"]["gkd"]["per_token"] = {"own": [2.5, 2.5], "teacher": [1.0, 1.0]}  # below SeqKD's, not below its own divergence's
+    assert verdict(results, "exposure-bias") == "seen under conditions"
+    for name in rows:
+        results["exposure"][name]["per_token"] = {"own": [1.0, 1.0], "teacher": [2.0, 2.0]}
+    assert verdict(results, "exposure-bias") == "not seen"
+
+
+def test_log_ratio_of_variances_pairs_the_texts():
+    """What the texts share, a scale of each block, leaves the ratio and its error alone."""
+    draws = np.random.default_rng(5).normal(size=(8, 40, 3))
+    shared = np.repeat(np.exp(np.random.default_rng(6).normal(size=(8, 1, 1))), 40, axis=1)
+    gradients = torch.zeros(8, 40, len(frozen.ESTIMATORS), 3, dtype=torch.float64)
+    gradients[:, :, frozen.ESTIMATORS.index("pg_0")] = torch.from_numpy(draws * shared)
+    gradients[:, :, frozen.ESTIMATORS.index("pg_1")] = 3 * torch.from_numpy(draws * shared)
+    found = frozen.moments([[(text, torch.zeros(len(frozen.ESTIMATORS))) for text in block] for block in gradients])
+    value, error = study.log_ratio(found, "pg_1", "pg_0")
+    assert value == pytest.approx(2 * math.log(3), rel=1e-3) and error < 1e-9
 
 
 # --- the command -------------------------------------------------------------------------

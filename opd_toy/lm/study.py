@@ -21,6 +21,7 @@ import threading
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from opd_toy import provenance
@@ -97,7 +98,18 @@ def cut_lengths(length):
 
 def frozen_results(by_length):
     found = {length: frozen.Moments(**each) for length, each in by_length.items()}
-    return {"texts": int(found[max(found)].count.sum()), "estimators": frozen.summary(found[max(found)]), "growth": frozen.growth(found)}
+    return {
+        "texts": int(found[max(found)].count.sum()), "estimators": frozen.summary(found[max(found)]), "growth": frozen.growth(found),
+        "log_ratios": {f"{a}/{b}": [log_ratio(found[length], a, b) for length in sorted(found)] for a, b in claims.PAIRS},
+    }  # fmt: skip
+
+
+def log_ratio(found, a, b):
+    """[log of the variance of estimator a over that of b, standard error], both on the same texts, so what these share cancels."""
+    covariance = frozen.replicates(found)[1]
+    one, other = (covariance[:, i, i] for i in map(frozen.ESTIMATORS.index, (a, b)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return [frozen.number(part) for part in frozen.jackknife(np.log(one / other))]
 
 
 def exposed(by_seed):
