@@ -21,7 +21,7 @@ def add(commands):
         description="Time, extra peak memory and gradient error of the distillation losses, side by side with other libraries' at a vocabulary of 151,936, recorded with their provenance. "
         f"{HOW}; without them it measures the book's losses and the textbook's. It needs 8 GiB of memory.",
     )
-    parser.add_argument("--repeats", type=int, help="timed passes of each case, which take turns (default: 4, fewer in the longer settings; with --quick 2)")
+    parser.add_argument("--repeats", type=int, help="timed passes of each case, which take turns (default: 5; with --quick 2)")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads PyTorch may use (default: 2)")
     parser.add_argument("--quick", action="store_true", help="a trial in seconds: 32 tokens, 20,000 words, from logits and from hidden states; recorded in _build")
     parser.add_argument("--directory", type=Path, help="where the record goes (default: figures; of a trial _build/bench)")
@@ -56,7 +56,7 @@ def make(path, arguments):
     from opd_toy import provenance
     from opd_toy.lm import benchmark
 
-    repeats = arguments.repeats if arguments.repeats is not None else 2 if arguments.quick else 4
+    repeats = arguments.repeats if arguments.repeats is not None else 2 if arguments.quick else 5
     for name, value in (("repeats", repeats), ("threads", arguments.threads)):
         if value < 1:
             raise ValueError(f"{name} is {value!r}; give a whole number from 1")

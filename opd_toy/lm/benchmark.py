@@ -65,7 +65,7 @@ class Setting:
 
 SETTINGS = (
     Setting("logits", FROM_LOGITS),
-    Setting("logits_jsd", FROM_LOGITS, beta=0.5, share=0.5),
+    Setting("logits_jsd", FROM_LOGITS, beta=0.5, share=0.6),
     Setting("logits_bfloat16", FROM_LOGITS, dtype="bfloat16", share=0.4),
     Setting("hidden_64", ("ours", "trl_chunked", *(f"liger_{size}" for size in (16, 32, 64, "64_compiled"))), width=64),
     Setting("hidden_64_jsd", ("ours", "trl_chunked", "liger_32", "liger_64_compiled"), beta=0.5, width=64, share=0.4),
