@@ -251,6 +251,29 @@ def _schulman():
     return "bias and spread over KL. " + ". ".join(rows)
 
 
+# --- figures of chapter 8 -------------------------------------------------------------------
+
+
+@functools.cache
+def _study_of_the_lab():
+    return recorded("lm-study-cpu", "study")
+
+
+def _on_a_transformer(id):
+    """What the lab's study says of a claim; nothing where no rule of it bears on the claim."""
+    verdicts = {row["id"]: row["verdict"] for row in _study_of_the_lab()["claims"]}
+    return f"; {{ref}}`on a transformer <sec-lab-claims>`: {verdicts[id]}" if id in verdicts else ""
+
+
+def _exposure():
+    cells = []
+    for name, words in (("seqkd", "SeqKD"), ("on_policy_forward_kl", "on-policy forward KL"), ("off_policy_reverse_kl", "off-policy reverse KL"), ("gkd", "GKD")):
+        rows = _study_of_the_lab()["exposure"][name]["per_token"]
+        ratio = np.exp(np.log(np.divide(rows["own"], rows["teacher"])).mean())
+        cells.append(f"{words} {plain(ratio)}")
+    return f"KL of a token on own prefixes, as a multiple of that on the teacher's, after: {', '.join(cells)}"
+
+
 # --- figures of chapter 6 -------------------------------------------------------------------
 
 
@@ -456,7 +479,7 @@ def _judgement():
 
 # --- the claims ----------------------------------------------------------------------------
 
-ONE, TWO, THREE, FOUR, FIVE, SIX, NOISE, RELATIVES, STUDY = (
+ONE, TWO, THREE, FOUR, FIVE, SIX, NOISE, RELATIVES, STUDY, LAB = (
     "01-from-sft-to-opd",
     "02-policy-gradient",
     "03-logit-gradients",
@@ -466,6 +489,7 @@ ONE, TWO, THREE, FOUR, FIVE, SIX, NOISE, RELATIVES, STUDY = (
     "06-noise",
     "06-relatives",
     "06-control-study",
+    "08-claim-by-claim",
 )
 
 
@@ -476,7 +500,7 @@ def _claim(chapter, page, id, statement, shown_by, figure=None):
         evidence = _proved(id, figure) if figure else _own_steps(id)
     else:
         evidence = figure or _judgement
-    return Claim(id, chapter, statement, kinds, page, evidence)
+    return Claim(id, chapter, statement, kinds, page, lambda: evidence() + _on_a_transformer(id))
 
 
 def _rows(chapter, page, *rows):
@@ -530,7 +554,7 @@ CLAIMS = [
         ("pg-sign-flip", "The direction of t₂ depends on the token drawn, while the full-vocabulary gradient is fixed.", "exact slider", _flip),
         ("pg-variance", "At one prefix the policy gradient varies with the draw unless p = q, and GKD does not; in a seeded run, training with few draws took more steps.", "exact experiment", lambda: f"PG {variance(estimators.policy_gradient(P, Q))}, GKD {variance(estimators.gkd(P, Q))}"),
         ("gkd-pg-summary", "The notes' table of how the two kinds of update compare.", "text"),
-        ("reward-mixing", "The distillation cost adds linearly to an outcome reward's advantage.", "proof exact", _mixed),
+        ("reward-mixing", "The distillation cost adds linearly to an outcome reward's advantage.", "proof exact experiment", _mixed),
     ),
     *_rows(
         "5",
@@ -602,6 +626,11 @@ CLAIMS = [
         NOISE,
         ("rao-blackwell-return", "The exact local gradient, and the score times the full-vocabulary KLs to come: unbiased for the sequence KL; on this tree with less noise than the sampled return.", "exact", _rao_blackwell),
         ("sharper-variance-bounds", "Scores of different positions are uncorrelated, so the full return's variance is at most T³ B_r² B_s², reward-to-go's T² (T + 1)/2 and, for γ below 1, T²/(1 − γ²) in the same units; the order T³ is reached.", "proof exact", _sharper),
+    ),
+    *_rows(
+        "Beyond the notes",
+        LAB,
+        ("exposure-bias", "Who learns on the teacher's texts is further from the teacher on texts of its own; learning on its own texts narrows the gap.", "experiment", _exposure),
     ),
     *_rows(
         "Beyond the notes",

@@ -32,6 +32,7 @@ top-k fipo gkd-future-coupling
 
 pg-zero-gamma-is-gkd k-estimators-as-loss k-estimators-as-reward baseline-does-not-always-help jsd-endpoints
 top-k-head-pushes-the-wrong-token schulman-table rao-blackwell-return sharper-variance-bounds variance-exponents
+exposure-bias
 """
 CHAPTERS = ("1", "2", "3", "4", "5", "6", "Beyond the notes")
 PROOFS = ROOT / "opd_toy" / "derivations"

@@ -1,0 +1,75 @@
+"""What chapter 8 reads off its records: they are whole, their verdicts follow from their numbers, the ledger repeats them."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from opd_toy import ledger
+from opd_toy.provenance import recorded
+
+
+@pytest.fixture(scope="module")
+def study():
+    return recorded("lm-study-cpu", "study")
+
+
+def test_the_study_is_whole(study):
+    pytest.importorskip("torch")
+    from opd_toy.lm.methods import METHODS
+    from opd_toy.lm.presets import PRESETS
+
+    cpu = PRESETS["cpu"]
+    assert study["methods"] == {name: method.words for name, method in METHODS.items()}
+    assert tuple(study["seeds"]) == cpu.seeds and len(cpu.seeds) >= 3
+    for name, runs in study["curves"].items():
+        assert [run["steps"][-1] for run in runs] == [cpu.distillation.steps] * len(cpu.seeds), name
+
+
+def test_the_verdicts_follow_from_the_numbers(study):
+    from opd_toy.lm.claims import judge
+
+    assert judge(study) == study["claims"]
+    worse = copy.deepcopy(study)
+    for seed in worse["final"]["pg_0"]:
+        seed["sequence_kl"] = 0.0
+    changed = {row["id"] for row, before in zip(judge(worse), study["claims"]) if row["verdict"] != before["verdict"]}
+    assert "gkd-pg-summary" in changed
+
+
+def by_seed(study, method, measure):
+    return np.array([seed[measure] for seed in study["final"][method]])
+
+
+def verdict(study, name):
+    return next(row["verdict"] for row in study["claims"] if row["id"] == name)
+
+
+def clearly(differences):
+    """Positive for every seed, and by more than two standard errors of the mean."""
+    return (differences > 0).all() and differences.mean() > 2 * differences.std(ddof=1) / np.sqrt(len(differences))
+
+
+def test_reward_mixing(study):
+    """Whether distillation with a reward passes its teacher, and itself without the reward; the ledger says which."""
+    mixed, teacher = by_seed(study, "opd_reward", "accuracy"), study["final"]["teacher"]["accuracy"]
+    beyond, of_teacher = mixed - teacher, teacher * (1 - teacher) / study["final"]["prompts"]
+    known = beyond.mean() > 2 * np.sqrt(beyond.var(ddof=1) / len(beyond) + of_teacher)
+    parts = clearly(beyond) and known, clearly(mixed - by_seed(study, "pg_0", "accuracy"))
+    assert verdict(study, "reward-mixing") == ("seen" if all(parts) else "seen under conditions" if any(parts) else "not seen")
+    (row,) = [claim for claim in ledger.CLAIMS if claim.id == "reward-mixing"]
+    assert "experiment" in row.shown_by and row.evidence().endswith(f": {verdict(study, 'reward-mixing')}")
+
+
+def test_exposure_bias(study):
+    """The KL of a token on own prefixes over that on the teacher's, by who wrote the texts, for either divergence."""
+    ratios = {}
+    for name in ("seqkd", "on_policy_forward_kl", "off_policy_reverse_kl", "gkd"):
+        rows = study["exposure"][name]["per_token"]
+        ratios[name] = np.log(np.divide(rows["own"], rows["teacher"]))
+    narrower = [clearly(ratios[others] - ratios[own]) for others, own in (("seqkd", "on_policy_forward_kl"), ("off_policy_reverse_kl", "gkd"))]
+    parts = clearly(ratios["seqkd"]), *narrower
+    assert verdict(study, "exposure-bias") == ("seen" if all(parts) else "seen under conditions" if any(parts) else "not seen")
+    (row,) = [claim for claim in ledger.CLAIMS if claim.id == "exposure-bias"]
+    shown = row.evidence()
+    assert all(ledger.plain(np.exp(ratios[name].mean())) in shown for name in ratios) and verdict(study, "exposure-bias") in shown
