@@ -300,7 +300,7 @@ def _combine(FIELD, ROW, tiles, inverse_temperature, KL: tl.constexpr, TILES: tl
     largest_a, largest_b = tl.max(largest_as, 0), tl.max(largest_bs, 0)
     share = tl.exp2((largest_as - largest_a) * to_base_2)
     sum_a, sum_b = tl.sum(share * sum_as, 0), tl.sum(tl.exp2((largest_bs - largest_b) * to_base_2) * sum_bs, 0)
-    logs = tl.log(sum_a) - tl.log(sum_b)
+    logs = tl.log(sum_a / sum_b)  # near 0 where the models are close; each log alone would be rounded at its own size
     tl.store(ROW, largest_a)
     tl.store(ROW + 1, largest_b)
     tl.store(ROW + 2, 1.0 / sum_a)

@@ -147,7 +147,7 @@ def test_near_convergence_the_digits_stay(name, parameters, shift):
     value, actual = value_and_gradient(z, y, name, **parameters)
     assert 0 < expected < 2e-5
     assert abs(value - expected) <= 1e-3 * expected
-    close(actual, gradient, 1e-4 if name in ("reverse_kl", "forward_kl") and not shift else 2e-3)  # student - teacher is rounded at the size of the shift
+    close(actual, gradient, 2e-4 if name in ("reverse_kl", "forward_kl") and not shift else 2e-3)  # student - teacher is rounded at the size of the shift
 
 
 def test_a_small_divergence_between_confident_models():
