@@ -333,7 +333,7 @@ def two(folder):
     """What two processes print and say; their weights lie below the folder."""
     run = process("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.lm_training_runs", "ranks", folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
     try:
-        printed, said = run.communicate(timeout=180)
+        printed, said = run.communicate(timeout=300)
     finally:
         run.terminate()  # two that wait for each other would do so for long
     assert run.returncode == 0, said
@@ -431,7 +431,7 @@ def test_interrupted_it_says_so_and_goes_on(folder, pair, tmp_path):
     while "1/400" not in run.stderr.readline():
         assert run.poll() is None
     run.send_signal(signal.SIGINT)
-    printed, said = run.communicate(timeout=60)
+    printed, said = run.communicate(timeout=300)
     assert run.returncode == 130 and printed == "" and "Traceback" not in said
     reached = int(re.search(r"stopped by SIGINT; the same command goes on after iteration (\d+)", said)[1])
     kept = torch.load(student_path(tmp_path, "pg_0.9", SMALL, 1, 400).with_suffix(".pt"))["state"]
