@@ -258,6 +258,21 @@ def test_moments_of_vectors_with_a_known_mean_have_no_bias_and_honest_errors():
     assert (ratio > 0.85).all() and (ratio < 1.3).all()
 
 
+def test_moments_are_the_plain_sums_over_texts():
+    """Covariance as numpy has it; products the mean over all pairs of different texts."""
+    texts = torch.from_numpy(np.random.default_rng(1).standard_normal((7, 2, 3)))
+    noise = torch.arange(14.0, dtype=torch.float64).view(7, 2)
+    products, covariance, lost = frozen.replicates(frozen.moments([zip(texts[:3], noise[:3]), zip(texts[3:5], noise[3:5]), zip(texts[5:], noise[5:])]))
+    for kept, at in ((range(7), 0), (range(3, 7), 1), ((0, 1, 2, 5, 6), 2)):
+        kept = list(kept)
+        part = texts[kept].numpy()
+        trace = [[np.cov(part[:, e].T, part[:, f].T)[:3, 3:].trace() for f in (0, 1)] for e in (0, 1)]
+        np.testing.assert_allclose(covariance[at], trace, rtol=1e-12)
+        pairs = [part[i] @ part[j].T for i in range(len(kept)) for j in range(len(kept)) if i != j]
+        np.testing.assert_allclose(products[at], np.mean(pairs, 0), rtol=1e-12)
+        np.testing.assert_allclose(lost[at], noise[kept].numpy().mean(0), rtol=1e-12)
+
+
 def test_moments_do_not_depend_on_the_blocks_but_for_the_errors(models):
     fine, coarse = (frozen.replicates(frozen.measured(*models, Spoken(), "same", count=24, blocks=blocks, redraw=False)) for blocks in (24, 3))
     for a, b in zip(fine[:2], coarse[:2]):
