@@ -475,7 +475,7 @@ def test_killed_and_interrupted_it_goes_on_and_leaves_no_process(whole, tmp_path
 
     with Stop(), pytest.raises(KeyboardInterrupt):
         study.study(longer, tmp_path / "two", methods=("gkd", "pg_0"), effort=EFFORT, workers=2, watch=interrupt)
-    assert not psutil.Process().children(recursive=True) or all("resource_tracker" in " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
+    assert not [child for child in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]  # in a whole run a browser is there as well
     assert len(list((tmp_path / "two").glob("*-steps-40.safetensors"))) >= 2
     after = study.study(longer, tmp_path / "two", methods=("gkd", "pg_0"), effort=EFFORT)
     one_go = study.study(longer, tmp_path / "one", methods=("gkd", "pg_0"), effort=EFFORT)
