@@ -1,0 +1,337 @@
+"""The exhibits of chapter 7: each wrong loss is wrong in just the way its ``mistake`` says.
+
+Every token, or every text of a small tree, is enumerated here and differentiated by
+autograd; what comes out is compared with the engine, of which the exhibits know nothing.
+"""
+
+import ast
+import inspect
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from opd_toy import estimators, objectives
+from opd_toy.audit import museum
+from opd_toy.audit.museum import EXHIBITS
+from opd_toy.distributions import entropy, log_ratio, log_softmax, softmax
+
+NOTES = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
+TOKEN_LEVEL = [name for name, exhibit in EXHIBITS.items() if exhibit.level == "token"]
+
+
+def pairs(sizes=(3, 5, 8), scale=1.0, seed=0):
+    random = np.random.default_rng(seed)
+    return [NOTES, *(tuple(softmax(random.normal(0, scale, (2, size)))) for size in sizes)]
+
+
+FAR = [(softmax(np.array([-4.0, 1, 2, 0])), softmax(np.array([3.0, -2, 0, 1]))), (np.array([0.01, 0.09, 0.9]), np.array([0.9, 0.07, 0.03]))]
+
+
+def table_of(loss, student, teacher):
+    """Row k: the gradient in the student's logits (V, V) if token k is drawn; and the values (V,)."""
+    rows, values = [], []
+    for token in range(len(student)):
+        z = torch.tensor(np.log(student), requires_grad=True)
+        value = loss(z, torch.tensor(np.log(teacher)), torch.tensor(token))
+        value.backward()
+        rows.append(z.grad.numpy())
+        values.append(value.item())
+    return np.array(rows), np.array(values)
+
+
+def expected(loss, student, teacher):
+    return student @ table_of(loss, student, teacher)[0]
+
+
+def close(found, wanted, scale=None):
+    found, wanted = np.asarray(found), np.asarray(wanted)
+    assert np.abs(found - wanted).max() <= 1e-12 * max(np.abs(wanted).max(), scale or 0), (found, wanted)
+
+
+def descended(loss, student, teacher, rate, steps):
+    """Where descent on the expected gradient ends."""
+    z = np.log(student)
+    for _ in range(steps):
+        z = z - rate * expected(loss, softmax(z), teacher)
+    return softmax(z)
+
+
+# ---- the code itself ----
+
+
+def functions():
+    found = {function.__name__: function for exhibit in EXHIBITS.values() for function in (exhibit.wrong, exhibit.right)}
+    assert len(found) >= 20
+    return found
+
+
+@pytest.mark.parametrize("name", functions())
+def test_an_exhibit_is_short_and_takes_what_its_level_says(name):
+    function = functions()[name]
+    (definition,) = ast.parse(inspect.getsource(function)).body
+    assert 3 <= len(definition.body) <= 8 and isinstance(definition.body[-1], ast.Return)
+    levels = {exhibit.level for exhibit in EXHIBITS.values() if function in (exhibit.wrong, exhibit.right)}
+    (level,) = levels
+    taken = list(inspect.signature(function).parameters)
+    assert taken[:2] == ["student_logits", "teacher_logits"]
+    assert taken[2:] in ([["token"]] if level == "token" else [["tokens"], ["tokens", "mask"]])
+
+
+def test_the_exhibits_know_nothing_of_the_engine():
+    tree = ast.parse(inspect.getsource(museum))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported == {"collections.abc", "dataclasses", "torch", "torch.nn.functional"}
+
+
+def test_every_exhibit_says_one_thing():
+    assert list(EXHIBITS) == [exhibit.name for exhibit in EXHIBITS.values()]
+    assert len(TOKEN_LEVEL) == 10 and len({exhibit.title for exhibit in EXHIBITS.values()}) == len(EXHIBITS)
+    for exhibit in EXHIBITS.values():
+        assert exhibit.level in ("token", "sequence") and exhibit.wrong is not exhibit.right
+        assert exhibit.mistake.endswith(".") and exhibit.mistake.count(". ") == 0, "one sentence"
+        assert 40 < len(exhibit.consequence) < 220
+
+
+# ---- one position: what each follows in expectation ----
+
+SQUARE_ROOT = 0.5  # the power of the teacher at which the loss without stop-gradient ends
+
+
+def negative_entropy_gradient(p):
+    """Of sum p log p in the logits."""
+    return p * (np.log(p) + entropy(p))
+
+
+def tempered(p, q, temperature):
+    softened = [softmax(np.log(x) / temperature) for x in (p, q)]
+    return objectives.forward_kl_logit_gradient(*softened) / temperature
+
+
+def clamped_k3(p, q):
+    """Forward KL of the tokens whose k3 is below 10 only."""
+    weight = np.where(estimators.k_estimator(p, q, "k3") > 10, 0, 1 - q / p)
+    return p * weight - p * (p @ weight)
+
+
+reverse, forward = objectives.reverse_kl_logit_gradient, objectives.forward_kl_logit_gradient
+FOLLOWS = {
+    "k1": (lambda p, q: 0 * p, reverse),
+    "k3": (forward, reverse),
+    "advantage": (lambda p, q: 0 * p, reverse),
+    "stop_gradient": (lambda p, q: reverse(p, q) + negative_entropy_gradient(p), reverse),
+    "direction": (forward, reverse),
+    "beta": (lambda p, q: objectives.generalized_jsd_logit_gradient(p, q, 0.999), reverse),
+    "tail": (lambda p, q: objectives.top_k_reverse_kl_logit_gradient(p, q, 2, "drop"), lambda p, q: objectives.top_k_reverse_kl_logit_gradient(p, q, 2, "tail")),
+    "value_clamp": (clamped_k3, forward),
+    "ratio_clamp": (lambda p, q: p @ estimators.truncated_policy_gradient(p, q, 1.0), reverse),
+    "temperature": (lambda p, q: tempered(p, q, 2.0), lambda p, q: 4 * tempered(p, q, 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", TOKEN_LEVEL)
+def test_what_each_follows(name):
+    exhibit = EXHIBITS[name]
+    for p, q in [*pairs(), *FAR]:
+        for loss, follows in zip((exhibit.wrong, exhibit.right), FOLLOWS[name], strict=True):
+            table = table_of(loss, p, q)[0]
+            close(p @ table, follows(p, q), scale=10 * np.abs(table).max())
+
+
+@pytest.mark.parametrize("name", TOKEN_LEVEL)
+def test_the_wrong_one_differs_and_the_right_one_rests_at_the_teacher(name):
+    exhibit = EXHIBITS[name]
+    p, q = FAR[0] if name == "value_clamp" else NOTES
+    wrong, right = expected(exhibit.wrong, p, q), expected(exhibit.right, p, q)
+    assert np.abs(wrong - right).max() > 0.05 * np.abs(right).max()
+    close(expected(exhibit.right, q, q), 0 * q, scale=1)
+    # the two that still push where student and teacher agree
+    assert (np.abs(expected(exhibit.wrong, q, q)).max() > 0.05) == (name in ("stop_gradient", "tail"))
+
+
+def test_the_value_of_k1_is_the_reverse_kl_and_that_of_k3_too():
+    for p, q in pairs():
+        for loss in (museum.k1_as_loss, museum.k3_as_loss):
+            close(p @ table_of(loss, p, q)[1], objectives.reverse_kl(p, q), scale=10)
+
+
+def test_k2_is_the_policy_gradient_draw_for_draw():
+    for p, q in pairs():
+        close(table_of(museum.k2_as_loss, p, q)[0], table_of(museum.policy_gradient, p, q)[0])
+        close(table_of(museum.policy_gradient, p, q)[0], estimators.policy_gradient(p, q))
+
+
+def test_without_stop_gradient_descent_ends_at_the_teacher_at_temperature_two():
+    p, q = NOTES
+    end = descended(museum.without_stop_gradient, p, q, rate=1.0, steps=150)
+    np.testing.assert_allclose(end, softmax(SQUARE_ROOT * np.log(q)), atol=1e-9)
+    np.testing.assert_allclose(descended(museum.policy_gradient, p, q, rate=1.0, steps=300), q, atol=1e-9)
+
+
+def test_with_the_tail_dropped_descent_ends_on_the_token_left_out():
+    p, q = NOTES
+    end = descended(museum.tail_dropped, p, q, rate=2.0, steps=300)
+    np.testing.assert_allclose(end, [q[0] / np.e, q[1] / np.e, 1 - 0.9 / np.e], atol=1e-9)
+    np.testing.assert_allclose(descended(museum.tail_as_one_bucket, p, q, rate=1.0, steps=300), q, atol=1e-9)
+
+
+def test_near_its_end_jsd_keeps_the_direction_and_loses_the_strength():
+    p, q = NOTES
+    wrong, right = expected(museum.jsd_near_its_end, p, q), expected(museum.reverse_kl, p, q)
+    assert wrong @ right / np.linalg.norm(wrong) / np.linalg.norm(right) > 0.999
+    assert np.linalg.norm(wrong) / np.linalg.norm(right) == pytest.approx(0.001, rel=0.01)
+
+
+def test_beyond_the_clamp_a_draw_has_no_gradient():
+    edge = 2.61
+    for _ in range(20):
+        edge = np.log(11 + edge)  # exp(x) - 1 - x = 10
+    assert f"{edge:.2f}" in EXHIBITS["value_clamp"].mistake
+    for away, dead in ((-1e-3, False), (1e-3, True)):
+        q = np.array([0.8, 0.15, 0.05])
+        first = 0.8 / np.exp(edge + away)
+        p = np.array([first, 0.5 * (1 - first), 0.5 * (1 - first)])
+        rows = table_of(museum.k3_clamped, p, q)[0]
+        assert (np.abs(rows[0]).max() == 0) == dead
+        # close to each other it is the forward KL; beyond, token 1 has its share p of the push
+        wrong, right = p @ rows, expected(museum.forward_kl, p, q)
+        assert wrong[0] == pytest.approx((p[0] if dead else 1) * right[0], rel=1e-12)
+
+
+def test_the_clamped_ratio_is_right_within_the_clamp_and_ends_at_the_teacher():
+    q = NOTES[1]
+    near = q * np.array([1.2, 0.8, 0.9])
+    near /= near.sum()
+    close(expected(museum.clamped_policy_gradient, near, q), reverse(near, q))
+    np.testing.assert_allclose(descended(museum.clamped_policy_gradient, NOTES[0], q, rate=1.0, steps=300), q, atol=1e-9)
+
+
+# ---- whole texts ----
+
+
+def tree(vocabulary, length, seed):
+    """Logits of the next token after every prefix: {prefix: (V,)}."""
+    random = np.random.default_rng(seed)
+    return {prefix: random.normal(0, 1, vocabulary) for t in range(length) for prefix in itertools.product(range(vocabulary), repeat=t)}
+
+
+def leaves(logits):
+    return {prefix: torch.tensor(z, requires_grad=True) for prefix, z in logits.items()}
+
+
+def gradient_of(value, parameters):
+    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    return torch.cat(found).numpy()
+
+
+def over_texts(loss, student, teacher, length, mask_of=None, written=None):
+    """Expected gradient in the logits after every prefix.
+
+    ``mask_of(tokens)`` is the mask of a text; ``written(t)`` says whether position t is drawn
+    from the student, else its token comes with equal chances from elsewhere.
+    """
+    vocabulary, parameters = len(student[()]), leaves(student)
+    total = 0
+    for tokens in itertools.product(range(vocabulary), repeat=length):
+        z = torch.stack([parameters[tokens[:t]] for t in range(length)])
+        q = torch.tensor(np.array([teacher[tokens[:t]] for t in range(length)]))
+        chance = 1.0
+        for t, token in enumerate(tokens):
+            chance *= softmax(student[tokens[:t]])[token] if written is None or written(t) else 1 / vocabulary
+        rest = [] if mask_of is None else [torch.tensor(mask_of(tokens))]
+        total = total + chance * loss(z, q, torch.tensor(tokens), *rest)
+    return gradient_of(total, parameters)
+
+
+def text_kl_gradient(student, teacher, length, end=None, written=None):
+    """Of the KL between the laws of whole texts, by autograd through the product of chances.
+
+    A text is over after token ``end``; positions that the student has not ``written`` have one law.
+    """
+    vocabulary, parameters = len(student[()]), leaves(student)
+    total = 0
+    for tokens in itertools.product(range(vocabulary), repeat=length):
+        last = tokens.index(end) + 1 if end in tokens else length
+        if any(token != 0 for token in tokens[last:]):
+            continue  # one padded writing of each text
+        chance, cost = 0.0, 0.0
+        for t in range(last):
+            if written is None or written(t):
+                log_p = torch.log_softmax(parameters[tokens[:t]], -1)[tokens[t]]
+                chance, cost = chance + log_p, cost + log_p - log_softmax(teacher[tokens[:t]])[tokens[t]]
+            else:
+                chance = chance - np.log(vocabulary)
+        total = total + torch.exp(torch.as_tensor(chance)) * cost
+    return gradient_of(total, parameters)
+
+
+def test_a_sum_over_tokens_is_the_mean_times_the_length():
+    for length in (2, 3):
+        student, teacher = tree(2, length, 1), tree(2, length, 2)
+        by_sum, by_mean = (over_texts(loss, student, teacher, length) for loss in (museum.sum_over_tokens, museum.mean_over_tokens))
+        close(by_sum, length * by_mean)
+        # each is a sum or mean of the local reverse KLs at the prefixes visited
+        root = by_mean[:2] * length
+        close(root, reverse(softmax(student[()]), softmax(teacher[()])))
+
+
+END = 1  # the token after which a text is padding
+
+
+def valid(tokens):
+    last = tokens.index(END) + 1 if END in tokens else len(tokens)
+    return [1.0] * last + [0.0] * (len(tokens) - last)
+
+
+def test_padding_in_the_reward_to_go_biases_it_and_the_mask_mends_it():
+    student, teacher = tree(2, 4, 3), tree(2, 4, 4)
+    right = over_texts(museum.masked_reward_to_go, student, teacher, 4, valid)
+    wrong = over_texts(museum.padding_in_reward_to_go, student, teacher, 4, valid)
+    exact = text_kl_gradient(student, teacher, 4, end=END)
+    close(right, exact, scale=1)
+    assert np.abs(wrong - exact).max() > 0.05 * np.abs(exact).max()
+
+
+def test_what_stands_in_the_padding_changes_the_wrong_one_only():
+    random = np.random.default_rng(5)
+    logits, teacher = random.normal(0, 1, (2, 5, 4))
+    tokens, mask = torch.tensor([2, 0, 1, 3, 3]), torch.tensor([1.0, 1, 1, 0, 0])
+    for loss, immune in ((museum.masked_reward_to_go, True), (museum.padding_in_reward_to_go, False)):
+        gradients = []
+        for garbage in (0.0, 7.0):
+            z = torch.tensor(logits, requires_grad=True)
+            q = torch.tensor(teacher)
+            q[3:, 0] += garbage
+            loss(z, q, tokens, mask).backward()
+            gradients.append(z.grad.numpy())
+            assert np.abs(gradients[-1][3:]).max() == 0
+        assert np.array_equal(*gradients) == immune
+
+
+def test_a_mask_forgotten_in_the_return_trains_what_the_student_has_not_written():
+    written = lambda t: t != 1  # position 1 is a tool's output
+    student, teacher = tree(3, 3, 6), tree(3, 3, 7)
+    mask_of = lambda tokens: [1.0, 0.0, 1.0]
+    right, wrong = (over_texts(loss, student, teacher, 3, mask_of, written) for loss in (museum.masked_reward_to_go, museum.mask_forgotten_in_the_return))
+    exact = text_kl_gradient(student, teacher, 3, written=written)
+    tool = slice(3, 12)  # the three prefixes of length 1
+    close(right, exact, scale=1)
+    assert np.abs(exact[tool]).max() == 0 and np.abs(wrong[tool]).max() > 0.05
+    same = np.r_[0:3, 12:39]
+    close(wrong[same], exact[same], scale=1)
+    # and so does the other mistake: the tool's costs in the returns
+    assert np.abs(over_texts(museum.padding_in_reward_to_go, student, teacher, 3, mask_of, written) - exact).max() > 0.01
+
+
+def test_nothing_reaches_the_teacher():
+    random = np.random.default_rng(8)
+    for exhibit in EXHIBITS.values():
+        for loss in (exhibit.wrong, exhibit.right):
+            shape = (3,) if exhibit.level == "token" else (4, 3)
+            z, q = (torch.tensor(random.normal(0, 1, shape), requires_grad=True) for _ in range(2))
+            rest = [torch.tensor(1)] if exhibit.level == "token" else [torch.tensor([0, 2, 1, 1]), torch.tensor([1.0, 1, 0, 1])][: len(inspect.signature(loss).parameters) - 2]
+            loss(z, q, *rest).backward()
+            assert q.grad is None or torch.count_nonzero(q.grad) == 0
+            assert torch.isfinite(z.grad).all()
