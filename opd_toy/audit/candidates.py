@@ -1,0 +1,206 @@
+"""The gradients a loss may turn out to follow: named ones, and families with a parameter.
+
+A candidate maps ``Pairs`` to logit gradients (N, V), one row a pair.  Those that
+``opd_toy.objectives`` has come from there; the others are written out here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from opd_toy import objectives
+from opd_toy.distributions import log_softmax, softmax
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N pairs of student and teacher logits (N, V); a pair with fewer than V tokens ends in -inf for both."""
+
+    student_logits: np.ndarray
+    teacher_logits: np.ndarray
+
+    @property
+    def p(self):
+        return softmax(self.student_logits)
+
+    @property
+    def q(self):
+        return softmax(self.teacher_logits)
+
+    @property
+    def sizes(self):
+        """Number of tokens of each pair (N,)."""
+        return np.isfinite(self.student_logits).sum(axis=-1)
+
+    def distance(self):
+        """Largest |log(p/q)| over the tokens of each pair (N,)."""
+        here = np.isfinite(self.student_logits)
+        logs = [np.where(here, log_softmax(z), 0.0) for z in (self.student_logits, self.teacher_logits)]
+        return np.abs(logs[0] - logs[1]).max(axis=-1)
+
+    def __getitem__(self, rows):
+        return Pairs(self.student_logits[rows], self.teacher_logits[rows])
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """``gradient(pairs)`` (N, V), its ``name`` in reports, and the engine's name and parameters if it has one."""
+
+    name: str
+    gradient: Callable
+    objective: str | None = None
+    parameters: tuple = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """Candidates along one parameter: ``member(value)``; ``grid`` holds starting values inside ``bounds``."""
+
+    parameter: str
+    member: Callable
+    grid: tuple
+    bounds: tuple
+
+
+def forward_kl():
+    return Candidate("forward KL", lambda pairs: objectives.forward_kl_logit_gradient(pairs.p, pairs.q), "forward_kl")
+
+
+def reverse_kl():
+    return Candidate("reverse KL", lambda pairs: objectives.reverse_kl_logit_gradient(pairs.p, pairs.q), "reverse_kl")
+
+
+def entropy():
+    """The student's entropy: -p_j (log p_j - sum p log p)."""
+    return Candidate("entropy", lambda pairs: -_centred(pairs.p, _log(pairs.p)))
+
+
+def likeliest_token():
+    """Cross-entropy with the teacher's likeliest token: p - one-hot."""
+    return Candidate("cross-entropy with the teacher's likeliest token", lambda pairs: pairs.p - np.eye(pairs.q.shape[-1])[pairs.q.argmax(axis=-1)])
+
+
+TERMS = (forward_kl(), reverse_kl(), entropy(), likeliest_token())
+
+
+def _engine(function, words, parameter):
+    gradient = getattr(objectives, function + "_logit_gradient")
+    return lambda value: Candidate(words.format(format_number(value)), lambda pairs: gradient(pairs.p, pairs.q, value), function, ((parameter, float(value)),))
+
+
+def tempered_forward_kl(temperature):
+    """KL(q'||p'), both softened: (p' - q') / temperature."""
+    return Candidate(f"forward KL at temperature {format_number(temperature)}", lambda pairs: _tempered(objectives.forward_kl_logit_gradient, pairs, temperature), None, (("temperature", float(temperature)),))
+
+
+def tempered_reverse_kl(temperature):
+    return Candidate(f"reverse KL at temperature {format_number(temperature)}", lambda pairs: _tempered(objectives.reverse_kl_logit_gradient, pairs, temperature), None, (("temperature", float(temperature)),))
+
+
+def forward_kl_to_tempered_teacher(temperature):
+    return Candidate(
+        f"forward KL to the teacher at temperature {format_number(temperature)}",
+        lambda pairs: objectives.forward_kl_logit_gradient(pairs.p, softmax(pairs.teacher_logits / temperature)), None, (("teacher_temperature", float(temperature)),),
+    )  # fmt: skip
+
+
+def reverse_kl_to_tempered_teacher(temperature):
+    return Candidate(
+        f"reverse KL to the teacher at temperature {format_number(temperature)}",
+        lambda pairs: objectives.reverse_kl_logit_gradient(pairs.p, softmax(pairs.teacher_logits / temperature)), None, (("teacher_temperature", float(temperature)),),
+    )  # fmt: skip
+
+
+_INSIDE = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
+_TEMPERATURES = (0.1, 0.25, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
+
+FAMILIES = (
+    Family("beta", _engine("generalized_jsd", "JSD(β = {})", "beta"), _INSIDE, (0, 1)),
+    Family("skew", _engine("skewed_forward_kl", "forward KL with skew {}", "skew"), _INSIDE, (0, 1)),
+    Family("skew", _engine("skewed_reverse_kl", "reverse KL with skew {}", "skew"), _INSIDE, (0, 1)),
+    Family("temperature", tempered_forward_kl, _TEMPERATURES, (0, np.inf)),
+    Family("temperature", tempered_reverse_kl, _TEMPERATURES, (0, np.inf)),
+    Family("temperature", forward_kl_to_tempered_teacher, _TEMPERATURES, (0, np.inf)),
+    Family("temperature", reverse_kl_to_tempered_teacher, _TEMPERATURES, (0, np.inf)),
+    Family("alpha", _engine("alpha_divergence", "α-divergence(α = {})", "alpha"), (-2.0, -1.0, -0.5, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5, 2.0, 3.0), (-np.inf, np.inf)),
+)
+
+OUTSIDE = {"renormalize": "renormalized", "drop": "tail dropped", "tail": "tail as one token"}
+
+
+def top_k(largest):
+    """Every divergence on the teacher's or the student's k likeliest tokens, k = 1 ... largest."""
+    found = []
+    for k in range(1, largest + 1):
+        for whose in ("teacher", "student"):
+            for direction in ("reverse", "forward"):
+                for outside in OUTSIDE:
+                    if (k, outside) == (1, "renormalize"):
+                        continue  # one token renormalised is certain: gradient 0
+                    found.append(_top_k(direction, whose, k, outside))
+            found.append(
+                Candidate(
+                    f"forward KL to the teacher renormalized on the {whose}'s top {k}",
+                    lambda pairs, whose=whose, k=k: pairs.p - _on_head(pairs.q, _head(pairs, whose, k)), None, (("k", k), ("whose", whose), ("outside", "teacher renormalized")),
+                )  # fmt: skip
+            )
+    return found
+
+
+def _top_k(direction, whose, k, outside):
+    def gradient(pairs):
+        p, q, head = pairs.p, pairs.q, _head(pairs, whose, k)
+        if outside == "renormalize":
+            inner = _divergence(direction, _on_head(p, head), _on_head(q, head))
+            return np.where(head, inner, 0.0)
+        if outside == "drop" and direction == "reverse":
+            return _centred(p, np.where(head, _log(p) - _log(q) + 1, 0.0))
+        if outside == "drop":
+            return p * np.where(head, q, 0.0).sum(axis=-1, keepdims=True) - np.where(head, q, 0.0)
+        # The tail's logit gradient, shared among its tokens in proportion to p.
+        tails = [np.where(head, 0.0, x).sum(axis=-1, keepdims=True) for x in (p, q)]
+        buckets = [np.concatenate([np.where(head, x, 0.0), tail], axis=-1) for x, tail in zip((p, q), tails)]
+        inner = _divergence(direction, *buckets)
+        share = np.divide(p, tails[0], out=np.zeros_like(p), where=tails[0] > 0)
+        return np.where(head, inner[..., :-1], inner[..., -1:] * share)
+
+    name = f"{direction} KL on the {whose}'s top {k}, {OUTSIDE[outside]}"
+    if (direction, whose) == ("reverse", "teacher"):
+        return Candidate(name, gradient, "top_k_reverse_kl", (("k", k), ("outside", outside)))
+    return Candidate(name, gradient, None, (("k", k), ("whose", whose), ("outside", outside)))
+
+
+def format_number(value, digits=6):
+    """Shortest plain decimal of up to ``digits`` figures."""
+    return f"{float(value):.{digits}g}"
+
+
+def _divergence(direction, p, q):
+    return (objectives.reverse_kl_logit_gradient if direction == "reverse" else objectives.forward_kl_logit_gradient)(p, q)
+
+
+def _tempered(gradient, pairs, temperature):
+    return gradient(softmax(pairs.student_logits / temperature), softmax(pairs.teacher_logits / temperature)) / temperature
+
+
+def _head(pairs, whose, k):
+    """The k likeliest tokens (ties: lower index first) as a mask (N, V)."""
+    order = np.argsort(-(pairs.q if whose == "teacher" else pairs.p), axis=-1, kind="stable")[..., :k]
+    head = np.zeros(pairs.p.shape, bool)
+    np.put_along_axis(head, order, True, axis=-1)
+    return head & np.isfinite(pairs.student_logits)
+
+
+def _on_head(x, head):
+    inside = np.where(head, x, 0.0)
+    return inside / inside.sum(axis=-1, keepdims=True)
+
+
+def _centred(p, g):
+    return p * (g - (p * g).sum(axis=-1, keepdims=True))
+
+
+def _log(p):
+    """log p, and 0 for padding."""
+    return np.log(np.where(p > 0, p, 1.0))
