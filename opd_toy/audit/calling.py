@@ -25,7 +25,11 @@ class AuditError(ValueError):
 
 
 class NoGradient(AuditError):
-    """The value of this call hangs on no logit of the student."""
+    """This call has no gradient for the student's logits; ``value`` is what it returned."""
+
+    def __init__(self, message, value):
+        super().__init__(message)
+        self.value = value
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,13 @@ def gradient_of(loss, student, teacher, *rest, names=("student_logits", "teacher
             if given._version != version or not torch.equal(given.nan_to_num(), before.nan_to_num())
         )  # fmt: skip
         if not value.requires_grad:
-            raise NoGradient(_why_no_gradient(loss, leaves, others))
+            raise NoGradient(_why_no_gradient(loss, leaves, others), float(value))
         gradients = _differentiate(value, leaves, touched)
     if gradients[0] is None:
         raise NoGradient(
             "the loss has a gradient, but none for the student's logits: it reaches the teacher's only. "
-            "The student comes first and the teacher second; give lambda student, teacher, *rest: loss(teacher, student, *rest) if yours has them the other way round"
+            "The student comes first and the teacher second; give lambda student, teacher, *rest: loss(teacher, student, *rest) if yours has them the other way round",
+            float(value.detach()),
         )
     student_gradient, teacher_gradient = (None if gradient is None else gradient.numpy() for gradient in gradients)
     return Called(float(value.detach()), student_gradient, teacher_gradient, touched, precision(student_gradient))
@@ -88,6 +93,16 @@ def check_deterministic(loss, student, teacher, *rest, **messages):
             + ". Switch dropout off, keep no state between calls, and where it draws tokens itself take them as an argument"
         )
     return first
+
+
+def check_unchanged(loss, first, student, teacher, *rest, **messages):
+    """AuditError where the loss, after many other calls, no longer gives what it gave at first (Called)."""
+    last = gradient_of(loss, student, teacher, *rest, **messages)
+    if not (np.array_equal(first.value, last.value, equal_nan=True) and np.array_equal(first.student_gradient, last.student_gradient, equal_nan=True)):
+        raise AuditError(
+            f"the loss keeps something from call to call: on the same inputs it gave {first.value!r} at first and {last.value!r} after other calls. "
+            "Take out what it caches or averages (a running mean, the first teacher it saw), or make a fresh one in every call: lambda *inputs: make_loss()(*inputs)"
+        )
 
 
 def arguments_taken(loss, most, wanted=TOKEN_WISE):
@@ -134,6 +149,26 @@ def precision(*gradients):
     return "float64"
 
 
+def formats_inside(loss, student, teacher, *rest):
+    """Names of the floating formats, such as {"float32", "float64"}, in which arrays inside the loss are computed."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            result = function(*arguments, **(keywords or {}))
+            for value in result if isinstance(result, (tuple, list)) else (result,):
+                if isinstance(value, torch.Tensor) and value.ndim and value.is_floating_point():
+                    seen.add(str(value.dtype).removeprefix("torch."))
+            return result
+
+    inputs = [torch.tensor(np.asarray(values), dtype=torch.float64) for values in (student, teacher)] + [torch.as_tensor(value) for value in rest]
+    with Watch():
+        loss(*inputs)
+    return seen
+
+
 def _call(loss, inputs, names, wanted):
     try:
         return loss(*inputs)
@@ -172,7 +207,10 @@ def _why_no_gradient(loss, leaves, others):
     values = []
     for shift in (0.0, 0.1):
         student = leaves[0].detach() + shift * torch.cos(torch.arange(leaves[0].numel(), dtype=torch.float64)).reshape(leaves[0].shape)
-        values.append(float(loss(student.requires_grad_(), leaves[1].clone(), *[value.clone() for value in others]).detach()))
+        try:
+            values.append(float(loss(student.requires_grad_(), leaves[1].clone(), *[value.clone() for value in others]).detach()))
+        except Exception:  # the second logits are ours, not the caller's: nothing to report about them
+            values.append(values[0])
     if values[0] != values[1]:
         return (
             "the loss has no gradient: its value does depend on the student's logits, but the graph is cut on the way. "

@@ -129,22 +129,17 @@ FAMILIES = (
 OUTSIDE = {"renormalize": "renormalized", "drop": "tail dropped", "tail": "tail as one token"}
 
 
-def top_k(largest):
-    """Every divergence on the teacher's or the student's k likeliest tokens, k = 1 ... largest."""
+def top_k(k):
+    """Both divergences on the teacher's or the student's k likeliest tokens, with every treatment of the others."""
     found = []
-    for k in range(1, largest + 1):
-        for whose in ("teacher", "student"):
-            for direction in ("reverse", "forward"):
-                for outside in OUTSIDE:
-                    if (k, outside) == (1, "renormalize"):
-                        continue  # one token renormalised is certain: gradient 0
-                    found.append(_top_k(direction, whose, k, outside))
-            found.append(
-                Candidate(
-                    f"forward KL to the teacher renormalized on the {whose}'s top {k}",
-                    lambda pairs, whose=whose, k=k: pairs.p - _on_head(pairs.q, _head(pairs, whose, k)), None, (("k", k), ("whose", whose), ("outside", "teacher renormalized")),
-                )  # fmt: skip
-            )
+    for whose in ("teacher", "student"):
+        found += [_top_k(direction, whose, k, outside) for direction in ("reverse", "forward") for outside in OUTSIDE]
+        found.append(
+            Candidate(
+                f"forward KL to the teacher renormalized on the {whose}'s top {k}",
+                lambda pairs, whose=whose: pairs.p - _on_head(pairs.q, _head(pairs, whose, k)), None, (("k", k), ("whose", whose), ("outside", "teacher renormalized")),
+            )  # fmt: skip
+        )
     return found
 
 

@@ -1,23 +1,26 @@
 """Which candidate has these gradients?  Fitted on half of the pairs, confirmed on all.
 
 The simplest explanation comes first: zero, one divergence, a sum of two or three,
-a family with its parameter fitted, a family and one term besides; then the same
-for the loss times V.  An explanation counts where on *every* pair its distance to
-the measured gradient is at most ``tolerance`` of the gradient's length (and the
-rounding of the measurement); otherwise the verdict is "none of these".
+a family with its parameter fitted, the top-K forms, a family and one term besides;
+each for the loss itself and for the loss times V.  An explanation counts where on
+*every* pair its distance to the measured gradient is at most ``tolerance`` of the
+gradient's length (and the rounding of the measurement); otherwise the verdict is
+"none of these".
 """
 
 import functools
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from opd_toy import distributions, objectives
 from opd_toy.audit import candidates
-from opd_toy.audit.candidates import Candidate, Pairs, format_number
+from opd_toy.audit.candidates import Pairs, format_number
 
 NONE = "none of these"
+CLOSE = " while the two are close"
+FACTOR = " × a factor that depends on the pair"
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Measured:
 
     ``rounding`` (N,): how far from its true value each may lie; ``tier`` (N,):
     0 for pairs that are close, 1 ordinary, 2 and more far apart; ``fit`` (N,):
-    True where parameters may be fitted, the others confirm.
+    True where parameters may be fitted, the others confirm.  ``large``: the same on
+    large vocabularies, where every explanation must hold as well.
     """
 
     pairs: Pairs
@@ -35,21 +39,34 @@ class Measured:
     tier: np.ndarray
     fit: np.ndarray
     tolerance: float
+    large: "Measured | None" = None
 
     def __getitem__(self, rows):
-        return Measured(self.pairs[rows], self.gradients[rows], self.rounding[rows], self.tier[rows], self.fit[rows], self.tolerance)
+        arrays = {name: getattr(self, name)[rows] for name in ("pairs", "gradients", "rounding", "tier", "fit")}
+        return replace(self, **arrays)
+
+    def up_to(self, tier):
+        part = self[self.tier <= tier]
+        return replace(part, large=self.large and self.large.up_to(tier))
+
+    def times_vocabulary(self):
+        sizes = self.pairs.sizes
+        scaled = replace(self, gradients=self.gradients * sizes[:, None], rounding=self.rounding * sizes)
+        return replace(scaled, large=self.large and self.large.times_vocabulary())
 
 
 @dataclass(frozen=True)
 class Verdict:
     """``terms``: (coefficient, Candidate) pairs whose sum, divided by V where ``per_token``, is the gradient.
 
-    ``holds`` (N,): on which of all pairs it does.
+    ``holds`` (N,): on which of all pairs it does.  ``factor``: what stands in front
+    of the sum and depends on the pair, or None.
     """
 
     name: str
     terms: tuple = ()
     per_token: bool = False
+    factor: str | None = None
     holds: np.ndarray = field(default=None, repr=False)
 
     def gradient(self, pairs):
@@ -58,38 +75,78 @@ class Verdict:
 
 
 def identify(measured):
-    """-> Verdict: on all pairs if any explanation holds there, else on the ordinary, else on the close ones."""
-    for farthest in (measured.tier.max(), 1, 0):
-        part = measured[measured.tier <= farthest]
-        verdict = _explain(part)
-        if verdict:
-            return Verdict(verdict.name, verdict.terms, verdict.per_token, agrees(measured, verdict.gradient(measured.pairs)))
+    """-> Verdict: on all pairs if any explanation holds there, else on the ordinary ones, else on the close ones."""
+    highest = int(measured.tier.max())
+    for tier in (highest, 1, 0):
+        part = measured.up_to(tier)
+        if np.isfinite(part.gradients).all() and (verdict := _explain(part, thorough=tier == highest)):
+            return replace(verdict, holds=_where(measured, verdict))
     return Verdict(NONE, holds=np.zeros(len(measured.tier), bool))
 
 
 def agrees(measured, gradients):
     """On which pairs (N,) ``gradients`` are the measured ones."""
-    return distances(measured, gradients) <= measured.tolerance * _lengths(measured.gradients) + measured.rounding
+    return _lengths(measured.gradients - gradients) <= measured.tolerance * _lengths(measured.gradients) + measured.rounding
 
 
-def distances(measured, gradients):
-    return _lengths(measured.gradients - gradients)
+def _where(measured, verdict):
+    if verdict.factor:
+        return _along(measured, verdict.terms[0][1])[1]
+    return agrees(measured, verdict.gradient(measured.pairs))
 
 
-def _explain(measured):
-    if (_lengths(measured.gradients) <= measured.rounding).all():
+def _explain(measured, thorough):
+    parts = [measured, *([measured.large] if measured.large else [])]
+    if all((_lengths(part.gradients) <= part.rounding).all() for part in parts):
         return Verdict("zero")
-    by_vocabulary = Measured(
-        measured.pairs, measured.gradients * measured.pairs.sizes[:, None], measured.rounding * measured.pairs.sizes,
-        measured.tier, measured.fit, measured.tolerance,
-    )  # fmt: skip
-    half_precision = measured.tolerance > 1e-3  # so coarse that a fitted parameter would prove nothing
-    searches = (_one_term, _two_terms) if half_precision else (_one_term, _two_terms, _three_terms, _family, _top_k, _family_and_term)
+    if measured.tolerance > 1e-3:  # so coarse that a fitted parameter would prove nothing
+        searches = (_one_term,)
+    else:
+        searches = (_one_term, _two_terms, _three_terms, _family, _top_k, *((_family_and_term,) if thorough else ()))
     for search in searches:
-        for part, per_token in ((measured, False), (by_vocabulary, True)):
-            terms = search(part)
-            if terms:
+        for part, per_token in ((measured, False), (measured.times_vocabulary(), True)):
+            if terms := search(part):
                 return Verdict(phrase(terms, per_token), terms, per_token)
+    return _factor(measured) if thorough else None
+
+
+def _factor(measured):
+    """One divergence times a number that differs from pair to pair: its direction, and what the number is."""
+    for candidate in candidates.TERMS[:2]:
+        factors, along = _along(measured, candidate)
+        large = measured.large is None or _along(measured.large, candidate)[1].all()
+        if not (along.all() and large) or (factors.max() > 0) == (factors.min() < 0):
+            continue
+        known = _power_law(measured, factors) if (factors != 0).all() else None
+        return Verdict(f"{known} × {candidate.name}" if known else candidate.name + FACTOR, ((1.0, candidate),), factor=known or FACTOR)
+    return None
+
+
+def _along(measured, candidate):
+    """(factors (N,), on which pairs the gradient is that multiple of the candidate's)."""
+    base = candidate.gradient(measured.pairs)
+    factors = (measured.gradients * base).sum(axis=-1) / (base**2).sum(axis=-1)
+    return factors, agrees(measured, factors[:, None] * base)
+
+
+def _power_law(measured, factors):
+    """"2 × KL(p‖q)" where the factors are a number times a power of a known quantity, else None."""
+    p, q = measured.pairs.p, measured.pairs.q
+    ratio = np.where(p > 0, distributions.log_ratio(p, q), 0.0)
+    reverse = objectives.reverse_kl(p, q)
+    quantities = {
+        "V": measured.pairs.sizes.astype(float), "KL(p‖q)": reverse, "KL(q‖p)": objectives.forward_kl(p, q),
+        "H(q)": distributions.entropy(q), "H(p)": distributions.entropy(p),
+        "std(log p/q)": np.sqrt((p * (ratio - reverse[:, None]) ** 2).sum(axis=-1)),
+    }  # fmt: skip
+    for name, values in quantities.items():
+        columns = np.stack([np.ones(len(values)), np.log(values)], axis=1)
+        intercept, power = np.linalg.lstsq(columns[measured.fit], np.log(np.abs(factors[measured.fit])), rcond=None)[0]
+        power = float(f"{power:.6g}")
+        number = np.sign(factors[0]) * np.exp(intercept)
+        if power and np.allclose(factors, number * values**power, rtol=10 * measured.tolerance, atol=0):
+            front = "" if abs(number - 1) <= 10 * measured.tolerance else f"{_coefficient(float(f'{number:.6g}'))} × "
+            return front + {1.0: name, -1.0: f"1/{name}", 0.5: f"√{name}"}.get(power, f"{name}^{format_number(power)}")
     return None
 
 
@@ -130,19 +187,39 @@ def _family_and_term(measured):
 
 
 def _top_k(measured):
-    for candidate in candidates.top_k(int(measured.pairs.sizes.max()) - 1):
-        if found := _confirmed(measured, [candidate]):
-            return found
+    for k in _heads(measured):
+        for candidate in candidates.top_k(k):
+            if found := _confirmed(measured, [candidate]):
+                return found
     return None
+
+
+def _heads(measured):
+    """The K that a loss on K tokens must have: outside them the gradient is in one proportion to p."""
+    found = set()
+    for part in (measured, measured.large):
+        if part is None:
+            continue
+        sizes = part.pairs.sizes
+        row = int(np.argmax(np.where(part.tier == min(1, part.tier.max()), sizes, 0)))
+        size = int(sizes[row])
+        shares = np.sort(part.gradients[row, :size] / part.pairs.p[row, :size])
+        width = max(1e-6, 10 * part.tolerance) * np.abs(shares).max()
+        alike = np.searchsorted(shares, shares + width, side="right") - np.arange(size)
+        if alike.max() > 1:
+            found.add(size - int(alike.max()))
+    return sorted(k for k in found if k)
 
 
 def _confirmed(measured, terms):
     """Coefficients from the fitting pairs; the terms with them if they then hold on all pairs, else None."""
     bases = [term.gradient(measured.pairs) for term in terms]
     coefficients, distance = _project(measured, bases)
-    if distance > 10 * measured.tolerance + 1e-6 or not _holds(measured, bases, coefficients):
-        return None
+    if distance > max(1e-3, 3 * measured.tolerance) or not _holds(measured, bases, coefficients):
+        return None  # the root mean square alone rules most of them out
     coefficients = _short(coefficients, lambda tried: _holds(measured, bases, tried))
+    if measured.large and not _holds(measured.large, [term.gradient(measured.large.pairs) for term in terms], coefficients):
+        return None
     return tuple((coefficient, term) for coefficient, term in zip(coefficients, terms))
 
 
@@ -151,7 +228,7 @@ def _fitted(measured, family, terms):
     others = [term.gradient(measured.pairs) for term in terms]
     distance = [_project(measured, [base, *others])[1] for base in _grid(family, measured.pairs)]
     best = int(np.argmin(distance))
-    if not distance[best] < 0.2:
+    if not distance[best] < (0.05 if terms else 0.2):
         return None
     value = _polish(measured, family, family.grid[best], others)
     if value is None:
@@ -181,7 +258,7 @@ def _polish(measured, family, value, others):
 
     u = outside(value)
     here = _project(fit, [base(u), *others])
-    for _ in range(40):
+    for _ in range(25):
         step = 1e-5
         slope = here[0][0] * (base(u + step) - base(u - step)) / (2 * step)
         weights = _weights(fit)
@@ -197,8 +274,9 @@ def _polish(measured, family, value, others):
             change /= 4
         else:
             break
+        stalled = there[1] > max(0.8 * here[1], 1e-6)
         u, here = u + change, there
-        if abs(change) < 1e-14 * max(1, abs(u)):
+        if stalled or abs(change) < 1e-14 * max(1, abs(u)):
             break
     return float(inside(u))
 
@@ -257,7 +335,7 @@ def _grid(family, pairs):
 
 def phrase(terms, per_token=False):
     """"2 × reverse KL", "reverse KL − forward KL", "1/V × JSD(β = 0.5)"."""
-    terms = sorted(terms, key=lambda term: term[0] < 0)  # a positive one first
+    terms = sorted(terms, key=lambda term: (term[0] < 0, -abs(term[0])))  # positive and large ones first
     if len(terms) == 1:
         (coefficient, candidate), = terms
         if per_token:
@@ -278,3 +356,27 @@ def _coefficient(value):
         if float(text) not in (1.0, -1.0) or abs(value) == 1:
             break
     return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def name_value(pairs, values, sizes, tolerance, terms):
+    """What expected values (N,) are: "KL(p‖q)", "KL(q‖p) + H(q)", "2 × ..." or None; ``sizes`` (N,) sets their rounding.
+
+    The objective of a single term, at its fitted parameters, is tried too.
+    """
+    p, q = pairs.p, pairs.q
+    rounding = 0.02 * tolerance * (sizes + sizes.max())
+    close = lambda tried: (np.abs(values - tried) <= tolerance * np.abs(values) + rounding).all()  # noqa: E731
+    if (np.abs(values) <= np.minimum(rounding, 1e-3 * sizes)).all():
+        return "zero"
+    known = {"KL(p‖q)": objectives.reverse_kl(p, q), "KL(q‖p)": objectives.forward_kl(p, q), "H(p)": distributions.entropy(p), "H(q)": distributions.entropy(q)}
+    if len(terms) == 1 and terms[0][1].objective and terms[0][1].parameters:
+        known[terms[0][1].name] = getattr(objectives, terms[0][1].objective)(p, q, **dict(terms[0][1].parameters))
+    for count in (1, 2):
+        for names in itertools.combinations(known, count):
+            for per_token, sizes_of in ((False, 1.0), (True, pairs.sizes)):
+                columns = np.stack([known[name] / sizes_of for name in names], axis=1)
+                coefficients = np.linalg.lstsq(columns[::2], values[::2], rcond=None)[0]
+                if close(columns @ coefficients) and (np.abs(coefficients) > 10 * tolerance).all():
+                    short = _short(coefficients, lambda tried, columns=columns: close(columns @ tried))
+                    return phrase([(c, candidates.Candidate(name, None)) for c, name in zip(short, names)], per_token)
+    return None
