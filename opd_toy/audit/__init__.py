@@ -1,0 +1,11 @@
+"""What does this loss really optimise?  A verdict by enumeration, with its tolerance.
+
+``audit(loss)`` calls a loss on every token of many pairs of student and teacher,
+takes the expectation of its gradients and names the objective whose gradient comes
+out; ``audit_sequence(loss)`` does the same over all sequences of small trees.
+"""
+
+from opd_toy.audit.calling import AuditError
+from opd_toy.audit.token_level import TokenReport, audit
+
+__all__ = ["AuditError", "TokenReport", "audit"]

@@ -151,21 +151,22 @@ def precision(*gradients):
 
 def formats_inside(loss, student, teacher, *rest):
     """Names of the floating formats, such as {"float32", "float64"}, in which arrays inside the loss are computed."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
     seen = set()
 
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), keywords=None):
             result = function(*arguments, **(keywords or {}))
             for value in result if isinstance(result, (tuple, list)) else (result,):
                 if isinstance(value, torch.Tensor) and value.ndim and value.is_floating_point():
                     seen.add(str(value.dtype).removeprefix("torch."))
             return result
 
-    inputs = [torch.tensor(np.asarray(values), dtype=torch.float64) for values in (student, teacher)] + [torch.as_tensor(value) for value in rest]
-    with Watch():
-        loss(*inputs)
+    inputs = [torch.tensor(np.asarray(values), dtype=torch.float64, requires_grad=True).clone() for values in (student, teacher)]
+    try:
+        with Watch():
+            loss(*inputs, *[torch.as_tensor(value) for value in rest])
+    except Exception:  # it can be called, but not under watch (compiled code): what was seen must do
+        pass
     return seen
 
 
