@@ -65,7 +65,13 @@ def bench(commands):
     add(commands)
 
 
-COMMANDS = (tables, figures, variance, train, study, bench)
+def audit(commands):
+    from opd_toy.audit_command import add
+
+    add(commands)
+
+
+COMMANDS = (tables, figures, variance, audit, train, study, bench)
 
 
 def main(arguments=None):
