@@ -300,6 +300,14 @@ def test_float16_gradients_survive_a_loss_scale():
     assert value_and_gradient(z, y)[1].double().sub(expected).norm() > 1e-3 * expected.norm()  # what the scale is for
 
 
+def test_a_loss_scale_is_not_rounded_to_bfloat16():
+    z, y = pair(4, 300, dtype=torch.bfloat16)
+    gradient = value_and_gradient(z, y)[1]
+    scale = 1 + 2.0**-8  # 1 in bfloat16
+    assert torch.equal(value_and_gradient(z, y, loss=lambda *logits: scale * distillation_loss(*logits))[1], (scale * gradient.float()).bfloat16())
+    assert not torch.equal((scale * gradient.float()).bfloat16(), gradient)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_low_precision_heads_accumulate_in_float32(dtype):
     draw = torch.Generator().manual_seed(0)
