@@ -7,6 +7,7 @@ autograd; what comes out is compared with the engine, of which the exhibits know
 import ast
 import inspect
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ import torch
 from opd_toy import estimators, objectives
 from opd_toy.audit import museum
 from opd_toy.audit.museum import EXHIBITS
-from opd_toy.distributions import entropy, log_ratio, log_softmax, softmax
+from opd_toy.distributions import entropy, log_softmax, softmax
+from opd_toy.explorables import loss_museum
+from opd_toy.explorables.host import HERE
+from tests.explorables import MUSEUM
 
 NOTES = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
 TOKEN_LEVEL = [name for name, exhibit in EXHIBITS.items() if exhibit.level == "token"]
@@ -323,6 +327,36 @@ def test_a_mask_forgotten_in_the_return_trains_what_the_student_has_not_written(
     close(wrong[same], exact[same], scale=1)
     # and so does the other mistake: the tool's costs in the returns
     assert np.abs(over_texts(museum.padding_in_reward_to_go, student, teacher, 3, mask_of, written) - exact).max() > 0.01
+
+
+# ---- the slider shows these exhibits ----
+
+
+def test_the_slider_has_every_exhibit_of_one_position_by_its_title():
+    assert list(loss_museum.EXHIBITS) == TOKEN_LEVEL == list(MUSEUM)
+    script = (HERE / "loss_museum.js").read_text(encoding="utf-8")
+    assert re.findall(r'^  (\w+): \{\n    label: "([^"]*)"', script, flags=re.MULTILINE) == [(name, EXHIBITS[name].title) for name in TOKEN_LEVEL]
+
+
+def test_the_slider_shows_the_exhibits_code():
+    script = (HERE / "loss_museum.js").read_text(encoding="utf-8")
+    script = re.sub(r"right: (PLAIN|EXACT)", lambda found: "right: " + re.search(rf"const {found[1]} = (.*);", script)[1], script)
+    for name in TOKEN_LEVEL:
+        part = re.search(rf"^  {name}: \{{.*?^  \}},$", script, flags=re.MULTILINE | re.DOTALL)[0]
+        for side in ("wrong", "right"):
+            text = re.search(rf"\b{side}: \{{\s*code: (\[.*?\](?=,? ?\n| ?,\s*rows))", part, flags=re.DOTALL)[1]
+            source = [line.strip() for line in inspect.getsource(getattr(EXHIBITS[name], side)).splitlines()]
+            *before, last = ast.literal_eval(text)
+            assert f"return {last}" == source[-1] and set(before) <= set(source), (name, side)
+
+
+@pytest.mark.parametrize("name", TOKEN_LEVEL)
+def test_the_sliders_tables_are_the_exhibits_by_autograd(name):
+    random = np.random.default_rng(9)
+    for p, q in [NOTES, FAR[1], (NOTES[1], NOTES[1]), *random.dirichlet(np.ones(3), (4, 2))]:
+        for loss, table in zip((EXHIBITS[name].wrong, EXHIBITS[name].right), MUSEUM[name], strict=True):
+            found = table_of(loss, p, q)[0]
+            close(found, table(p, q), scale=np.abs(found).max() + 1e-2)
 
 
 def test_nothing_reaches_the_teacher():

@@ -24,7 +24,7 @@ HELPERS = {"sum", "score_table", "step", "set_probability", "floored"}
 
 
 def snake(name):
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def functions(module):
@@ -169,7 +169,8 @@ def scale(name, family, case, engine):
     A value: itself.  A gradient, and each row of a table: the largest magnitude in the
     row, for its entries are differences from a mean.  With tiny or zero probabilities the
     signal of a skewed or alpha divergence can be constant to its last digit, and the row
-    nothing but rounding: there 2e-16 is allowed as well.  The optimal baseline, a mean of
+    nothing but rounding: there 2e-16 is allowed as well, and so it is where a top-K head is
+    renormalised or its tail added up.  The optimal baseline, a mean of
     log-ratios of both signs: the same mean of their magnitudes.
     """
     if name == "optimalBaseline":
@@ -180,7 +181,8 @@ def scale(name, family, case, engine):
         return np.abs(engine)
     row = np.abs(engine).max(axis=-1, keepdims=True)
     may_be_constant = family in ("tiny", "zeros") and re.fullmatch("(skewed|alpha).*LogitGradient", name)
-    return np.maximum(row, 2e-16 / TOLERANCE) if may_be_constant else row
+    summed = name == "topKReverseKlLogitGradient" and case["outside"] != "drop"
+    return np.maximum(row, 2e-16 / TOLERANCE) if may_be_constant or summed else row
 
 
 def error(name, family, case, engine, twin):

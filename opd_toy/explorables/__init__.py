@@ -6,6 +6,7 @@ from opd_toy.explorables.control_study import ControlStudy
 from opd_toy.explorables.credit import Credit
 from opd_toy.explorables.hard_to_soft import HardToSoft
 from opd_toy.explorables.learning_curves import LearningCurves
+from opd_toy.explorables.loss_museum import LossMuseum
 from opd_toy.explorables.push_and_pull import PushAndPull
 from opd_toy.explorables.sample_and_average import SampleAndAverage
 from opd_toy.explorables.seek_or_cover import SeekOrCover
@@ -18,6 +19,7 @@ __all__ = [
     "Credit",
     "HardToSoft",
     "LearningCurves",
+    "LossMuseum",
     "PushAndPull",
     "SampleAndAverage",
     "SeekOrCover",

@@ -85,9 +85,9 @@ export function reverseKlLogitGradient(student, teacher) {
 
 // Where the teacher has a zero that the student has not, the gradient is infinite; but
 // if all of p lies on such tokens the infinities cancel.
-const beyondTheTeacher = (student, barred) =>
+const beyondTheTeacher = (student, barred, signal = student.map(Math.log)) =>
   student.every((p, v) => p === 0 || barred(p, v))
-    ? centred(student, student.map(Math.log))
+    ? centred(student, signal)
     : student.map((p, v) => (p === 0 ? 0 : barred(p, v) ? Infinity : -Infinity));
 
 // Above 0 wherever p or q is: the product may underflow.
@@ -282,4 +282,35 @@ export function floored(p, floor) {
   const spare = p.map((x) => Math.max(x - floor, 0));
   const scale = sum(spare) > 0 ? 1 - sum(short) / sum(spare) : 1;
   return p.map((x, v) => (x <= floor ? floor : floor + spare[v] * scale));
+}
+
+// ---- clamps and a top-K support ----
+
+export const truncatedPolicyGradient = (student, teacher, limit) =>
+  scoreTable(student, logRatio(student, teacher).map((c) => Math.min(Math.max(c, -limit), limit)));
+
+// Reverse KL on the teacher's k likeliest tokens; `outside`: what becomes of the others.
+export function topKReverseKlLogitGradient(student, teacher, k, outside) {
+  const order = teacher.map((_, v) => v).sort((a, b) => teacher[b] - teacher[a] || a - b);
+  const [head, rest] = [order.slice(0, k), order.slice(k)];
+  const gradient = student.map(() => 0);
+  if (outside === "drop") {
+    const inside = student.map((_, v) => head.includes(v));
+    const barred = (p, v) => inside[v] && p > 0 && teacher[v] === 0;
+    if (student.some(barred)) return beyondTheTeacher(student, barred, student.map((p, v) => (inside[v] ? 1 + (p && Math.log(p)) : 0)));
+    return centred(student, logRatio(student, teacher).map((c, v) => (inside[v] ? c + 1 : 0)));
+  }
+  const tail = outside === "tail" && rest.length > 0;
+  const [p, q] = [student, teacher].map((x) => {
+    const kept = head.map((v) => x[v]);
+    if (tail) return [...kept, sum(rest.map((v) => x[v]))];
+    if (outside === "tail") return kept;
+    const mass = sum(kept);
+    return kept.map((value) => (mass > 0 ? value / mass : 1 / k));
+  });
+  const buckets = reverseKlLogitGradient(p, q);
+  head.forEach((v, i) => (gradient[v] = buckets[i]));
+  // the bucket's gradient is shared in proportion to p
+  if (tail) rest.forEach((v) => (gradient[v] = student[v] > 0 ? buckets[k] * (student[v] / p[k]) : 0));
+  return gradient;
 }
