@@ -5,6 +5,7 @@ autograd; what comes out is compared with the engine, of which the exhibits know
 """
 
 import ast
+import functools
 import inspect
 import itertools
 import re
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from opd_toy import estimators, objectives
-from opd_toy.audit import museum
+from opd_toy.audit import audit, museum
 from opd_toy.audit.museum import EXHIBITS
 from opd_toy.distributions import entropy, log_softmax, softmax
 from opd_toy.explorables import loss_museum
@@ -23,6 +24,15 @@ from tests.explorables import MUSEUM
 
 NOTES = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
 TOKEN_LEVEL = [name for name, exhibit in EXHIBITS.items() if exhibit.level == "token"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tensors of a few numbers: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pairs(sizes=(3, 5, 8), scale=1.0, seed=0):
@@ -87,7 +97,7 @@ def test_the_exhibits_know_nothing_of_the_engine():
     tree = ast.parse(inspect.getsource(museum))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"collections.abc", "dataclasses", "torch", "torch.nn.functional"}
+    assert imported == {"math", "collections.abc", "dataclasses", "torch", "torch.nn.functional"}
 
 
 def test_every_exhibit_says_one_thing():
@@ -210,6 +220,38 @@ def test_the_clamped_ratio_is_right_within_the_clamp_and_ends_at_the_teacher():
     near /= near.sum()
     close(expected(museum.clamped_policy_gradient, near, q), reverse(near, q))
     np.testing.assert_allclose(descended(museum.clamped_policy_gradient, NOTES[0], q, rate=1.0, steps=300), q, atol=1e-9)
+
+
+# ---- what the auditor says, which sees nothing but the code ----
+
+VERDICTS = {
+    "k1": ("zero", "reverse KL"),
+    "k3": ("forward KL", "reverse KL"),
+    "advantage": ("zero", "reverse KL"),
+    "stop_gradient": ("reverse KL − entropy", "reverse KL"),
+    "direction": ("forward KL", "reverse KL"),
+    "beta": ("JSD(β = 0.999)", "reverse KL"),
+    "tail": ("reverse KL on the teacher's top 2, tail dropped", "reverse KL on the teacher's top 2, tail as one token"),
+    "value_clamp": ("forward KL while the two are close", "forward KL"),
+    "ratio_clamp": ("reverse KL while the two are close", "reverse KL"),
+    "temperature": ("forward KL at temperature 2", "4 × forward KL at temperature 2"),
+}
+audited = functools.cache(audit)
+
+
+@pytest.mark.parametrize("name", TOKEN_LEVEL)
+def test_the_auditor_tells_the_wrong_one_from_the_right_one(name):
+    reports = [audited(EXHIBITS[name].wrong), audited(EXHIBITS[name].right)]
+    assert tuple(report.optimises for report in reports) == VERDICTS[name]
+    assert [report.holds_everywhere for report in reports] == [not name.endswith("_clamp"), True]
+    noisy = {"k1": (True, True), "k3": (True, True), "advantage": (True, False), "stop_gradient": (True, True), "value_clamp": (True, False), "ratio_clamp": (True, True)}
+    assert tuple(report.variance > 0.1 for report in reports) == noisy.get(name, (False, False))
+
+
+def test_the_auditor_finds_the_dead_gradient_of_the_value_clamp():
+    broken = [edge["finding"] for edge in audited(museum.k3_clamped).edges if edge["severity"] == "broken"]
+    assert any("log q/p" in finding and "2.61" in finding for finding in broken), broken
+    assert not any(edge["edge"] == "dead gradient" for edge in audited(museum.k3_as_loss).edges)
 
 
 # ---- whole texts ----

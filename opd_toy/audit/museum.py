@@ -7,6 +7,7 @@ that is 1 where a token counts.  All return a scalar to descend, in nats.  A los
 has the full vocabulary ignores the token.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -88,7 +89,7 @@ def jsd_near_its_end(student_logits, teacher_logits, token):
     beta = 0.999
     log_p = F.log_softmax(student_logits, dim=-1)
     log_q = F.log_softmax(teacher_logits, dim=-1).detach()
-    log_m = ((1 - beta) * log_p.exp() + beta * log_q.exp()).log()
+    log_m = torch.logaddexp(log_p + math.log(1 - beta), log_q + math.log(beta))
     return (beta * log_q.exp() * (log_q - log_m) + (1 - beta) * log_p.exp() * (log_p - log_m)).sum()
 
 
