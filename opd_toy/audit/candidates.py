@@ -105,6 +105,20 @@ def forward_kl_to_tempered_teacher(temperature):
     )  # fmt: skip
 
 
+def forward_kl_of_tempered_student(temperature):
+    return Candidate(
+        f"forward KL with the student alone at temperature {format_number(temperature)}",
+        lambda pairs: objectives.forward_kl_logit_gradient(softmax(pairs.student_logits / temperature), pairs.q) / temperature, None, (("student_temperature", float(temperature)),),
+    )  # fmt: skip
+
+
+def reverse_kl_of_tempered_student(temperature):
+    return Candidate(
+        f"reverse KL with the student alone at temperature {format_number(temperature)}",
+        lambda pairs: objectives.reverse_kl_logit_gradient(softmax(pairs.student_logits / temperature), pairs.q) / temperature, None, (("student_temperature", float(temperature)),),
+    )  # fmt: skip
+
+
 def reverse_kl_to_tempered_teacher(temperature):
     return Candidate(
         f"reverse KL to the teacher at temperature {format_number(temperature)}",
@@ -112,7 +126,7 @@ def reverse_kl_to_tempered_teacher(temperature):
     )  # fmt: skip
 
 
-_INSIDE = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
+_INSIDE = (1e-8, 1e-6, 1e-4, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1 - 1e-4, 1 - 1e-6, 1 - 1e-8)
 _TEMPERATURES = (0.1, 0.25, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
 
 FAMILIES = (
@@ -123,6 +137,8 @@ FAMILIES = (
     Family("temperature", tempered_reverse_kl, _TEMPERATURES, (0, np.inf)),
     Family("temperature", forward_kl_to_tempered_teacher, _TEMPERATURES, (0, np.inf)),
     Family("temperature", reverse_kl_to_tempered_teacher, _TEMPERATURES, (0, np.inf)),
+    Family("temperature", forward_kl_of_tempered_student, _TEMPERATURES, (0, np.inf)),
+    Family("temperature", reverse_kl_of_tempered_student, _TEMPERATURES, (0, np.inf)),
     Family("alpha", _engine("alpha_divergence", "α-divergence(α = {})", "alpha"), (-2.0, -1.0, -0.5, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5, 2.0, 3.0), (-np.inf, np.inf)),
 )
 
@@ -136,7 +152,7 @@ def top_k(k):
         found += [_top_k(direction, whose, k, outside) for direction in ("reverse", "forward") for outside in OUTSIDE]
         found.append(
             Candidate(
-                f"forward KL to the teacher renormalized on the {whose}'s top {k}",
+                "cross-entropy with the student's likeliest token" if (whose, k) == ("student", 1) else f"forward KL to the teacher renormalized on the {whose}'s top {k}",
                 lambda pairs, whose=whose: pairs.p - _on_head(pairs.q, _head(pairs, whose, k)), None, (("k", k), ("whose", whose), ("outside", "teacher renormalized")),
             )  # fmt: skip
         )

@@ -19,6 +19,7 @@ from opd_toy.audit import candidates
 from opd_toy.audit.candidates import Pairs, format_number
 
 NONE = "none of these"
+LEGIBLE = 0.15  # rounding above this share of a gradient would let anything pass for anything
 CLOSE = " while the two are close"
 FACTOR = " × a factor that depends on the pair"
 
@@ -29,8 +30,9 @@ class Measured:
 
     ``rounding`` (N,): how far from its true value each may lie; ``tier`` (N,):
     0 for pairs that are close, 1 ordinary, 2 and more far apart; ``fit`` (N,):
-    True where parameters may be fitted, the others confirm.  ``large``: the same on
-    large vocabularies, where every explanation must hold as well.
+    True where parameters may be fitted, the others confirm.  ``zero`` (N,): below which
+    length a gradient is rounding around nothing (None: ``rounding``).  ``large``: the
+    same on large vocabularies, where every explanation must hold as well.
     """
 
     pairs: Pairs
@@ -39,10 +41,15 @@ class Measured:
     tier: np.ndarray
     fit: np.ndarray
     tolerance: float
+    zero: np.ndarray | None = None
     large: "Measured | None" = None
 
+    def __post_init__(self):
+        if self.zero is None:
+            object.__setattr__(self, "zero", self.rounding)
+
     def __getitem__(self, rows):
-        arrays = {name: getattr(self, name)[rows] for name in ("pairs", "gradients", "rounding", "tier", "fit")}
+        arrays = {name: getattr(self, name)[rows] for name in ("pairs", "gradients", "rounding", "tier", "fit", "zero")}
         return replace(self, **arrays)
 
     def up_to(self, tier):
@@ -81,6 +88,8 @@ def identify(measured):
         part = measured.up_to(tier)
         if np.isfinite(part.gradients).all() and (verdict := _explain(part, thorough=tier == highest)):
             return replace(verdict, holds=_where(measured, verdict))
+    if all(np.abs(part.gradients).max() < 1e-14 for part in (measured, measured.large) if part):
+        return Verdict("zero", holds=np.ones(len(measured.tier), bool))  # rounding around nothing
     return Verdict(NONE, holds=np.zeros(len(measured.tier), bool))
 
 
@@ -97,17 +106,29 @@ def _where(measured, verdict):
 
 def _explain(measured, thorough):
     parts = [measured, *([measured.large] if measured.large else [])]
-    if all((_lengths(part.gradients) <= part.rounding).all() for part in parts):
+    if all((_lengths(part.gradients) <= part.zero).all() for part in parts):
         return Verdict("zero")
+    lengths = _lengths(measured.gradients)
+    if ((measured.rounding > LEGIBLE * lengths) & (lengths > 0) & (measured.tier <= 1)).any():
+        return None
     if measured.tolerance > 1e-3:  # so coarse that a fitted parameter would prove nothing
         searches = (_one_term,)
     else:
         searches = (_one_term, _two_terms, _three_terms, _family, _top_k, *((_family_and_term,) if thorough else ()))
     for search in searches:
         for part, per_token in ((measured, False), (measured.times_vocabulary(), True)):
-            if terms := search(part):
+            if terms := _plainer(search(part)):
                 return Verdict(phrase(terms, per_token), terms, per_token)
     return _factor(measured) if thorough else None
+
+
+def _plainer(terms):
+    """a RKL + c entropy is (a - c) times the reverse KL to a tempered teacher: said so where that needs no factor and the sum would."""
+    if terms and [term.name for _, term in terms] == ["reverse KL", "entropy"]:
+        (reverse, _), (entropy, _) = terms
+        if reverse != 1 and abs(reverse - entropy - 1) < 1e-9:
+            return ((1.0, candidates.reverse_kl_to_tempered_teacher(float(f"{1 / reverse:.12g}"))),)
+    return terms
 
 
 def _factor(measured):
@@ -146,7 +167,7 @@ def _power_law(measured, factors):
         number = np.sign(factors[0]) * np.exp(intercept)
         if power and np.allclose(factors, number * values**power, rtol=10 * measured.tolerance, atol=0):
             front = "" if abs(number - 1) <= 10 * measured.tolerance else f"{_coefficient(float(f'{number:.6g}'))} × "
-            return front + {1.0: name, -1.0: f"1/{name}", 0.5: f"√{name}"}.get(power, f"{name}^{format_number(power)}")
+            return front + {1.0: name, -1.0: f"1/{name}", 0.5: f"√{name}", -0.5: f"1/√{name}"}.get(power, f"{name}^{format_number(power)}")
     return None
 
 
@@ -172,10 +193,9 @@ def _three_terms(measured):
 
 
 def _family(measured):
-    for family in candidates.FAMILIES:
-        if found := _fitted(measured, family, []):
-            return found
-    return None
+    """Near its ends a family may pass for another, with an odd scale: the shortest statement of those that hold."""
+    found = [terms for family in candidates.FAMILIES if (terms := _fitted(measured, family, []))]
+    return min(found, key=lambda terms: len(phrase(terms).replace(terms[0][1].name, "")), default=None)
 
 
 def _family_and_term(measured):
@@ -217,6 +237,8 @@ def _confirmed(measured, terms):
     coefficients, distance = _project(measured, bases)
     if distance > max(1e-3, 3 * measured.tolerance) or not _holds(measured, bases, coefficients):
         return None  # the root mean square alone rules most of them out
+    if any((abs(c) * _lengths(base) <= 10 * measured.tolerance * _lengths(measured.gradients)).all() for c, base in zip(coefficients, bases)):
+        return None  # a term too small to be told from nothing
     coefficients = _short(coefficients, lambda tried: _holds(measured, bases, tried))
     if measured.large and not _holds(measured.large, [term.gradient(measured.large.pairs) for term in terms], coefficients):
         return None
@@ -249,8 +271,8 @@ def _polish(measured, family, value, others):
         inside, outside = (lambda u: low + np.exp(u)), (lambda x: np.log(x - low))
     else:
         inside = outside = lambda u: u
-    fit = measured[measured.fit]
-    rows = np.flatnonzero(measured.fit)
+    rows = np.flatnonzero(measured.fit & (measured.tier <= 1))  # far apart, the dependence on the parameter is too wild to follow
+    fit = measured[rows]
     others = [other[rows] for other in others]
 
     def base(u):
@@ -358,25 +380,36 @@ def _coefficient(value):
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
-def name_value(pairs, values, sizes, tolerance, terms):
-    """What expected values (N,) are: "KL(p‖q)", "KL(q‖p) + H(q)", "2 × ..." or None; ``sizes`` (N,) sets their rounding.
+def name_value(groups, tolerance, terms):
+    """What expected values are: "KL(p‖q)", "KL(q‖p) + H(q)", "2 × ..." or None.
 
-    The objective of a single term, at its fitted parameters, is tried too.
+    ``groups``: (pairs, values (N,), sizes (N,) that set their rounding); the first is
+    fitted to, all must agree.  The objective of a single term is tried too.
     """
-    p, q = pairs.p, pairs.q
-    rounding = 0.02 * tolerance * (sizes + sizes.max())
-    close = lambda tried: (np.abs(values - tried) <= tolerance * np.abs(values) + rounding).all()  # noqa: E731
-    if (np.abs(values) <= np.minimum(rounding, 1e-3 * sizes)).all():
+    rounding = [0.02 * tolerance * (sizes + sizes.max()) for _, _, sizes in groups]
+    if all((np.abs(values) <= np.minimum(near, 1e-3 * sizes)).all() for near, (_, values, sizes) in zip(rounding, groups)):
         return "zero"
-    known = {"KL(p‖q)": objectives.reverse_kl(p, q), "KL(q‖p)": objectives.forward_kl(p, q), "H(p)": distributions.entropy(p), "H(q)": distributions.entropy(q)}
+    known = {
+        "KL(p‖q)": objectives.reverse_kl, "KL(q‖p)": objectives.forward_kl,
+        "H(p)": lambda p, q: distributions.entropy(p), "H(q)": lambda p, q: distributions.entropy(q),
+    }  # fmt: skip
     if len(terms) == 1 and terms[0][1].objective and terms[0][1].parameters:
-        known[terms[0][1].name] = getattr(objectives, terms[0][1].objective)(p, q, **dict(terms[0][1].parameters))
-    for count in (1, 2):
+        known[terms[0][1].name] = lambda p, q: _engine_value(terms[0][1], p, q)
+    for count, per_token in itertools.product((1, 2), (False, True)):
         for names in itertools.combinations(known, count):
-            for per_token, sizes_of in ((False, 1.0), (True, pairs.sizes)):
-                columns = np.stack([known[name] / sizes_of for name in names], axis=1)
-                coefficients = np.linalg.lstsq(columns[::2], values[::2], rcond=None)[0]
-                if close(columns @ coefficients) and (np.abs(coefficients) > 10 * tolerance).all():
-                    short = _short(coefficients, lambda tried, columns=columns: close(columns @ tried))
-                    return phrase([(c, candidates.Candidate(name, None)) for c, name in zip(short, names)], per_token)
+            columns = [np.stack([known[name](pairs.p, pairs.q) / (pairs.sizes if per_token else 1) for name in names], axis=1) for pairs, _, _ in groups]
+            coefficients = np.linalg.lstsq(columns[0][::2], groups[0][1][::2], rcond=None)[0]
+
+            def agree(tried, columns=columns):
+                return all((np.abs(values - c @ tried) <= tolerance * np.abs(values) + near).all() for c, near, (_, values, _) in zip(columns, rounding, groups))
+
+            if agree(coefficients) and (np.abs(coefficients) > 10 * tolerance * np.abs(coefficients).max()).all():
+                return phrase([(c, candidates.Candidate(name, None)) for c, name in zip(_short(coefficients, agree), names)], per_token)
     return None
+
+
+def _engine_value(term, p, q):
+    parameters = dict(term.parameters)
+    if "k" in parameters:
+        parameters["k"] = min(parameters["k"], p.shape[-1])
+    return getattr(objectives, term.objective)(p, q, **parameters)

@@ -60,6 +60,9 @@ def _verdict_lines(report):
     if report.optimises == "none of these":
         near = report.nearest
         yield f"nearest: {near['name']} (mean cosine {_cosine(near['cosine'])}, {number(near['norm_ratio'])} times its length)"
+        close = report.bias.get(near["name"], {"at_best_scale": 1.0})
+        if close["at_best_scale"] < 1e-3:
+            yield f"on ordinary pairs it is {number(close['best_scale'])} × {near['name']} to within {number(close['at_best_scale'], 1)} (root mean square), but not exactly"
     elif not report.holds_everywhere:
         yield f"holds on every pair up to |log p/q| = {number(report.holds_up_to, 3)}, not on all farther apart"
     if report.with_other_tokens:
@@ -67,7 +70,8 @@ def _verdict_lines(report):
         yield f"with tokens drawn from the {other}: {report.with_other_tokens}"
     drawn = f"tokens enumerated as drawn from the {report.drawn_from}" if report.uses_token else "the whole vocabulary, whatever the token"
     yield f"shown on {report.pairs} pairs (seed {report.seed}), V = {sizes[0]} to {sizes[-1]}, |log p/q| up to {number(report.farthest, 2)}; {drawn}"
-    yield f"computes in {report.precision}; a bias below {number(report.tolerance, 1)} of the gradient cannot be seen"
+    of = "of single draws" if report.optimises == "zero" else "of the gradient"
+    yield f"computes in {report.precision}; a bias below {number(report.tolerance, 1)} {of} cannot be seen"
     yield f"expected gradient at the notes' pair: {vector(report.expected_gradient)}"
     compared = report.variance_compared
     yield f"variance of single draws there: {number(report.variance)} (GKD 0, plain policy gradient {number(compared['plain policy gradient'])})"

@@ -14,6 +14,8 @@ STUDENT = np.array([0.2, 0.3, 0.5])  # the notes' example
 TEACHER = np.array([0.7, 0.2, 0.1])
 # Vocabulary sizes and the standard deviation of the logits: close, ordinary, far apart, farther.
 TIERS = (((3, 4, 5, 6), 0.2), ((3, 4, 5, 8, 3, 4, 5, 8), 1.0), ((3, 5, 4, 8), 4.0), ((3, 5), 12.0))
+# How far the sum of the rows may be from 0, as a part of the rounding of which a verdict must be sure.
+AROUND_ZERO = {"float64": 0.02, "float32": 0.3, "float16": 0.5, "bfloat16": 0.5}
 # A loss that looks at the 32 likeliest tokens is the whole divergence on small vocabularies.
 LARGE = {"token": 150, "all": 1000}
 ROUNDING = {"float64": 2e-13, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
@@ -156,7 +158,7 @@ def audit(loss, *, drawn_from="student", seed=0):
         variance_compared={"GKD": 0.0, "plain policy gradient": plain},
         bias=bias,
         nearest=nearest,
-        value_is=identify.name_value(measured.pairs[measured.tier <= 1], *_values(tables, drawn_from), measured.tolerance, verdict.terms),
+        value_is=identify.name_value([_values(tables, measured.pairs, drawn_from), _values(large, measured.large.pairs, drawn_from)], measured.tolerance, verdict.terms),
         **_at_the_teacher(loss, taken, tables, drawn_from, lengths[measured.tier <= 1], measured.tolerance, None if still else expected),
         edges=edges.findings(loss, taken, notes.expectation(drawn_from), drawn_from),
         deterministic=True,
@@ -229,15 +231,14 @@ def measure(tables, drawn_from, precision):
     with np.errstate(invalid="ignore", over="ignore"):
         gradients = np.array([pad(table.expectation(drawn_from), 0.0) for table in tables])
         sizes = np.array([table.size(drawn_from) for table in tables])
+        values = np.array([table.weights(drawn_from) @ np.abs(table.values) for table in tables])
     # The logits are rounded as well, and a divergence is itself a difference of larger numbers.
     p, q, tier = pairs.p, pairs.q, np.array([table.tier for table in tables])
     ratio = np.sum(p * np.abs(log_ratio(p, q)), axis=1)
     logit = np.array([max(np.abs(table.student).max(), np.abs(table.teacher).max()) for table in tables])
     usual = np.median(sizes[tier == 1]) if (tier == 1).any() else 0.0
-    return identify.Measured(
-        pairs, gradients, ROUNDING[precision] * (sizes * (1 + ratio) + usual * logit),
-        tier, np.array([table.fit for table in tables]), calling.TOLERANCES[precision],
-    )  # fmt: skip
+    rounding = ROUNDING[precision] * (sizes * (1 + ratio) + usual * logit + 0.1 * values)
+    return identify.Measured(pairs, gradients, rounding, tier, np.array([table.fit for table in tables]), calling.TOLERANCES[precision], AROUND_ZERO[precision] * rounding)
 
 
 def _verdict(loss, taken, tables, large, drawn_from):
@@ -276,16 +277,16 @@ def compare(measured, still):
     return {name: bias[name] for name in ("forward KL", "reverse KL")}, nearest
 
 
-def _values(tables, drawn_from):
-    """Expected values (N,) and mean sizes (N,) over the close and ordinary pairs."""
-    chosen = [table for table in tables if table.tier <= 1]
-    return [np.array([table.weights(drawn_from) @ f(table.values) for table in chosen]) for f in (np.array, np.abs)]
+def _values(tables, pairs, drawn_from):
+    """(pairs, expected values (N,), mean sizes (N,)) of the close and ordinary pairs."""
+    chosen = [index for index, table in enumerate(tables) if table.tier <= 1]
+    return pairs[chosen], *[np.array([tables[index].weights(drawn_from) @ f(tables[index].values) for index in chosen]) for f in (np.array, np.abs)]
 
 
 def _seen_from(measured, lengths, tables, drawn_from, still):
     """The largest relative tolerance of the close and ordinary pairs."""
     sizes = np.array([table.size(drawn_from) for table in tables]) if still else lengths
-    relative = np.divide(measured.rounding, sizes, out=np.zeros_like(sizes), where=sizes > 0) + (0.0 if still else measured.tolerance)
+    relative = np.divide(measured.zero if still else measured.rounding, sizes, out=np.zeros_like(sizes), where=sizes > 1e-14) + (0.0 if still else measured.tolerance)
     return float(relative[measured.tier <= 1].max())
 
 
