@@ -6,6 +6,7 @@ out; ``audit_sequence(loss)`` does the same over all sequences of small trees.
 """
 
 from opd_toy.audit.calling import AuditError
+from opd_toy.audit.sequence_level import SequenceReport, audit_sequence
 from opd_toy.audit.token_level import TokenReport, audit
 
-__all__ = ["AuditError", "TokenReport", "audit"]
+__all__ = ["AuditError", "SequenceReport", "TokenReport", "audit", "audit_sequence"]

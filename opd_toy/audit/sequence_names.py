@@ -1,0 +1,212 @@
+"""Names for credit matrices: which cost each token pays for, and by how much.
+
+A credit matrix W (T, T) is upper triangular: the token at position t pays W[t, u] times
+the cost at position u >= t.  One is known for each of several lengths T, and a name must
+hold at all of them; its factor may depend on T in a way that is named too, such as 1/T.
+Positions t count from 1 in the names and from 0 in the code.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+# What the full gradient of a cost is called, sampling differentiated too, and the partial one, visited prefixes held.
+FULL = {"reverse KL": "sequence reverse KL", "forward KL": "expected sum of local forward KLs", "negative entropy": "sequence negative entropy"}
+PARTIAL = {"reverse KL": "sum of local reverse KLs", "forward KL": "sum of local forward KLs", "negative entropy": "sum of local negative entropies"}
+LAWS = {
+    "": lambda length: 1.0,
+    "1/T": lambda length: 1 / length,
+    "T": lambda length: float(length),
+    "1/(T − 1)": lambda length: 1 / (length - 1),
+    "(T − 1)/T": lambda length: (length - 1) / length,
+    "T/(T − 1)": lambda length: length / (length - 1),
+    "1/T²": lambda length: 1 / length**2,
+    "1/√T": lambda length: length**-0.5,
+}  # fmt: skip
+WEIGHTS = {
+    "(T − t + 1)": lambda length: np.arange(length, 0, -1.0),
+    "t": lambda length: np.arange(1.0, length + 1),
+    "(T − t)": lambda length: np.arange(length - 1.0, -1, -1),
+    "(t − 1)": lambda length: np.arange(0.0, length),
+    "1/t": lambda length: 1 / np.arange(1.0, length + 1),
+    "1/(T − t + 1)": lambda length: 1 / np.arange(length, 0, -1.0),
+    "1 at the last position, 0 before": lambda length: np.arange(length) == length - 1.0,
+    "1 at the first position, 0 after": lambda length: np.arange(length) == 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """``coefficients[T]`` times the gradient that ``shape(T)``, (T, T) or (T,), stands for.
+
+    ``name`` is None where the shape has none; ``factor`` is the coefficients' text ("",
+    "2", "1/T"), None where they follow no named law; ``law(T)`` is the factor at any T,
+    None where shape or factor is known only at the lengths of ``coefficients``.
+    """
+
+    kind: str
+    name: str | None
+    factor: str | None
+    coefficients: dict
+    shape: Callable
+    law: Callable | None = None
+
+    def weights(self, length):
+        return (self.coefficients[length] if length in self.coefficients else self.law(length)) * self.shape(length)
+
+
+def credit_pieces(kind, matrices, tolerance):
+    """A list of ``Piece`` whose weights sum to ``matrices`` {T: (T, T)}, simplest reading first."""
+    full, partial = FULL.get(kind, f"expected sum of local {kind}"), PARTIAL.get(kind, f"sum of local {kind}")
+    for name, shape in (
+        (full, ones),
+        (partial, np.eye),
+        *_discounted(matrices, f"{kind} with a discounted return", lags, 0, tolerance),
+        *((f"{full}, the cost at t × {weight}", lambda length, w=w: ones(length) * w(length)) for weight, w in _weights(matrices, tolerance)),
+        *((f"{partial}, position t × {weight}", lambda length, w=w: np.diag(w(length))) for weight, w in _weights(matrices, tolerance, diagonal=True)),
+        (f"{kind} with a return of the later costs alone", lambda length: np.triu(np.ones((length, length)), 1)),
+        *_discounted(matrices, f"{kind} with a discounted return of the later costs alone", lambda length, gamma: lags(length, gamma) - np.eye(length), 1, tolerance),
+        (f"{kind} with the mean of the costs from the token on as its return", lambda length: ones(length) / np.arange(length, 0, -1)[:, None]),
+        (f"{kind} with its own cost and the mean of the later ones as its return", _mean_future),
+        *((f"{kind} with a return over {n} tokens", lambda length, n=n: ones(length) - np.triu(np.ones((length, length)), n)) for n in (2, 3)),
+        *((f"{full}, the return at t × {weight}", lambda length, w=w: ones(length) * w(length)[:, None]) for weight, w in _weights(matrices, tolerance)),
+    ):
+        if coefficients := _multiples(matrices, shape, tolerance):
+            return [_piece(kind, name, coefficients, shape, tolerance)]
+    if pieces := _own_and_future(kind, full, partial, matrices, tolerance):
+        return pieces
+    diagonal = all(np.abs(np.triu(w, 1)).max() <= tolerance * np.abs(w).max() for w in matrices.values())
+    name = f"{partial}, weighted by position" if diagonal else None
+    known = {length: np.where(np.abs(w) > tolerance * np.abs(w).max(), w, 0.0) for length, w in matrices.items()}
+    return [Piece(kind, name, "", dict.fromkeys(matrices, 1.0), known.get)]
+
+
+def position_pieces(kind, one, vectors, tolerance):
+    """The same for weights (T,) on one term a position, such as a reward's score; ``one`` names the plain sum."""
+    weights = {length: np.diag(w) for length, w in vectors.items()}
+    for name, shape in ((one, np.ones), *((f"{one}, token t × {weight}", w) for weight, w in _weights(weights, tolerance, diagonal=True))):
+        if coefficients := _multiples(vectors, shape, tolerance):
+            return [_piece(kind, name, coefficients, shape, tolerance)]
+    return [Piece(kind, f"{one}, weighted by position", "", dict.fromkeys(vectors, 1.0), vectors.get)]
+
+
+def sum_text(pieces):
+    """Pieces written as a sum, such as "sum of local reverse KLs − 1/T × sequence reverse KL"."""
+    text = ""
+    for piece in pieces:
+        factor = "c(T)" if piece.factor is None else piece.factor
+        negative, factor = factor.startswith("−"), factor.removeprefix("−")
+        term = f"{factor} × {piece.name}" if factor not in ("", "1") else piece.name
+        if text:
+            text += f" {'−' if negative else '+'} {term}"
+        else:
+            text = (f"−{factor or 1} × {piece.name}") if negative else term
+    return text
+
+
+def factor_text(coefficients, tolerance):
+    """(text, function of T) of numbers by T: "1/T", "2", "0.5/T"; both None where no law holds."""
+    lengths = sorted(coefficients)
+    for law, value in LAWS.items():
+        ratios = [coefficients[length] / value(length) for length in lengths]
+        if max(ratios) - min(ratios) <= 2 * tolerance * max(map(abs, ratios)):
+            number = tidy(float(np.mean(ratios)), 2 * tolerance)
+            return _factor(number, law), lambda length, value=value: number * value(length)
+    return None, None
+
+
+def tidy(number, tolerance):
+    """The shortest decimal, of up to five digits, within a relative tolerance; the number itself where there is none."""
+    for digits in range(1, 6):
+        short = float(f"{number:.{digits}g}")
+        if abs(short - number) <= tolerance * abs(number):
+            return short
+    return number
+
+
+def in_words(matrix, what="cost"):
+    """One line a token: "the token at position 1 pays for position 1, 2 (× 0.9), 3 (× 0.81)"."""
+    lines = []
+    for t, row in enumerate(np.asarray(matrix)):
+        paid = [f"{u + 1}" if round(w, 6) == 1 else f"{u + 1} (× {_number(w)})" for u, w in enumerate(row) if abs(w) > 1e-9]
+        lines.append(f"the token at position {t + 1} pays for " + (f"position {', '.join(paid)}" if paid else "nothing"))
+    return lines
+
+
+def ones(length):
+    return np.triu(np.ones((length, length)))
+
+
+def lags(length, gamma):
+    """gamma**(u - t) for u >= t."""
+    lag = np.arange(length) - np.arange(length)[:, None]
+    return np.where(lag >= 0, float(gamma) ** np.maximum(lag, 0), 0.0)
+
+
+def _mean_future(length):
+    later = np.maximum(np.arange(length - 1, -1, -1), 1)[:, None]
+    return np.eye(length) + np.triu(np.ones((length, length)), 1) / later
+
+
+def _own_and_future(kind, full, partial, matrices, tolerance):
+    """a I + b gamma**lag: the token's own cost and its future weighted apart."""
+    for name, shape in ((full, ones), *_discounted(matrices, f"{kind} with a discounted return", lags, 1, tolerance)):
+        future = _multiples({length: np.triu(w, 1) for length, w in matrices.items()}, lambda length: np.triu(shape(length), 1), tolerance)
+        if not future:
+            continue
+        own = _multiples({length: w - future[length] * shape(length) for length, w in matrices.items()}, np.eye, 10 * tolerance)
+        if own:
+            return [_piece(kind, partial, own, np.eye, tolerance), _piece(kind, name, future, shape, tolerance)]
+    return None
+
+
+def _multiples(arrays, shape, tolerance):
+    """{T: c} with arrays[T] = c shape(T) for every T, none of them 0; else None."""
+    found = {}
+    for length, array in arrays.items():
+        unit = shape(length).astype(float)
+        found[length] = float((array * unit).sum() / (unit * unit).sum())
+        if found[length] == 0 or np.abs(array - found[length] * unit).max() > tolerance * np.abs(array).max():
+            return None
+    return found
+
+
+def _piece(kind, name, coefficients, shape, tolerance):
+    factor, law = factor_text(coefficients, tolerance)
+    return Piece(kind, name, factor, {length: law(length) if law else c for length, c in coefficients.items()}, lambda length: shape(length).astype(float), law)
+
+
+def _discounted(matrices, name, shape, first, tolerance):
+    """At most one (name, shape): gamma read off two neighbouring lags, ``first`` and the next, of the longest matrix."""
+    longest = matrices[max(matrices)]
+    if len(longest) < first + 2 or longest[0, first] == 0:
+        return []
+    gamma = tidy(float(longest[0, first + 1] / longest[0, first]), tolerance)
+    return [(f"{name}, γ = {_number(gamma)}", lambda length: shape(length, gamma))] if abs(gamma) > tolerance and gamma != 1 else []
+
+
+def _weights(matrices, tolerance, diagonal=False):
+    """(text, function of T) of the weights by position to try; a power's base is read off the longest matrix."""
+    longest = matrices[max(matrices)]
+    found = list(WEIGHTS.items())
+    for first, second in ((longest[0, 0], longest[1, 1]),) if diagonal else ((longest[0, 0], longest[1, 1]), (longest[0, 0], longest[0, 1])):
+        if first and second and abs(second / first - 1) > tolerance:
+            falling = abs(second) < abs(first)
+            base = tidy(float(second / first if falling else first / second), tolerance)
+            exponent, steps = ("t − 1", np.arange) if falling else ("T − t", lambda length: np.arange(length - 1, -1, -1))
+            found.append((f"{_number(base)}^({exponent})", lambda length, base=base, steps=steps: base ** steps(length)))
+    return found
+
+
+def _factor(number, law):
+    sign, size = ("−" if number < 0 else ""), abs(number)
+    if not law:
+        return sign + ("" if size == 1 and not sign else _number(size))
+    if size == 1:
+        return sign + law
+    return f"{sign}{_number(size)}{law[1:]}" if law.startswith("1/") else f"{sign}{_number(size)} × {law}"
+
+
+def _number(value):
+    return f"{value:.6g}".replace("-", "−")
