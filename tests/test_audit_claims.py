@@ -1,0 +1,103 @@
+"""The notes' sections 4 to 6 by the auditor alone: every claim's losses get the verdict that the claim wants."""
+
+import ast
+import functools
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+from opd_toy.audit import audit, audit_sequence, notes_claims
+from opd_toy.audit.notes_claims import CLAIMS, GKD, ON_POLICY_GKD, OWN_COST, PG, RAO_BLACKWELL, TO_GO, half_discounted
+from opd_toy.audit.token_level import STUDENT, TEACHER, random_pairs, tabulate
+from opd_toy.ledger import CLAIMS as LEDGER
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tensors of a few numbers: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@functools.cache
+def audited(loss, level, options):
+    return (audit if level == "token" else audit_sequence)(loss, **dict(options))
+
+
+def report_of(row):
+    return audited(row.loss, row.level, tuple(row.options.items()))
+
+
+def same(found, wanted):
+    """Numbers to the four decimals in which they are given; of a dict the keys that are."""
+    if isinstance(wanted, dict) and wanted:
+        return all(same(found[key], value) for key, value in wanted.items())
+    if isinstance(wanted, (float, tuple)):
+        return np.shape(found) == np.shape(wanted) and np.abs(np.asarray(found) - np.asarray(wanted)).max() < 5.001e-5
+    return found == wanted
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_the_auditor_says_what_the_claim_says(claim):
+    for row in CLAIMS[claim]:
+        report = report_of(row)
+        assert report.optimises == row.verdict, row.loss.__name__
+        for name, wanted in row.also.items():
+            assert same(getattr(report, name), wanted), (row.loss.__name__, name, getattr(report, name))
+
+
+def test_every_claim_is_one_of_the_books():
+    assert set(CLAIMS) <= {claim.id for claim in LEDGER}
+    named = {getattr(row.loss, "__name__") for rows in CLAIMS.values() for row in rows}
+    defined = {node.name for node in ast.parse(inspect.getsource(notes_claims)).body if isinstance(node, ast.FunctionDef)}
+    assert named <= defined
+
+
+def test_the_losses_know_nothing_of_the_engine():
+    tree = ast.parse(inspect.getsource(notes_claims))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported == {"collections.abc", "dataclasses", "torch"}
+
+
+# ---- what is read off more than one report, or off the rows ----
+
+
+def test_pg_logit_gradient():
+    """Each row of the table is the cost times (e_k − p), on every pair."""
+    for student, teacher, *_ in random_pairs(seed=0):
+        log_p, log_q = (z - np.logaddexp.reduce(z) for z in (student, teacher))
+        rows = tabulate(PG.loss, 3, student, teacher).rows
+        scores = np.eye(len(student)) - np.exp(log_p)
+        np.testing.assert_allclose(rows, (log_p - log_q)[:, None] * scores, rtol=1e-9, atol=1e-12)
+
+
+def test_three_token_pg():
+    rows = tabulate(PG.loss, 3, np.log(STUDENT), np.log(TEACHER)).rows
+    np.testing.assert_allclose(rows[2], (-0.3219, -0.4828, 0.8047), atol=5e-5)
+    np.testing.assert_allclose(rows[0], (-1.0022, 0.3758, 0.6264), atol=5e-5)
+    assert rows[2, 1] < 0 < rows[0, 1]  # t₂ is raised when t₃ is drawn and lowered when t₁ is
+
+
+def test_bias_falls_and_variance_rises_with_the_discount():
+    half = next(row for row in CLAIMS["bias-variance"] if row.loss is half_discounted)
+    bias, variance = zip(*((report_of(row).bias["sequence reverse KL"], report_of(row).variance) for row in (OWN_COST, half, TO_GO)))
+    assert bias[0] > bias[1] > bias[2] and bias[2] < 1e-12 and variance[0] < variance[1] < variance[2]
+
+
+def test_exact_signals_cost_less_variance():
+    assert report_of(GKD).variance == 0
+    assert report_of(ON_POLICY_GKD).variance < report_of(RAO_BLACKWELL).variance < report_of(TO_GO).variance
+    full = next(row for row in CLAIMS["past-terms-vanish"] if row.verdict != "zero")
+    assert report_of(full).variance > report_of(TO_GO).variance
+    np.testing.assert_allclose(report_of(OWN_COST).expected_gradient, report_of(ON_POLICY_GKD).expected_gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_jsd_endpoints():
+    """Divided by its strength, JSD(β) is within a few times β of the KL at its end."""
+    for row, name in zip(CLAIMS["jsd-endpoints"], ("forward KL", "reverse KL")):
+        assert report_of(row).bias[name]["as_given"] < 0.01
