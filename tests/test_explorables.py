@@ -682,6 +682,19 @@ def test_all_six_objectives_can_be_offered(opened):
     assert few.check().choices["objective"] == "alpha"
 
 
+def test_every_exhibit_where_its_mistake_bites(opened):
+    widget = opened("LossMuseum")
+    ends = {}
+    for exhibit in widget.widget.traits()["exhibit"].values:
+        for update in ("expected", "drawn"):
+            widget.set(exhibit=exhibit, update=update, student=[0.02, 0.28, 0.7], steps=60, seed=3)
+            ends[exhibit, update] = widget.check().table(0)
+    for exhibit in ("k1", "advantage"):  # without a draw the student stays, with draws it wanders
+        np.testing.assert_allclose(ends[exhibit, "expected"][:, 2], [0.02, 0.28, 0.7], rtol=1e-9)
+        assert np.abs(ends[exhibit, "drawn"][:, 2] - [0.02, 0.28, 0.7]).max() > 0.01
+    assert all(np.abs(end[:, 2] - end[:, 3]).max() > 1e-3 for end in ends.values())
+
+
 def test_drawing_tokens_counts_them(opened):
     widget = opened("WhichToken")
     drawn = []
