@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from opd_toy import estimators, objectives
-from opd_toy.audit import audit, museum
+from opd_toy.audit import audit, audit_sequence, museum
 from opd_toy.audit.museum import EXHIBITS
 from opd_toy.distributions import entropy, log_softmax, softmax
 from opd_toy.explorables import loss_museum
@@ -246,6 +246,24 @@ def test_the_auditor_tells_the_wrong_one_from_the_right_one(name):
     assert [report.holds_everywhere for report in reports] == [not name.endswith("_clamp"), True]
     noisy = {"k1": (True, True), "k3": (True, True), "advantage": (True, False), "stop_gradient": (True, True), "value_clamp": (True, False), "ratio_clamp": (True, True)}
     assert tuple(report.variance > 0.1 for report in reports) == noisy.get(name, (False, False))
+
+
+VERDICTS_ON_TEXTS = {
+    museum.sum_over_tokens: ("sum of local reverse KLs", None),
+    museum.mean_over_tokens: ("1/T × sum of local reverse KLs", None),
+    museum.padding_in_reward_to_go: ("sequence reverse KL where nothing is masked", "what masked positions hold changes the gradient of the valid ones"),
+    museum.mask_forgotten_in_the_return: ("sequence reverse KL where nothing is masked", "masked positions get a gradient"),
+    museum.masked_reward_to_go: ("sequence reverse KL", None),
+}
+
+
+@pytest.mark.parametrize("loss", VERDICTS_ON_TEXTS, ids=lambda loss: loss.__name__)
+def test_the_auditor_tells_wrong_from_right_on_whole_texts(loss):
+    verdict, finding = VERDICTS_ON_TEXTS[loss]
+    report = audit_sequence(loss)
+    assert report.optimises == verdict
+    broken = [edge["finding"] for edge in report.edges if edge["severity"] == "broken"]
+    assert len(broken) == (finding is not None) and all(found.startswith(finding) for found in broken), broken
 
 
 def test_the_auditor_finds_the_dead_gradient_of_the_value_clamp():
