@@ -76,12 +76,15 @@ class SequenceVerdict:
         return {length: sum(piece.weights(length) for piece in chosen) for length in sorted(chosen[0].coefficients)}, kind
 
 
-def explain(fitting, ordinary, drawer, with_reward, tolerance):
-    """-> SequenceVerdict: the simplest set of bases that holds on all ordinary trees and has a name."""
+def explain(fitting, ordinary, drawer, with_reward, tolerance, families=True):
+    """-> SequenceVerdict: the simplest set of bases that holds on all ordinary trees and has a name.
+
+    ``families``: whether divergences with a parameter are fitted too, which takes longest.
+    """
     if all(np.linalg.norm(sample.expected) <= tolerance * sample.size for sample in ordinary):
         return SequenceVerdict("zero")
     unnamed = None
-    for sets in (_linear_sets, _local_sets):
+    for sets in (_linear_sets, _local_sets) if families else (_linear_sets,):
         for kinds, bases in sets(ordinary, len(fitting), drawer, with_reward, tolerance):
             verdict = _try(kinds, bases, fitting, ordinary, tolerance)
             if verdict and verdict.name != NONE:
