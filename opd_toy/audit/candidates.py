@@ -81,7 +81,12 @@ def likeliest_token():
     return Candidate("cross-entropy with the teacher's likeliest token", lambda pairs: pairs.p - np.eye(pairs.q.shape[-1])[pairs.q.argmax(axis=-1)])
 
 
-TERMS = (forward_kl(), reverse_kl(), entropy(), likeliest_token())
+def uniform_labels():
+    """Cross-entropy with the uniform distribution, as label smoothing adds: p - 1/V."""
+    return Candidate("cross-entropy with uniform labels", lambda pairs: pairs.p - np.isfinite(pairs.student_logits) / pairs.sizes[:, None])
+
+
+TERMS = (forward_kl(), reverse_kl(), entropy(), likeliest_token(), uniform_labels())
 
 
 def _engine(function, words, parameter):
@@ -133,12 +138,12 @@ FAMILIES = (
     Family("beta", _engine("generalized_jsd", "JSD(β = {})", "beta"), _INSIDE, (0, 1)),
     Family("skew", _engine("skewed_forward_kl", "forward KL with skew {}", "skew"), _INSIDE, (0, 1)),
     Family("skew", _engine("skewed_reverse_kl", "reverse KL with skew {}", "skew"), _INSIDE, (0, 1)),
-    Family("temperature", tempered_forward_kl, _TEMPERATURES, (0, np.inf)),
-    Family("temperature", tempered_reverse_kl, _TEMPERATURES, (0, np.inf)),
-    Family("temperature", forward_kl_to_tempered_teacher, _TEMPERATURES, (0, np.inf)),
-    Family("temperature", reverse_kl_to_tempered_teacher, _TEMPERATURES, (0, np.inf)),
-    Family("temperature", forward_kl_of_tempered_student, _TEMPERATURES, (0, np.inf)),
-    Family("temperature", reverse_kl_of_tempered_student, _TEMPERATURES, (0, np.inf)),
+    Family("temperature", tempered_forward_kl, _TEMPERATURES, (0.01, 1000)),
+    Family("temperature", tempered_reverse_kl, _TEMPERATURES, (0.01, 1000)),
+    Family("temperature", forward_kl_to_tempered_teacher, _TEMPERATURES, (0.01, 1000)),
+    Family("temperature", reverse_kl_to_tempered_teacher, _TEMPERATURES, (0.01, 1000)),
+    Family("temperature", forward_kl_of_tempered_student, _TEMPERATURES, (0.01, 1000)),
+    Family("temperature", reverse_kl_of_tempered_student, _TEMPERATURES, (0.01, 1000)),
     Family("alpha", _engine("alpha_divergence", "α-divergence(α = {})", "alpha"), (-2.0, -1.0, -0.5, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5, 2.0, 3.0), (-np.inf, np.inf)),
 )
 

@@ -207,7 +207,10 @@ def _family_and_term(measured):
 
 
 def _top_k(measured):
+    sizes = np.concatenate([part.pairs.sizes for part in (measured, measured.large) if part])
     for k in _heads(measured):
+        if (sizes > k).sum() < 2:
+            continue  # one pair cannot both suggest K and confirm it: a nucleus has another K on every pair
         for candidate in candidates.top_k(k):
             if found := _confirmed(measured, [candidate]):
                 return found

@@ -64,7 +64,7 @@ def _verdict_lines(report):
         if close["at_best_scale"] < 1e-3:
             yield f"on ordinary pairs it is {number(close['best_scale'])} × {near['name']} to within {number(close['at_best_scale'], 1)} (root mean square), but not exactly"
     elif not report.holds_everywhere:
-        yield f"holds on every pair up to |log p/q| = {number(report.holds_up_to, 3)}, not on all farther apart"
+        yield f"holds on every pair up to |log p/q| = {number(report.holds_up_to, 3)}, not on all farther apart or with rarer tokens"
     if report.with_other_tokens:
         other = "teacher" if report.drawn_from == "student" else "student"
         yield f"with tokens drawn from the {other}: {report.with_other_tokens}"

@@ -123,10 +123,11 @@ def audit(loss, *, drawn_from="student", seed=0):
     """
     _validate.choice("drawn_from", drawn_from, ("student", "teacher"))
     taken = calling.arguments_taken(loss, 3)
-    first = calling.check_deterministic(loss, np.log(STUDENT), np.log(TEACHER), *_tokens(taken, 3)[0])
+    probe = _probe(loss, taken)
+    first = calling.check_deterministic(loss, *probe)
     tables = [tabulate(loss, taken, *pair) for pair in random_pairs(seed)]
     large = [tabulate(loss, taken, *pair) for pair in large_pairs(seed, LARGE["token" if taken == 3 else "all"])]
-    calling.check_unchanged(loss, first, np.log(STUDENT), np.log(TEACHER), *_tokens(taken, 3)[0])
+    calling.check_unchanged(loss, first, *probe)
     _refuse_non_finite(tables + large)
 
     verdict, measured, precision = _verdict(loss, taken, tables, large, drawn_from)
@@ -217,6 +218,19 @@ def tabulate(loss, taken, student, teacher, tier=1, fit=True):
     if len(refusals) == len(rows) and tier == 1:
         raise refusals[0]
     return Table(student, teacher, tier, fit, np.array(rows), np.array(values), tuple(touched), teacher_gradient)
+
+
+def _probe(loss, taken):
+    """Arguments of one call that has a gradient: the notes' pair, and the first token that is not left out."""
+    notes = np.log(STUDENT), np.log(TEACHER)
+    for token in _tokens(taken, len(STUDENT)):
+        try:
+            calling.gradient_of(loss, *notes, *token)
+        except calling.NoGradient as refusal:
+            last = refusal
+        else:
+            return *notes, *token
+    raise last
 
 
 def _tokens(taken, size):
