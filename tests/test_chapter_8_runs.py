@@ -45,17 +45,23 @@ def verdict(study, name):
     return next(row["verdict"] for row in study["claims"] if row["id"] == name)
 
 
-def clearly(differences):
-    """Positive for every seed, and by more than two standard errors of the mean."""
-    return (differences > 0).all() and differences.mean() > 2 * differences.std(ddof=1) / np.sqrt(len(differences))
+def clearly(differences, more=0.0):
+    """Positive for every seed, and by more than two standard errors of the mean, beside ``more`` of another kind."""
+    return (differences > 0).all() and differences.mean() > 2 * np.hypot(differences.std(ddof=1) / np.sqrt(len(differences)), more)
 
 
 def test_reward_mixing(study):
-    """Whether distillation with a reward passes its teacher, and itself without the reward; the ledger says which."""
-    mixed, teacher = by_seed(study, "opd_reward", "accuracy"), study["final"]["teacher"]["accuracy"]
-    beyond, of_teacher = mixed - teacher, teacher * (1 - teacher) / study["final"]["prompts"]
-    known = beyond.mean() > 2 * np.sqrt(beyond.var(ddof=1) / len(beyond) + of_teacher)
-    parts = clearly(beyond) and known, clearly(mixed - by_seed(study, "pg_0", "accuracy"))
+    """Whether distillation with a reward passes its teacher, starting there or from below, and itself without the reward; the ledger says which."""
+    mixed, teacher = by_seed(study, "opd_reward", "accuracy"), study["final"]["teacher"]
+    of_teacher = np.sqrt(teacher["accuracy"] * (1 - teacher["accuracy"]) / study["final"]["prompts"])
+    ends = {name: found["final"] for name, found in study["from_teacher"]["methods"].items()}
+    gain, of_prompts = np.array([seed["gain"] for seed in ends["opd_reward"]]).T
+    from_there = clearly(gain, of_prompts.mean()) and clearly(gain - [seed["gain"][0] for seed in ends["gkd"]])
+    parts = from_there, clearly(mixed - teacher["accuracy"], of_teacher), clearly(mixed - by_seed(study, "pg_0", "accuracy"))
+    for found in ends.values():  # the gain is in the measures as well, and the control has not moved
+        for seed in found:
+            assert seed["right_working"] - teacher["right_working"] == pytest.approx(seed["gain"][0], abs=2e-5)
+    assert all(seed["gain"] == [0, 0] and seed["accuracy"] == teacher["accuracy"] for seed in ends["gkd"])
     assert verdict(study, "reward-mixing") == ("seen" if all(parts) else "seen under conditions" if any(parts) else "not seen")
     (row,) = [claim for claim in ledger.CLAIMS if claim.id == "reward-mixing"]
     assert "experiment" in row.shown_by and row.evidence().endswith(f": {verdict(study, 'reward-mixing')}")

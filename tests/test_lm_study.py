@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from opd_toy.lm.tasks import Sums
 
 ROOT = Path(__file__).parent.parent
 
+LATER = {gamma: torch.tensor([0.3, -1.0, 2.0]) * gamma for gamma in (0.5, 0.9, 1.0)}  # any numbers keep the mean
 V, T = 5, 3  # more tokens than top_k compares
 START = 1  # the prompt: one token
 
@@ -88,7 +90,7 @@ def gradients_of_all_texts(models, task=Spoken()):
     mask = measures.response_mask(texts, 1, task.end)
     with torch.no_grad():
         z, y = (measures.response_logits(model, texts, task) for model in models)
-    signals = frozen.signals(z, y, texts[:, 1:], mask, torch.tensor([0.3, -1.0, 2.0]))  # any numbers keep the mean
+    signals = frozen.signals(z, y, texts[:, 1:], mask, LATER, texts[None, :, 1:])
     return torch.stack(list(frozen.text_gradients(models[0], task, texts, signals))).numpy()  # (S, E, P)
 
 
@@ -155,6 +157,9 @@ def test_expectations_are_the_gradients_of_the_sequence_kl_and_of_gkd(models, tr
     scale = np.abs(exact).max()
     for name in ("pg_1", "exact_costs", "exact_costs_centred"):
         np.testing.assert_allclose(at[name], exact, atol=1e-12 * scale)
+    for gamma in (0.5, 0.9):
+        np.testing.assert_allclose(at[f"centred_{gamma}"], sequences.reward_to_go(*trees, gamma).expectation() @ jacobian, atol=1e-12 * scale)
+        np.testing.assert_allclose(at[f"centred_{gamma}"], at[f"pg_{gamma}"], atol=1e-12 * scale)
     for name in ("gkd", "pg_0", "pg_baseline"):
         np.testing.assert_allclose(at[name], sequences.on_policy_gkd_gradient(*trees) @ jacobian, atol=1e-12 * scale)
         assert np.abs(at[name] - exact).max() > 0.01 * scale  # the future is missing
@@ -184,7 +189,6 @@ def test_after_the_end_nothing_is_learned(models):
 @pytest.fixture(scope="module")
 def enumerated(models, trees):
     """Exact (products, covariance, token noise) of all estimators, by all texts and all redraws."""
-    later = torch.tensor([0.3, -1.0, 2.0])
     table, p = gradients_of_all_texts(models), trees[0].sequence_probabilities()
     mean = np.einsum("s,sep->ep", p, table)
     products = mean @ mean.T
@@ -196,7 +200,7 @@ def enumerated(models, trees):
         with torch.no_grad():
             z, y = (measures.response_logits(model, same, Spoken()) for model in models)
         redrawn = torch.log_softmax(z, -1).gather(-1, words[..., None])[..., 0].sum(1).exp().numpy()
-        signals = frozen.signals(z, y, words, torch.ones_like(words, dtype=torch.bool), later)  # (E, redraws, T, V)
+        signals = frozen.signals(z, y, words, torch.ones_like(words, dtype=torch.bool), LATER, words[None])  # (E, redraws, T, V)
         each_logit = torch.eye(T * V, dtype=torch.float64).view(T * V, 1, T, V)
         to_parameters = next(frozen.text_gradients(student, Spoken(), text[None], each_logit)).numpy()
         rows = signals.flatten(2).numpy() @ to_parameters
@@ -210,12 +214,14 @@ def found(models):
     return frozen.measured(*models, Spoken(), "test", count=250, blocks=25)
 
 
+SAME = [index for index, name in enumerate(frozen.ESTIMATORS) if not "centred" in name and name != "pg_0_redrawn"]  # those there are of one kind only
+
+
 def test_measured_moments_are_the_enumerated_ones(found, enumerated):
     products, covariance, noise = enumerated
     measured = [frozen.jackknife(values) for values in frozen.replicates(found)]
     for (value, error), exact in zip(measured, (products, covariance, noise)):
-        compared = np.s_[:-1] if exact.ndim == 1 else np.s_[:-1, :-1]  # the last estimator takes off what other texts say
-        value, error, exact = value[compared], error[compared], exact[compared]
+        value, error, exact = (each[SAME] if exact.ndim == 1 else each[np.ix_(SAME, SAME)] for each in (value, error, exact))
         assert (np.abs(value - exact) < 4 * error + 1e-12).all()
         assert (error < 0.6 * np.abs(exact) + 0.1 * np.abs(exact).max()).all()  # else it would say little
     index = {name: number for number, name in enumerate(frozen.ESTIMATORS)}
@@ -229,9 +235,18 @@ def test_cosines_and_biases_are_those_of_the_enumerated_products(found, enumerat
     for reference in (whole, local):
         np.testing.assert_allclose(frozen.cosines(products[None], reference)[0], products[reference] / np.sqrt(squares * squares[reference]), rtol=1e-12)
     np.testing.assert_allclose(frozen.relative_bias(products[None], whole)[0], (squares + squares[whole] - 2 * products[whole]) / squares[whole], rtol=1e-12)
-    table, (measured, _, noise) = frozen.summary(found), frozen.replicates(found)
+    table, (measured, measured_covariance, noise) = frozen.summary(found), frozen.replicates(found)
+    means, errors = frozen.jackknife(measured)
+    for name, mean in (("pg_0_redrawn", "gkd"), ("centred_0.5", "pg_0.5"), ("centred_0.9", "pg_0.9"), ("exact_costs_centred", "pg_1")):  # with the exact mean of the other
+        index, other = frozen.ESTIMATORS.index(name), frozen.ESTIMATORS.index(mean)
+        exact = np.append(products[other, SAME], products[other, other])
+        assert (np.abs(np.append(means[index, SAME], means[index, index]) - exact) < 4 * np.append(errors[index, SAME], errors[index, index])).all(), name
+    variance = dict(zip(frozen.ESTIMATORS, np.diag(measured_covariance[0])))
+    assert variance["gkd"] < variance["pg_0_redrawn"] < variance["pg_0"] / 3 and variance["exact_costs_centred"] < variance["exact_costs"] < variance["pg_1"]
+    assert table["pg_0.5"]["ratio_to_pg_0"][0] == frozen.number(variance["pg_0.5"] / variance["pg_0"])
+    assert table["pg_1"]["bias_to_gkd"][0] == pytest.approx(table["pg_1"]["bias"][0] - table["gkd"]["bias"][0], abs=1e-3)
     for index, name in enumerate(frozen.ESTIMATORS):
-        for column, value, reference in name != "exact_costs_centred" and (("variance", covariance[index, index], 4), ("ratio_to_gkd", covariance[index, index] / covariance[local, local], 4)) or ():
+        for column, value, reference in index in SAME and (("variance", covariance[index, index], 4), ("ratio_to_gkd", covariance[index, index] / covariance[local, local], 4)) or ():
             assert abs(table[name][column][0] - value) < reference * table[name][column][1] + 1e-3 * value, (name, column)
         assert table[name]["cosine_with_gkd"][0] == frozen.number(frozen.cosines(measured, local)[0, index])
         assert table[name]["cosine_with_sequence_kl"][0] == frozen.number(frozen.cosines(measured, whole)[0, index])
@@ -276,7 +291,8 @@ def test_moments_are_the_plain_sums_over_texts():
 def test_moments_do_not_depend_on_the_blocks_but_for_the_errors(models):
     fine, coarse = (frozen.replicates(frozen.measured(*models, Spoken(), "same", count=24, blocks=blocks, redraw=False)) for blocks in (24, 3))
     for a, b in zip(fine[:2], coarse[:2]):
-        np.testing.assert_allclose(a[0], b[0], atol=1e-12 * np.abs(a[0]).max())
+        same = [index for index, name in enumerate(frozen.ESTIMATORS) if name != "pg_0_redrawn"]  # which is drawn block by block
+        np.testing.assert_allclose(a[0][np.ix_(same, same)], b[0][np.ix_(same, same)], atol=1e-12 * np.abs(a[0]).max())
 
 
 def test_growth_takes_cut_texts(models, trees):
@@ -287,6 +303,7 @@ def test_growth_takes_cut_texts(models, trees):
         (first, _), (last, error) = found[name]["variance"]
         assert found[name]["exponents"][0][0] == pytest.approx(math.log(last / first) / math.log(3), rel=1e-2)
     assert found["pg_0"]["variance"][0] == found["pg_1"]["variance"][0]  # one token has no future
+    assert found["pg_1"]["over_pg_0"][0] == [1.0, 0.0] and found["pg_1"]["over_pg_0"][1][0] == pytest.approx(found["pg_1"]["variance"][1][0] / found["pg_0"]["variance"][1][0], rel=1e-3)
     assert found["gkd"]["variance"][0][0] == pytest.approx(0, abs=1e-12)  # one prompt, no prefix: nothing is random
 
 
@@ -361,6 +378,23 @@ def test_answers_are_drawn_again_when_the_teacher_has_changed(preset):
     assert (measures.questions(teacher, preset).answers != before.answers).any()
 
 
+def test_as_many_prompts_asked_for_are_other_questions(preset):
+    """A count that the caller gives has eight times as many workings, also where it is the preset's."""
+    teacher, most = Transformer(preset.student.shape, seed=2), 600
+    wide = _Preset(preset.task, preset.student)
+    wide.distillation.evaluation_prompts = most
+    counted, by_default = measures.questions(teacher, wide, most), measures.questions(teacher, wide)
+    assert len(counted.workings) == most > len(by_default.workings) == measures.MODE_TEXTS // len(preset.task.orders)
+
+
+def test_gain_is_that_of_right_workings_prompt_by_prompt(preset):
+    student, teacher = (Transformer(preset.student.shape, seed=seed) for seed in (1, 2))
+    own, others = (np.array([measures.text_log_probabilities(model, preset.task, workings).exp().sum() for workings in measures.questions(teacher, preset, 40).workings]) for model in (student, teacher))
+    value, error = measures.gain(student, teacher, preset, 40)
+    assert len(own) == 40 and (value, error) == (pytest.approx((own - others).mean(), rel=1e-5), pytest.approx((own - others).std(ddof=1) / math.sqrt(40), rel=1e-5))
+    assert value == pytest.approx(measures.evaluate(student, teacher, preset, 40)["right_working"] - measures.evaluate(teacher, teacher, preset, 40)["right_working"], rel=1e-4)
+
+
 def test_exposure_is_the_mean_of_each_position(preset):
     task = preset.task
     student, teacher = (Transformer(preset.student.shape, seed=seed) for seed in (1, 2))
@@ -381,7 +415,7 @@ MICRO = Preset(
     "tiny", TASK, *(Recipe(Shape(16, 16, 1, 2, TASK.prompt_length + TASK.length), steps=3, batch=8, rate=1e-2, seed=seed) for seed in (0, 1)),
     Distillation(steps=4, batch=8, rate=1e-2, group=4, evaluate_every=2, evaluation_prompts=16), seeds=(1, 2),
 )  # fmt: skip
-EFFORT = study.Effort(prompts=24, texts=16, cut_texts=8, blocks=4)
+EFFORT = study.Effort(prompts=24, texts=16, cut_texts=8, blocks=4, from_teacher=2)
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +426,7 @@ def whole(tmp_path_factory):
 
 def without_seconds(results):
     results = json.loads(json.dumps(results))
-    for runs in results["curves"].values():
+    for runs in (*results["curves"].values(), *(found["curves"] for found in results["from_teacher"].get("methods", {}).values())):
         for run in runs:
             assert len(run.pop("seconds")) == len(run["steps"])
     return results
@@ -416,6 +450,14 @@ def test_the_record_holds_what_others_read(whole):
     assert results["frozen"]["start"]["growth"]["lengths"][-1] == TASK.length
     rates = [row["rate"] for row in results["sweep"]["gkd"]]
     assert rates == pytest.approx([1e-2 / 3, 1e-2, 3e-2], rel=1e-4) and len({row["sequence_kl"] for row in results["sweep"]["gkd"]}) == 3
+    beyond = results["from_teacher"]
+    assert (beyond["steps"], beyond["rate"]) == (2, pytest.approx(1e-2 / 3)) and list(beyond["methods"]) == ["opd_reward", "rlvr", "gkd"]
+    for name, found in beyond["methods"].items():
+        for run, end in zip(found["curves"], found["final"], strict=True):
+            assert run["steps"] == [0, 1, 2] and run["sequence_kl"][0] == pytest.approx(0, abs=1e-9)  # it is the teacher
+            assert len(end["gain"]) == 2 and end["length"] > 1
+    for end in beyond["methods"]["gkd"]["final"]:  # has nothing to learn there
+        assert {measure: end[measure] for measure in results["final"]["teacher"]} == results["final"]["teacher"] and end["gain"][0] == 0
     assert results["sweep"]["gkd"][1]["sequence_kl"] == results["curves"]["gkd"][0]["sequence_kl"][-1]
     assert [row["id"] for row in results["claims"]] == [row["id"] for row in claims.judge(results)] and len(results["claims"]) == len(claims.RULES)
     assert {row["verdict"] for row in results["claims"]} <= {"seen", "seen under conditions", "not seen", "undecided"}
@@ -482,13 +524,28 @@ def test_killed_and_interrupted_it_goes_on_and_leaves_no_process(whole, tmp_path
     assert without_seconds(after) == without_seconds(one_go)
 
 
-def test_a_run_that_leaves_the_finite_numbers_does_not_end_the_study(tmp_path, monkeypatch):
-    def broken(*arguments, **options):
-        raise training.NotFinite("gkd, step 3: the gradient is not finite", {"steps": [0], "tokens": [0], "seconds": [0.0], **dict.fromkeys(("accuracy", "sequence_kl", "forward_sequence_kl"), [0.5])})
+def test_a_run_that_breaks_down_has_no_end(whole, tmp_path, monkeypatch):
+    """Neither the start's measures nor those of a student that an earlier study left; what rests on it is undecided."""
+    folder, distill = tmp_path / "study", training.distill
+    shutil.copytree(whole[0], folder)
+
+    def broken(method, preset, seed, *arguments, **options):
+        if (method, seed) in (("gkd", 1), ("opd_reward", 2)):
+            raise training.NotFinite(f"{method}, step 3: the gradient is not finite", {"steps": [0, 2], "tokens": [0, 9], "seconds": [0.0, 0.1], **dict.fromkeys(whole[1]["start"], [0.5, 0.6])})
+        return distill(method, preset, seed, *arguments, **options)
 
     monkeypatch.setattr(training, "distill", broken)
-    found = study.study(MICRO, tmp_path, methods=("gkd",), effort=EFFORT)
-    assert found["curves"]["gkd"][0]["not_finite"].startswith("gkd, step 3") and found["claims"]
+    found, before = study.study(MICRO, folder, effort=EFFORT), whole[1]
+    assert json.loads(json.dumps(found)) == found and found["curves"]["gkd"][0]["not_finite"].startswith("gkd, step 3")
+    for name, seed in (("gkd", 0), ("opd_reward", 1)):
+        for ends, old in ((found["final"][name], before["final"][name]), *[[each["from_teacher"]["methods"][name]["final"] for each in (found, before)]]):
+            assert ends[seed] is None and ends[1 - seed] == old[1 - seed] is not None
+    assert found["exposure"]["gkd"]["per_token"]["own"] == [None, before["exposure"]["gkd"]["per_token"]["own"][1]]
+    assert all(row["sequence_kl"] is None for row in found["sweep"]["gkd"]) and found["sweep"]["pg_0"] == before["sweep"]["pg_0"]
+    assert list(found["frozen"]) == ["start"]  # the student of the first seed is not there
+    assert {verdict(found, name) for name in ("gkd-pg-summary", "jsd-endpoints", "reward-mixing")} == {"undecided"}
+    assert {row["id"]: row for row in found["claims"]}["rates"]["parts"]["γ = 0 behind GKD"] is None
+    assert "gkd, seed 1, broke down and is in no mean: gkd, step 3" in study_command.report(found) and "opd_reward from the teacher, seed 2, broke down" in study_command.report(found)
 
 
 # --- claims ------------------------------------------------------------------------------
@@ -548,10 +605,10 @@ def test_claims_on_gradients(whole):
     holds = ("pg-zero-gamma-is-gkd", "pg-variance", "bias-variance", "baseline-does-not-always-help", "token-level-bias")
     assert [verdict(results, name) for name in holds] == ["seen"] * 5
     one = results["frozen"]["gkd"]["estimators"]
-    one["pg_0"] |= {"cosine_with_gkd": [0.9, 0.01], "ratio_to_gkd": [0.7, 0.1]}
+    one["pg_0"]["ratio_to_gkd"], one["pg_0_redrawn"]["cosine_with_gkd"] = [0.7, 0.1], [0.9, 0.01]
     one["pg_baseline"]["ratio_to_pg_0"], one["gkd"]["cosine_with_sequence_kl"] = [0.9, 0.1], [0.99, 0.1]
     results["frozen"]["gkd"]["log_ratios"]["pg_1/pg_0.9"][-1] = [0.1, 0.1]
-    assert [verdict(results, name) for name in holds] == ["seen under conditions"] * 5
+    assert [verdict(results, name) for name in holds] == ["seen under conditions"] * 3 + ["seen", "seen under conditions"]  # of the baseline one counterexample will do
     assert verdict(results, "rao-blackwell-return") == "seen"
     results["frozen"]["start"] |= {"estimators": one, "log_ratios": results["frozen"]["gkd"]["log_ratios"]}
     assert [verdict(results, name) for name in holds] == ["not seen"] * 5
@@ -559,12 +616,79 @@ def test_claims_on_gradients(whole):
         student["estimators"]["gkd"]["token_noise"], student["estimators"]["pg_0"]["ratio_to_gkd"] = [0.5, 0.1], [9.0, 0.1]
     assert verdict(results, "pg-variance") == "not seen"  # GKD must have none
     for student in results["frozen"].values():
-        student["estimators"]["pg_0"]["cosine_with_gkd"], student["estimators"]["pg_0.9"]["bias"], student["estimators"]["gkd"]["bias"] = [1.05, 0.2], [0.1, 0.3], [0.2, 0.01]
+        student["estimators"]["pg_0_redrawn"]["cosine_with_gkd"], student["estimators"]["centred_0.9"]["bias_to_gkd"], student["estimators"]["gkd"]["bias"] = [1.05, 0.2], [-0.1, 0.3], [0.2, 0.01]
         student["log_ratios"]["exact_costs/pg_1"][-1] = [-0.1, 0.1]
     assert [verdict(results, name) for name in ("pg-zero-gamma-is-gkd", "bias-falls-with-gamma", "rao-blackwell-return")] == ["undecided", "undecided", "not seen"]
     results = json.loads(json.dumps(results))  # the students no longer share a dict
-    results["frozen"]["gkd"]["estimators"]["pg_0.9"]["bias"] = [0.1, 0.01]
+    results["frozen"]["gkd"]["estimators"]["centred_0.9"]["bias_to_gkd"] = [-0.1, 0.01]
     assert verdict(results, "bias-falls-with-gamma") == "seen under conditions"
+
+
+def made_up(**columns):
+    """Two frozen students of which only these numbers are known, {estimator: {column: one [value, error] a student}}."""
+    return {student: {"estimators": {name: {column: list(pairs[at]) for column, pairs in row.items()} for name, row in columns.items()}, "growth": {"lengths": [1, 8]}} for at, student in enumerate(("start", "gkd"))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (((-0.09, 0.02), (-0.05, 0.01)), "seen"),
+        (((-0.09, 0.02), (-0.03, 0.02)), "seen under conditions"),
+        (((-0.09, 0.02), (-0.09, 0.06)), "seen under conditions"),  # two errors are more than there is to lose
+        (((-0.03, 0.02), (0.09, 0.02)), "not seen"),
+        (((0.09, 0.06), (-0.09, 0.06)), "undecided"),
+    ],
+)  # fmt: skip
+def test_whether_the_bias_falls(changes, expected):
+    twice = lambda *pair: (pair, pair)
+    students = made_up(**{"gkd": {"bias": twice(0.11, 0.02)}, "centred_0.5": {"bias": twice(0.1, 0.02)}, "centred_0.9": {"bias": twice(0.02, 0.01), "bias_to_gkd": changes}})
+    assert verdict({"frozen": students}, "bias-falls-with-gamma") == expected
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [(((-0.5, 0.1), (-0.3, 0.1)), "seen"), (((-0.5, 0.1), (-0.1, 0.1)), "seen under conditions"), (((0.5, 0.1), (-0.1, 0.1)), "not seen")],
+)  # fmt: skip
+def test_whether_exact_costs_lower_the_variance(ratios, expected):
+    students = made_up(pg_1={"variance": ((9.0, 1.0), (9.0, 1.0))}, exact_costs={"variance": ((2.0, 1.0), (2.0, 1.0))})
+    for student, ratio in zip(students.values(), ratios):
+        student["log_ratios"] = {"exact_costs/pg_1": [[-9.0, 0.1], list(ratio)]}  # of cut texts, then of whole ones
+    assert verdict({"frozen": students}, "rao-blackwell-return") == expected
+
+
+@pytest.mark.parametrize(
+    ("gkd", "pg_0", "pg_1", "expected"),
+    [
+        ((1, 2, 3), (2, 3, 4), (5, 4, 5), "seen"),
+        ((1, 2, 3), (2, 3, 4), (5, 3, 5), "seen under conditions"),  # level at one rate
+        ((1, 2, 3), (2, 3, 2), (1, 4, 5), "not seen"),
+        ((1, None, 3), (2, 3, 4), (5, 4, 5), "seen under conditions"),
+        ((1, 2, 3), (2, 3, None), (5, 4, 5), "undecided"),
+    ],
+)  # fmt: skip
+def test_whether_the_order_stays_at_every_rate(gkd, pg_0, pg_1, expected):
+    rows = lambda values: [{"rate": rate, "sequence_kl": value} for rate, value in zip((1e-4, 3e-4, 9e-4), values)]
+    assert verdict({"frozen": {}, "sweep": {"gkd": rows(gkd), "pg_0": rows(pg_0), "pg_1": rows(pg_1)}}, "rates") == expected
+
+
+@pytest.mark.parametrize(
+    ("gains", "of_prompts", "control", "ends", "expected"),
+    [
+        ((0.02, 0.021), 0.001, 0.0, (0.99, 0.995), "seen"),
+        ((0.02, 0.021), 0.001, 0.0, (0.7, 0.71), "seen under conditions"),
+        ((0.02, 0.021), 0.02, 0.0, (0.3, 0.31), "not seen"),  # another choice of prompts might undo it
+        ((0.02, 0.021), 0.001, 0.03, (0.3, 0.31), "not seen"),  # without the reward it gains as well
+        ((0.02, -0.021), 0.001, 0.0, (0.3, 0.31), "not seen"),
+        ((0.02, None), 0.001, 0.0, (0.3, None), "undecided"),
+    ],
+)  # fmt: skip
+def test_whether_the_reward_passes_the_teacher(gains, of_prompts, control, ends, expected):
+    ended = lambda values: [None if value is None else {"gain": [value, of_prompts]} for value in values]
+    final = {"prompts": 10**4, "teacher": {"accuracy": 0.9}, "opd_reward": [value and {"accuracy": value} for value in ends], "pg_0": [{"accuracy": 0.5}] * 2}
+    methods = {name: {"final": ended(values)} for name, values in {"opd_reward": gains, "gkd": (control, control), "rlvr": (0.05, 0.05)}.items()}
+    results = {"frozen": {}, "final": final, "from_teacher": {"methods": methods}}
+    assert verdict(results, "reward-mixing") == expected
+    assert not [row for row in claims.judge(results | {"from_teacher": {}}) if row["id"] == "reward-mixing"]
 
 
 def test_growth_is_judged_on_the_same_texts_from_four_tokens_on(whole):

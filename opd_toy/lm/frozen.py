@@ -10,11 +10,16 @@ Texts are independent, each with a prompt of its own, so that for E estimators
 
 follow from sums over blocks of texts.  Standard errors are the jackknife's over the blocks.
 
-Beside the methods there is "exact_costs", the Rao-Blackwellised return of chapter 6: the
-exact gradient of the KL at each position + score . exact KLs of the later ones.  It has
-the mean of pg_1, the gradient of the sequence KL, and less noise.  "exact_costs_centred"
-takes off the later KLs their mean at the position, known from other texts, which keeps the
-mean as well; what is said of the sequence KL's gradient is measured on it.
+Beside the methods there are estimators with their means and less noise, on which small
+differences of means are measured:
+
+    exact_costs          the Rao-Blackwellised return of chapter 6, with the mean of pg_1, the
+                         gradient of the sequence KL: the exact gradient of the KL at each
+                         position + score . exact KLs of the later ones;
+    exact_costs_centred  the same with the later KLs less their mean at the position, which
+                         other texts tell; and with these discounted
+    centred_0.5, _0.9    the means of pg_0.5 and pg_0.9;
+    pg_0_redrawn         pg_0 on tokens drawn 32 times at each prefix, averaged.
 """
 
 from dataclasses import dataclass
@@ -27,9 +32,10 @@ from opd_toy.lm.measures import position_kls, response_logits
 from opd_toy.lm.methods import METHODS, Batch
 from opd_toy.lm.model import response_mask, sample, uniforms
 
-ESTIMATORS = ("gkd", "top_k", "pg_0", "pg_baseline", "pg_0.5", "pg_0.9", "pg_1", "exact_costs", "exact_costs_centred")
-WITH_FUTURE = ("exact_costs", "exact_costs_centred")
+ESTIMATORS = ("gkd", "top_k", "pg_0", "pg_baseline", "pg_0.5", "pg_0.9", "pg_1", "exact_costs", "exact_costs_centred", "pg_0_redrawn", "centred_0.5", "centred_0.9")
+FUTURE = {"exact_costs": 1.0, "exact_costs_centred": 1.0, "centred_0.5": 0.5, "centred_0.9": 0.9}  # gamma of the later KLs
 LOCAL, WHOLE = "gkd", "exact_costs_centred"  # whose expectations are the gradients of the local KLs and of the sequence KL
+REDRAWS = 32
 BLOCKS = 32
 BASELINE_TEXTS = 256
 
@@ -37,28 +43,35 @@ BASELINE_TEXTS = 256
 # --- from texts to gradients -------------------------------------------------------------
 
 
-def signals(student_logits, teacher_logits, tokens, mask, later_kl, estimators=ESTIMATORS):
+def signals(student_logits, teacher_logits, tokens, mask, later, redrawn, estimators=ESTIMATORS):
     """Derivative of each estimator's sum by the student's logits: (E, B, T, V).
 
-    Logits (B, T, V) constant, tokens (B, T), mask (B, T); later_kl (T,): what is taken off
-    in "exact_costs_centred".
+    Logits (B, T, V) constant, tokens (B, T), mask (B, T).  later: {gamma: (T,)}, the numbers
+    that the centred ones take off.  redrawn (R, B, T): the tokens of "pg_0_redrawn".
     """
-    found = []
+    z, found = student_logits.detach().requires_grad_(), []
+
+    def of_loss(method, drawn):
+        batch = Batch(z, teacher_logits, drawn, mask, None, 1, torch.ones((), dtype=torch.float64, device=z.device))
+        return torch.autograd.grad(METHODS[method].loss(batch), z)[0]
+
     for name in estimators:
-        z = student_logits.detach().requires_grad_()
-        batch = Batch(z, teacher_logits, tokens, mask, None, 1, torch.ones((), dtype=torch.float64, device=z.device))
-        loss = METHODS[LOCAL if name in WITH_FUTURE else name].loss(batch)
-        found.append(torch.autograd.grad(loss, z)[0])
-        if name in WITH_FUTURE:
-            later = later_kls(z.detach(), teacher_logits, mask)
-            found[-1] += _score_times(later - later_kl if name == WHOLE else later, z.detach(), tokens, mask)
+        if name == "pg_0_redrawn":
+            found.append(sum(of_loss("pg_0", drawn) for drawn in redrawn) / len(redrawn))
+        elif name in FUTURE:
+            future = later_kls(student_logits, teacher_logits, mask, FUTURE[name])
+            if name != "exact_costs":
+                future = future - later[FUTURE[name]]
+            found.append(of_loss(LOCAL, tokens) + _score_times(future, student_logits, tokens, mask))
+        else:
+            found.append(of_loss(name, tokens))
     return torch.stack(found)
 
 
-def later_kls(student_logits, teacher_logits, mask):
-    """Sum of the exact KLs of all later positions: (B, T)."""
+def later_kls(student_logits, teacher_logits, mask, gamma):
+    """Discounted sum of the exact KLs of all later positions: (B, T)."""
     kl = torch.where(mask, position_kls(student_logits, teacher_logits), 0.0)
-    return discounted_return(kl, 1.0, mask) - kl
+    return discounted_return(kl, gamma, mask) - kl
 
 
 def _score_times(weight, student_logits, tokens, mask):
@@ -72,6 +85,9 @@ def text_gradients(model, task, texts, signals):
     parameters = list(model.parameters())
     for text, own in zip(texts, signals.unbind(1)):
         logits = response_logits(model, text[None], task)[0]
+        if text.is_cpu:  # all at once
+            yield torch.cat([part.flatten(1) for part in torch.autograd.grad(logits, parameters, own, is_grads_batched=True)], 1)
+            continue
         rows = [torch.autograd.grad(logits, parameters, signal, retain_graph=True) for signal in own]
         yield torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
 
@@ -144,7 +160,7 @@ def relative_bias(products, reference):
 # --- one student -------------------------------------------------------------------------
 
 
-def measured(student, teacher, task, *key, count, length=None, redraw=True, blocks=BLOCKS, estimators=ESTIMATORS, report=None):
+def measured(student, teacher, task, *key, count, length=None, redraw=True, blocks=BLOCKS, report=None):
     """``Moments`` of ``count`` texts of the student, which depend on ``key``; texts are cut at ``length`` tokens.
 
     token_noise is the part of a text's variance that comes from drawing tokens at fixed
@@ -159,69 +175,79 @@ def measured(student, teacher, task, *key, count, length=None, redraw=True, bloc
         prompts = task.prompts(number, *key, purpose, split="test").to(device)
         return sample(student, prompts, uniforms(0, *key, purpose, shape=(number, task.length)).to(device), task.end, task.pad)
 
-    texts, others = draw(count, "texts")[:, : task.prompt_length + length], draw(BASELINE_TEXTS, "others")[:, : task.prompt_length + length]
+    end = task.prompt_length + length
+    texts, others = draw(count, "texts")[:, :end], draw(BASELINE_TEXTS, "others")[:, :end]
     with torch.no_grad():
         mask = response_mask(others, task.prompt_length, task.end)
-        later_kl = later_kls(*(response_logits(model, others, task) for model in (student, teacher)), mask).sum(0) / mask.sum(0).clamp_min(1)
-    again = uniforms(0, *key, "redrawn", shape=(2, count, task.length)).to(device)
+        logits = [response_logits(model, others, task) for model in (student, teacher)]
+        later = {gamma: later_kls(*logits, mask, gamma).sum(0) / mask.sum(0).clamp_min(1) for gamma in FUTURE.values()}
 
     def block(rows):
-        part, numbers = texts[rows], again[:, rows, :length]
-        mask = response_mask(part, task.prompt_length, task.end)
+        part, mask = texts[rows], response_mask(texts[rows], task.prompt_length, task.end)
         with torch.no_grad():
             z, y = (response_logits(model, part, task) for model in (student, teacher))
-        own = signals(z, y, part[:, task.prompt_length :], mask, later_kl, estimators)
-        if redraw:
             cumulated = torch.softmax(z.double(), -1).cumsum(-1)
-            first, second = (torch.searchsorted(cumulated, (u[..., None] * cumulated[..., -1:]), right=True)[..., 0] for u in numbers)
-            own = torch.cat([own, signals(z, y, first, mask, later_kl, estimators) - signals(z, y, second, mask, later_kl, estimators)])
+            numbers = uniforms(0, *key, "redrawn", rows.start, shape=(*mask.shape, 3 * REDRAWS)).to(device)
+            redrawn = torch.searchsorted(cumulated, numbers * cumulated[..., -1:], right=True).movedim(-1, 0).unflatten(0, (3, REDRAWS))
+        own = signals(z, y, part[:, task.prompt_length :], mask, later, redrawn[0])
+        if redraw:
+            first, second = (signals(z, y, redrawn[i][0], mask, later, redrawn[i]) for i in (1, 2))
+            own = torch.cat([own, first - second])
         for done, gradients in enumerate(text_gradients(student, task, part, own), 1):
             if report is not None:
                 report(rows.start + done, count)
-            yield gradients[: len(estimators)], gradients[len(estimators) :].double().square().sum(1) / 2 if redraw else torch.zeros(len(estimators))
+            wanted, differences = gradients[: len(ESTIMATORS)], gradients[len(ESTIMATORS) :]
+            yield wanted, differences.double().square().sum(1) / 2 if redraw else torch.zeros(len(ESTIMATORS))
 
     edges = np.linspace(0, count, min(blocks, count) + 1).round().astype(int).tolist()
     return moments(block(slice(start, stop)) for start, stop in zip(edges, edges[1:]))
 
 
-def summary(found, estimators=ESTIMATORS):
-    """{estimator: {"variance": (value, error), "to_gkd": ratio, "token_noise": …, "cosine_with_gkd": …, "cosine_with_sequence_kl": …, "bias": …}}.
+def summary(found):
+    """{estimator: {column: [value, standard error]}}.
 
-    bias: squared distance of the expected gradient from that of the sequence KL, over its
-    squared length.  Numbers are [value, standard error].
+    variance; ratio_to_gkd and ratio_to_pg_0, of variances; token_noise; squared_length of
+    the expected gradient; its cosine_with_gkd and cosine_with_sequence_kl; bias, its squared
+    distance from the sequence KL's gradient, over that one's squared length; and
+    bias_to_gkd, that less GKD's.
     """
     products, covariance, noise = replicates(found)
     variance = np.einsum("ree->re", covariance)
-    local, whole = estimators.index(LOCAL), estimators.index(WHOLE)
+    local, whole, sampled = (ESTIMATORS.index(name) for name in (LOCAL, WHOLE, "pg_0"))
+    bias = relative_bias(products, whole)
     columns = {
         "variance": variance,
         "ratio_to_gkd": variance / variance[:, [local]],
-        "ratio_to_pg_0": variance / variance[:, [estimators.index("pg_0")]],
+        "ratio_to_pg_0": variance / variance[:, [sampled]],
         "token_noise": noise,
         "squared_length": np.einsum("ree->re", products),
         "cosine_with_gkd": cosines(products, local),
         "cosine_with_sequence_kl": cosines(products, whole),
-        "bias": relative_bias(products, whole),
+        "bias": bias,
+        "bias_to_gkd": bias - bias[:, [local]],
     }
     table = {name: jackknife(values) for name, values in columns.items()}
-    return {name: {column: [number(value[index]), number(error[index])] for column, (value, error) in table.items()} for index, name in enumerate(estimators)}
+    return {name: {column: [number(value[index]), number(error[index])] for column, (value, error) in table.items()} for index, name in enumerate(ESTIMATORS)}
 
 
-def growth(by_length, estimators=ESTIMATORS):
-    """Variances against the length and their local exponents, from {length: Moments}: {estimator: {"variance": [...], "exponents": [...]}}, entries [value, error].
+def growth(by_length):
+    """Variances against the length, from {length: Moments}: {estimator: {"variance", "over_pg_0", "exponents"}}, lists of [value, error].
 
-    Lengths hold texts of their own, so that the errors of neighbours are independent.
+    over_pg_0: the variance over that of pg_0 on the same texts.  exponents: slopes of log
+    variance in log length between neighbouring lengths, which hold texts of their own.
     """
     lengths = sorted(by_length)
-    table = [jackknife(np.einsum("ree->re", replicates(by_length[length])[1])) for length in lengths]
+    variances = [np.einsum("ree->re", replicates(by_length[length])[1]) for length in lengths]
+    table, ratios = ([jackknife(values) for values in rows] for rows in (variances, [v / v[:, [ESTIMATORS.index("pg_0")]] for v in variances]))
     steps = np.diff(np.log(lengths))
     found = {}
-    for index, name in enumerate(estimators):
+    for index, name in enumerate(ESTIMATORS):
         value, error = (np.array([row[part][index] for row in table]) for part in (0, 1))
         with np.errstate(invalid="ignore", divide="ignore"):  # a variance that is 0 but for rounding
             exponents, relative = np.diff(np.log(value)) / steps, np.hypot((error / value)[1:], (error / value)[:-1])
         found[name] = {
             "variance": [[number(v), number(e)] for v, e in zip(value, error)],
+            "over_pg_0": [[number(v[index]), number(e[index])] for v, e in ratios],
             "exponents": [[number(v), number(e)] for v, e in zip(exponents, relative / steps)],
         }
     return {"lengths": lengths, **found}

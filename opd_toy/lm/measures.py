@@ -87,6 +87,16 @@ def exposure(student, teacher, preset, prompts=None):
     return rows
 
 
+def gain(student, teacher, preset, prompts=None):
+    """How much more probable a wholly right working of a prompt is with the student than with the teacher: (mean, standard error).
+
+    Exact for each prompt, so that the error is that of the choice of prompts alone.
+    """
+    asked = questions(teacher, preset, prompts)
+    own, others = (order_probabilities(model, preset.task, asked.workings).sum(1) for model in (student, teacher))
+    return float((own - others).mean()), float((own - others).std() / math.sqrt(len(own)))
+
+
 # --- texts -------------------------------------------------------------------------------
 
 
@@ -147,7 +157,7 @@ _ASKED = weakref.WeakKeyDictionary()  # the teacher's answers, drawn once
 def questions(teacher, preset, prompts=None):
     """The ``Questions`` of a preset, answered by ``teacher``, on its device."""
     count, task, device = prompts or preset.distillation.evaluation_prompts, preset.task, teacher.head.weight.device
-    key = (preset, count, device, torch.is_autocast_enabled(device.type), tuple(weight._version for weight in teacher.parameters()))
+    key = (preset, count, prompts is None, device, torch.is_autocast_enabled(device.type), tuple(weight._version for weight in teacher.parameters()))
     kept = _ASKED.setdefault(teacher, {})
     if key not in kept:
         asked = task.prompts(count, SEED, split="test").to(device)

@@ -17,7 +17,7 @@ from opd_toy.lm.measures import position_kls
 
 BETA = 0.5  # of the JSD: how much of the mixture is the teacher's
 K = 4  # tokens of the teacher's that top_k compares
-ALPHA = 0.1  # nats of cost that one unit of group advantage is worth
+ALPHA = 1.0  # nats of cost that one unit of group advantage is worth
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ METHODS = {
     "pg_1": Method("student", policy_gradient(1.0), "policy gradient, all later costs (gamma = 1): the sequence KL"),
     "pg_baseline": Method("student", policy_gradient_with_baseline, "policy gradient, gamma = 0, less the exact KL of the position"),
     "top_k": Method("student", full_vocabulary("top_k_reverse_kl", k=K, outside="renormalize"), f"the student's own texts, reverse KL over the teacher's {K} likeliest tokens, renormalised"),
-    "opd_reward": Method("student", policy_gradient_with_reward, f"policy gradient, gamma = 0, less {ALPHA:g} of the reward's group advantage", grouped=True),
+    "opd_reward": Method("student", policy_gradient_with_reward, f"policy gradient, gamma = 0, less {ALPHA:g} nat for a unit of the reward's group advantage", grouped=True),
     "rlvr": Method("student", reward_alone, "the reward's group advantage alone, no teacher (GRPO)", teacher=False, grouped=True),
 }
 

@@ -1,8 +1,10 @@
 """The study of the lab: every method with every seed at equal numbers of texts, and what became of each student.
 
-``study`` makes teacher and start, trains all runs by ``training.distill``, measures the
-students, holds two of them still for ``opd_toy.lm.frozen`` and returns a JSON-able dict,
-the results of ``figures/lm-study-PRESET.json``.  What is finished is kept in a folder: a
+``study`` makes teacher and start, trains all runs by ``training.distill``, a few of them
+from the teacher itself as well, measures the students, holds two of them still for
+``opd_toy.lm.frozen`` and returns a JSON-able dict, the results of
+``figures/lm-study-PRESET.json``.  A run that broke down has None where its student would
+have been measured.  What is finished is kept in a folder: a
 study that was cut off, by a kill too, is taken up by the same call.  On the CPU the work is
 shared by processes of one thread each.
 """
@@ -32,22 +34,24 @@ from opd_toy.lm.model import load, whole_number
 
 SOURCES = [*training.SOURCES, *(f"opd_toy/lm/{name}.py" for name in ("presets", "pretraining", "frozen", "claims", "study"))]
 SWEPT, FACTORS = ("gkd", "pg_0", "pg_1", "rlvr"), (1 / 3, 3)  # methods run at other rates as well, with the first seed; of the preset's rate
+FROM_TEACHER, GENTLE = ("opd_reward", "rlvr", "gkd"), 1 / 3  # methods that start at the teacher as well, with every seed; of the preset's rate
 HELD_STILL = ("start", "gkd")  # the students whose gradients are measured, of the first seed
 EXPOSED = ("start", "sft", "seqkd", "off_policy_reverse_kl", "on_policy_forward_kl", "gkd")
 
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How much is measured at the end: prompts for each trained student, texts for the gradients of a frozen one, whole and cut, and their blocks; sweep: whether ``SWEPT`` are."""
+    """How much is measured at the end: prompts for each trained student, texts for the gradients of a frozen one, whole and cut, and their blocks; sweep: whether ``SWEPT`` are; from_teacher: steps of ``FROM_TEACHER``, 0 for none."""
 
     prompts: int
     texts: int
     cut_texts: int
     blocks: int = frozen.BLOCKS
     sweep: bool = True
+    from_teacher: int = 0
 
 
-EFFORTS = {"tiny": Effort(256, 96, 48, sweep=False), "cpu": Effort(512, 2048, 512), "gpu": Effort(1024, 512, 128, blocks=8)}
+EFFORTS = {"tiny": Effort(64, 48, 24, blocks=8, sweep=False), "cpu": Effort(512, 4096, 768, from_teacher=150), "gpu": Effort(1024, 512, 128, blocks=8, from_teacher=100)}
 
 
 def study(preset, folder, *, methods=tuple(METHODS), workers=1, device="cpu", effort=None, watch=None):
@@ -63,12 +67,15 @@ def study(preset, folder, *, methods=tuple(METHODS), workers=1, device="cpu", ef
     models = [make(preset, folder, report=watch(make.__name__), device=device, say=say) for make in (pretraining.teacher, pretraining.student)]
     shop = Workshop(preset, Path(folder), effort, device, *models)
     runs = [(name, seed) for name in methods for seed in preset.seeds]
-    students = [("teacher", None), ("start", None), *runs]
+    beyond = [(name, seed, GENTLE, True) for name in FROM_TEACHER if name in methods and effort.from_teacher for seed in preset.seeds]
     swept = [(name, preset.seeds[0], factor) for name in SWEPT if name in methods and effort.sweep for factor in FACTORS]
-    held = [name for name in HELD_STILL if name in ("start", *methods)]
     lengths = cut_lengths(preset.task.length)
     with Hands(shop, 1 if device.type == "cuda" else workers) as hands:
-        trained = dict(zip(runs + swept, hands.each("run", runs + swept, preset.distillation.steps, watch("runs"))))
+        jobs = runs + swept + beyond
+        trained = dict(zip(jobs, hands.each("run", jobs, preset.distillation.steps, watch("runs"))))
+        whole = [run for run in runs + beyond if "not_finite" not in trained[run]]
+        held = [name for name in HELD_STILL if name == "start" or (name, preset.seeds[0]) in whole]
+        students = [("teacher", None), ("start", None), *whole]
         # the longest first, so that no process is left alone with it
         still = [(name, length) for length in reversed(lengths) for name in held]
         gradients = dict(zip(still, hands.each("gradients", still, 1, watch("gradients"))))
@@ -81,11 +88,12 @@ def study(preset, folder, *, methods=tuple(METHODS), workers=1, device="cpu", ef
         "seeds": list(preset.seeds),
         "teacher": rounded(measures.evaluate(*[models[0]] * 2, preset)),
         "start": rounded(measures.evaluate(models[1], models[0], preset)),
-        "curves": {name: [rounded({key: values for key, values in trained[name, seed].items() if key != "memory"}) for seed in preset.seeds] for name in methods},
+        "curves": {name: [without_memory(trained[name, seed]) for seed in preset.seeds] for name in methods},
         "memory": {name: peak(trained[name, seed]["memory"] for seed in preset.seeds) for name in methods},
         "sweep": {name: rates(name, preset, trained) for name in dict.fromkeys(each for each, *_ in swept)},
-        "final": {"prompts": effort.prompts} | {name: final[name, None]["measures"] for name in ("teacher", "start")} | {name: [final[name, seed]["measures"] for seed in preset.seeds] for name in methods},
-        "exposure": {name: exposed([final[name, seed]["exposure"] for seed in (preset.seeds if name in methods else (None,))]) for name in EXPOSED if name in ("start", *methods)},
+        "from_teacher": from_teacher(preset, effort, beyond, trained, final),
+        "final": {"prompts": effort.prompts} | {name: final[name, None]["measures"] for name in ("teacher", "start")} | {name: [part(final, (name, seed), "measures") for seed in preset.seeds] for name in methods},
+        "exposure": {name: rows for name in EXPOSED if name in ("start", *methods) and (rows := exposed([part(final, (name, seed), "exposure") for seed in (preset.seeds if name in methods else (None,))]))},
         "frozen": {name: frozen_results({length: gradients[name, length] for length in lengths}) for name in held},
     }  # fmt: skip
     return results | {"claims": claims.judge(results)}
@@ -112,10 +120,35 @@ def log_ratio(found, a, b):
         return [frozen.number(part) for part in frozen.jackknife(np.log(one / other))]
 
 
+def part(found, job, name):
+    """What a job found; None for one that there was no student for."""
+    return found[job][name] if job in found else None
+
+
+def from_teacher(preset, effort, jobs, trained, final):
+    """The runs that start at the teacher: steps, rate, and of each seed the curve and the measures of the end, with the ``gain`` on the teacher."""
+    found = {}
+    for job in jobs:
+        rows = found.setdefault(job[0], {"curves": [], "final": []})
+        rows["curves"].append(without_memory(trained[job]))
+        rows["final"].append(part(final, job, "measures"))
+    return {"steps": effort.from_teacher, "rate": preset.distillation.rate * GENTLE, "methods": found} if found else {}
+
+
+def without_memory(curve):
+    return rounded({key: values for key, values in curve.items() if key != "memory"})
+
+
 def exposed(by_seed):
-    """The first seed's rows by position; and of every seed the mean KL of a token, on own and on the teacher's prefixes."""
-    per_token = {name: [sum(k * n for k, n in zip(rows[name]["kl"], rows[name]["count"])) / sum(rows[name]["count"]) for rows in by_seed] for name in ("own", "teacher")}
-    first = by_seed[0]
+    """The first seed's rows by position; and of every seed the mean KL of a token, on own and on the teacher's prefixes.
+
+    None stands for a seed that broke down, and for the whole where all did.
+    """
+    mean = lambda rows: sum(k * n for k, n in zip(rows["kl"], rows["count"])) / sum(rows["count"])
+    per_token = {name: [rows and mean(rows[name]) for rows in by_seed] for name in ("own", "teacher")}
+    first = next((rows for rows in by_seed if rows), None)
+    if first is None:
+        return None
     return rounded({
         "own": first["own"]["kl"], "teacher": first["teacher"]["kl"], "positions": {name: first[name]["count"] for name in ("own", "teacher")},
         "errors": {name: first[name]["error"] for name in ("own", "teacher")}, "per_token": per_token,
@@ -123,10 +156,10 @@ def exposed(by_seed):
 
 
 def rates(name, preset, trained):
-    """What the first seed's run comes to at each rate, the measures of its curve's end."""
+    """What the first seed's run comes to at each rate, the measures of its curve's end; None where it broke down."""
     found = [(preset.distillation.rate * factor, trained[name, preset.seeds[0], factor]) for factor in FACTORS]
     found = sorted([*found, (preset.distillation.rate, trained[name, preset.seeds[0]])], key=lambda pair: pair[0])
-    return rounded([{"rate": rate} | {measure: curve[measure][-1] for measure in ("accuracy", "sequence_kl", "forward_sequence_kl")} for rate, curve in found])
+    return rounded([{"rate": rate} | {measure: None if "not_finite" in curve else curve[measure][-1] for measure in ("accuracy", "sequence_kl", "forward_sequence_kl")} for rate, curve in found])
 
 
 def peak(values):
@@ -148,27 +181,35 @@ class Workshop:
     teacher: torch.nn.Module
     start: torch.nn.Module
 
-    def run(self, method, seed, factor=1, *, report):
+    def run(self, method, seed, factor=1, from_teacher=False, *, report):
         """The curve of one run at ``factor`` times the preset's rate; of one whose gradient was not finite, what there is of it."""
-        rate = self.preset.distillation.rate * factor
-        preset = dataclasses.replace(self.preset, distillation=dataclasses.replace(self.preset.distillation, rate=rate))
+        settings = self.preset.distillation
+        start, steps = (self.teacher, self.effort.from_teacher) if from_teacher else (self.start, settings.steps)
+        every = settings.evaluate_every if factor == 1 else max(1, steps // 4)  # of these the end is looked at
+        preset = dataclasses.replace(self.preset, distillation=dataclasses.replace(settings, rate=settings.rate * factor, evaluate_every=every))
         try:
-            return training.distill(method, preset, seed, self.teacher, self.start, folder=self.folder if factor == 1 else self.folder / f"rate-{rate:.2g}", device=self.device, report=report, say=say)
+            return training.distill(method, preset, seed, self.teacher, start, folder=self.place(factor, from_teacher), steps=steps, device=self.device, report=report, say=say)
         except training.NotFinite as error:
             say(str(error))
             return error.curve | {"memory": None, "not_finite": str(error)}
 
-    def measures(self, name, seed, report):
-        student = self.student(name, seed)
+    def place(self, factor, from_teacher):
+        """The folder of the runs of this kind, whose files have the same names."""
+        return self.folder / "from-teacher" if from_teacher else self.folder if factor == 1 else self.folder / f"rate-{self.preset.distillation.rate * factor:.2g}"
+
+    def measures(self, name, seed, factor=1, from_teacher=False, *, report):
+        student, asked = self.student(name, seed, factor, from_teacher), (self.teacher, self.preset, self.effort.prompts)
 
         def make():
-            found = {"measures": rounded(measures.evaluate(student, self.teacher, self.preset, self.effort.prompts)), "exposure": None}
-            if name in EXPOSED:
-                found["exposure"] = measures.exposure(student, self.teacher, self.preset, self.effort.prompts)
+            found = {"measures": rounded(measures.evaluate(student, *asked)), "exposure": None}
+            if from_teacher:
+                found["measures"]["gain"] = rounded(measures.gain(student, *asked))
+            elif name in EXPOSED:
+                found["exposure"] = measures.exposure(student, *asked)
             return found
 
         with training.mixed(self.device, self.preset.autocast):
-            return self.kept(f"{name}-{seed}-measures", student, make, report)
+            return self.kept(f"{name}-{seed}-{'from-teacher-' if from_teacher else ''}measures", student, make, report)
 
     def gradients(self, name, length, report):
         student = self.student(name, self.preset.seeds[0])
@@ -181,11 +222,11 @@ class Workshop:
 
         return self.kept(f"{name}-gradients-{length}", student, make, report)
 
-    def student(self, name, seed):
+    def student(self, name, seed, factor=1, from_teacher=False):
         if name in ("teacher", "start"):
             return getattr(self, name)
-        path = training.student_path(self.folder, name, self.preset, seed)
-        return load(path).to(self.device) if path.exists() else self.start  # a run that broke down left none
+        steps = self.effort.from_teacher if from_teacher else None
+        return load(training.student_path(self.place(factor, from_teacher), name, self.preset, seed, steps)).to(self.device)
 
     def kept(self, name, student, make, report):
         path = self.folder / f"{self.preset.name}-{name}.json"

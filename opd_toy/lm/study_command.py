@@ -121,7 +121,7 @@ def _make(path, preset, methods, arguments):
 
 
 def report(results):
-    return "\n\n".join([header(results), methods_table(results), *([sweep_table(results)] if results["sweep"] else []), *(frozen_table(results, student) for student in results["frozen"]), claims_table(results)])
+    return "\n\n".join([header(results), methods_table(results), *broken(results), *([sweep_table(results)] if results["sweep"] else []), *([teacher_table(results)] if results["from_teacher"] else []), *(frozen_table(results, student) for student in results["frozen"]), claims_table(results)])
 
 
 def header(results):
@@ -141,9 +141,27 @@ def methods_table(results):
     for name in ("teacher", "start"):
         rows.append([name, *(_plain(final[name][measure]) for measure in MEASURES), "", ""])
     for name, runs in results["curves"].items():
-        ends = [[seed[measure] for seed in final[name]] for measure in MEASURES]
+        ends = [[seed and seed[measure] for seed in final[name]] for measure in MEASURES]
         rows.append([name, *(_plain(_mean(values)) for values in ends), f"{_mean([run['tokens'][-1] for run in runs]):.0f}", f"{_mean([run['seconds'][-1] for run in runs]):.0f}"])
     return _aligned(rows)
+
+
+def broken(results):
+    """A line for every run that has no end."""
+    runs = results["curves"] | {f"{name} from the teacher": found["curves"] for name, found in results["from_teacher"].get("methods", {}).items()}
+    return [f"{name}, seed {seed}, broke down and is in no mean: {curve['not_finite']}" for name, curves in runs.items() for seed, curve in zip(results["seeds"], curves) if "not_finite" in curve]
+
+
+def teacher_table(results):
+    """What becomes of a student that starts as the teacher; mean over seeds."""
+    from opd_toy.variance_command import _aligned
+
+    found = results["from_teacher"]
+    rows = [["", "gain in right workings", *(name.replace("_", " ") for name in MEASURES)], ["teacher", "", *(_plain(results["final"]["teacher"][measure]) for measure in MEASURES)]]
+    for name, of in found["methods"].items():
+        gain = _mean([seed and seed["gain"][0] for seed in of["final"]])
+        rows.append([name, "-" if gain is None else f"{gain:.4f}", *(_plain(_mean([seed and seed[measure] for seed in of["final"]])) for measure in MEASURES)])
+    return f"Students that start as the teacher: {found['steps']} steps at the rate {found['rate']:.2g}\n\n" + _aligned(rows)
 
 
 def sweep_table(results):
