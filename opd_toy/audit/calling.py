@@ -46,7 +46,10 @@ class Called:
     student_gradient: np.ndarray
     teacher_gradient: np.ndarray | None
     touched: tuple
-    dtype: str
+
+    @property
+    def dtype(self):
+        return precision(self.student_gradient)
 
 
 def gradient_of(loss, student, teacher, *rest, names=("student_logits", "teacher_logits", "token"), wanted=TOKEN_WISE):
@@ -67,7 +70,7 @@ def gradient_of(loss, student, teacher, *rest, names=("student_logits", "teacher
         value = _scalar(_call(loss, inputs, names, wanted))
         touched = tuple(
             name for name, given, before, version in zip(names, inputs, leaves + others, versions)
-            if given._version != version or not torch.equal(given.nan_to_num(), before.nan_to_num())
+            if given._version != version or not (torch.equal(given, before) or torch.equal(given.nan_to_num(), before.nan_to_num()))
         )  # fmt: skip
         if not value.requires_grad:
             raise NoGradient(_why_no_gradient(loss, leaves, others), float(value))
@@ -79,7 +82,7 @@ def gradient_of(loss, student, teacher, *rest, names=("student_logits", "teacher
             float(value.detach()),
         )
     student_gradient, teacher_gradient = (None if gradient is None else gradient.numpy() for gradient in gradients)
-    return Called(float(value.detach()), student_gradient, teacher_gradient, touched, precision(student_gradient))
+    return Called(float(value.detach()), student_gradient, teacher_gradient, touched)
 
 
 def check_deterministic(loss, student, teacher, *rest, **messages):

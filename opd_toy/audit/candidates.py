@@ -6,6 +6,7 @@ A candidate maps ``Pairs`` to logit gradients (N, V), one row a pair.  Those tha
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,11 +21,11 @@ class Pairs:
     student_logits: np.ndarray
     teacher_logits: np.ndarray
 
-    @property
+    @cached_property
     def p(self):
         return softmax(self.student_logits)
 
-    @property
+    @cached_property
     def q(self):
         return softmax(self.teacher_logits)
 

@@ -251,7 +251,7 @@ def _confirmed(measured, terms):
 def _fitted(measured, family, terms):
     """The same with the family's parameter fitted by variable projection (Gauss-Newton on what the scale leaves over)."""
     others = [term.gradient(measured.pairs) for term in terms]
-    distance = [_project(measured, [base, *others])[1] for base in _grid(family, measured.pairs)]
+    distance = _left_over(measured, _grid(family, measured.pairs), others)
     best = int(np.argmin(distance))
     if not distance[best] < (0.05 if terms else 0.2):
         return None
@@ -321,6 +321,20 @@ def _project(measured, bases):
     return coefficients / size, float(np.sqrt((left**2).sum() / measured.fit.sum()))
 
 
+def _left_over(measured, bases, others):
+    """What ``_project`` leaves over for each of ``bases`` (G, N, V) beside at most one other, without a solve for each."""
+    weights = (_weights(measured) * measured.fit[:, None])[measured.fit]
+    columns = (weights * bases[:, measured.fit]).reshape(len(bases), -1)
+    target = (weights * measured.gradients[measured.fit]).ravel()
+    for other in others:
+        other = (weights * other[measured.fit]).ravel()
+        other = other / max(np.linalg.norm(other), 1e-300)
+        columns, target = columns - (columns @ other)[:, None] * other, target - (target @ other) * other
+    lengths = np.maximum(np.sqrt((columns**2).sum(axis=1)), 1e-300)
+    left = target @ target - (columns @ target / lengths) ** 2
+    return np.sqrt(np.maximum(left, 0.0) / measured.fit.sum())
+
+
 def _weights(measured):
     lengths = _lengths(measured.gradients)
     return 1 / np.maximum(lengths, 1e-6 * lengths.max())[:, None]
@@ -350,7 +364,7 @@ def _lengths(vectors):
 @functools.lru_cache(maxsize=256)
 def _cached_grid(family, student, teacher, shape):
     pairs = Pairs(*(np.frombuffer(data).reshape(shape) for data in (student, teacher)))
-    return [family.member(value).gradient(pairs) for value in family.grid]
+    return np.array([family.member(value).gradient(pairs) for value in family.grid])
 
 
 def _grid(family, pairs):

@@ -19,7 +19,7 @@ AROUND_ZERO = {"float64": 0.02, "float32": 0.3, "float16": 0.5, "bfloat16": 0.5}
 # A loss that looks at the 32 likeliest tokens is the whole divergence on small vocabularies.
 LARGE = {"token": 150, "all": 1000}
 ROUNDING = {"float64": 2e-13, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
-STEPS = 300
+STEPS = 150
 
 
 @dataclass(frozen=True)
