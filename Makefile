@@ -9,7 +9,7 @@ ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 
-.PHONY: book test notebook serve figures peers test-peers clean help
+.PHONY: book test notebook serve figures peers test-peers audit-peers clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make figures   draw again every file of figures/"
 	@echo "make peers     the libraries that the losses are measured against, into $(PEERS)"
 	@echo "make test-peers  the losses against those libraries, and in their trainers"
+	@echo "make audit-peers  what the losses of TRL, Liger, verl and tinker-cookbook optimise: audits them, records, prints"
 	@echo "make clean     remove what was built (not .venv, not $(PEERS))"
 
 # pip's build isolation is off so that the pinned setuptools is the one used.
@@ -51,12 +52,12 @@ figures: $(READY)
 	$(BIN)/python -m opd_toy.browser
 	$(BIN)/python -m opd_toy figures
 
-# requirements.txt first and beside the rest, so that its pins, torch's above all, hold here too.
+# requirements.txt first; the rest names all it imports and brings nothing along, so that those pins, torch's above all, hold.
 $(PEERS_READY): requirements.txt requirements-peers.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: Python 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS) || { echo "python3 cannot make virtual environments: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-peers.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -67,6 +68,9 @@ TRL_TESTS := $(PEERS)/test_gkd_trainer.py
 test-peers: peers
 	@test -f $(TRL_TESTS) || curl -fsSL https://raw.githubusercontent.com/huggingface/trl/v1.16.0/tests/experimental/test_gkd_trainer.py -o $(TRL_TESTS) || echo "trl's own tests could not be fetched; they are left out"
 	$(PEERS)/bin/python -m pytest tests/peers
+
+audit-peers: peers
+	$(PEERS)/bin/python -m opd_toy.audit.libraries --record
 
 clean:
 	rm -rf _build .pytest_cache .hypothesis

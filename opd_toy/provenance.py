@@ -33,10 +33,13 @@ def source_hash(patterns):
     return digest.hexdigest()
 
 
-def record(path, results, *, sources, packages, seed=None, device="cpu"):
-    """Write ``results`` (a JSON-able dict) to ``path`` with its provenance, all or nothing."""
+def record(path, results, *, sources, packages, seed=None, device="cpu", command=None):
+    """Write ``results`` (a JSON-able dict) to ``path`` with its provenance, all or nothing.
+
+    ``command``: what made them, where that is not the command of opd_toy being run.
+    """
     provenance = {
-        "command": "python -m opd_toy " + " ".join(sys.argv[1:]),
+        "command": command or "python -m opd_toy " + " ".join(sys.argv[1:]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device,
         "machine": f"{platform.system()} {platform.machine()}",
