@@ -277,6 +277,8 @@ def test_value_and_fixed_point():
     assert report("GKD, mean").value_is == "1/T × sequence reverse KL"
     assert report("sequence k1").fixed_point < 1e-12 and report("reward-to-go").fixed_point < 1e-12
     assert report("forgotten stop-gradient").fixed_point > 1e-3
+    undefined = audit_on_fewer(weighted(lambda r: to_go(r) / r.abs().sum()))
+    assert np.isnan(undefined.fixed_point) and "the gradient is not finite there" in str(undefined) and json.loads(undefined.to_json())["fixed_point"] is None
     assert "its value is on average sequence reverse KL" in str(report("sequence k1"))
 
 
@@ -526,6 +528,8 @@ def test_fit_finds_coefficients_and_says_how_well_conditioned():
         (lambda T: np.diag(0.9 ** np.arange(T - 1, -1, -1)), "sum of local reverse KLs, position t × 0.9^(T − t)"),
         (lambda T: ones(T) * np.arange(1, T + 1), "sequence reverse KL, the cost at t × t"),
         (lambda T: np.eye(T) + 0.5 * lags(T, 0.9), "sum of local reverse KLs + 0.5 × reverse KL with a discounted return, γ = 0.9"),
+        (lambda T: np.diag(np.eye(T)[-1]), "sum of local reverse KLs, the last position's alone"),
+        (lambda T: ones(T) / 512 - np.eye(T) / T, "1/512 × sequence reverse KL − 1/T × sum of local reverse KLs"),
         (lambda T: np.sin(T) * ones(T), "c(T) × sequence reverse KL"),
     ],
 )

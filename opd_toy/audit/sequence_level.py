@@ -248,7 +248,8 @@ def _with_other_tokens(verdict, fitting, confirming, drawer, with_reward, tolera
         return None
     other = {"student": "teacher", "teacher": "student"}[drawer]
     fitting, confirming = ([sample.drawn_by(other) for sample in samples] for samples in (fitting, confirming))
-    return explain(fitting, fitting + confirming, other, with_reward, tolerance, families=False).name
+    name = explain(fitting, fitting + confirming, other, with_reward, tolerance, families=False).name
+    return None if name in (NONE, "zero") else name
 
 
 def _targets(with_reward):
@@ -397,7 +398,9 @@ def _edges(facts, problems, verdict, tolerance, drawn_from, mask, batch):
         found.append(("far off", "fine", ""))
     if facts["carried"] is not None and np.tril(facts["carried"], -1).any():
         found.append(("past", "note", "a draw also carries costs of the past (`carried`, below the diagonal): they add nothing to the expectation, only variance"))
-    if facts["fixed_point"] > 100 * tolerance:
+    if not np.isfinite(facts["fixed_point"]):
+        found.append(("student = teacher", "broken", "the gradient is not finite there: 0/0, as where all costs are 0"))
+    elif facts["fixed_point"] > 100 * tolerance:
         found.append(("student = teacher", "note", f"the expected gradient is not 0 there, but {facts['fixed_point']:.2g} of a draw's on other trees"))
     else:
         found.append(("student = teacher", "fine", ""))

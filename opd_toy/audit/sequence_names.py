@@ -31,8 +31,6 @@ WEIGHTS = {
     "(t − 1)": lambda length: np.arange(0.0, length),
     "1/t": lambda length: 1 / np.arange(1.0, length + 1),
     "1/(T − t + 1)": lambda length: 1 / np.arange(length, 0, -1.0),
-    "1 at the last position, 0 before": lambda length: np.arange(length) == length - 1.0,
-    "1 at the first position, 0 after": lambda length: np.arange(length) == 0.0,
 }
 
 
@@ -63,6 +61,9 @@ def credit_pieces(kind, matrices, tolerance):
         (full, ones),
         (partial, np.eye),
         *_discounted(matrices, f"{kind} with a discounted return", lags, 0, tolerance),
+        (f"{partial}, the last position's alone", lambda length: np.diag(_last(length))),
+        (f"{full}, the last position's cost alone", lambda length: ones(length) * _last(length)),
+        (f"{full}, the first token's return alone", lambda length: ones(length) * _last(length)[::-1, None]),
         *((f"{full}, the cost at t × {weight}", lambda length, w=w: ones(length) * w(length)) for weight, w in _weights(matrices, tolerance)),
         *((f"{partial}, position t × {weight}", lambda length, w=w: np.diag(w(length))) for weight, w in _weights(matrices, tolerance, diagonal=True)),
         (f"{kind} with a return of the later costs alone", lambda length: np.triu(np.ones((length, length)), 1)),
@@ -94,7 +95,7 @@ def position_pieces(kind, one, vectors, tolerance):
 def sum_text(pieces):
     """Pieces written as a sum, such as "sum of local reverse KLs − 1/T × sequence reverse KL"."""
     text = ""
-    for piece in pieces:
+    for piece in sorted(pieces, key=lambda piece: (piece.factor or "").startswith("−")):  # a positive one first
         factor = "c(T)" if piece.factor is None else piece.factor
         negative, factor = factor.startswith("−"), factor.removeprefix("−")
         term = f"{factor} × {piece.name}" if factor not in ("", "1") else piece.name
@@ -142,6 +143,10 @@ def lags(length, gamma):
     """gamma**(u - t) for u >= t."""
     lag = np.arange(length) - np.arange(length)[:, None]
     return np.where(lag >= 0, float(gamma) ** np.maximum(lag, 0), 0.0)
+
+
+def _last(length):
+    return np.eye(length)[-1]
 
 
 def _mean_future(length):
@@ -201,11 +206,14 @@ def _weights(matrices, tolerance, diagonal=False):
 
 def _factor(number, law):
     sign, size = ("−" if number < 0 else ""), abs(number)
-    if not law:
-        return sign + ("" if size == 1 and not sign else _number(size))
     if size == 1:
-        return sign + law
-    return f"{sign}{_number(size)}{law[1:]}" if law.startswith("1/") else f"{sign}{_number(size)} × {law}"
+        return sign + (law or ("1" if sign else ""))
+    text = _number(size)
+    if len(text) > 6 and abs(1 / size - round(1 / size)) <= 1e-7 / size:
+        text = f"1/{round(1 / size)}"
+    if not law:
+        return sign + text
+    return f"{sign}{text}{law[1:]}" if law.startswith("1/") and "/" not in text else f"{sign}{text} × {law}"
 
 
 def _number(value):
