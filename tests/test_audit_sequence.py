@@ -302,6 +302,21 @@ def test_biased_losses_are_never_called_unbiased():
         assert not found.unbiased_for and found.optimises != "sequence reverse KL"
 
 
+@pytest.mark.parametrize(
+    "gamma, verdict", [(1.0, "sequence reverse KL"), (0.5, "reverse KL with a discounted return, γ = 0.5"), (0.98, NONE), (None, "zero")]
+)
+def test_half_precision(gamma, verdict):
+    """Each tree is known to 3 %, all together to less: what would pass for unbiased on every one of them does not."""
+
+    def loss(student, teacher, tokens):
+        log_p, log_q = drawn(student.bfloat16(), teacher.bfloat16(), tokens)
+        return ((log_p - log_q).detach() * 0 + 1 if gamma is None else to_go((log_p - log_q).detach(), gamma)).mul(log_p).sum()
+
+    found = audit_sequence(loss)
+    assert found.optimises == verdict and found.precision == "bfloat16" and found.tolerance == 3e-2
+    assert found.unbiased_for == ({"sequence reverse KL": "1"} if gamma == 1 else {})
+
+
 # --- who draws, rewards ------------------------------------------------------------------
 
 
@@ -513,11 +528,11 @@ def test_fit_finds_coefficients_and_says_how_well_conditioned():
         blocks = [sum((1 + t + 10 * u) * block for (t, u), block in chosen[FORWARD].items() if t == row) for row in range(2) for t in [row]]
         samples.append((blocks, 1.0))
         bases.append(chosen)
-    found, condition = fit(samples, bases)
+    found, errors, condition = fit(samples, bases)
     np.testing.assert_allclose([found[FORWARD][key] for key in ((0, 0), (0, 1), (1, 1))], [1, 11, 12], rtol=1e-9)
     np.testing.assert_allclose([c for kind in LOCAL if kind != FORWARD for c in found[kind].values()], 0, atol=1e-9)
-    assert 1 < condition < 1e3
-    assert fit(samples[:1], bases[:1])[1] > 1e3  # one tree cannot tell six bases apart
+    assert 1 < condition < 1e3 and max(max(by_key.values()) for by_key in errors.values()) < 1e-12
+    assert fit(samples[:1], bases[:1])[2] > 1e3  # one tree cannot tell six bases apart
 
 
 @pytest.mark.parametrize(

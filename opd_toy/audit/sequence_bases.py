@@ -78,10 +78,11 @@ def fit(samples, bases):
 
     ``samples`` is a list of (blocks [(V**t, V)], size), the equations of each divided by
     its size; ``bases`` a list, one a sample, of {kind: basis}.  Returns
-    {kind: {(t, u): coefficient}} and the worst condition number of a position's
-    equations, columns scaled to length 1.
+    {kind: {(t, u): coefficient}}, the same of their standard errors, read off what is left
+    over, and the worst condition number of a position's equations, columns scaled to length 1.
     """
-    coefficients, worst = {kind: {} for kind in bases[0]}, 1.0
+    coefficients, errors = ({kind: {} for kind in bases[0]} for _ in range(2))
+    worst = 1.0
     for t in range(len(samples[0][0])):
         keys = [(kind, key) for kind, basis in bases[0].items() for key in basis if key[0] == t]
         if not keys:
@@ -89,11 +90,16 @@ def fit(samples, bases):
         design = np.array([np.concatenate([basis[kind][key].ravel() / size for basis, (_, size) in zip(bases, samples)]) for kind, key in keys]).T
         target = np.concatenate([blocks[t].ravel() / size for blocks, size in samples])
         lengths = np.linalg.norm(design, axis=0)
-        solution, _, _, singular = np.linalg.lstsq(design / lengths, target, rcond=None)
+        left, singular, right = np.linalg.svd(design / lengths, full_matrices=False)
         worst = max(worst, float(singular[0] / singular[-1]) if singular[-1] > 0 else np.inf)
-        for (kind, key), coefficient in zip(keys, solution / lengths):
-            coefficients[kind][key] = float(coefficient)
-    return coefficients, worst
+        inverse = right.T / np.maximum(singular, 1e-12 * singular[0])
+        solution = inverse @ (left.T @ target)
+        # A row of V entries sums to 0: V - 1 of them are free.
+        free = sum(block[t].shape[0] * (block[t].shape[1] - 1) for block, _ in samples) - len(keys)
+        sigma = np.linalg.norm(target - design / lengths @ solution) / np.sqrt(max(1, free))
+        for (kind, key), coefficient, error in zip(keys, solution / lengths, sigma * np.linalg.norm(inverse, axis=1) / lengths):
+            coefficients[kind][key], errors[kind][key] = float(coefficient), float(error)
+    return coefficients, errors, worst
 
 
 def combine(coefficients, bases, length):

@@ -27,6 +27,7 @@ STUDENT_SETS = (
     ((REVERSE, True), (FORWARD, True), (ENTROPY, True)),
     ((TEACHER_REVERSE, False), (SEQUENCE_FORWARD, False), (TEACHER_ENTROPY, False)),
 )
+COARSE = 1e-3  # tolerances above are of half precision, where averages over trees say more than a tree
 REWARDED = {False: (), True: ((REWARD, False),)}
 TEACHER_SETS = (STUDENT_SETS[2], STUDENT_SETS[6], *STUDENT_SETS[:2], *STUDENT_SETS[3:6])
 
@@ -81,7 +82,7 @@ def explain(fitting, ordinary, drawer, with_reward, tolerance, families=True):
 
     ``families``: whether divergences with a parameter are fitted too, which takes longest.
     """
-    if all(np.linalg.norm(sample.expected) <= tolerance * sample.size for sample in ordinary):
+    if all(np.linalg.norm(sample.expected) <= tolerance * sample.size for sample in ordinary) and not (tolerance > COARSE and _is_felt(fitting)):
         return SequenceVerdict("zero")
     unnamed = None
     for sets in (_linear_sets, _local_sets) if families else (_linear_sets,):
@@ -119,23 +120,49 @@ def _local_sets(ordinary, fitted, drawer, with_reward, tolerance):
 
 def _try(kinds, bases, fitting, ordinary, tolerance):
     """-> SequenceVerdict if these bases hold on all ordinary trees, named if the credit has a name; else None."""
-    found, condition = {}, 1.0
+    found, errors, condition = {}, {}, 1.0
     here = {id(sample): _chosen(kinds, bases(sample)) for sample in ordinary}
     for length in sorted({sample.student.length for sample in ordinary}):
-        of_length = [sample for sample in fitting if sample.student.length == length]
-        known = [sample for sample in of_length if sample.size > 0]
+        known = [sample for sample in fitting if sample.student.length == length and sample.size > 0]
         if not known:
             return None
-        found[length], worst = fit([(sample.blocks, sample.size) for sample in known], [here[id(sample)] for sample in known])
+        found[length], errors[length], worst = fit([(sample.blocks, sample.size) for sample in known], [here[id(sample)] for sample in known])
         condition = max(condition, worst)
         if any(sample.left_over(found[length], here[id(sample)]) > tolerance for sample in ordinary if sample.student.length == length):
             return None
-    for naming in (10 * tolerance, min(1e3 * tolerance, 0.1)):
+    unnamed = None
+    for naming in (10 * tolerance, min(1e3 * tolerance, 0.1)) if tolerance <= COARSE else (0.003, 0.01, 0.03, 0.1):
         pieces = _pieces(kinds, found, naming)
-        if all(sample.left_over(_coefficients(pieces, sample.student.length), here[id(sample)]) <= 2 * tolerance for sample in ordinary):
+        short = {length: _coefficients(pieces, length) for length in found}
+        holds = all(sample.left_over(short[sample.student.length], here[id(sample)]) <= 2 * tolerance for sample in ordinary)
+        if holds and _within_errors(short, found, errors, 10 * min(tolerance, COARSE / 10)):
             named = all(piece.name for piece in pieces)
-            return SequenceVerdict(sum_text(pieces) if named else NONE, tuple(pieces), lambda sample: _chosen(kinds, bases(sample)), condition)
-    return None
+            verdict = SequenceVerdict(sum_text(pieces) if named else NONE, tuple(pieces), lambda sample: _chosen(kinds, bases(sample)), condition)
+            if named:
+                return verdict
+            unnamed = unnamed or verdict
+    return unnamed
+
+
+def _within_errors(short, found, errors, floor):
+    """Whether the numbers of the names are those found, up to what rounding may have done to these."""
+    for length, kinds in found.items():
+        largest = max(abs(c) for by_key in kinds.values() for c in by_key.values())
+        for kind, by_key in kinds.items():
+            for key, c in by_key.items():
+                if abs(short[length].get(kind, {}).get(key, 0.0) - c) > 6 * errors[length][kind][key] + floor * largest:
+                    return False
+    return True
+
+
+def _is_felt(fitting):
+    """Whether, though each tree's expectation is lost in a coarse format's rounding, all together follow the reverse or the forward KL."""
+    for length in sorted({sample.student.length for sample in fitting}):
+        known = [sample for sample in fitting if sample.student.length == length and sample.size > 0]
+        found, errors, _ = fit([(sample.blocks, sample.size) for sample in known], [_chosen(STUDENT_SETS[3][:2], sample.bases) for sample in known])
+        if any(abs(c) > 6 * errors[kind][key] for kind, by_key in found.items() for key, c in by_key.items()):
+            return True
+    return False
 
 
 def _chosen(kinds, bases):

@@ -18,7 +18,7 @@ from opd_toy.audit.calling import AuditError
 from opd_toy.audit.identify import CLOSE, NONE
 from opd_toy.audit.sequence_bases import FORWARD, LOCAL, REVERSE, REWARD, SEQUENCE_FORWARD, combine
 from opd_toy.audit.sequence_calls import SequenceCall, columns_of, tabulate
-from opd_toy.audit.sequence_identify import explain
+from opd_toy.audit.sequence_identify import COARSE, explain
 from opd_toy.audit.sequence_masks import name_batch, name_mask, observe_batch, observe_mask
 from opd_toy.audit.sequence_names import factor_text, in_words
 from opd_toy.sequences import TokenTree, reward_to_go, sequence_kl, token_costs, token_kls
@@ -169,7 +169,7 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
         "credit_of": credit_of,
         "credits": credits,
         "carried": _carried(fitting, tolerance) if drawn_from == "student" and copies == 1 else None,
-        "unbiased_for": {} if partly else _unbiased_for(ordinary, beyond, with_reward, tolerance),
+        "unbiased_for": {} if partly else _unbiased_for(ordinary, beyond, verdict, with_reward, tolerance),
         "bias": bias,
         "nearest": nearest,
         "with_other_tokens": _with_other_tokens(verdict, fitting, confirming, drawn_from, with_reward, tolerance) if call.arguments > 2 else None,
@@ -268,10 +268,12 @@ def _target(sample, kind, future):
     return np.concatenate([block.ravel() for block in combine({kind: wanted}, sample.bases, sample.student.length)])
 
 
-def _unbiased_for(ordinary, beyond, with_reward, tolerance):
+def _unbiased_for(ordinary, beyond, verdict, with_reward, tolerance):
     """{objective: text of the factor} where expected = factor(T) times its gradient on every tree, those beyond too."""
     found = {}
     for name, target in _targets(with_reward).items():
+        if tolerance > COARSE and name != verdict.objective:  # the verdict has looked closer than a tree's rounding
+            continue
         factors = {}
         for sample, slack in [(sample, 1) for sample in ordinary] + [(sample, SLACK[role]) for role, samples in beyond.items() for sample in samples]:
             if not np.isfinite(sample.table).all():
@@ -281,7 +283,7 @@ def _unbiased_for(ordinary, beyond, with_reward, tolerance):
             if np.linalg.norm(sample.expected - factor * gradient) > slack * tolerance * sample.size or abs(factor) * np.linalg.norm(gradient) <= tolerance * sample.size:
                 break
         else:
-            text, _ = factor_text({length: factors[length] for length in {sample.student.length for sample in ordinary}}, 10 * tolerance)
+            text, _ = (verdict.scale, None) if tolerance > COARSE else factor_text({length: factors[length] for length in {sample.student.length for sample in ordinary}}, 10 * tolerance)
             found[name] = "c(T)" if text is None else text or "1"
     return found
 
