@@ -39,7 +39,7 @@ book: $(READY)
 
 test: book
 	$(BIN)/python -m opd_toy.browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 notebook: $(READY)
 	JUPYTER_CONFIG_PATH=$(CURDIR)/book/_jupyter $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book/index.md $(ROOT_FLAG)
