@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from opd_toy import estimators, objectives
 from opd_toy.__main__ import main
-from opd_toy.audit import AuditError, audit, calling
+from opd_toy.audit import AuditError, audit, calling, candidates, identify, token_level
 
 P, Q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
 NONE = "none of these"
@@ -185,6 +185,7 @@ VERDICTS = {
     "top 32": (top_k(32), "reverse KL on the teacher's top 32, renormalized"),
     "top 100, dropped": (top_k(100, outside="drop"), "reverse KL on the teacher's top 100, tail dropped"),
     "forward on top 512, tail": (top_k(512, outside="tail", direction="forward"), "forward KL on the teacher's top 512, tail as one token"),
+    "only beyond the top 32": (lambda s, t: (probs(s) * (logs(s) - logs(t)))[t.argsort(descending=True)[32:]].sum(), NONE),
     # Right direction, length of the pair's own.
     "weighted by the teacher's entropy": (lambda s, t: reverse(s, t) * entropy(t).detach(), "H(q) × reverse KL"),
     "KL squared": (lambda s, t: reverse(s, t) ** 2, "2 × KL(p‖q) × reverse KL"),
@@ -274,6 +275,18 @@ def test_verdict_does_not_hang_on_the_seed(name, seed):
 def test_a_baseline_that_drowns_the_gradient_is_no_verdict():
     assert audit(gradient_policy(lambda s, t, k: ratio(s, t, k) - 1e6)).optimises == "reverse KL"
     assert audit(gradient_policy(lambda s, t, k: ratio(s, t, k) - 1e12)).optimises == NONE
+
+
+def test_a_sum_has_no_term_too_small_to_be_seen():
+    tables = [token_level.tabulate(reverse, 2, *pair) for pair in token_level.random_pairs(0)]
+    measured = token_level.measure(tables, "student", "float64")
+    both = [candidates.reverse_kl(), candidates.forward_kl()]
+    assert identify._confirmed(measured, both[:1]) is not None and identify._confirmed(measured, both) is None
+
+
+def test_inputs_that_hold_nan_are_not_taken_for_changed():
+    called = calling.gradient_of(lambda s, t: forward(s[:2], t[:2]), np.array([0.0, 1.0, np.nan]), np.array([1.0, 0.0, np.nan]))
+    assert called.touched == () and called.dtype == "float64"
 
 
 # --- what a report says ------------------------------------------------------------------------

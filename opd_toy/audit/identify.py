@@ -123,10 +123,10 @@ def _explain(measured, thorough):
 
 
 def _plainer(terms):
-    """a RKL + c entropy is (a - c) times the reverse KL to a tempered teacher: said so where that needs no factor and the sum would."""
+    """a RKL + c entropy is (a - c) times the reverse KL to a tempered teacher: said so where that needs no factor."""
     if terms and [term.name for _, term in terms] == ["reverse KL", "entropy"]:
         (reverse, _), (entropy, _) = terms
-        if reverse != 1 and abs(reverse - entropy - 1) < 1e-9:
+        if abs(reverse - entropy - 1) < 1e-9:
             return ((1.0, candidates.reverse_kl_to_tempered_teacher(float(f"{1 / reverse:.12g}"))),)
     return terms
 
@@ -337,7 +337,7 @@ def _left_over(measured, bases, others):
 
 def _weights(measured):
     lengths = _lengths(measured.gradients)
-    return 1 / np.maximum(lengths, 1e-6 * lengths.max())[:, None]
+    return 1 / np.maximum(lengths, max(1e-6 * lengths.max(), 1e-300))[:, None]
 
 
 def _holds(measured, bases, coefficients):

@@ -60,8 +60,8 @@ def _verdict_lines(report):
     if report.optimises == "none of these":
         near = report.nearest
         yield f"nearest: {near['name']} (mean cosine {_cosine(near['cosine'])}, {number(near['norm_ratio'])} times its length)"
-        close = report.bias.get(near["name"], {"at_best_scale": 1.0})
-        if close["at_best_scale"] < 1e-3:
+        close = report.bias.get(near["name"], {"at_best_scale": None})
+        if close["at_best_scale"] is not None and close["at_best_scale"] < 1e-3:
             yield f"on ordinary pairs it is {number(close['best_scale'])} × {near['name']} to within {number(close['at_best_scale'], 1)} (root mean square), but not exactly"
     elif not report.holds_everywhere:
         yield f"holds on every pair up to |log p/q| = {number(report.holds_up_to, 3)}, not on all farther apart or with rarer tokens"

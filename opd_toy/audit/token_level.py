@@ -284,7 +284,7 @@ def compare(measured, still):
         unit = 1 / length(base)[:, None]
         best = float((gradients * base * unit**2).sum() / (base**2 * unit**2).sum())
         apart = lambda scale: float(np.sqrt(np.mean((length(gradients - scale * base) * unit[:, 0]) ** 2)))  # noqa: B023, E731
-        bias[name] = {"as_given": apart(1.0), "best_scale": None if still else best, "at_best_scale": None if still else apart(best) / abs(best)}
+        bias[name] = {"as_given": apart(1.0), "best_scale": None if still else best, "at_best_scale": apart(best) / abs(best) if best and not still else None}
         sizes = np.maximum(length(gradients), 1e-300) * length(base)
         likeness[name] = {"name": name, "cosine": float(np.mean((gradients * base).sum(axis=1) / sizes)), "norm_ratio": float(np.median(length(gradients) * unit[:, 0]))}
     nearest = {"name": None, "cosine": None, "norm_ratio": 0.0} if still else max(likeness.values(), key=lambda entry: entry["cosine"])
