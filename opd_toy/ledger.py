@@ -274,6 +274,18 @@ def _exposure():
     return f"KL of a token on own prefixes, as a multiple of that on the teacher's, after: {', '.join(cells)}"
 
 
+@functools.cache
+def _audited():
+    """Ids of the claims that the auditor derives again, read without importing it, for it needs torch."""
+    lines = ast.parse((PACKAGE / "audit" / "notes_claims.py").read_text(encoding="utf-8")).body
+    (table,) = (line.value for line in lines if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "CLAIMS")
+    return {key.value for key in table.keys}
+
+
+def _by_the_auditor(id):
+    return "; {ref}`audited <sec-audit-claims>`" if id in _audited() else ""
+
+
 # --- figures of chapter 6 -------------------------------------------------------------------
 
 
@@ -500,7 +512,7 @@ def _claim(chapter, page, id, statement, shown_by, figure=None):
         evidence = _proved(id, figure) if figure else _own_steps(id)
     else:
         evidence = figure or _judgement
-    return Claim(id, chapter, statement, kinds, page, lambda: evidence() + _on_a_transformer(id))
+    return Claim(id, chapter, statement, kinds, page, lambda: evidence() + _by_the_auditor(id) + _on_a_transformer(id))
 
 
 def _rows(chapter, page, *rows):

@@ -1,0 +1,83 @@
+"""What the prose of chapter 7 says of the losses in its own cells: the words rest on these verdicts."""
+
+import ast
+import functools
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from opd_toy.audit import AuditError, audit, audit_sequence, notes_claims
+from tests.conftest import ROOT
+
+
+def cells(page):
+    text = (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")
+    return [re.sub(r"^:tags:.*\n", "", cell) for cell in re.findall(r"```\{code-cell\} ipython3\n(.*?)\n```", text, flags=re.DOTALL)]
+
+
+@functools.cache
+def defined(page="07-what-your-loss-optimises"):
+    """The functions of a page, and its table of refused losses, without running the rest."""
+    names = {"np": np, "torch": torch, "F": F, "N": notes_claims}
+    for cell in cells(page):
+        for line in ast.parse(cell).body:
+            wanted = isinstance(line, (ast.FunctionDef, ast.Import)) or (isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "refused")
+            if wanted and not getattr(line, "decorator_list", None):
+                exec(compile(ast.Module([line], []), page, "exec"), names)
+    return names
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+TOKENS = {
+    "k3": "forward KL", "reverse_kl": "reverse KL", "a_little_entropy": "reverse KL − 1e-05 × entropy", "squashed": "none of these",
+    "adapted": "forward KL", "sft": "zero", "default_reduction": "1/V × forward KL",
+}  # fmt: skip
+TEXTS = {
+    "discounted": "reverse KL with a discounted return, γ = 0.5",
+    "cumulative_the_wrong_way": "sum of local reverse KLs",
+    "off_by_one": "reverse KL with a return of the later costs alone",
+    "mean_of_returns": "1/T × sequence reverse KL, the cost at t × (T − t)",
+    "less_own_mean": "sum of local reverse KLs − 1/T × sequence reverse KL",
+}
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_losses_of_one_position(name):
+    assert audit(defined()[name]).optimises == TOKENS[name]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_losses_of_whole_texts(name):
+    assert audit_sequence(defined()[name]).optimises == TEXTS[name]
+
+
+def test_who_draws_is_part_of_the_loss():
+    assert audit(defined()["sft"], drawn_from="teacher").optimises == "forward KL"
+
+
+def test_each_refusal_has_a_message_of_its_own():
+    messages = set()
+    torch.manual_seed(7)  # as on the page, for the dropout
+    for loss in defined()["refused"].values():
+        with pytest.raises(AuditError) as refusal:
+            audit(loss)
+        messages.add(re.split(r"[:;(]", str(refusal.value))[0])
+    assert len(messages) == len(defined()["refused"]) == 7
+
+
+def test_the_gradient_table_of_the_page_is_the_auditors():
+    from opd_toy.audit.token_level import tabulate
+
+    p, q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
+    k3 = defined()["k3"]
+    np.testing.assert_allclose(defined()["gradient_table"](k3, p, q), tabulate(k3, 3, np.log(p), np.log(q)).rows, rtol=1e-12, atol=1e-15)
