@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 RECORD = Path(__file__).parents[2] / "figures" / "library-audits.json"
-_MODULES = ("libraries", "calling", "candidates", "identify", "edges", "token_level", "sequence_level", "sequence_*s", "sequence_identify")
+_MODULES = ("libraries", "calling", "candidates", "identify", "edges", "token_level", "sequence_level", "sequence_calls", "sequence_bases", "sequence_identify", "sequence_names", "sequence_masks")
 SOURCES = [f"opd_toy/audit/{name}.py" for name in _MODULES] + ["requirements-peers.txt"]
 PACKAGES = ("trl", "liger-kernel", "verl", "tinker-cookbook")
 SEED = 0
@@ -320,8 +320,8 @@ def _verl():
         ("k2", {"loss_mode": "k2", "use_policy_gradient": False, **IN_YAML}, REVERSE + ", from the token drawn", ""),
         ("k1-reward", {"loss_mode": "k1", "use_policy_gradient": True, **IN_YAML}, REVERSE + ", from the token drawn", "what verl's documentation recommends beside policy gradients"),
         ("k1-reward-clamped", {"loss_mode": "k1", "use_policy_gradient": True, "loss_max_clamp": 10.0}, REVERSE + ", with a bound on any one token's say", "the dataclass's clamp"),
-        ("k2-reward", {"loss_mode": "k2", "use_policy_gradient": True, **IN_YAML}, "none of the divergences", "k1 is the reward to take"),
-        ("k3-reward", {"loss_mode": "k3", "use_policy_gradient": True, **IN_YAML}, "none of the divergences", "k1 is the reward to take"),
+        ("k2-reward", {"loss_mode": "k2", "use_policy_gradient": True, **IN_YAML}, "none of the divergences", "k1 is the reward to take: with this one the notes' student ends without the teacher's first token (fixed_point in the report)"),
+        ("k3-reward", {"loss_mode": "k3", "use_policy_gradient": True, **IN_YAML}, "none of the divergences", "k1 is the reward to take: with this one the notes' student ends without the teacher's first token (fixed_point in the report)"),
         ("dataclass", {}, "none of the divergences", "DistillationLossConfig() without distillation.yaml: k3 as a reward, clamped"),
     )  # fmt: skip
     for name, options, when, note in distillation:
@@ -354,7 +354,7 @@ def _trl():
     for beta, tail in ((0, True), (0, False), (1, True), (1, False)):
         side = "teacher" if beta == 0 else "student"
         yield LibraryLoss(
-            f"trl-iw-opd-top-2-{beta}-{'tail' if tail else 'renormalised'}", "trl", f"{IW}.generalized_jsd_loss", f"beta={beta}, top_k=2, add_tail={tail}", partial(trl_iw_opd_top_k, beta=beta, top_k=2, add_tail=tail),
+            f"trl-iw-opd-top-2-{beta}-{'tail' if tail else 'renormalized'}", "trl", f"{IW}.generalized_jsd_loss", f"beta={beta}, top_k=2, add_tail={tail}", partial(trl_iw_opd_top_k, beta=beta, top_k=2, add_tail=tail),
             (FORWARD if beta == 0 else REVERSE) + f", on the {side}'s first K", "the rest is one more outcome" if tail else "the rest gets no gradient",
         )  # fmt: skip
     yield LibraryLoss("trl-iw-opd", "trl", f"{IW}._compute_iw_opd_loss", "iw_opd_gamma=0.5, of a text", trl_iw_opd, "the update of its paper: tokens after large disagreements count less", "the default of IWOPDTrainer", "sequence")
@@ -362,13 +362,13 @@ def _trl():
         yield LibraryLoss(
             f"trl-server-{'tail' if tail else 'no-tail'}", "trl", "trl.experimental.server_distillation.server_distillation_trainer.ServerDistillationTrainer._compute_sparse_top_1_divergence_loss",
             f'beta=1, loss_top_k=1, reverse_kl_top_1_mode="sampled", loss_add_tail={tail}', partial(trl_server, add_tail=tail),
-            "a teacher behind a server that scores only the tokens drawn" if tail else "never: renormalised on one token every pair of models is alike", "the default" if tail else "",
+            "a teacher behind a server that scores only the tokens drawn" if tail else "never: renormalized on one token every pair of models is alike", "the default; the token drawn against all others as one outcome: no divergence of the whole vocabulary, but its minimum is the teacher" if tail else "",
         )  # fmt: skip
     for alpha, when in ((0.0, FORWARD), (0.5, BETWEEN), (1.0, REVERSE)):
         yield LibraryLoss(f"trl-sdft-full-{alpha:g}", "trl", SDFT + "compute_full_logit_self_distillation_loss", f'distillation_mode="full_logits", distillation_alpha={alpha:g}', partial(trl_sdft_full, alpha=alpha), when, "SDPO has the same file")
     for alpha, tail in ((0.0, False), (0.5, False), (1.0, False), (1.0, True)):
         yield LibraryLoss(
-            f"trl-sdft-top-2-{alpha:g}-{'tail' if tail else 'renormalised'}", "trl", SDFT + "compute_topk_self_distillation_loss",
+            f"trl-sdft-top-2-{alpha:g}-{'tail' if tail else 'renormalized'}", "trl", SDFT + "compute_topk_self_distillation_loss",
             f'distillation_mode="topk_logits", distillation_topk=2, distillation_alpha={alpha:g}, distillation_add_tail={tail}', partial(trl_sdft_top_k, k=2, alpha=alpha, add_tail=tail),
             "less memory than all of the vocabulary", "alpha 0.5 without a tail is SDFTConfig's default, with K = 100" if (alpha, tail) == (0.5, False) else "",
         )  # fmt: skip
@@ -463,7 +463,7 @@ PRACTITIONERS = {
     "forward KL on the teacher's first K": (
         "a server sends the teacher's first K log-probabilities; the nearer to 1 their sum, the nearer to the forward KL", "forward KL on the teacher's top 2",
         {
-            "trl": (("IWOPDTrainer.generalized_jsd_loss(beta=0, top_k=K): the tail is one more outcome", "trl-iw-opd-top-2-0-tail"), ("the same with add_tail=False: renormalized", "trl-iw-opd-top-2-0-renormalised")),
+            "trl": (("IWOPDTrainer.generalized_jsd_loss(beta=0, top_k=K): the tail is one more outcome", "trl-iw-opd-top-2-0-tail"), ("the same with add_tail=False: renormalized", "trl-iw-opd-top-2-0-renormalized")),
             "verl": (("distillation_loss: loss_mode=forward_kl_topk: neither; its minimum is not at student = teacher", "verl-top-2-processor"),),
         },
     ),
@@ -471,8 +471,8 @@ PRACTITIONERS = {
         "less memory, with the teacher at hand", "reverse KL on the student's top 2",
         {
             "trl": (
-                ("IWOPDTrainer.generalized_jsd_loss(beta=1, top_k=K): the tail is one more outcome", "trl-iw-opd-top-2-1-tail"), ("the same with add_tail=False: renormalized", "trl-iw-opd-top-2-1-renormalised"),
-                ('SDFTConfig(distillation_mode="topk_logits", distillation_alpha=1, distillation_add_tail=True)', "trl-sdft-top-2-1-tail"), ("the same without the tail: renormalized", "trl-sdft-top-2-1-renormalised"),
+                ("IWOPDTrainer.generalized_jsd_loss(beta=1, top_k=K): the tail is one more outcome", "trl-iw-opd-top-2-1-tail"), ("the same with add_tail=False: renormalized", "trl-iw-opd-top-2-1-renormalized"),
+                ('SDFTConfig(distillation_mode="topk_logits", distillation_alpha=1, distillation_add_tail=True)', "trl-sdft-top-2-1-tail"), ("the same without the tail: renormalized", "trl-sdft-top-2-1-renormalized"),
             ),
         },
     ),
