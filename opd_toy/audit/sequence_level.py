@@ -144,8 +144,10 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
         verdict = explain(fitting, ordinary, drawn_from, with_reward, tolerance)
         if verdict.name != NONE:
             break
-    beyond = {role: _beyond(call, plan[role], role, seed, drawn_from, reward, copies) for role in SLACK}
-    problems = {role: _problem(verdict, samples, SLACK[role] * tolerance) for role, samples in beyond.items()}
+    beyond, problems = {}, {}
+    for role in SLACK:
+        beyond[role], refused = _beyond(call, plan[role], role, seed, drawn_from, reward, copies)
+        problems[role] = refused if role == "far" and refused else _problem(verdict, beyond[role], SLACK[role] * tolerance)
     reference = next(sample for sample in fitting if sample.student.length == 3)
     same = tabulate(call, reference.student, reference.student, drawn_from, reward, copies)
     call.check_unchanged()
@@ -169,7 +171,7 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
         "credit_of": credit_of,
         "credits": credits,
         "carried": _carried(fitting, tolerance) if drawn_from == "student" and copies == 1 else None,
-        "unbiased_for": {} if partly else _unbiased_for(ordinary, beyond, verdict, with_reward, tolerance),
+        "unbiased_for": {} if partly or refuted else _unbiased_for(ordinary, beyond, verdict, with_reward, tolerance),
         "bias": bias,
         "nearest": nearest,
         "with_other_tokens": _with_other_tokens(verdict, fitting, confirming, drawn_from, with_reward, tolerance) if call.arguments > 2 else None,
@@ -214,16 +216,16 @@ def _refuse(call, samples):
 
 
 def _beyond(call, sizes, role, seed, drawer, reward, copies):
-    """Samples of a kind that a loss may refuse; those it refuses are left out."""
-    samples = []
+    """Samples of a kind that a loss may refuse, and the refusal's words or None."""
+    samples, refused = [], None
     for pair in trees(sizes, role, seed):
         try:
             with warnings.catch_warnings(action="ignore"):
                 samples.append(tabulate(call, *pair, drawer, reward, copies))
-        except AuditError:
-            continue
+        except AuditError as error:
+            refused = f"the loss raised {type(error.__cause__ or error).__name__}: {str(error.__cause__ or error).splitlines()[0]}"
     # One token, no standard deviation: what a loss makes of T = 1 is not held against it.
-    return [sample for sample in samples if role == "far" or np.isfinite(sample.table).all()]
+    return [sample for sample in samples if role == "far" or np.isfinite(sample.table).all()], refused
 
 
 def _problem(verdict, samples, tolerance):
@@ -290,11 +292,11 @@ def _unbiased_for(ordinary, beyond, verdict, with_reward, tolerance):
 
 def _compare(fitting, with_reward):
     """({objective: distance}, nearest) over the fitting trees with T = 3, each divided by the size of a draw."""
-    chosen = [sample for sample in fitting if sample.student.length == 3 and sample.size]
-    expected = np.concatenate([sample.expected / sample.size for sample in chosen])
+    chosen = [sample for sample in fitting if sample.student.length == 3]
+    expected = np.concatenate([sample.expected / (sample.size or 1.0) for sample in chosen])
     length, distance, cosines = float(np.linalg.norm(expected)), {}, {}
     for name, target in _targets(with_reward).items():
-        gradient = np.concatenate([_target(sample, *target) / sample.size for sample in chosen]) * (-1 if name == REWARD else 1)  # a reward is raised
+        gradient = np.concatenate([_target(sample, *target) / (sample.size or 1.0) for sample in chosen]) * (-1 if name == REWARD else 1)  # a reward is raised
         along = float(expected @ gradient) / float(gradient @ gradient)
         distance[name] = float(np.linalg.norm(expected - max(along, 0.0) * gradient)) / length if length else 0.0
         cosines[name] = along * float(np.linalg.norm(gradient)) / length if length else 0.0, length / float(np.linalg.norm(gradient))
@@ -307,9 +309,9 @@ def _known_variances(reference, verdict, copies):
     piece = verdict.pieces[0] if len(verdict.pieces) == 1 and verdict.pieces[0].name else None
     factor = piece.coefficients[reference.student.length] ** 2 / copies if piece else 1.0 / copies
     estimators = {
-        "exact local KLs (GKD)": (0.0, "full_vocabulary"),
-        "each token's own sampled cost": (0.0, "sampled"),
-        "exact local KLs and the later exact KLs": (1.0, "full_vocabulary"),
+        "exact local KLs": (0.0, "full_vocabulary"),
+        "own sampled cost": (0.0, "sampled"),
+        "exact local and later KLs": (1.0, "full_vocabulary"),
         "sampled reward-to-go": (1.0, "sampled"),
     }
     return {name: factor * reward_to_go(reference.student, reference.teacher, *how).total_variance() for name, how in estimators.items()}
@@ -417,12 +419,24 @@ def _edges(facts, problems, verdict, tolerance, drawn_from, mask, batch):
     return [dict(zip(("edge", "severity", "finding"), entry)) for entry in found]
 
 
+MEANINGS = {
+    "sequence reverse KL": "KL(student‖teacher) of whole sequences: a token also pays for what it leads to",
+    "sum of local reverse KLs": "the partial gradient, on-policy GKD's: the prefixes passed are held fixed, no token pays for what it leads to",
+    "sequence forward KL": "KL(teacher‖student) of whole sequences, as in SFT and SeqKD",
+    "sum of local forward KLs": "the forward KL at the student's own prefixes, which are held fixed",
+    "reverse KL with a discounted return": "between the local sum (γ = 0) and the sequence (γ = 1), biased for both",
+}
+
+
 def sequence_text(found):
     """The verdict and what it rests on."""
     return "\n".join([f"optimises: {found.optimises}", *(f"  {line}" for line in _lines(found)), "edges:", *report.finding_lines(found.edges)])
 
 
 def _lines(found):
+    meanings = [words for name, words in MEANINGS.items() if (found.objective or "").split(", γ")[0] == name]
+    if meanings or found.scale == "1/T":
+        yield "that is: " + "; ".join(meanings + ["1/T: the mean over tokens"] * (found.scale == "1/T"))
     if found.unbiased_for:
         yield "unbiased for " + ", ".join(name if factor == "1" else f"{factor} × {name}" for name, factor in found.unbiased_for.items())
     elif found.optimises != "zero":
@@ -488,4 +502,4 @@ def draw_distances(found, style):
 
 
 def _wrapped(text):
-    return "\n".join(textwrap.wrap(text, 48))
+    return "\n".join(textwrap.wrap(text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"), 48))

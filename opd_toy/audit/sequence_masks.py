@@ -64,8 +64,9 @@ def name_mask(facts, per_token):
             findings.append(("note", "the sum is divided by the padded length: the same tokens count less, the more padding stands beside them"))
     if clean and end is not None and factors["a hole inside"] is None:
         findings.append(("note", "valid positions beyond a hole are not treated as neighbours: masked positions take time in the discount or in the weights by position"))
-    if clean and end is None:
-        findings.append(("note", "padding changes the gradient of the valid tokens by more than a factor, although what it holds does not matter"))
+    for name in ("padding at the end", "a prompt in front"):
+        if clean and factors[name] is None:
+            findings.append(("note", f"{name} changes the gradient of the valid tokens by more than a factor, although what it holds does not matter"))
     if facts["nan"]:
         findings.append(("note", "NaN logits in masked positions make the result NaN (0 × NaN): use torch.where or masked_fill, not a product with the mask"))
     if facts["labels"]:

@@ -130,7 +130,7 @@ def in_words(matrix, what="cost"):
     """One line a token: "the token at position 1 pays for position 1, 2 (× 0.9), 3 (× 0.81)"."""
     lines = []
     for t, row in enumerate(np.asarray(matrix)):
-        paid = [f"{u + 1}" if round(w, 6) == 1 else f"{u + 1} (× {_number(w)})" for u, w in enumerate(row) if abs(w) > 1e-9]
+        paid = [f"{u + 1}" if abs(w - 1) < 1e-6 else f"{u + 1} (× {_number(w, 4)})" for u, w in enumerate(row) if abs(w) > 1e-9]
         lines.append(f"the token at position {t + 1} pays for " + (f"position {', '.join(paid)}" if paid else "nothing"))
     return lines
 
@@ -216,5 +216,5 @@ def _factor(number, law):
     return f"{sign}{text}{law[1:]}" if law.startswith("1/") and "/" not in text else f"{sign}{text} × {law}"
 
 
-def _number(value):
-    return f"{value:.6g}".replace("-", "−")
+def _number(value, digits=6):
+    return f"{value:.{digits}g}".replace("-", "−")
