@@ -337,7 +337,7 @@ def _left_over(measured, bases, others):
 
 def _weights(measured):
     lengths = _lengths(measured.gradients)
-    return 1 / np.maximum(lengths, max(1e-6 * lengths.max(), 1e-300))[:, None]
+    return 1 / np.maximum(lengths, 1e-6 * lengths.max() or 1.0)[:, None]
 
 
 def _holds(measured, bases, coefficients):
