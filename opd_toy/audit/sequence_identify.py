@@ -135,8 +135,8 @@ def _try(kinds, bases, fitting, ordinary, tolerance):
         pieces = _pieces(kinds, found, naming)
         short = {length: _coefficients(pieces, length) for length in found}
         holds = all(sample.left_over(short[sample.student.length], here[id(sample)]) <= 2 * tolerance for sample in ordinary)
-        if holds and _within_errors(short, found, errors, 10 * min(tolerance, COARSE / 10)):
-            named = all(piece.name for piece in pieces)
+        if holds and (tolerance <= COARSE or _within_errors(short, found, errors)):
+            named = all(piece.name and (piece.law or tolerance <= COARSE) for piece in pieces)
             verdict = SequenceVerdict(sum_text(pieces) if named else NONE, tuple(pieces), lambda sample: _chosen(kinds, bases(sample)), condition)
             if named:
                 return verdict
@@ -144,13 +144,13 @@ def _try(kinds, bases, fitting, ordinary, tolerance):
     return unnamed
 
 
-def _within_errors(short, found, errors, floor):
+def _within_errors(short, found, errors):
     """Whether the numbers of the names are those found, up to what rounding may have done to these."""
     for length, kinds in found.items():
         largest = max(abs(c) for by_key in kinds.values() for c in by_key.values())
         for kind, by_key in kinds.items():
             for key, c in by_key.items():
-                if abs(short[length].get(kind, {}).get(key, 0.0) - c) > 6 * errors[length][kind][key] + floor * largest:
+                if abs(short[length].get(kind, {}).get(key, 0.0) - c) > 6 * errors[length][kind][key] + COARSE * largest:
                     return False
     return True
 
