@@ -597,3 +597,14 @@ def test_command_finds_modules_of_the_current_directory(tmp_path, monkeypatch, c
     (tmp_path / "mine_alone.py").write_text("def loss(s, t):\n    return (s.softmax(-1) * (s.log_softmax(-1) - t.log_softmax(-1))).sum()\n")
     monkeypatch.chdir(tmp_path)
     assert status("mine_alone:loss", "--expect", "reverse KL") == 0
+
+
+def test_a_clamp_that_bites_only_a_sharper_student_is_seen():
+    def clamped_at_zero(student, teacher):
+        log_p, log_q = F.log_softmax(student, -1), F.log_softmax(teacher, -1)
+        kept = teacher.topk(2).indices
+        return (log_q[kept].exp() * (log_q[kept] - log_p[kept])).sum().clamp_min(0)
+
+    report = audit(clamped_at_zero)
+    assert not report.holds_everywhere
+    assert report.optimises == "forward KL on the teacher's top 2, tail dropped while the two are close"

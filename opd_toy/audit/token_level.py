@@ -183,7 +183,7 @@ def random_pairs(seed):
     for tier, (sizes, spread) in enumerate(TIERS):
         for index, size in enumerate(sizes):
             found.append((*_pair(random, size, spread), tier, index < 4 if tier == 1 else index % 2 == 0))
-    return found
+    return found + [(*_alike(random, size, sharpness), 1, False) for size in (3, 5) for sharpness in (0.4, 2.0)]
 
 
 def large_pairs(seed, size):
@@ -194,10 +194,23 @@ def large_pairs(seed, size):
 def _pair(random, size, spread):
     while True:
         student, teacher = random.normal(0, spread, (2, size))
-        p, q = softmax(student), softmax(teacher)
-        # Both divergences need a gradient well above the rounding of half precision.
-        if size > 8 or min(np.linalg.norm(f(p, q)) for f in (objectives.forward_kl_logit_gradient, objectives.reverse_kl_logit_gradient)) > 0.06:
+        if size > 8 or _gradients_seen(student, teacher):
             return student, teacher
+
+
+def _alike(random, size, sharpness):
+    """A student that ranks the tokens as its teacher does, flatter or sharper: late in training, where losses clamped at zero go dead."""
+    while True:
+        teacher = random.normal(0, 1.2, size)
+        student = sharpness * teacher + random.normal(0, 0.05, size)
+        if _gradients_seen(student, teacher):
+            return student, teacher
+
+
+def _gradients_seen(student, teacher):
+    """Whether both divergences have a gradient well above the rounding of half precision."""
+    p, q = softmax(student), softmax(teacher)
+    return min(np.linalg.norm(f(p, q)) for f in (objectives.forward_kl_logit_gradient, objectives.reverse_kl_logit_gradient)) > 0.06
 
 
 def tabulate(loss, taken, student, teacher, tier=1, fit=True):
