@@ -183,6 +183,7 @@ VERDICTS = {
     "forward KL, future": (at_every_position(lambda p, q: kl(q, p), future=True), "expected sum of local forward KLs", {}),
     "JSD": (at_every_position(lambda p, q: jsd(p, q, 0.3)), "sum of local JSD(β = 0.3)", {}),
     "JSD, future": (at_every_position(lambda p, q: jsd(p, q, 0.3), future=True), "expected sum of local JSD(β = 0.3)", {}),
+    "mean over tokens and vocabulary": (lambda student, teacher: kl(teacher, student).mean() / student.shape[-1], "1/T × sum of local forward KL, divided by V", {}),
     "half and half": (lambda student, teacher: (kl(student, teacher) + kl(teacher, student)).mean() / 2, "0.5/T × sum of local reverse KLs + 0.5/T × sum of local forward KLs", {}),
     "cross-entropy as cost": (lambda p, q, k: (to_go(-q.log_softmax(-1).gather(-1, k[:, None])[:, 0].detach()) * p.log_softmax(-1).gather(-1, k[:, None])[:, 0]).sum(), "sequence reverse KL − sequence negative entropy", {}),
     "top 32": (top_32, NONE, {}),
@@ -380,6 +381,7 @@ def rewarded(weights):
 def test_rewards(weights, verdict):
     found = audit_on_fewer(rewarded(weights), reward=reward)
     assert found.optimises == verdict
+    assert "student = teacher" not in {entry["edge"] for entry in found.edges if entry["severity"] != "fine"} or verdict == NONE
     assert found.unbiased_for == ({"expected reward": "−1"} if verdict == "−1 × expected reward" else {})
 
 

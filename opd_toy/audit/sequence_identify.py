@@ -223,7 +223,7 @@ def _local_objective(ordinary, fitted, drawer, tolerance):
         return None
     lead = verdict.terms[0][0]
     terms = tuple((coefficient / lead, candidate) for coefficient, candidate in verdict.terms)
-    plain = Verdict(phrase(terms, verdict.per_token), terms, verdict.per_token)
+    plain = Verdict(phrase(terms) + ", divided by V" * verdict.per_token, terms, verdict.per_token)
     known = [candidate.objective for _, candidate in terms]
 
     def value(p, q):

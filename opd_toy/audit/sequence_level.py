@@ -418,7 +418,7 @@ def _edges(facts, problems, verdict, close_only, tolerance, drawn_from, mask, ba
         found.append(("past", "note", "a draw also carries costs of the past (`carried`, below the diagonal): they add nothing to the expectation, only variance"))
     if not np.isfinite(facts["fixed_point"]):
         found.append(("student = teacher", "broken", "the gradient is not finite there: 0/0, as where all costs are 0"))
-    elif facts["fixed_point"] > 100 * tolerance:
+    elif facts["fixed_point"] > 100 * tolerance and not any(piece.kind == REWARD for piece in verdict.pieces):  # rewards pull away
         found.append(("student = teacher", "note", f"the expected gradient is not 0 there, but {facts['fixed_point']:.2g} of a draw's on other trees"))
     else:
         found.append(("student = teacher", "fine", ""))
