@@ -217,4 +217,8 @@ def _factor(number, law):
 
 
 def _number(value, digits=6):
-    return f"{value:.{digits}g}".replace("-", "−")
+    """Up to six figures; more where these would make a rounder number of it than it is, 1 of 1.0000002."""
+    text = f"{value:.{digits}g}"
+    if len(text.strip("-0.").replace(".", "")) < 4 and abs(float(text) - value) > 1e-9 * abs(value):
+        text = f"{value:.{digits + 4}g}"
+    return text.replace("-", "−")
