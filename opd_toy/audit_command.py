@@ -1,5 +1,6 @@
 """What `python -m opd_toy audit` does: import somebody's loss, print the report, and answer by exit status."""
 
+import contextlib
 import importlib
 import sys
 
@@ -32,11 +33,15 @@ def run(arguments):
         from opd_toy.audit.calling import AuditError
     except ModuleNotFoundError as error:
         return _refuse(f"the auditor needs {error.name}: pip install 'opd-toy[torch]'")
+    if arguments.seed < 0:
+        return _refuse(f"--seed is {arguments.seed}; give 0 or more")
     try:
-        loss = load(arguments.loss)
-        report = look(loss, drawn_from=arguments.drawn_from, seed=arguments.seed)
+        with contextlib.redirect_stdout(sys.stderr):  # what the loss prints is no part of the report
+            report = look(load(arguments.loss), drawn_from=arguments.drawn_from, seed=arguments.seed)
     except AuditError as error:
         return _refuse(str(error))
+    except SystemExit as ended:
+        return _refuse(f"{arguments.loss} ended the program, with sys.exit({ended.code!r}) or the like, where it is imported or called; put what runs it under if __name__ == '__main__'")
     print(report.to_json() if arguments.json else report)
     if arguments.expect is None:
         return int(report.optimises in ("zero", "none of these"))
@@ -57,7 +62,8 @@ def load(name):
     try:
         found = importlib.import_module(module_name)
     except Exception as error:
-        raise AuditError(f"{module_name} cannot be imported from {name!r}: {type(error).__name__}: {error}") from error
+        hint = f"; a module's name has no .py and no slashes, so perhaps {module_name.removesuffix('.py').strip('./').replace('/', '.')}:{path}" if module_name.endswith(".py") or "/" in module_name else ""
+        raise AuditError(f"{module_name} cannot be imported from {name!r}: {type(error).__name__}: {error}{hint}") from error
     finally:
         sys.path.remove("")
     for part in path.split("."):

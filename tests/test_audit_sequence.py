@@ -289,7 +289,7 @@ def test_value_and_fixed_point():
 def test_limits_are_said():
     edges = {name: {entry["edge"]: entry["severity"] for entry in report(name).edges} for name in ("five tokens ahead", "top 32", "clipped cost", "reward-to-go")}
     assert edges["five tokens ahead"]["longer sequences"] == "broken" and edges["top 32"]["vocabulary"] == "broken"
-    assert "standard deviation 0.25, not for 1" in str(report("cost clipped early"))
+    assert "standard deviation 0.25, not where they are drawn apart" in str(report("cost clipped early"))
     assert edges["clipped cost"]["far off"] == "note" and edges["reward-to-go"]["far off"] == "fine"
     assert "sequence reverse KL" in str(report("five tokens ahead")).split("longer sequences: ")[1]
     assert audit_on_fewer(lambda student, teacher: 0 * kl(student, teacher).sum()).optimises == "zero"

@@ -13,6 +13,7 @@ import torch
 
 TOKEN_WISE = "loss(student_logits (V,), teacher_logits (V,), token)"
 TOLERANCES = {"float64": 1e-9, "float32": 2e-5, "float16": 3e-2, "bfloat16": 3e-2}
+FEW = 16  # so few different numbers, such as 0 and 1 of one-hot rows, are exact in any format
 REPEATS = 20  # two draws of one's own are often the same token
 ADAPT = (
     "Adapt another interface with a lambda, such as "
@@ -119,8 +120,11 @@ def arguments_taken(loss, most, wanted=TOKEN_WISE):
 
     The third and later ones are handed over where the loss has no default for them;
     one with a default, such as ``beta=0.5``, keeps it unless its name says that it
-    is a token or mask.  AuditError for a signature that cannot take the two logits.
+    is the token or the mask that comes at this place.  ``*arguments`` get all that are accepted.
+    AuditError for a signature that cannot take the two logits, or wants a mask third.
     """
+    if inspect.isclass(loss):
+        raise AuditError(f"loss is the class {loss.__name__}, whose call makes an object and no loss; give an object of it: {loss.__name__}()")
     try:
         signature = inspect.signature(loss.forward if isinstance(loss, torch.nn.Module) else loss)
     except (TypeError, ValueError):
@@ -130,11 +134,13 @@ def arguments_taken(loss, most, wanted=TOKEN_WISE):
     positional, needed = 0, 0
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
-            positional = max(positional, most)
-            needed = max(needed, most)
+            positional = needed = max(positional, _accepted(loss, most))
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             positional += 1
-            if parameter.default is parameter.empty or (positional > 2 and parameter.name.rstrip("s") in ("token", "mask") and positional <= most):
+            if positional == 3 and parameter.name.endswith("mask") and parameter.default is parameter.empty:
+                instead = "lambda student, teacher, tokens, mask: loss(student, teacher, mask)" if most == 4 else "lambda student, teacher: loss(student, teacher, mask=...)"
+                raise AuditError(f"the loss is {_name(loss)}{signature}, whose third argument is a mask; it is called as {wanted}: give {instead}")
+            if parameter.default is parameter.empty or (2 < positional <= most and parameter.name.rstrip("s") == ("token", "mask")[positional - 3]):
                 needed = positional
         elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             raise AuditError(f"the loss is {_name(loss)}{signature}: its argument {parameter.name} has no default; it is called as {wanted}, so set it: functools.partial(loss, {parameter.name}=...)")
@@ -143,15 +149,30 @@ def arguments_taken(loss, most, wanted=TOKEN_WISE):
     return max(2, needed)
 
 
+def _accepted(loss, most):
+    """How many arguments reach through a loss of ``*arguments`` to what it calls: most, unless that takes fewer."""
+    for count in range(most, 2, -1):
+        try:
+            loss(*(torch.zeros(3, dtype=torch.float64, requires_grad=True) for _ in range(2)), *(torch.zeros((), dtype=torch.int64) for _ in range(count - 2)))
+        except TypeError as error:
+            if "positional argument" in str(error):
+                continue
+        except Exception:  # what else is wrong will be met, and told, in the audit
+            pass
+        return count
+    return 2
+
+
 def precision(*gradients):
     """The coarsest format all these numbers are exact in: "float64", "float32", "float16" or "bfloat16".
 
     A gradient that went through ``.float()`` comes back as float64 but holds only
-    float32's numbers.  Zeros, and numbers that are not finite, say nothing.
+    float32's numbers.  Zeros, and numbers that are not finite, say nothing; neither do
+    many numbers of which few differ.
     """
     numbers = torch.tensor(np.concatenate([np.ravel(gradient) for gradient in gradients]), dtype=torch.float64)
     numbers = numbers[torch.isfinite(numbers) & (numbers != 0)]
-    if len(numbers):
+    if len(numbers) and not (len(numbers) > 4 * FEW and len(numbers.abs().unique()) <= FEW):
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
             if torch.equal(numbers.to(dtype).double(), numbers):
                 return str(dtype).removeprefix("torch.")

@@ -12,6 +12,8 @@ from opd_toy.distributions import softmax
 
 STUDENT, TEACHER = np.log([0.2, 0.3, 0.5]), np.log([0.7, 0.2, 0.1])
 HUGE = 1e4
+APART = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+CLOSE_BY = "a student close by its teacher"
 LOG_RATIOS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0)
 
 
@@ -30,7 +32,7 @@ def findings(loss, taken, expected, drawn_from):
 
     found = [
         _masked(mean_gradient, expected), _one_sided(mean_gradient, "teacher"), _one_sided(mean_gradient, "student"),
-        _padded(mean_gradient, expected), _huge(mean_gradient), _constant(expected),
+        _padded(mean_gradient, expected), _huge(mean_gradient), _constant(expected), _close(mean_gradient, expected),
     ]  # fmt: skip
     return found + _dead_or_clamped(loss, taken)
 
@@ -89,6 +91,14 @@ def _constant(expected):
     if abs(total) <= 1e-5 * size or size < 1e-12:
         return _finding(edge, "fine", "changes nothing")
     return _finding(edge, "note", f"changes the loss: the gradient sums to {total:.3g}, not 0, so it is no function of the student's probabilities alone")
+
+
+def _close(mean_gradient, expected):
+    """Descent stops short of the teacher where the gradient is exactly 0 before the student is there."""
+    still = [apart for apart in APART if not mean_gradient(TEACHER + apart * np.array([0.5, -0.5, 0.0]), TEACHER)[1].any()]
+    if still and expected.any():
+        return _finding(CLOSE_BY, "note", f"the gradient is exactly 0 while the logits are still {max(still):g} apart: a margin, or rounding")
+    return _finding(CLOSE_BY, "fine", "the gradient does not stop before the student is there")
 
 
 def _dead_or_clamped(loss, taken):

@@ -21,6 +21,7 @@ from opd_toy.audit.candidates import Pairs, format_number
 NONE = "none of these"
 LEGIBLE = 0.15  # rounding above this share of a gradient would let anything pass for anything
 CLOSE = " while the two are close"
+MARGIN = " until they are close"
 FACTOR = " × a factor that depends on the pair"
 
 
@@ -139,7 +140,8 @@ def _factor(measured):
         if not (along.all() and large) or (factors.max() > 0) == (factors.min() < 0):
             continue
         known = _power_law(measured, factors) if (factors != 0).all() else None
-        return Verdict(f"{known} × {candidate.name}" if known else candidate.name + FACTOR, ((1.0, candidate),), factor=known or FACTOR)
+        sign = -1.0 if factors.min() < 0 else 1.0
+        return Verdict(f"{known} × {candidate.name}" if known else phrase(((sign, candidate),)) + FACTOR, ((sign, candidate),), factor=known or FACTOR)
     return None
 
 

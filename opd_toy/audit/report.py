@@ -63,7 +63,7 @@ def _verdict_lines(report):
         close = report.bias.get(near["name"], {"at_best_scale": None})
         if close["at_best_scale"] is not None and close["at_best_scale"] < 1e-3:
             yield f"on ordinary pairs it is {number(close['best_scale'])} × {near['name']} to within {number(close['at_best_scale'], 1)} (root mean square), but not exactly"
-    elif not report.holds_everywhere:
+    elif not report.holds_everywhere and report.holds_up_to != report.farthest:
         yield f"holds on every pair up to |log p/q| = {number(report.holds_up_to, 3)}, not on all farther apart or with rarer tokens"
     if report.with_other_tokens:
         other = "teacher" if report.drawn_from == "student" else "student"

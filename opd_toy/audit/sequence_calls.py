@@ -15,6 +15,8 @@ from opd_toy.sequences import TokenTree
 
 WANTED = "loss(student_logits (T, V), teacher_logits (T, V), tokens (T,)[, mask (T,)])"
 WANTED_BATCH = "loss(student_logits (B, T, V), teacher_logits (B, T, V), tokens (B, T)[, mask (B, T)])"
+# Rounding is of the draws, which may be much longer than their mean: by tolerance, the share of a draw that counts as the mean's length.
+OF_A_DRAW = {1e-9: 1e-3, 2e-5: 0.02, 3e-2: 1.0}
 NAMES = ("student_logits", "teacher_logits", "tokens", "mask")
 
 
@@ -148,12 +150,20 @@ class Sample:
     def drawn_by(self, drawer):
         return replace(self, drawer=drawer)
 
-    def left_over(self, coefficients, bases=None):
-        """|expected - sum of coefficients times bases| relative to the size of one draw."""
+    def rounding(self, tolerance):
+        """The length below which the expected gradient is rounding around nothing."""
+        return tolerance * OF_A_DRAW[tolerance] * self.size
+
+    def yard(self, tolerance):
+        """What the tolerance is a part of: the length of the expected gradient, and more where the rounding of the draws asks for it."""
+        return max(float(np.linalg.norm(self.expected)), OF_A_DRAW[tolerance] * self.size)
+
+    def left_over(self, coefficients, tolerance, bases=None):
+        """|expected - sum of coefficients times bases| relative to ``yard``."""
         if not self.size:
             return 0.0
         blocks = combine(coefficients, bases or self.bases, self.student.length)
-        return float(np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(self.blocks, blocks)))) / self.size
+        return float(np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(self.blocks, blocks)))) / self.yard(tolerance)
 
 
 def tabulate(call, student, teacher, drawer, reward=None, copies=1):

@@ -2,7 +2,7 @@
 
 Sets of bases are tried in turn.  Least squares on the fitting trees gives the
 coefficients for each length T; a set counts only where what is left over on *every*
-ordinary tree is at most ``tolerance`` of the size of a draw, and again when the
+ordinary tree is at most ``tolerance`` of its length (``Sample.yard``), and again when the
 coefficients have been replaced by the short numbers of their names.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from opd_toy import objectives
 from opd_toy.audit.candidates import Pairs
-from opd_toy.audit.identify import NONE, Measured, Verdict, identify, phrase
+from opd_toy.audit.identify import LEGIBLE, NONE, Measured, Verdict, identify, phrase
 from opd_toy.audit.sequence_bases import ENTROPY, FORWARD, REVERSE, REWARD, SEQUENCE_FORWARD, TEACHER_ENTROPY, TEACHER_REVERSE, at_teacher_prefixes, credit, fit
 from opd_toy.audit.sequence_names import credit_pieces, position_pieces, sum_text
 
@@ -82,8 +82,10 @@ def explain(fitting, ordinary, drawer, with_reward, tolerance, families=True):
 
     ``families``: whether divergences with a parameter are fitted too, which takes longest.
     """
-    if all(np.linalg.norm(sample.expected) <= tolerance * sample.size for sample in ordinary) and not (tolerance > COARSE and _is_felt(fitting)):
+    if all(np.linalg.norm(sample.expected) <= sample.rounding(tolerance) for sample in ordinary) and not (tolerance > COARSE and _is_felt(fitting)):
         return SequenceVerdict("zero")
+    if tolerance <= COARSE and any(sample.rounding(tolerance) > LEGIBLE * np.linalg.norm(sample.expected) for sample in ordinary if sample.size):
+        return SequenceVerdict(NONE)  # drowned in the draws' rounding, it would pass for anything
     unnamed = None
     for sets in (_linear_sets, _local_sets) if families else (_linear_sets,):
         for kinds, bases in sets(ordinary, len(fitting), drawer, with_reward, tolerance):
@@ -128,13 +130,13 @@ def _try(kinds, bases, fitting, ordinary, tolerance):
             return None
         found[length], errors[length], worst = fit([(sample.blocks, sample.size) for sample in known], [here[id(sample)] for sample in known])
         condition = max(condition, worst)
-        if any(sample.left_over(found[length], here[id(sample)]) > tolerance for sample in ordinary if sample.student.length == length):
+        if any(sample.left_over(found[length], tolerance, here[id(sample)]) > tolerance for sample in ordinary if sample.student.length == length):
             return None
     unnamed = None
     for naming in (10 * tolerance, min(1e3 * tolerance, 0.1)) if tolerance <= COARSE else (0.003, 0.01, 0.03, 0.1):
         pieces = _pieces(kinds, found, naming)
         short = {length: _coefficients(pieces, length) for length in found}
-        holds = all(sample.left_over(short[sample.student.length], here[id(sample)]) <= 2 * tolerance for sample in ordinary)
+        holds = all(sample.left_over(short[sample.student.length], tolerance, here[id(sample)]) <= 2 * tolerance for sample in ordinary)
         if holds and (tolerance <= COARSE or _within_errors(short, found, errors)):
             named = all(piece.name and (piece.law or tolerance <= COARSE) for piece in pieces)
             verdict = SequenceVerdict(sum_text(pieces) if named else NONE, tuple(pieces), lambda sample: _chosen(kinds, bases(sample)), condition)

@@ -17,7 +17,7 @@ from opd_toy.audit import calling, report
 from opd_toy.audit.calling import AuditError
 from opd_toy.audit.identify import CLOSE, NONE
 from opd_toy.audit.sequence_bases import FORWARD, LOCAL, REVERSE, REWARD, SEQUENCE_FORWARD, combine
-from opd_toy.audit.sequence_calls import SequenceCall, columns_of, tabulate
+from opd_toy.audit.sequence_calls import OF_A_DRAW, SequenceCall, columns_of, tabulate
 from opd_toy.audit.sequence_identify import COARSE, explain
 from opd_toy.audit.sequence_masks import name_batch, name_mask, observe_batch, observe_mask
 from opd_toy.audit.sequence_names import factor_text, in_words
@@ -65,7 +65,9 @@ class SequenceReport:
     expected gradient at student = teacher, relative to a draw's at the reference trees.
     ``mask``, ``batch``: {"normalised_by", ...}, None where the loss takes none.
     ``edges``: [{"edge", "severity", "finding"}], severity "broken", "note" or "fine".
-    ``tolerance``: relative to the root mean square of a draw, on every pair of trees.
+    ``farthest``: the largest |log p/q| of a token that is drawn at all often; what is clipped beyond it is not seen.
+    ``tolerance``: on every ordinary pair of trees, relative to the length of the expected
+    gradient; for "zero" and in half precision, to the root mean square of a draw.
     ``condition``: worst condition number of the least squares.
     """
 
@@ -99,6 +101,7 @@ class SequenceReport:
     lengths: tuple
     vocabularies: tuple
     pairs: int
+    farthest: float
     calls: int
     seed: int
 
@@ -151,7 +154,7 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
         if verdict.name != NONE:
             break
     close_only = False
-    if verdict.name == NONE:
+    if verdict.name == NONE and tolerance <= COARSE:  # half precision cannot tell close divergences apart
         close = tabulated("fit", "close ")
         nearby = explain(close, close + tabulated("confirm", "close "), drawn_from, with_reward, tolerance)
         close_only = nearby.name not in (NONE, "zero")
@@ -159,7 +162,7 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
     beyond, problems = {}, {}
     for role in SLACK:
         beyond[role], refused = _beyond(call, plan[role], role, seed, drawn_from, reward, copies)
-        problems[role] = refused if role == "far" and refused else _problem(verdict, beyond[role], SLACK[role] * tolerance)
+        problems[role] = refused if role == "far" and refused else _problem(verdict, beyond[role], tolerance, SLACK[role])
     reference = next(sample for sample in fitting if sample.student.length == 3)
     same = tabulate(call, reference.student, reference.student, drawn_from, reward, copies)
     call.check_unchanged()
@@ -183,7 +186,7 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
         "credit_of": credit_of,
         "credits": credits,
         "carried": _carried(fitting, tolerance) if drawn_from == "student" and copies == 1 else None,
-        "unbiased_for": {} if partly or refuted else _unbiased_for(ordinary, beyond, verdict, with_reward, tolerance),
+        "unbiased_for": {} if partly or name == NONE else _unbiased_for(ordinary, beyond, verdict, with_reward, tolerance),
         "bias": bias,
         "nearest": nearest,
         "with_other_tokens": _with_other_tokens(verdict, fitting, confirming, drawn_from, with_reward, tolerance) if call.arguments > 2 and not close_only else None,
@@ -199,9 +202,9 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
     }
     edges = _edges(facts, problems, verdict, close_only, tolerance, drawn_from, mask, batch)
     return SequenceReport(
-        **facts, mask=mask, batch=batch, edges=edges, drawn_from=drawn_from, precision=precision, tolerance=tolerance,
+        **facts, mask=mask, batch=batch, edges=edges, drawn_from=drawn_from, precision=precision, tolerance=_seen_from(ordinary, name, tolerance),
         lengths=tuple(sorted({sample.student.length for sample in ordinary})), vocabularies=tuple(sorted({sample.student.vocabulary for sample in ordinary})),
-        pairs=len(ordinary), calls=call.count, seed=seed,
+        pairs=len(ordinary), farthest=max(_farthest(sample) for sample in ordinary + beyond["far"]), calls=call.count, seed=seed,
     )  # fmt: skip
 
 
@@ -210,7 +213,11 @@ def trees(sizes, role, seed):
     start = 4000 * seed + 400 * ROLES.index(role)
     for vocabulary, length, many in sizes:
         for _ in range(many):
-            yield tuple(TokenTree.random(vocabulary, length, start + side, SPREAD.get(role, 1.0)) for side in (0, 1))
+            student, teacher = (TokenTree.random(vocabulary, length, start + side, SPREAD.get(role, 1.0)) for side in (0, 1))
+            if role.startswith("close"):  # to each other, and not flat
+                teacher = TokenTree.random(vocabulary, length, start + 1)
+                student = TokenTree(tuple(z + apart for z, apart in zip(teacher.logits, student.logits)))
+            yield student, teacher
             start += 2
 
 
@@ -240,7 +247,7 @@ def _beyond(call, sizes, role, seed, drawer, reward, copies):
     return [sample for sample in samples if role == "far" or np.isfinite(sample.table).all()], refused
 
 
-def _problem(verdict, samples, tolerance):
+def _problem(verdict, samples, tolerance, slack):
     """What goes wrong with the verdict on these samples: words, or None."""
     for sample in samples:
         if not np.isfinite(sample.table).all():
@@ -248,10 +255,23 @@ def _problem(verdict, samples, tolerance):
         if verdict.name == NONE or not sample.size or not verdict.known_at(sample.student.length):
             continue
         coefficients = verdict.coefficients(sample.student.length)
-        off = sample.left_over(coefficients, verdict.bases(sample) if verdict.bases else {})
-        if off > tolerance:
-            return f"what is left over is {off:.2g} of the size of a draw"
+        off = sample.left_over(coefficients, tolerance, verdict.bases(sample) if verdict.bases else {})
+        if off > slack * tolerance:
+            return f"what is left over is {off:.2g} of the gradient"
     return None
+
+
+def _farthest(sample):
+    """The largest |log p/q| of a token that is drawn more than once in a million times where it can be."""
+    logs = zip(sample.student.log_probabilities, sample.teacher.log_probabilities)
+    return max(float(np.abs(a - b)[(a if sample.drawer == "student" else b) > np.log(1e-6)].max()) for a, b in logs)
+
+
+def _seen_from(ordinary, name, tolerance):
+    """The relative tolerance, on the worst of the trees; of a draw for zero and in half precision."""
+    if name == "zero" or tolerance > COARSE:
+        return tolerance * (OF_A_DRAW[tolerance] if name == "zero" else 1.0)
+    return max(tolerance * sample.yard(tolerance) / max(float(np.linalg.norm(sample.expected)), 1e-300) for sample in ordinary if sample.size)
 
 
 # --- beside the verdict ----------------------------------------------------------------
@@ -294,7 +314,7 @@ def _unbiased_for(ordinary, beyond, verdict, with_reward, tolerance):
                 break
             gradient = _target(sample, *target)
             factor = factors.setdefault(sample.student.length, float(sample.expected @ gradient / (gradient @ gradient)))
-            if np.linalg.norm(sample.expected - factor * gradient) > slack * tolerance * sample.size or abs(factor) * np.linalg.norm(gradient) <= tolerance * sample.size:
+            if np.linalg.norm(sample.expected - factor * gradient) > slack * tolerance * sample.yard(tolerance) or abs(factor) * np.linalg.norm(gradient) <= sample.rounding(tolerance):
                 break
         else:
             text, _ = (verdict.scale, None) if tolerance > COARSE else factor_text({length: factors[length] for length in {sample.student.length for sample in ordinary}}, 10 * tolerance)
@@ -413,7 +433,7 @@ def _edges(facts, problems, verdict, close_only, tolerance, drawn_from, mask, ba
     elif verdict.name != NONE and not close_only:
         found.append(("far off", "fine", ""))
     if close_only:
-        found.append(("ordinary", "note", f"the verdict holds for logits with standard deviation {SPREAD['close fit']:g}, not for 1: costs or weights are clamped early"))
+        found.append(("ordinary", "note", f"the verdict holds for logits that differ with standard deviation {SPREAD['close fit']:g}, not where they are drawn apart: costs or weights are clamped early"))
     if facts["carried"] is not None and np.tril(facts["carried"], -1).any():
         found.append(("past", "note", "a draw also carries costs of the past (`carried`, below the diagonal): they add nothing to the expectation, only variance"))
     if not np.isfinite(facts["fixed_point"]):
@@ -471,10 +491,10 @@ def _lines(found):
         if part:
             yield f"{name}: divided by {part['normalised_by']}"
     yield (
-        f"shown on {found.pairs} pairs of trees (seed {found.seed}), T = {found.lengths[0]} to {found.lengths[-1]}, V = {found.vocabularies[0]} to {found.vocabularies[-1]}, "
+        f"shown on {found.pairs} pairs of trees (seed {found.seed}), T = {found.lengths[0]} to {found.lengths[-1]}, V = {found.vocabularies[0]} to {found.vocabularies[-1]}, |log p/q| up to {report.number(found.farthest, 2)}, "
         f"in {found.calls} calls; sequences enumerated as drawn from the {found.drawn_from}"
     )
-    yield f"computes in {found.precision}; a bias below {report.number(found.tolerance, 1)} of a draw cannot be seen; condition of the least squares {report.number(found.condition, 2)}"
+    yield f"computes in {found.precision}; a bias below {report.number(found.tolerance, 1)} of {'a draw' if found.optimises == 'zero' or found.tolerance > COARSE else 'the gradient'} cannot be seen; condition of the least squares {report.number(found.condition, 2)}"
 
 
 def sequence_html(found):

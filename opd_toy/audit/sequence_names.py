@@ -209,7 +209,7 @@ def _factor(number, law):
     if size == 1:
         return sign + (law or ("1" if sign else ""))
     text = _number(size)
-    if len(text) > 6 and abs(1 / size - round(1 / size)) <= 1e-7 / size:
+    if len(text) > 6 and round(1 / size) > 1 and abs(1 / size - round(1 / size)) <= 1e-7 / size:
         text = f"1/{round(1 / size)}"
     if not law:
         return sign + text
