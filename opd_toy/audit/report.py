@@ -135,13 +135,13 @@ def draw_gradients(report, style):
     drawn, axes = plt.subplots(figsize=(6, 3))
     bars = (
         ("forward KL", forward_kl_logit_gradient(STUDENT, TEACHER), style["forward_kl"]),
-        ("this loss", report.expected_gradient, style["student"]),
+        ("this loss", report.expected_gradient, style["muted"]),
         ("reverse KL", reverse_kl_logit_gradient(STUDENT, TEACHER), style["reverse_kl"]),
     )
     for place, (label, heights, colour) in enumerate(bars):
         axes.bar(tokens + 0.27 * (place - 1), heights, 0.25, color=colour, label=label)
     axes.errorbar(tokens, report.expected_gradient, yerr=report.standard_deviation, fmt="none", ecolor=style["ink"], capsize=4, linewidth=1.2)
     axes.axhline(0, color=style["muted"], linewidth=1)
-    axes.set(xticks=tokens, xticklabels=["t₁", "t₂", "t₃"], ylabel="gradient in the logit", title=report.optimises)
+    axes.set(xticks=tokens, xticklabels=["t₁", "t₂", "t₃"], ylabel="gradient in the logit", title=f"follows: {report.optimises}")
     axes.legend(loc="upper left", fontsize=9)
     return drawn
