@@ -16,6 +16,8 @@ def add(commands):
     )
     parser.add_argument("loss", metavar="MODULE:FUNCTION", help="loss(student_logits (V,), teacher_logits (V,), token) -> scalar tensor, such as my_package.losses:reverse_kl; modules of the current directory are found")
     parser.add_argument("--sequence", action="store_true", help="the loss takes sequences: logits (T, V) and tokens (T,)")
+    parser.add_argument("--batched", action="store_true", help="with --sequence: the loss takes batches, (B, T, V) and (B, T)")
+    parser.add_argument("--reward", metavar="MODULE:FUNCTION", help="with --sequence: reward(tokens (T,)) -> number, the outcome that the loss rewards")
     parser.add_argument("--expect", metavar="OBJECTIVE", help='what it is to optimise, as the report says it, such as "reverse KL"')
     parser.add_argument("--drawn-from", choices=("student", "teacher"), default="student", help="whose tokens the loss is trained on (default: student)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random pairs (default: 0)")
@@ -35,9 +37,13 @@ def run(arguments):
         return _refuse(f"the auditor needs {error.name}: pip install 'opd-toy[torch]'")
     if arguments.seed < 0:
         return _refuse(f"--seed is {arguments.seed}; give 0 or more")
+    for option, given in (("--batched", arguments.batched), ("--reward", arguments.reward)):
+        if given and not arguments.sequence:
+            return _refuse(f"{option} is for losses of sequences; give --sequence too")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what the loss prints is no part of the report
-            report = look(load(arguments.loss), drawn_from=arguments.drawn_from, seed=arguments.seed)
+            options = {"batched": arguments.batched, "reward": arguments.reward and load(arguments.reward)} if arguments.sequence else {}
+            report = look(load(arguments.loss), drawn_from=arguments.drawn_from, seed=arguments.seed, **options)
     except AuditError as error:
         return _refuse(str(error))
     except SystemExit as ended:

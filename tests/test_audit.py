@@ -608,3 +608,17 @@ def test_a_clamp_that_bites_only_a_sharper_student_is_seen():
     report = audit(clamped_at_zero)
     assert not report.holds_everywhere
     assert report.optimises == "forward KL on the teacher's top 2, tail dropped while the two are close"
+
+
+def test_command_takes_batches_and_rewards_of_sequences(tmp_path, monkeypatch, capsys):
+    (tmp_path / "texts.py").write_text(
+        "def reward(tokens):\n    return float(tokens.sum())\n"
+        "def rewarded(student, teacher, tokens):\n    return -reward(tokens) * student.log_softmax(-1).gather(-1, tokens[:, None]).sum()\n"
+        "def batch(student, teacher, tokens, mask):\n    log_p, log_q = student.log_softmax(-1), teacher.log_softmax(-1)\n    return ((log_p.exp() * (log_p - log_q)).sum(-1) * mask).sum() / mask.sum()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert status("texts:rewarded", "--sequence", "--reward", "texts:reward") == 0 and "expected reward" in capsys.readouterr().out.splitlines()[0]
+    assert status("texts:rewarded", "--sequence") == 1
+    capsys.readouterr()
+    assert status("texts:batch", "--sequence", "--batched") == 0 and "the valid tokens of the batch" in capsys.readouterr().out
+    assert status("texts:batch", "--batched") == 2 and "give --sequence too" in capsys.readouterr().err
