@@ -312,6 +312,14 @@ def test_how_far_apart_is_said():
     assert report.holds_everywhere and 10 < report.farthest < 20 and f"|log p/q| up to {report.farthest:.2g}" in str(report)
 
 
+def test_a_mask_of_another_name_is_handed_over():
+    def loss(student, teacher, tokens, response_mask=None):
+        return (kl(student, teacher) * (1.0 if response_mask is None else response_mask)).sum()
+
+    with mock.patch.object(sequence_level, "TREES", FEWER):
+        assert audit_sequence(loss).mask == {"respected": True, "normalised_by": "nothing: a plain sum"}
+
+
 def test_a_mask_in_the_tokens_place():
     with pytest.raises(AuditError, match="lambda student, teacher, tokens, mask"):
         audit_sequence(lambda student, teacher, mask: (kl(student, teacher) * mask).sum() / mask.sum())

@@ -140,7 +140,7 @@ def arguments_taken(loss, most, wanted=TOKEN_WISE):
             if positional == 3 and parameter.name.endswith("mask") and parameter.default is parameter.empty:
                 instead = "lambda student, teacher, tokens, mask: loss(student, teacher, mask)" if most == 4 else "lambda student, teacher: loss(student, teacher, mask=...)"
                 raise AuditError(f"the loss is {_name(loss)}{signature}, whose third argument is a mask; it is called as {wanted}: give {instead}")
-            if parameter.default is parameter.empty or (2 < positional <= most and parameter.name.rstrip("s") == ("token", "mask")[positional - 3]):
+            if parameter.default is parameter.empty or (positional == 3 and parameter.name in ("token", "tokens")) or (positional == most == 4 and parameter.name.endswith("mask")):
                 needed = positional
         elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             raise AuditError(f"the loss is {_name(loss)}{signature}: its argument {parameter.name} has no default; it is called as {wanted}, so set it: functools.partial(loss, {parameter.name}=...)")
