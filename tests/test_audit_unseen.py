@@ -338,6 +338,15 @@ def test_no_verdict_is_no_success(monkeypatch, capsys, name, seed, words):
     assert ended.value.code == 2 and words in capsys.readouterr().err
 
 
+def test_zero_where_nothing_is_masked_is_no_success(monkeypatch):
+    found = types.ModuleType("losses_masked")
+    found.loss = SEQUENCE["mask the other way round"][0]
+    monkeypatch.setitem(sys.modules, found.__name__, found)
+    with mock.patch.object(sequence_level, "TREES", FEWER), pytest.raises(SystemExit) as ended:
+        main(["audit", "losses_masked:loss", "--sequence"])
+    assert ended.value.code == 1
+
+
 def test_a_script_that_ends_where_it_is_imported(tmp_path, monkeypatch, capsys):
     (tmp_path / "ends_at_import.py").write_text("import sys\ndef loss(s, t): ...\nsys.exit(0)\n")
     monkeypatch.chdir(tmp_path)
