@@ -622,3 +622,23 @@ def test_command_takes_batches_and_rewards_of_sequences(tmp_path, monkeypatch, c
     capsys.readouterr()
     assert status("texts:batch", "--sequence", "--batched") == 0 and "the valid tokens of the batch" in capsys.readouterr().out
     assert status("texts:batch", "--batched") == 2 and "give --sequence too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tail, outside", [(False, "renormalized"), (True, "tail as one token")])
+@pytest.mark.parametrize("of", ["student", "teacher"])
+def test_jsd_on_the_first_tokens_has_its_name(of, tail, outside):
+    def loss(student, teacher):
+        p, q = probs(student), probs(teacher)
+        kept = torch.zeros_like(p, dtype=torch.bool).scatter(-1, (student if of == "student" else teacher).topk(2).indices, True)
+        p, q = (torch.cat([x[kept], x[~kept].sum()[None]]) if tail else x[kept] / x[kept].sum() for x in (p, q))
+        mixture = 0.7 * p + 0.3 * q
+        return 0.3 * (q * (q / mixture).log()).sum() + 0.7 * (p * (p / mixture).log()).sum()
+
+    report = audit(loss)
+    assert report.optimises == f"JSD(β = 0.3) on the {of}'s top 2, {outside}"
+    assert report.parameters == {"beta": 0.3, "k": 2, "whose": of, "outside": "tail" if tail else "renormalize"}
+
+
+def test_a_loss_that_keeps_too_many_tokens_is_told_so():
+    with pytest.raises(AuditError, match="out of range.*keeps K tokens needs a small K here"):
+        audit(lambda s, t: reverse(s[t.topk(32).indices], t[t.topk(32).indices]))

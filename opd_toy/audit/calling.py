@@ -18,7 +18,8 @@ REPEATS = 20  # two draws of one's own are often the same token
 ADAPT = (
     "Adapt another interface with a lambda, such as "
     "lambda student, teacher, token: loss(student[None], teacher[None], token[None]).sum() for batches (B, V), "
-    "or loss(student.log_softmax(-1), teacher.softmax(-1)) for one that wants probabilities"
+    "or loss(student.log_softmax(-1), teacher.softmax(-1)) for one that wants probabilities; "
+    "one that keeps K tokens needs a small K here, such as 1 or 2"
 )
 
 

@@ -4,6 +4,7 @@ A candidate maps ``Pairs`` to logit gradients (N, V), one row a pair.  Those tha
 ``opd_toy.objectives`` has come from there; the others are written out here.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -165,27 +166,49 @@ def top_k(k):
     return found
 
 
+@functools.cache
+def top_k_families(k):
+    """The JSD on the same tokens, as a renormalized divergence or with the others as one token: β is to be fitted."""
+    return [
+        Family("beta", lambda beta, whose=whose, outside=outside: _top_k_jsd(beta, whose, k, outside), _INSIDE, (0, 1))
+        for whose in ("teacher", "student") for outside in ("renormalize", "tail")
+    ]  # fmt: skip
+
+
 def _top_k(direction, whose, k, outside):
     def gradient(pairs):
         p, q, head = pairs.p, pairs.q, _head(pairs, whose, k)
-        if outside == "renormalize":
-            inner = _divergence(direction, _on_head(p, head), _on_head(q, head))
-            return np.where(head, inner, 0.0)
         if outside == "drop" and direction == "reverse":
             return _centred(p, np.where(head, _log(p) - _log(q) + 1, 0.0))
         if outside == "drop":
             return p * np.where(head, q, 0.0).sum(axis=-1, keepdims=True) - np.where(head, q, 0.0)
-        # The tail's logit gradient, shared among its tokens in proportion to p.
-        tails = [np.where(head, 0.0, x).sum(axis=-1, keepdims=True) for x in (p, q)]
-        buckets = [np.concatenate([np.where(head, x, 0.0), tail], axis=-1) for x, tail in zip((p, q), tails)]
-        inner = _divergence(direction, *buckets)
-        share = np.divide(p, tails[0], out=np.zeros_like(p), where=tails[0] > 0)
-        return np.where(head, inner[..., :-1], inner[..., -1:] * share)
+        return _on_support(lambda *inside: _divergence(direction, *inside), p, q, head, outside)
 
     name = f"{direction} KL on the {whose}'s top {k}, {OUTSIDE[outside]}"
     if (direction, whose) == ("reverse", "teacher"):
         return Candidate(name, gradient, "top_k_reverse_kl", (("k", k), ("outside", outside)))
     return Candidate(name, gradient, None, (("k", k), ("whose", whose), ("outside", outside)))
+
+
+def _top_k_jsd(beta, whose, k, outside):
+    def divergence(p, q):
+        return objectives.generalized_jsd_logit_gradient(p, q, beta)
+
+    name = f"JSD(β = {format_number(beta)}) on the {whose}'s top {k}, {OUTSIDE[outside]}"
+    parameters = (("beta", float(beta)), ("k", k), ("whose", whose), ("outside", outside))
+    return Candidate(name, lambda pairs: _on_support(divergence, pairs.p, pairs.q, _head(pairs, whose, k), outside), None, parameters)
+
+
+def _on_support(divergence, p, q, head, outside):
+    """Logit gradient of a divergence of the tokens in ``head``, renormalized or with all others as one more token."""
+    if outside == "renormalize":
+        return np.where(head, divergence(_on_head(p, head), _on_head(q, head)), 0.0)
+    # The tail's logit gradient, shared among its tokens in proportion to p.
+    tails = [np.where(head, 0.0, x).sum(axis=-1, keepdims=True) for x in (p, q)]
+    buckets = [np.concatenate([np.where(head, x, 0.0), tail], axis=-1) for x, tail in zip((p, q), tails)]
+    inner = divergence(*buckets)
+    share = np.divide(p, tails[0], out=np.zeros_like(p), where=tails[0] > 0)
+    return np.where(head, inner[..., :-1], inner[..., -1:] * share)
 
 
 def format_number(value, digits=6):

@@ -216,6 +216,9 @@ def _top_k(measured):
         for candidate in candidates.top_k(k):
             if found := _confirmed(measured, [candidate]):
                 return found
+        for family in candidates.top_k_families(k):
+            if found := _fitted(measured, family, []):
+                return found
     return None
 
 
