@@ -341,7 +341,7 @@ def _trl():
     for beta, when in ((0, FORWARD), (0.5, BETWEEN), (0.999, "rarely: see the scale; take beta = 1 for the reverse KL"), (1, REVERSE)):
         yield LibraryLoss(f"trl-gkd-{beta}", "trl", GKD, f"beta={beta}, temperature=1", partial(trl_gkd, beta=beta), when)
     for temperature in (0.9, 2.0):
-        note = "0.9 is GKDConfig's default, which then divides the logits too" if temperature == 0.9 else "no factor T²: a change of temperature changes the step size too"
+        note = "for callers of the function; GKDTrainer leaves it at 1" if temperature == 0.9 else "no factor T²: a change of temperature changes the step size too"
         yield LibraryLoss(f"trl-gkd-0-temperature-{temperature:g}", "trl", GKD, f"beta=0, temperature={temperature:g}", partial(trl_gkd, beta=0, temperature=temperature), FORWARD + ", of softened models", note)
     for labelled in (True, False):
         yield LibraryLoss(

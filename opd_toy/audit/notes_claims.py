@@ -105,7 +105,7 @@ def jsd(beta, student_logits, teacher_logits):
     return (beta * log_q.exp() * (log_q - log_m) + (1 - beta) * log_p.exp() * (log_p - log_m)).sum()
 
 
-def jsd_at_a_third(student_logits, teacher_logits, token):
+def jsd_at_three_tenths(student_logits, teacher_logits, token):
     return jsd(0.3, student_logits, teacher_logits)
 
 
@@ -292,7 +292,7 @@ CLAIMS = {
     "full-vocab-advantage-is-zero": (Audit(kl_as_advantage, "zero", also={"variance": 0.2832}),),
     "open-question-full-vocab-pg": (Audit(kl_as_baseline, "reverse KL"), RAO_BLACKWELL),
     "improve-objective": (
-        Audit(full_forward_kl, "forward KL"), GKD, Audit(jsd_at_a_third, "JSD(β = 0.3)"), Audit(alpha_divergence, "α-divergence(α = 0.5)"),
+        Audit(full_forward_kl, "forward KL"), GKD, Audit(jsd_at_three_tenths, "JSD(β = 0.3)"), Audit(alpha_divergence, "α-divergence(α = 0.5)"),
         Audit(skewed_forward_kl, "forward KL with skew 0.1"), Audit(skewed_reverse_kl, "reverse KL with skew 0.1"),
     ),
     "improve-estimator": (
