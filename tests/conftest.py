@@ -24,6 +24,17 @@ def built_book():
     return site
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread for PyTorch: on tensors of a few numbers more of them only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def browser():
     """One Chromium for the whole run; without one the tests fail, they are not skipped."""

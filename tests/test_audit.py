@@ -17,12 +17,7 @@ P, Q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
 NONE = "none of these"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- losses, as people write them ----------------------------------------------------------

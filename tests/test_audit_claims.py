@@ -6,7 +6,6 @@ import inspect
 
 import numpy as np
 import pytest
-import torch
 
 from opd_toy.audit import audit, audit_sequence, notes_claims
 from opd_toy.audit.notes_claims import CLAIMS, GKD, ON_POLICY_GKD, OWN_COST, PG, RAO_BLACKWELL, TO_GO, half_discounted
@@ -14,13 +13,7 @@ from opd_toy.audit.token_level import STUDENT, TEACHER, random_pairs, tabulate
 from opd_toy.ledger import CLAIMS as LEDGER
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors of a few numbers: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @functools.cache

@@ -15,6 +15,8 @@ from opd_toy.audit.sequence_bases import FORWARD, LOCAL, bases_of, fit
 from opd_toy.audit.sequence_names import credit_pieces, in_words, lags, ones, sum_text
 from opd_toy.sequences import TokenTree, decomposition, full_return, on_policy_gkd_gradient, outcome, reward_to_go, sequence_kl_gradient
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NONE = "none of these"
 
 
@@ -207,7 +209,6 @@ def audit_on_fewer(loss, **arguments):
 
 @functools.cache
 def report(name):
-    torch.set_num_threads(1)
     return (audit_sequence if name in ON_ALL_TREES else audit_on_fewer)(VERDICTS[name][0])
 
 

@@ -17,12 +17,7 @@ from opd_toy.audit import AuditError, audit, audit_sequence, calling, sequence_l
 NONE = "none of these"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def logs(logits):

@@ -26,13 +26,7 @@ NOTES = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
 TOKEN_LEVEL = [name for name, exhibit in EXHIBITS.items() if exhibit.level == "token"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors of a few numbers: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pairs(sizes=(3, 5, 8), scale=1.0, seed=0):

@@ -18,13 +18,7 @@ from opd_toy import point_control_study as study
 from opd_toy.checkpoints import Checkpoint
 from opd_toy.point_control_benchmark import benchmark
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small products gain nothing from threads, and on a busy machine threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parent.parent
 DOUBLE = {"dtype": torch.float64}
