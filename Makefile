@@ -38,7 +38,7 @@ book: $(READY)
 	@echo "The book is built. Open $(CURDIR)/_build/html/index.html"
 
 test: book
-	$(BIN)/python -m opd_toy.browser
+	$(BIN)/python -m opd_toy.explorables.browser
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 notebook: $(READY)
@@ -49,7 +49,7 @@ serve: book
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 figures: $(READY)
-	$(BIN)/python -m opd_toy.browser
+	$(BIN)/python -m opd_toy.explorables.browser
 	$(BIN)/python -m opd_toy figures
 
 # requirements.txt first; the rest names all it imports and brings nothing along, so that those pins, torch's above all, hold.
@@ -70,7 +70,7 @@ test-peers: peers
 	$(PEERS)/bin/python -m pytest tests/peers
 
 audit-peers: peers
-	$(PEERS)/bin/python -m opd_toy.audit.libraries --record
+	$(PEERS)/bin/python -m opd_toy.audit.exhibits.libraries --record
 
 clean:
 	rm -rf _build .pytest_cache .hypothesis

@@ -16,8 +16,8 @@ def tables(commands):
     parser.add_argument("--json", action="store_true", help="print them as JSON, at full precision")
 
     def run(arguments):
-        from opd_toy.tables import STUDENT, TEACHER, as_text
-        from opd_toy.tables import tables as compute
+        from opd_toy.pages.tables import STUDENT, TEACHER, as_text
+        from opd_toy.pages.tables import tables as compute
 
         if arguments.json:
             print(json.dumps({"student": STUDENT, "teacher": TEACHER, "tables": compute()}, indent=2))
@@ -33,7 +33,7 @@ def figures(commands):
     parser.add_argument("--directory", default="figures", type=Path, help="where to put them (default: figures)")
 
     def run(arguments):
-        from opd_toy.figures import make
+        from opd_toy.pages.figures import make
 
         for path in make(arguments.directory):
             print(path)
@@ -42,31 +42,31 @@ def figures(commands):
 
 
 def variance(commands):
-    from opd_toy.variance_command import add
+    from opd_toy.commands.variance import add
 
     add(commands)
 
 
 def train(commands):
-    from opd_toy.lm.train_command import add
+    from opd_toy.commands.train import add
 
     add(commands)
 
 
 def study(commands):
-    from opd_toy.lm.study_command import add
+    from opd_toy.commands.study import add
 
     add(commands)
 
 
 def bench(commands):
-    from opd_toy.bench_command import add
+    from opd_toy.commands.bench import add
 
     add(commands)
 
 
 def audit(commands):
-    from opd_toy.audit_command import add
+    from opd_toy.commands.audit import add
 
     add(commands)
 

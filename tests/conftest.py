@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from opd_toy.browser import ADVICE, ARGUMENTS, find_chromium
+from opd_toy.explorables.browser import ADVICE, ARGUMENTS, find_chromium
 
 ROOT = Path(__file__).parents[1]
 

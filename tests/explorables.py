@@ -13,7 +13,8 @@ from decimal import ROUND_HALF_UP, Decimal
 import numpy as np
 import pytest
 
-from opd_toy import distributions, estimators, explorables, objectives, provenance, sequences
+from opd_toy import distributions, estimators, explorables, objectives, sequences
+from opd_toy.records import provenance
 
 TOLERANCE = 1e-12  # relative to the largest of the numbers compared together
 WIDGETS = {name: getattr(explorables, name) for name in explorables.__all__}

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from opd_toy.__main__ import main
-from opd_toy.checkpoints import Stop
+from opd_toy.records.checkpoints import Stop
 from opd_toy.lm import presets, training
 from opd_toy.lm.model import Shape, load
 from opd_toy.lm.presets import Distillation, Preset, Recipe

@@ -11,7 +11,10 @@ import torch.nn.functional as F
 
 from opd_toy import estimators, objectives
 from opd_toy.__main__ import main
-from opd_toy.audit import AuditError, audit, calling, candidates, identify, token_level
+from opd_toy.audit import AuditError, audit, calling
+from opd_toy.audit.token import candidates
+from opd_toy.audit.token import verdict as identify
+from opd_toy.audit.token import measure as token_level
 
 P, Q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
 NONE = "none of these"

@@ -7,9 +7,10 @@ import inspect
 import numpy as np
 import pytest
 
-from opd_toy.audit import audit, audit_sequence, notes_claims
-from opd_toy.audit.notes_claims import CLAIMS, GKD, ON_POLICY_GKD, OWN_COST, PG, RAO_BLACKWELL, TO_GO, half_discounted
-from opd_toy.audit.token_level import STUDENT, TEACHER, random_pairs, tabulate
+from opd_toy.audit import audit, audit_sequence
+from opd_toy.audit.exhibits import notes_claims
+from opd_toy.audit.exhibits.notes_claims import CLAIMS, GKD, ON_POLICY_GKD, OWN_COST, PG, RAO_BLACKWELL, TO_GO, half_discounted
+from opd_toy.audit.token.measure import STUDENT, TEACHER, random_pairs, tabulate
 from opd_toy.ledger import CLAIMS as LEDGER
 
 

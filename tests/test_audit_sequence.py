@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from opd_toy.audit import AuditError, audit_sequence, sequence_level
-from opd_toy.audit.sequence_bases import FORWARD, LOCAL, bases_of, fit
-from opd_toy.audit.sequence_names import credit_pieces, in_words, lags, ones, sum_text
+from opd_toy.audit import AuditError, audit_sequence
+from opd_toy.audit.sequence import measure as sequence_level
+from opd_toy.audit.sequence.bases import FORWARD, LOCAL, bases_of, fit
+from opd_toy.audit.sequence.names import credit_pieces, in_words, lags, ones, sum_text
 from opd_toy.sequences import TokenTree, decomposition, full_return, on_policy_gkd_gradient, outcome, reward_to_go, sequence_kl_gradient
 
 pytestmark = pytest.mark.usefixtures("one_thread")

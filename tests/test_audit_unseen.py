@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from opd_toy.__main__ import main
-from opd_toy.audit import AuditError, audit, audit_sequence, calling, sequence_level
+from opd_toy.audit import AuditError, audit, audit_sequence, calling
+from opd_toy.audit.sequence import measure as sequence_level
 
 NONE = "none of these"
 

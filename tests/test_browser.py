@@ -1,7 +1,7 @@
 """A missing browser is a failure that says what to do, never a skip."""
 import pytest
 
-from opd_toy import browser
+from opd_toy.explorables import browser
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from opd_toy import ledger
+from opd_toy.ledger import claims as ledger
 from opd_toy.distributions import log_ratio
-from opd_toy.provenance import recorded
+from opd_toy.records.provenance import recorded
 from opd_toy.sequences import TokenTree, full_return, independent_variance, on_policy_gkd_gradient, reward_to_go, sequence_kl, token_costs, top_k
 
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from opd_toy.audit import libraries
+from opd_toy.audit.exhibits import libraries
 from tests.conftest import ROOT
 
 PAGE = ROOT / "book" / "07-real-libraries.md"

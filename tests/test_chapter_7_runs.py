@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from opd_toy.audit import AuditError, audit, audit_sequence, notes_claims
+from opd_toy.audit import AuditError, audit, audit_sequence
+from opd_toy.audit.exhibits import notes_claims
 from tests.conftest import ROOT
 
 
@@ -71,7 +72,7 @@ def test_each_refusal_has_a_message_of_its_own():
 
 
 def test_the_gradient_table_of_the_page_is_the_auditors():
-    from opd_toy.audit.token_level import tabulate
+    from opd_toy.audit.token.measure import tabulate
 
     p, q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
     k3 = defined()["k3"]

@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 
-from opd_toy import ledger
-from opd_toy.provenance import recorded
+from opd_toy.ledger import claims as ledger
+from opd_toy.records.provenance import recorded
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_the_study_is_whole(study):
 
 
 def test_the_verdicts_follow_from_the_numbers(study):
-    from opd_toy.lm.claims import judge
+    from opd_toy.lm.study.claims import judge
 
     assert judge(study) == study["claims"]
     worse = copy.deepcopy(study)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import traitlets
 
-from opd_toy import provenance
+from opd_toy.records import provenance
 from opd_toy.explorables import ControlStudy, control_study
 
 

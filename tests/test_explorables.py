@@ -15,7 +15,8 @@ import pytest
 import traitlets
 from axe_playwright_python.sync_playwright import Axe
 
-from opd_toy import objectives, provenance
+from opd_toy import objectives
+from opd_toy.records import provenance
 from opd_toy.explorables.control_study import block_means
 from opd_toy.explorables.host import HERE, Distribution, Subset
 from tests.conftest import new_page

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from opd_toy import explorables, provenance
-from opd_toy.figures import FIGURES
-from opd_toy.page import Style, draw_svg
+from opd_toy import explorables
+from opd_toy.records import provenance
+from opd_toy.pages.figures import FIGURES
+from opd_toy.pages.page import Style, draw_svg
 
 FOLDER = Path(__file__).parent.parent / "figures"
 RECORDS = sorted(FOLDER.glob("*.json"))
@@ -48,14 +49,14 @@ def test_a_pattern_that_matches_nothing_is_an_error():
 
 def test_an_interrupted_record_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "r.json"
-    provenance.record(path, {"value": 1}, sources=["opd_toy/palette.py"], packages=["numpy"])
+    provenance.record(path, {"value": 1}, sources=["opd_toy/explorables/palette.py"], packages=["numpy"])
 
     def full_disk(*arguments, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full_disk)
     with pytest.raises(OSError):
-        provenance.record(path, {"value": 2}, sources=["opd_toy/palette.py"], packages=["numpy"])
+        provenance.record(path, {"value": 2}, sources=["opd_toy/explorables/palette.py"], packages=["numpy"])
     assert json.loads(path.read_bytes())["results"] == {"value": 1}
 
 

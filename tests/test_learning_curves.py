@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import traitlets
 
-from opd_toy import provenance
+from opd_toy.records import provenance
 from opd_toy.explorables import LearningCurves, learning_curves
 from opd_toy.explorables.learning_curves import AXES, METHODS, QUANTITIES
 from tests.conftest import new_page

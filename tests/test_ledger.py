@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from opd_toy import ledger
+from opd_toy.ledger import claims as ledger
 from opd_toy.derivations import DERIVATIONS
 from opd_toy.ledger import CLAIMS, LedgerError, check
 from tests.conftest import ROOT

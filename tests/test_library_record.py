@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from opd_toy import provenance
-from opd_toy.audit import libraries
+from opd_toy.records import provenance
+from opd_toy.audit.exhibits import libraries
 from tests.conftest import ROOT
 
 RECORD = json.loads(libraries.RECORD.read_text(encoding="utf-8"))
@@ -32,7 +32,7 @@ def test_the_record_names_the_pinned_versions():
     versions = RECORD["provenance"]["versions"]
     assert {name: versions[name] for name in libraries.PACKAGES} == {name: PINS[name] for name in libraries.PACKAGES}
     assert all(entry["version"] == PINS[entry["library"]] for entry in AUDITS.values())
-    assert RECORD["provenance"]["command"] == "python -m opd_toy.audit.libraries --record" and RECORD["provenance"]["seed"] == libraries.SEED
+    assert RECORD["provenance"]["command"] == "python -m opd_toy.audit.exhibits.libraries --record" and RECORD["provenance"]["seed"] == libraries.SEED
 
 
 def test_every_loss_is_recorded_and_nothing_else():
@@ -139,5 +139,5 @@ def test_the_auditor_imports_none_of_them():
     import subprocess
     import sys
 
-    code = "import sys, opd_toy.audit.libraries; print([m for m in ('trl', 'verl', 'liger_kernel', 'tinker', 'transformers', 'ray') if m in sys.modules])"
+    code = "import sys, opd_toy.audit.exhibits.libraries; print([m for m in ('trl', 'verl', 'liger_kernel', 'tinker', 'transformers', 'ray') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "[]\n"

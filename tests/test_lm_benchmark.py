@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from opd_toy import bench_command
+from opd_toy.commands import bench as bench_command
 from opd_toy.__main__ import main
-from opd_toy.lm import benchmark, benchmark_processes
-from opd_toy.lm.benchmark import Setting, loss_function, make_inputs, one_pass
+from opd_toy.lm.bench import cases as benchmark
+from opd_toy.lm.bench import processes as benchmark_processes
+from opd_toy.lm.bench.cases import Setting, loss_function, make_inputs, one_pass
 from tests.conftest import ROOT
 
 SMALL = Setting("logits", ("ours", "ours_overwrite", "textbook"), beta=0.5, tokens=10, vocabulary=300)
@@ -76,8 +77,9 @@ def test_measured_in_processes_of_their_own():
     """The command's process, small: every case, in turns; a case that fails leaves the others."""
     script = """
 import json, sys
-from opd_toy.lm import benchmark, benchmark_processes as processes
-from opd_toy.lm.benchmark import Setting
+from opd_toy.lm.bench import cases as benchmark
+from opd_toy.lm.bench import processes
+from opd_toy.lm.bench.cases import Setting
 true = benchmark.loss_function
 def loss_function(case, setting):
     if case == "trl_chunked":

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from opd_toy.checkpoints import Stop
+from opd_toy.records.checkpoints import Stop
 from opd_toy.lm import presets, pretraining
 from opd_toy.lm.model import Shape, Transformer, load, notes, response_mask, save, uniforms
 from opd_toy.lm.presets import PRESETS, Distillation, Preset, Recipe
@@ -133,7 +133,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     """kill -9 in the middle of training, in a process of its own; the next call takes it up."""
     script = """
 import functools, os, signal, sys, torch
-from opd_toy.checkpoints import Stop
+from opd_toy.records.checkpoints import Stop
 from opd_toy.lm import pretraining
 from tests.test_lm_pretraining import SMALL
 torch.set_num_threads(1)

@@ -18,10 +18,15 @@ import psutil
 import pytest
 import torch
 
-from opd_toy import provenance, sequences
+from opd_toy import sequences
+from opd_toy.records import provenance
 from opd_toy.__main__ import main
-from opd_toy.checkpoints import Stop
-from opd_toy.lm import claims, frozen, measures, presets, study, study_command, training
+from opd_toy.records.checkpoints import Stop
+from opd_toy.lm import measures, presets, training
+from opd_toy.lm.study import claims
+from opd_toy.lm.study import frozen
+from opd_toy.lm.study import stages as study
+from opd_toy.commands import study as study_command
 from opd_toy.lm.methods import METHODS
 from opd_toy.lm.model import Shape, Transformer, sample
 from opd_toy.lm.presets import Distillation, Preset, Recipe
@@ -485,8 +490,8 @@ def test_other_settings_are_measured_anew(whole, tmp_path):
 
 SCRIPT = """
 import pickle, sys
-from opd_toy.checkpoints import Stop
-from opd_toy.lm.study import study
+from opd_toy.records.checkpoints import Stop
+from opd_toy.lm.study.stages import study
 if __name__ == "__main__":
     preset, effort, folder, workers = pickle.load(open(sys.argv[1], "rb"))
     watch = lambda stage: lambda done, total: print(stage, done, total, flush=True)

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from opd_toy import estimators, objectives
-from opd_toy.audit import audit, audit_sequence, museum
-from opd_toy.audit.museum import EXHIBITS
+from opd_toy.audit import audit, audit_sequence
+from opd_toy.audit.exhibits import museum
+from opd_toy.audit.exhibits.museum import EXHIBITS
 from opd_toy.distributions import entropy, log_softmax, softmax
 from opd_toy.explorables import loss_museum
 from opd_toy.explorables.host import HERE

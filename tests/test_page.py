@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from opd_toy.derivations import DERIVATIONS
-from opd_toy.page import Style, exercise, figure, say, show, solution
+from opd_toy.pages.page import Style, exercise, figure, say, show, solution
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from opd_toy.palette import PAPER, ROLES, css_variables
+from opd_toy.explorables.palette import PAPER, ROLES, css_variables
 
 SIDES = {"light": 0, "dark": 1}
 

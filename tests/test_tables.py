@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from opd_toy.__main__ import main
-from opd_toy.tables import as_text, direction, strength, tables
+from opd_toy.pages.tables import as_text, direction, strength, tables
 
 TABLES = {table["id"]: table for table in tables()}
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from opd_toy import provenance, variance_command
+from opd_toy.records import provenance
+from opd_toy.commands import variance as variance_command
 from opd_toy.__main__ import main
-from opd_toy.checkpoints import Checkpoint
+from opd_toy.records.checkpoints import Checkpoint
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "figures"
@@ -102,7 +103,7 @@ def test_a_record_that_cannot_be_written_loses_nothing(short, tmp_path, capsys, 
 
 
 def test_frozen_and_sensitivity_in_short(tmp_path, capsys, monkeypatch):
-    from opd_toy import point_control_frozen as frozen
+    from opd_toy.control import frozen
 
     function = frozen.frozen
     monkeypatch.setattr(frozen, "RESAMPLES", 20)
@@ -209,7 +210,7 @@ def test_a_record_on_a_full_disk_leaves_the_old_one_and_no_litter(tmp_path, monk
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
-        provenance.record(tmp_path / "r.json", {}, sources=["opd_toy/palette.py"], packages=["numpy"])
+        provenance.record(tmp_path / "r.json", {}, sources=["opd_toy/explorables/palette.py"], packages=["numpy"])
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
@@ -293,6 +294,6 @@ def test_recorded_drift_hangs_on_the_teachers_bounds_rather_than_the_students():
 
 def test_records_are_compact_and_their_words_untouched(tmp_path):
     kept = {"text": "a { b\n [1,\n 2] }", "rows": [[1, 2.5, None], [-1e-9, 3, True]], "short": {"a": 1, "b": [1, 2]}, "empty": [], "mixed": [1, "two"]}
-    provenance.record(tmp_path / "r.json", kept, sources=["opd_toy/palette.py"], packages=["numpy"])
+    provenance.record(tmp_path / "r.json", kept, sources=["opd_toy/explorables/palette.py"], packages=["numpy"])
     assert results(tmp_path / "r.json") == kept
     assert "[ 1, 2.5, null ]" in (tmp_path / "r.json").read_text()

@@ -6,7 +6,7 @@ out; ``audit_sequence(loss)`` does the same over all sequences of small trees.
 """
 
 from opd_toy.audit.calling import AuditError
-from opd_toy.audit.sequence_level import SequenceReport, audit_sequence
-from opd_toy.audit.token_level import TokenReport, audit
+from opd_toy.audit.sequence.measure import SequenceReport, audit_sequence
+from opd_toy.audit.token.measure import TokenReport, audit
 
 __all__ = ["AuditError", "SequenceReport", "TokenReport", "audit", "audit_sequence"]

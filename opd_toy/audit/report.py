@@ -113,7 +113,7 @@ def page(text, figure):
 
 
 def token_html(report):
-    from opd_toy.page import figure
+    from opd_toy.pages.page import figure
 
     gradient = vector(report.expected_gradient, 3)
     spread = math.sqrt(max(report.variance, 0.0))
@@ -129,7 +129,7 @@ def draw_gradients(report, style):
     import matplotlib.pyplot as plt
 
     from opd_toy.objectives import forward_kl_logit_gradient, reverse_kl_logit_gradient
-    from opd_toy.tables import STUDENT, TEACHER
+    from opd_toy.pages.tables import STUDENT, TEACHER
 
     tokens = np.arange(3)
     drawn, axes = plt.subplots(figsize=(6, 3))

@@ -1,27 +1,28 @@
-"""The sliders: each a widget in Jupyter and a living figure in the page."""
+"""The sliders: each a widget in Jupyter and a living figure in the page.
 
-from opd_toy.explorables.baselines import Baselines
-from opd_toy.explorables.bias_against_variance import BiasAgainstVariance
-from opd_toy.explorables.control_study import ControlStudy
-from opd_toy.explorables.credit import Credit
-from opd_toy.explorables.hard_to_soft import HardToSoft
-from opd_toy.explorables.learning_curves import LearningCurves
-from opd_toy.explorables.loss_museum import LossMuseum
-from opd_toy.explorables.push_and_pull import PushAndPull
-from opd_toy.explorables.sample_and_average import SampleAndAverage
-from opd_toy.explorables.seek_or_cover import SeekOrCover
-from opd_toy.explorables.which_token import WhichToken
+A widget is imported when it is first asked for, so that the palette and the finder of the
+browser, which live here too, need none of the widgets' packages.
+"""
 
-__all__ = [
-    "Baselines",
-    "BiasAgainstVariance",
-    "ControlStudy",
-    "Credit",
-    "HardToSoft",
-    "LearningCurves",
-    "LossMuseum",
-    "PushAndPull",
-    "SampleAndAverage",
-    "SeekOrCover",
-    "WhichToken",
-]
+import importlib
+
+_MODULES = {
+    "Baselines": "baselines",
+    "BiasAgainstVariance": "bias_against_variance",
+    "ControlStudy": "control_study",
+    "Credit": "credit",
+    "HardToSoft": "hard_to_soft",
+    "LearningCurves": "learning_curves",
+    "LossMuseum": "loss_museum",
+    "PushAndPull": "push_and_pull",
+    "SampleAndAverage": "sample_and_average",
+    "SeekOrCover": "seek_or_cover",
+    "WhichToken": "which_token",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

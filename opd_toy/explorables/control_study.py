@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import traitlets
 
-from opd_toy import provenance
+from opd_toy.records import provenance
 from opd_toy.explorables.host import Explorable
 
 GAMMAS, SEEDS, TASKS, LENGTH = [0, 0.25, 0.5, 0.75, 1], [42, 43, 2026], ["left", "right"], 2000

@@ -18,7 +18,7 @@ import anywidget
 import numpy as np
 import traitlets
 
-from opd_toy.palette import css_variables
+from opd_toy.explorables.palette import css_variables
 
 HERE = Path(__file__).parent
 PICTURES = HERE.parent.parent / "figures"

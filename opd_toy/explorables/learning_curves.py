@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import traitlets
 
-from opd_toy import provenance
+from opd_toy.records import provenance
 from opd_toy.explorables.host import Explorable, Subset
 
 METHODS = [

@@ -24,7 +24,7 @@ const PRESETS = [
   ["Student = teacher", { student: TEACHER, teacher: TEACHER }],
 ];
 
-// ---- the exhibits: the same names, titles and code as in opd_toy/audit/museum.py ----
+// ---- the exhibits: the same names, titles and code as in opd_toy/audit/exhibits/museum.py ----
 
 const always = (p, gradient) => p.map(() => gradient); // the same row whichever token is drawn
 const beyond = (p, q) => kEstimator(p, q, "k3").map((x) => x > CLAMP);

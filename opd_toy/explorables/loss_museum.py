@@ -12,7 +12,7 @@ EXHIBITS = (
 class LossMuseum(Explorable):
     """The expected gradient of a wrong loss beside a right one's, and plain descent on each.
 
-    Traits: ``exhibit`` (a token-level one of ``opd_toy.audit.museum.EXHIBITS``); ``student``,
+    Traits: ``exhibit`` (a token-level one of ``opd_toy.audit.exhibits.museum.EXHIBITS``); ``student``,
     ``teacher`` (3 probabilities each); ``steps`` of size 0.2 on the logits; ``update`` ("expected": each step
     follows the expected gradient; "drawn": that of one token, drawn from the student as it then
     is, with the random numbers of ``seed``, the same for both losses).

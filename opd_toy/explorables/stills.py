@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from opd_toy import explorables
-from opd_toy.browser import ADVICE, ARGUMENTS, find_chromium
+from opd_toy.explorables.browser import ADVICE, ARGUMENTS, find_chromium
 
 WIDTH = 784
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from opd_toy import provenance
-from opd_toy.checkpoints import Checkpoint
+from opd_toy.records import provenance
+from opd_toy.records.checkpoints import Checkpoint
 from opd_toy.lm.losses import sft_loss
 from opd_toy.lm.model import FORMAT, Transformer, load, notes, response_mask, save, uniforms
 

@@ -18,8 +18,8 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from opd_toy import provenance
-from opd_toy.checkpoints import Checkpoint, Stop
+from opd_toy.records import provenance
+from opd_toy.records.checkpoints import Checkpoint, Stop
 from opd_toy.lm.losses import token_count
 from opd_toy.lm.measures import evaluate, response_logits
 from opd_toy.lm.methods import Batch, find_method

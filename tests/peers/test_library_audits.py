@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from opd_toy.audit import libraries
+from opd_toy.audit.exhibits import libraries
 
 RESULTS = json.loads(libraries.RECORD.read_text(encoding="utf-8"))["results"]
 AUDITS = {entry["id"]: entry for entry in RESULTS["audits"]}

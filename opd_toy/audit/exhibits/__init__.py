@@ -1,0 +1,1 @@
+"""Losses that people wrote, with what each optimises."""

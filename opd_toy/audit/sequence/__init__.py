@@ -1,0 +1,1 @@
+"""What a loss of whole texts optimises."""

@@ -1,0 +1,151 @@
+"""What `python -m opd_toy train` does and prints; what it computes lives in ``opd_toy.lm.training``."""
+
+import contextlib
+import datetime
+import json
+import os
+import sys
+from pathlib import Path
+
+PATIENCE = datetime.timedelta(hours=2)  # that ranks wait for the first, which makes the models and evaluates
+
+
+def add(commands):
+    parser = commands.add_parser(
+        "train",
+        help="distill a small transformer by one method",
+        description="Train a student to follow a teacher by one of the book's methods and print its learning curve. The teacher and the starting student are made first, from a seed, and kept. "
+        "Interrupted or killed, the same command goes on where the run was. "
+        "Several processes share the texts of a step: torchrun --nproc-per-node=N -m opd_toy train --method METHOD ...",
+        epilog="Without --method: what each method is.",
+    )
+    parser.add_argument("--method", help="sft, seqkd, gkd, pg_0, ...; without it they are listed")
+    parser.add_argument("--preset", default="tiny", help="sizes and steps: tiny, cpu or gpu (default: tiny)")
+    parser.add_argument("--seed", type=int, default=1, help="of prompts and draws (default: 1)")
+    parser.add_argument("--steps", type=int, help="steps to train for (default: the preset's)")
+    parser.add_argument("--micro-batches", type=int, default=1, help="parts in which each process takes its texts: less memory, the same gradient (default: 1)")
+    parser.add_argument("--device", default="cpu", help="where to train, such as cpu or cuda (default: cpu)")
+    parser.add_argument("--threads", type=int, default=1, help="threads PyTorch may use, a process (default: 1)")
+    parser.add_argument("--folder", type=Path, default=Path("_build/lm"), help="where models and checkpoints are kept (default: _build/lm)")
+    parser.add_argument("--json", action="store_true", help="print the curve as JSON in the place of a table")
+    parser.set_defaults(run=lambda arguments: run(parser, arguments))
+
+
+def run(parser, arguments):
+    # read when PyTorch is first imported: threads wait asleep, for on a busy machine those that spin take each other's time
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products on a GPU do not repeat bit for bit
+    import torch
+
+    from opd_toy.records.checkpoints import Stop
+    from opd_toy.lm.training import NotFinite
+
+    before, first = torch.get_num_threads(), int(os.environ.get("RANK", 0)) == 0
+    try:
+        if arguments.threads < 1:
+            raise ValueError(f"threads is {arguments.threads!r}; give a whole number from 1")
+        torch.set_num_threads(arguments.threads)
+        with Stop():
+            _run(arguments, first)
+    except ValueError as error:
+        parser.error(str(error)) if first else sys.exit(2)
+    except NotFinite as error:
+        sys.exit(str(error) if first else 1)
+    except OSError as error:  # of the models, as a checkpoint that cannot be written stops nothing
+        sys.exit(f"could not read or write in {arguments.folder} ({error}); make room, or name another --folder, and give the same command again")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(arguments, first):
+    from opd_toy.lm.methods import METHODS, find_method
+    from opd_toy.lm.presets import PRESETS
+    from opd_toy.lm.training import distill, student_path
+    from opd_toy.commands.variance import Progress
+
+    if arguments.method is None:
+        width = max(map(len, METHODS))
+        print("\n".join(f"{name:{width}}  {method.words}" for name, method in METHODS.items()) if first else "")
+        return
+    find_method(arguments.method)
+    if arguments.preset not in PRESETS:
+        raise ValueError(f"preset is {arguments.preset!r}; give one of {', '.join(PRESETS)}")
+    preset = PRESETS[arguments.preset]
+    device = _device(arguments.device)
+    with _processes(device, lambda: _models(preset, arguments.folder, device)) as (teacher, student):
+        curve = distill(
+            arguments.method, preset, arguments.seed, teacher, student, folder=arguments.folder, steps=arguments.steps, micro_batches=arguments.micro_batches,
+            device=device, report=Progress(f"{arguments.method}: {preset.name}, seed {arguments.seed}"),
+        )  # fmt: skip
+    if not first:
+        return
+    path = student_path(arguments.folder, arguments.method, preset, arguments.seed, arguments.steps)
+    if arguments.json:
+        clock = "processor seconds" if device.type == "cpu" else "seconds"
+        print(json.dumps({"method": arguments.method, "preset": preset.name, "seed": arguments.seed, "device": str(device), "clock": clock, "student": str(path), "curve": curve}))
+    else:
+        print(f"{arguments.method}: {METHODS[arguments.method].words}\n\n{curve_table(curve)}")
+        print(f"the trained student is {path}", file=sys.stderr)
+
+
+def _models(preset, folder, device):
+    from opd_toy.lm.pretraining import student, teacher
+    from opd_toy.commands.variance import Progress
+
+    return tuple(make(preset, folder, report=Progress(f"{make.__name__}: {preset.name}"), device=device) for make in (teacher, student))
+
+
+# --- processes and devices ---------------------------------------------------------------
+
+
+def _device(name):
+    """The device of this process: of those that torchrun starts on one machine each has a GPU of its own."""
+    import torch
+
+    from opd_toy.control.task import find_device
+
+    device = find_device(name)
+    if device.type == "cuda":
+        device = find_device(f"cuda:{device.index if device.index is not None else os.environ.get('LOCAL_RANK', 0)}")
+        torch.cuda.set_device(device)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return device
+
+
+@contextlib.contextmanager
+def _processes(device, make):
+    """What ``make()`` gives, in a group of processes if torchrun has started several; the first makes it, the others then read it."""
+    from torch import distributed
+
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield make()
+        return
+    made = make() if os.environ["RANK"] == "0" else None
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        distributed.barrier()
+        yield made or make()
+    finally:
+        distributed.destroy_process_group()
+
+
+# --- the table ---------------------------------------------------------------------------
+
+
+def curve_table(curve):
+    """A row for each time the student was measured."""
+    from opd_toy.commands.variance import _aligned
+
+    columns = {name: values for name, values in curve.items() if isinstance(values, list)}
+    rows = [[name.replace("_", " ") for name in columns]]
+    for row in zip(*columns.values()):
+        rows.append([_figure(name, value) for name, value in zip(columns, row)])
+    return _aligned(rows)
+
+
+def _figure(name, value):
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.1f}" if name == "seconds" else f"{value:.3f}"

@@ -1,0 +1,1 @@
+"""The two-teacher control study of chapter 6, on torch."""

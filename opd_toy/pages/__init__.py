@@ -1,0 +1,1 @@
+"""What a chapter calls: its page, its figures, its tables."""

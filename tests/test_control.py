@@ -1,0 +1,421 @@
+"""The stacked study against autograd, torch.distributions, a plain loop, and itself alone and resumed."""
+
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from opd_toy.control import task as pc
+from opd_toy.control import frozen
+from opd_toy.control import study
+from opd_toy.records.checkpoints import Checkpoint
+from opd_toy.control.benchmark import benchmark
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).parent.parent
+DOUBLE = {"dtype": torch.float64}
+
+
+def says(message):
+    return pytest.raises(ValueError, match="^" + re.escape(message) + "$")
+
+
+def small(gammas=(0.0, 0.3, 1.0), seeds=(42, 7), batch=16, length=6, **options):
+    """A little stack in float64 with untrained teachers, and one rollout of the left task."""
+    runs = pc.make_runs(gammas, seeds, **DOUBLE, **options)
+    parameters = pc.initial_parameters(runs.seed, runs.gamma)
+    teachers = pc.initial_parameters((1, 2), runs.gamma)
+    noise = pc.normal_noise(runs.seed, pc.TRAINING, 1, length, batch, runs.gamma)
+    return runs, parameters, teachers, pc.roll_out(parameters, runs.lower, runs.upper, pc.both(0, runs), noise)
+
+
+def teacher_at(teachers, runs, rollout):
+    return pc.gaussian_at(teachers[0].expand(len(runs.seed), -1), runs.lower, runs.upper, rollout.inputs)
+
+
+def reference_gradients(parameters, bounds, teacher, gamma, states, actions):
+    """Every trajectory's gradient (B, P) by autograd, with nothing of the stacked code but the order of parameters.
+
+    ``states`` (T, B, 3), ``actions`` (T, B); returns by their definition, sum_{u >= t} gamma^(u - t) r_u.
+    """
+    leaf = parameters.clone().requires_grad_()
+
+    def normal(flat):
+        w1, b1, w2, b2, w3, b3 = (part[0] for part in pc.unpack(flat[None]))
+        out = torch.tanh(torch.tanh(states @ w1 + b1) @ w2 + b2) @ w3 + b3
+        return torch.distributions.Normal(out[..., 0], out[..., 1].clamp(*bounds).exp())
+
+    log_p = normal(leaf).log_prob(actions)
+    costs = (log_p - normal(teacher).log_prob(actions)).detach()
+    length = len(costs)
+    returns = torch.stack([sum(gamma ** (u - t) * costs[u] for u in range(t, length)) for t in range(length)])
+    losses = (returns * log_p).sum(0)
+    return torch.stack([torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in losses])
+
+
+def close(ours, theirs, tolerance=1e-10):
+    scale = theirs.abs().max().clamp(min=1e-300)
+    assert ours.shape == theirs.shape and (ours - theirs).abs().max() <= tolerance * scale, (ours - theirs).abs().max() / scale
+
+
+def test_the_network_has_the_paper_s_size():
+    assert pc.PARAMETERS == 4022 and pc.OUTPUT_LAYER == slice(3900, 4022)
+
+
+@pytest.mark.parametrize("bounds", [(-3.0, 1.0), (-0.05, 0.05), (-math.inf, math.inf)], ids=str)
+def test_gradient_and_micro_batches_equal_autograd_on_every_run(bounds):
+    runs, parameters, teachers, rollout = small(bounds=bounds)
+    if bounds == (-0.05, 0.05):  # some of the raw log stds lie beyond, and nothing may flow through those
+        assert 0.1 < rollout.inside.double().mean() < 0.9
+    signal_ = pc.distillation_signal(rollout, runs.gamma, *teacher_at(teachers, runs, rollout))
+    whole, micro = pc.backward(parameters, rollout, signal_)
+    for r in range(len(runs.seed)):
+        states, actions = rollout.inputs[:, r, :, :3], rollout.actions[:, r]
+        rows = reference_gradients(parameters[r], bounds, teachers[0], float(runs.gamma[r]), states, actions)
+        close(whole[r], rows.mean(0))
+        close(micro[r], rows[:, pc.OUTPUT_LAYER].unflatten(0, (pc.MICRO_BATCHES, -1)).mean(1))
+
+
+def test_trajectory_gradients_equal_autograd_for_every_estimator():
+    runs, parameters, teachers, rollout = small(gammas=[0.4], seeds=[3], batch=8)
+    teacher = teacher_at(teachers, runs, rollout)
+    found = frozen.signals(rollout, *teacher, (0.0, 0.4, 1.0))
+    states, actions = rollout.inputs[:, 0, :, :3], rollout.actions[:, 0]
+    for gamma in (0.0, 0.4, 1.0):
+        rows = reference_gradients(parameters[0], pc.BOUNDS, teachers[0], gamma, states, actions)
+        close(frozen.trajectory_gradients(parameters, rollout, found["sampled", gamma]), rows)
+    # the other two: autograd of a surrogate written from their definitions
+    leaf = parameters.clone().requires_grad_()
+    mean, log_std = forward(leaf, rollout.inputs)
+    p, q = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(teacher[0], teacher[1].exp())
+    log_p, kl = p.log_prob(rollout.actions), torch.distributions.kl_divergence(p, q)
+    costs = (log_p - q.log_prob(rollout.actions)).detach()
+    for key, losses in {
+        ("full_return", 1.0): costs.sum(0) * log_p.sum(0),
+        ("full_vocabulary", 0.4): (kl + sum_ahead(kl.detach(), 0.4) * log_p).sum(0),
+        ("full_vocabulary", 0.0): kl.sum(0),
+    }.items():
+        rows = torch.cat([torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in losses[0]])
+        close(frozen.trajectory_gradients(parameters, rollout, found[key]), rows)
+
+
+def test_nothing_flows_through_a_std_at_its_bound():
+    runs, parameters, teachers, rollout = small(gammas=[0.4], seeds=[3], batch=8, bounds=(-0.05, 0.05))
+    assert 0.1 < rollout.inside.double().mean() < 0.9
+    teacher = teacher_at(teachers, runs, rollout)
+    found = frozen.signals(rollout, *teacher, (0.4,))
+    leaf = parameters.clone().requires_grad_()
+    mean, log_std = forward(leaf, rollout.inputs, (-0.05, 0.05))
+    p, q = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(teacher[0], teacher[1].exp())
+    kl = torch.distributions.kl_divergence(p, q)
+    losses = (kl + sum_ahead(kl.detach(), 0.4) * p.log_prob(rollout.actions)).sum(0)
+    rows = torch.cat([torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in losses[0]])
+    close(frozen.trajectory_gradients(parameters, rollout, found["full_vocabulary", 0.4]), rows)
+
+
+def test_recorded_windows_and_variances_are_those_of_the_runs():
+    variance = np.exp(np.random.default_rng(0).normal(size=(1, 1, 400)))
+    found = study.windows(variance)
+    assert found["window_ends"] == [100, 200, 300, 400]
+    for task in (0, 1):  # left in odd iterations, right in even ones
+        own = variance[0, 0, 100 + task : 200 : 2]
+        assert found["window_mean"][0][0][task][1] == pytest.approx(own.mean(), rel=1e-3)
+        assert found["window_geometric_mean"][0][0][task][1] == pytest.approx(math.exp(np.log(own).mean()), rel=1e-3)
+    recorded = study.study(12, gammas=(0.0, 1.0), seeds=(42, 7, 8), teacher_iterations=2)
+    runs = pc.make_runs((1.0,), (7,))
+    teachers = pc.train_teachers(iterations=2)[:, 0]
+    alone = pc.train(runs, pc.distillation(runs, teachers), 12, (12,))
+    assert recorded["variance"][1][1] == pytest.approx(alone["variance"][:, 0].tolist(), rel=2e-3)
+    end = pc.fresh_positions(alone["snapshots"][0], runs)
+    for task in (0, 1):
+        assert recorded["final_position"]["mean"][1][1][task][-1] == pytest.approx(end[task, -1].mean().item(), rel=1e-3)
+        assert recorded["final_position"]["distance_to_target"][1][1][task][-1] == pytest.approx((end[task, -1] - (-3, 3)[task]).abs().mean().item(), rel=1e-3)
+        assert recorded["trajectories"][1][1][-1][task][2] == pytest.approx(end[task, :, 0, 2].tolist(), abs=0.02)
+    assert recorded["iterations"] == list(range(1, 13)) and recorded["checkpoints"][-1] == 12
+
+
+def forward(parameters, inputs, bounds=pc.BOUNDS):
+    w1, b1, w2, b2, w3, b3 = (part[0] for part in pc.unpack(parameters))
+    out = torch.tanh(torch.tanh(inputs[..., :3] @ w1 + b1) @ w2 + b2) @ w3 + b3
+    return out[..., 0], out[..., 1].clamp(*bounds)
+
+
+def sum_ahead(costs, gamma):
+    """sum_{u > t} gamma^(u - t) costs_u, by its definition."""
+    length = len(costs)
+    return torch.stack([sum((gamma ** (u - t) * costs[u] for u in range(t + 1, length)), torch.zeros_like(costs[0])) for t in range(length)])
+
+
+def test_sigmoid_form_is_the_same_network_and_its_gradient_map_the_transpose():
+    parameters = pc.initial_parameters((5, 6), torch.zeros(1, dtype=torch.float64))
+    inputs = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+    inputs[..., 3] = 1
+    infinite = torch.full((2,), math.inf, dtype=torch.float64)
+    mean, log_std = pc.gaussian_at(parameters, -infinite, infinite, inputs)
+    for r in range(2):
+        expected = forward(parameters[r : r + 1], inputs[:, r])
+        close(mean[:, r], expected[0])
+        close(log_std[:, r], expected[1])
+    flat, image = pc.pack(pc.unpack(parameters)), pc.pack(pc.sigmoid_form(parameters))
+    assert torch.equal(flat, parameters)
+    other = torch.randn_like(image)
+    back = pc.pack(pc.tanh_gradient(*pc.unpack(other)))
+    close((other * image).sum(), (back * parameters).sum())
+
+
+def test_gaussians_against_torch_distributions():
+    numbers = torch.randn(5, 50, dtype=torch.float64)
+    x, mean, log_std, other_mean, other_log_std = numbers
+    p, q = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(other_mean, other_log_std.exp())
+    close(pc.gaussian_log_density(x, mean, log_std), p.log_prob(x), 1e-12)
+    close(pc.gaussian_kl(mean, log_std, other_mean, other_log_std), torch.distributions.kl_divergence(p, q), 1e-12)
+    leaves = [mean.clone().requires_grad_(), log_std.clone().requires_grad_()]
+    kl = torch.distributions.kl_divergence(torch.distributions.Normal(leaves[0], leaves[1].exp()), q)
+    close(pc.gaussian_kl_gradient(mean, log_std, other_mean, other_log_std), torch.stack(torch.autograd.grad(kl.sum(), leaves), dim=-1), 1e-12)
+
+
+def test_rollout_follows_its_own_policy_and_log_density():
+    runs, parameters, _, rollout = small()
+    mean, log_std = pc.gaussian_at(parameters, runs.lower, runs.upper, rollout.inputs)
+    close(rollout.mean, mean, 1e-12)
+    close(rollout.actions, mean + log_std.exp() * rollout.noise, 1e-12)
+    close(rollout.log_density, torch.distributions.Normal(mean, log_std.exp()).log_prob(rollout.actions), 1e-10)
+    assert (rollout.positions[0] == 2).all() and (rollout.inputs[:, :, :, 0] == -1).all()
+    close(rollout.inputs[..., 1], rollout.positions[:-1])
+    assert rollout.inputs[:, 0, 0, 2].tolist() == [t / 6 for t in range(6)]
+
+
+def test_discounted_return():
+    costs = torch.randn(7, 3, 4, dtype=torch.float64)
+    gamma = torch.tensor([0.0, 0.6, 1.0], dtype=torch.float64)
+    returns = pc.discounted_return(costs, gamma)
+    assert torch.equal(returns[:, 0], costs[:, 0])  # only r_t
+    for r in range(3):
+        for t in range(7):
+            close(returns[t, r], sum(gamma[r] ** (u - t) * costs[u, r] for u in range(t, 7)), 1e-12)
+    assert torch.equal(returns[-1], costs[-1])
+
+
+def test_micro_batch_variance_against_its_formula():
+    gradients = torch.randn(2, 8, 5, dtype=torch.float64)
+    for r in range(2):
+        rows = gradients[r].numpy()
+        naive = sum(np.linalg.norm(row - rows.mean(0)) ** 2 for row in rows) / 8
+        assert pc.micro_batch_variance(gradients)[r].item() == pytest.approx(naive, rel=1e-12)
+
+
+def test_adam_descent_and_clipping_against_torch_optim():
+    runs = pc.join([
+        pc.make_runs([0.0], [1], **DOUBLE), pc.make_runs([0.0], [1], clip=1.0, **DOUBLE),
+        pc.make_runs([0.0], [1], adam=False, rate=0.1, **DOUBLE), pc.make_runs([0.0], [1], adam=False, clip=0.5, rate=0.1, **DOUBLE),
+    ])  # fmt: skip
+    state = pc.initial_state(runs, 5, ())
+    leaves = [row.clone().requires_grad_() for row in state["parameters"]]
+    optimisers = [torch.optim.Adam([leaves[0]], lr=1e-3), torch.optim.Adam([leaves[1]], lr=1e-3), torch.optim.SGD([leaves[2]], lr=0.1), torch.optim.SGD([leaves[3]], lr=0.1)]
+    for _ in range(5):
+        gradient = torch.randn(4, pc.PARAMETERS, dtype=torch.float64)
+        pc.step(state, runs, lambda parameters, iteration: (gradient, torch.zeros(4)))
+        for leaf, row, optimiser, clip in zip(leaves, gradient, optimisers, (None, 1.0, None, 0.5)):
+            leaf.grad = row.clone()
+            if clip:
+                torch.nn.utils.clip_grad_norm_([leaf], clip)
+            optimiser.step()
+    close(state["parameters"], torch.stack(leaves).detach(), 1e-13)
+
+
+def test_a_run_that_is_not_finite_stands_still_and_leaves_the_others_alone():
+    runs = pc.make_runs([0.0, 1.0], [1], **DOUBLE)
+    state = pc.initial_state(runs, 3, ())
+    before = state["parameters"].clone()
+    gradient = torch.ones(2, pc.PARAMETERS, dtype=torch.float64)
+    gradient[1, 0] = math.nan
+    for _ in range(3):
+        pc.step(state, runs, lambda parameters, iteration: (gradient, torch.zeros(2)))
+    assert state["diverged"].tolist() == [0, 1]
+    assert all(state[name].isfinite().all() for name in ("parameters", "first", "second"))
+    assert torch.equal(state["parameters"][1], before[1])
+    assert torch.allclose(state["parameters"][0], before[0] - 3e-3, rtol=0, atol=1e-9)
+
+
+def test_tasks_alternate_left_first_each_with_its_own_teacher():
+    runs = pc.make_runs([0.5], [4], **DOUBLE)
+    teachers = pc.initial_parameters((1, 2), runs.gamma)
+    parameters = pc.initial_parameters(runs.seed, runs.gamma)
+    gradient = pc.distillation(runs, teachers)
+    for iteration, task in ((1, 0), (2, 1), (3, 0)):
+        noise = pc.normal_noise(runs.seed, pc.TRAINING, iteration, pc.LENGTH, pc.BATCH, runs.gamma)
+        rollout = pc.roll_out(parameters, runs.lower, runs.upper, pc.both(task, runs), noise)
+        assert rollout.positions[0].unique().item() == (2, -2)[task]
+        rows = reference_gradients(parameters[0], pc.BOUNDS, teachers[task], 0.5, rollout.inputs[:, 0, :, :3], rollout.actions[:, 0])
+        close(gradient(parameters, iteration)[0][0], rows.mean(0))
+
+
+def test_teachers_may_have_bounds_of_their_own():
+    runs = pc.make_runs((0.5, 0.5), (4,), **DOUBLE)
+    parameters, teachers = pc.initial_parameters(runs.seed, runs.gamma), pc.initial_parameters((1, 2), runs.gamma)
+    held = teachers.clone()
+    for teacher in held:  # a log std of -0.25 everywhere, within the bounds
+        _, _, _, _, w3, b3 = pc.unpack(teacher[None])
+        w3[..., 1], b3[..., 1] = 0.0, -0.25
+    lower, upper = runs.gamma.new_tensor([[-0.25, -3.0], [-0.25, 1.0]])
+    bounded, _ = pc.distillation(runs, teachers, teacher_bounds=(lower, upper))(parameters, 1)
+    expected, _ = pc.distillation(runs, held)(parameters, 1)
+    own, _ = pc.distillation(runs, teachers)(parameters, 1)
+    close(bounded[0], expected[0])
+    close(bounded[1], own[1])
+    assert (bounded[0] - own[0]).norm() > 0.01 * own[0].norm()
+
+
+def test_stacked_equals_alone_and_noise_is_the_seed_s():
+    runs, teachers = pc.make_runs((0.0, 1.0), (42, 43), **DOUBLE), pc.initial_parameters((1, 2), torch.zeros(1, dtype=torch.float64))
+    together = pc.train(runs, pc.distillation(runs, teachers), 6)
+    for r, (gamma, seed) in enumerate(((0.0, 42), (0.0, 43), (1.0, 42), (1.0, 43))):
+        one = pc.make_runs((gamma,), (seed,), **DOUBLE)
+        alone = pc.train(one, pc.distillation(one, teachers), 6)
+        close(together["parameters"][r], alone["parameters"][0], 1e-9)
+        close(together["variance"][:, r], alone["variance"][:, 0], 1e-9)
+    noise = pc.normal_noise((42, 43, 42), pc.TRAINING, 9, 4, 5, runs.gamma)
+    assert torch.equal(noise[:, 0], noise[:, 2]) and not torch.equal(noise[:, 0], noise[:, 1])
+    assert torch.equal(noise[:, 1:2], pc.normal_noise((43,), pc.TRAINING, 9, 4, 5, runs.gamma))
+    assert not torch.equal(noise, pc.normal_noise((42, 43, 42), pc.TRAINING, 10, 4, 5, runs.gamma))
+    assert not torch.equal(noise, pc.normal_noise((42, 43, 42), pc.TEACHING, 9, 4, 5, runs.gamma))
+
+
+def test_plain_loop_gives_the_same_numbers():
+    found = benchmark(iterations=3, repeats=2, dtype=torch.float64)
+    assert found["largest_relative_difference_of_variance"] < 1e-9
+    assert found["largest_difference_of_parameters"] < 1e-11
+    assert found["ratio_of_medians"] > 1
+
+
+def test_a_teacher_learns_its_task():
+    teachers = pc.train_teachers(iterations=200)
+    assert teachers.shape == (2, 1, pc.PARAMETERS)
+    runs = pc.make_runs([1.0], (0, 1))
+    before = pc.distance_to_target(pc.fresh_positions(pc.initial_parameters((pc.TEACHER_SEED, pc.TEACHER_SEED + 1), runs.gamma), runs))
+    after = pc.distance_to_target(pc.fresh_positions(teachers[:, 0], runs))
+    for task in (0, 1):
+        assert after[task, task] < 0.5 < 3 < before[task, task]
+
+
+def test_full_vocabulary_has_the_sampled_mean_and_less_variance():
+    runs, parameters, teachers, _ = small(gammas=[0.5], seeds=[3])
+    rollout, teacher = frozen.frozen_rollout(parameters, runs, teachers, 0, 5, 1024)
+    found = frozen.signals(rollout, *teacher, (0.0, 0.5, 1.0))
+    for gamma in (0.0, 0.5, 1.0):
+        sampled, exact = (frozen.trajectory_gradients(parameters, rollout, found[name, gamma]) for name in ("sampled", "full_vocabulary"))
+        means = (sampled - exact).unflatten(0, (32, -1)).mean(1)
+        square, error = frozen.squared_norm_of_mean(means)
+        assert abs(square) < 4 * error, (gamma, square, error)
+    one = frozen.trajectory_gradients(parameters, rollout, found["full_vocabulary", 0.0])
+    assert frozen.total_variance(one) < frozen.total_variance(frozen.trajectory_gradients(parameters, rollout, found["sampled", 0.0]))
+    assert frozen.squared_norm_of_mean(exact.unflatten(0, (32, -1)).mean(1))[0] > 0
+
+
+def test_bootstrap_and_unbiased_norm_on_known_laws():
+    random = np.random.default_rng(0)
+    rows = torch.from_numpy(random.normal(0, 1, (4096, 10))) * 2 + 1000
+    low, high = frozen.interval(frozen.resampled_variances(rows, frozen.resample_weights(4096))["all_parameters"])
+    assert low < frozen.total_variance(rows) < high and low < 40 < high and high - low < 4
+    for mean, slack in ((1.0, 0.1), (0.0, 0.6)):  # at mean 0 the jackknife errs on the safe side
+        estimates = np.array([frozen.squared_norm_of_mean(torch.from_numpy(random.normal(mean, 1, (32, 5)))) for _ in range(1000)])
+        assert abs(estimates[:, 0].mean() - 5 * mean**2) < 4 * estimates[:, 0].std() / math.sqrt(1000)
+        assert 0.9 < estimates[:, 1].mean() / estimates[:, 0].std() < 1 + slack
+    assert frozen.slope((5, 10, 20), np.array([25.0, 100.0, 400.0])) == pytest.approx(2)
+
+
+WRONG = [
+    (lambda: pc.make_runs([1.5], [1]), "gamma is 1.5; give one number from 0 to 1"),
+    (lambda: pc.make_runs([0.5, -1e-9], [1]), "gamma is -1e-09; give one number from 0 to 1"),
+    (lambda: pc.make_runs([math.nan], [1]), "gamma is nan; give one number from 0 to 1"),
+    (lambda: pc.make_runs([True], [1]), "gamma is True; give one number from 0 to 1"),
+    (lambda: pc.make_runs([0.5], [-1]), "seed is -1; give a whole number from 0"),
+    (lambda: pc.make_runs([0.5], [1.0]), "seed is 1.0; give a whole number from 0"),
+    (lambda: pc.make_runs([], [1]), "gammas and seeds must each hold at least one number"),
+    (lambda: pc.make_runs([0.5], [1], bounds=(1.0, -3.0)), "bounds is (1.0, -3.0); give the least and the largest log std, -inf and inf for none"),
+    (lambda: pc.make_runs([0.5], [1], rate=math.nan), "rate is nan; give a finite number above 0"),
+    (lambda: pc.make_runs([0.5], [1], clip=0.0), "clip is 0.0; give a number above 0, inf for none"),
+    (lambda: pc.train(pc.make_runs([0.5], [1]), None, -1), "iterations is -1; give a whole number from 0"),
+    (lambda: pc.train(pc.make_runs([0.5], [1]), None, 2.0), "iterations is 2.0; give a whole number from 0"),
+    (lambda: benchmark(iterations=0), "iterations is 0; give a whole number from 1"),
+]
+
+
+@pytest.mark.parametrize("call, message", WRONG, ids=range(len(WRONG)))
+def test_errors_name_the_argument(call, message):
+    with says(message):
+        call()
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:99"])
+def test_an_unknown_device_is_named(name):
+    with pytest.raises(ValueError, match=f"^device is '{name}', which cannot be used here .*; give 'cpu', or 'cuda' where PyTorch finds a GPU$"):
+        pc.find_device(name)
+
+
+# --- checkpoints
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
+    said = []
+    checkpoint = Checkpoint(tmp_path / "c.pt", ["a"], say=said.append)
+    assert checkpoint.save({"iteration": 1})
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert not checkpoint.save({"iteration": 2})
+    assert "No space left on device" in said[-1] and "the run goes on" in said[-1]
+    assert checkpoint.load()["iteration"] == 1 and [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_checkpoint_of_other_settings_or_torn_is_told_of_and_left(tmp_path):
+    said = []
+    Checkpoint(tmp_path / "c.pt", ["a"]).save({"iteration": 1})
+    assert Checkpoint(tmp_path / "c.pt", ["b"], say=said.append).load() is None and "other settings" in said[-1]
+    (tmp_path / "c.pt").write_bytes((tmp_path / "c.pt").read_bytes()[:100])
+    assert Checkpoint(tmp_path / "c.pt", ["a"], say=said.append).load() is None and "cannot be read" in said[-1]
+    assert Checkpoint(tmp_path / "none.pt", ["a"], say=said.append).load() is None and len(said) == 2
+
+
+KILLED = """
+import sys, torch
+from opd_toy.control import task as pc
+from opd_toy.records.checkpoints import Checkpoint
+torch.set_num_threads(1)
+runs = pc.make_runs((0.0, 1.0), (42,))
+teachers = pc.initial_parameters((1, 2), runs.gamma)
+def report(done, total):
+    print(done, flush=True)
+state = pc.train(runs, pc.distillation(runs, teachers), 24, (0, 12, 24), checkpoint=Checkpoint(sys.argv[1], ["k"], seconds=0.0), report=report)
+torch.save(state, sys.argv[2])
+"""
+
+
+def test_killed_and_resumed_is_bit_for_bit_the_same(tmp_path):
+    def start(name):
+        return subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / f"{name}.pt", tmp_path / f"{name}-end.pt"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    whole, killed = start("whole"), start("killed")
+    while int(killed.stdout.readline()) < 9:
+        pass
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "killed-end.pt").exists()
+    resumed = start("killed")
+    printed, said = resumed.communicate(timeout=60)
+    assert "taking up" in said and int(printed.split()[0]) >= 8
+    whole.communicate(timeout=60)
+    first, second = torch.load(tmp_path / "whole-end.pt"), torch.load(tmp_path / "killed-end.pt")
+    assert first.keys() == second.keys() and first["iteration"] == 24
+    for name in first:
+        assert first[name] == second[name] if name == "iteration" else torch.equal(first[name], second[name]), name
