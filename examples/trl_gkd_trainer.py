@@ -21,9 +21,21 @@ class ExactGKDTrainer(GKDTrainer):
     """GKDTrainer with this book's loss.  beta and temperature mean the same: beta = 0 is KL(teacher || student), 1 the reverse."""
 
     @staticmethod
-    def generalized_jsd_loss(student_logits, teacher_logits, labels=None, beta=0.5, temperature=1.0, reduction="batchmean", num_items_in_batch=None):
-        if reduction == "none":  # one value for each word of the vocabulary, which only autograd through all of them gives
-            return GKDTrainer.generalized_jsd_loss(student_logits, teacher_logits, labels, beta, temperature, reduction)
+    def generalized_jsd_loss(
+        student_logits,
+        teacher_logits,
+        labels=None,
+        beta=0.5,
+        temperature=1.0,
+        reduction="batchmean",
+        num_items_in_batch=None,
+    ):
+        if (
+            reduction == "none"
+        ):  # one value for each word of the vocabulary, which only autograd through all of them gives
+            return GKDTrainer.generalized_jsd_loss(
+                student_logits, teacher_logits, labels, beta, temperature, reduction
+            )
         mask = None if labels is None else labels != -100
         tokens = student_logits.shape[:-1].numel() if mask is None else mask.sum().clamp_min(1)
         if num_items_in_batch is not None:
@@ -36,7 +48,15 @@ class ExactGKDTrainer(GKDTrainer):
             normalizer = tokens * student_logits.shape[-1]
         else:  # "batchmean"; without labels TRL's own divides by the batch and not by the tokens
             normalizer = tokens
-        return distillation_loss(student_logits, teacher_logits, "generalized_jsd", mask, beta=beta, temperature=temperature, normalizer=normalizer)
+        return distillation_loss(
+            student_logits,
+            teacher_logits,
+            "generalized_jsd",
+            mask,
+            beta=beta,
+            temperature=temperature,
+            normalizer=normalizer,
+        )
 
     # To choose another objective, or to let the gradient take the place of the logits and so save its memory,
     # override compute_loss too.  That is safe here: nothing reads the logits after the loss.
@@ -51,7 +71,15 @@ class ExactGKDTrainer(GKDTrainer):
         # only a run without drawing (lmbda = 0) can use it.  DistillationTrainer counts the drawn tokens.
         normalizer = num_items_in_batch if self.lmbda == 0 else None
         mask = inputs["labels"][:, 1:] != -100
-        return distillation_loss(student, teacher, "generalized_jsd", mask, beta=self.beta, normalizer=normalizer, overwrite_logits=True)
+        return distillation_loss(
+            student,
+            teacher,
+            "generalized_jsd",
+            mask,
+            beta=self.beta,
+            normalizer=normalizer,
+            overwrite_logits=True,
+        )
 
 
 class FusedDistillationTrainer(DistillationTrainer):
@@ -69,7 +97,11 @@ class FusedDistillationTrainer(DistillationTrainer):
             hidden, student.get_output_embeddings().weight, target, teacher.get_output_embeddings().weight,
             "generalized_jsd", mask, beta=self.beta, temperature=self.temperature, normalizer=num_items_in_batch,
         )  # fmt: skip
-        return loss, torch.zeros_like(loss), mask.sum()  # the second is for its log: the sum of the student's entropies
+        return (
+            loss,
+            torch.zeros_like(loss),
+            mask.sum(),
+        )  # the second is for its log: the sum of the student's entropies
 
 
 # --- tiny models and data, made on the spot ------------------------------------------------
@@ -92,9 +124,17 @@ def tiny_tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     words = ["<pad>", "<end>", "<unknown>", *"abcdefghijklmnopqrstuvwxyz0123456789 :+=.\n"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unknown>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unknown>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unknown>", padding_side="left")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<end>",
+        unk_token="<unknown>",
+        padding_side="left",
+    )
     fast.chat_template = "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     return fast
 
@@ -104,23 +144,75 @@ def tiny_sums(count=32):
     from datasets import Dataset
 
     pairs = [(7 * i % 10, 3**i % 17) for i in range(count)]
-    messages = [[{"role": "user", "content": f"{a}+{b}="}, {"role": "assistant", "content": f"{a + b}" + "." * (a % 4)}] for a, b in pairs]
-    return Dataset.from_dict({"messages": messages}), Dataset.from_dict({"prompt": [conversation[:1] for conversation in messages]})
+    messages = [
+        [
+            {"role": "user", "content": f"{a}+{b}="},
+            {"role": "assistant", "content": f"{a + b}" + "." * (a % 4)},
+        ]
+        for a, b in pairs
+    ]
+    return Dataset.from_dict({"messages": messages}), Dataset.from_dict(
+        {"prompt": [conversation[:1] for conversation in messages]}
+    )
 
 
-SMALL = {"report_to": "none", "use_cpu": not torch.cuda.is_available(), "bf16": False, "learning_rate": 3e-3, "lr_scheduler_type": "constant", "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "seed": 1}
+SMALL = {
+    "report_to": "none",
+    "use_cpu": not torch.cuda.is_available(),
+    "bf16": False,
+    "learning_rate": 3e-3,
+    "lr_scheduler_type": "constant",
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "seed": 1,
+}
 
 
 def gkd(folder, trainer=ExactGKDTrainer, **settings):
     """A trainer on the tiny models; lmbda = 1 draws every text from the student, 0 takes the data set's."""
-    configuration = GKDConfig(**{"output_dir": folder, "max_steps": 20, "per_device_train_batch_size": 8, "lmbda": 0.0, "beta": 0.5, "max_new_tokens": 6, "max_length": 32, **SMALL, **settings})
-    return trainer(model=tiny_model(0), teacher_model=tiny_model(1), args=configuration, train_dataset=tiny_sums()[0], processing_class=tiny_tokenizer())
+    configuration = GKDConfig(
+        **{
+            "output_dir": folder,
+            "max_steps": 20,
+            "per_device_train_batch_size": 8,
+            "lmbda": 0.0,
+            "beta": 0.5,
+            "max_new_tokens": 6,
+            "max_length": 32,
+            **SMALL,
+            **settings,
+        }
+    )
+    return trainer(
+        model=tiny_model(0),
+        teacher_model=tiny_model(1),
+        args=configuration,
+        train_dataset=tiny_sums()[0],
+        processing_class=tiny_tokenizer(),
+    )
 
 
 def distillation(folder, trainer=FusedDistillationTrainer, **settings):
     """The newer trainer: always on the student's own texts."""
-    configuration = DistillationConfig(**{"output_dir": folder, "max_steps": 20, "per_device_train_batch_size": 8, "beta": 1.0, "max_completion_length": 6, **SMALL, **settings})
-    return trainer(model=tiny_model(0), teacher_model=tiny_model(1), args=configuration, train_dataset=tiny_sums()[1], processing_class=tiny_tokenizer())
+    configuration = DistillationConfig(
+        **{
+            "output_dir": folder,
+            "max_steps": 20,
+            "per_device_train_batch_size": 8,
+            "beta": 1.0,
+            "max_completion_length": 6,
+            **SMALL,
+            **settings,
+        }
+    )
+    return trainer(
+        model=tiny_model(0),
+        teacher_model=tiny_model(1),
+        args=configuration,
+        train_dataset=tiny_sums()[1],
+        processing_class=tiny_tokenizer(),
+    )
 
 
 def losses(trainer):
@@ -130,6 +222,13 @@ def losses(trainer):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        for name, make, settings in (("GKDTrainer, on the data set", gkd, {}), ("GKDTrainer, on the student's texts", gkd, {"lmbda": 1.0}), ("DistillationTrainer", distillation, {})):
+        for name, make, settings in (
+            ("GKDTrainer, on the data set", gkd, {}),
+            ("GKDTrainer, on the student's texts", gkd, {"lmbda": 1.0}),
+            ("DistillationTrainer", distillation, {}),
+        ):
             curve = losses(make(folder, **settings))
-            print(f"{name}: loss {curve[0]:.3f} at the first step, {curve[-1]:.3f} at the last of {len(curve)}", file=sys.stdout)
+            print(
+                f"{name}: loss {curve[0]:.3f} at the first step, {curve[-1]:.3f} at the last of {len(curve)}",
+                file=sys.stdout,
+            )

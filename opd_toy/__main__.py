@@ -12,7 +12,11 @@ from pathlib import Path
 
 
 def tables(commands):
-    parser = commands.add_parser("tables", help="print the tables of the notes' sections 3 and 4", description="Print every table of the notes' sections 3 and 4, computed by the engine.")
+    parser = commands.add_parser(
+        "tables",
+        help="print the tables of the notes' sections 3 and 4",
+        description="Print every table of the notes' sections 3 and 4, computed by the engine.",
+    )
     parser.add_argument("--json", action="store_true", help="print them as JSON, at full precision")
 
     def run(arguments):
@@ -20,17 +24,27 @@ def tables(commands):
         from opd_toy.pages.tables import tables as compute
 
         if arguments.json:
-            print(json.dumps({"student": STUDENT, "teacher": TEACHER, "tables": compute()}, indent=2))
+            print(
+                json.dumps({"student": STUDENT, "teacher": TEACHER, "tables": compute()}, indent=2)
+            )
         else:
-            print(f"student p = {STUDENT}, teacher q = {TEACHER}; a negative gradient raises the logit\n")
+            print(
+                f"student p = {STUDENT}, teacher q = {TEACHER}; a negative gradient raises the logit\n"
+            )
             print("\n\n".join(as_text(table) for table in compute()))
 
     parser.set_defaults(run=run)
 
 
 def figures(commands):
-    parser = commands.add_parser("figures", help="draw the figures and photograph the sliders", description="Draw every still figure and photograph every slider, with a record of what made them.")
-    parser.add_argument("--directory", default="figures", type=Path, help="where to put them (default: figures)")
+    parser = commands.add_parser(
+        "figures",
+        help="draw the figures and photograph the sliders",
+        description="Draw every still figure and photograph every slider, with a record of what made them.",
+    )
+    parser.add_argument(
+        "--directory", default="figures", type=Path, help="where to put them (default: figures)"
+    )
 
     def run(arguments):
         from opd_toy.pages.figures import make
@@ -75,7 +89,9 @@ COMMANDS = (tables, figures, variance, audit, train, study, bench)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m opd_toy", description="On-policy distillation made exact.")
+    parser = argparse.ArgumentParser(
+        prog="python -m opd_toy", description="On-policy distillation made exact."
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in COMMANDS:
         add(commands)
@@ -84,7 +100,9 @@ def main(arguments=None):
         parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails too
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # else the flush at exit fails too
 
 
 if __name__ == "__main__":

@@ -16,9 +16,13 @@ def numbers(name, value):
     try:
         array = np.asarray(value)
     except ValueError:
-        raise ValueError(f"{name} is ragged: {value!r}; give an array of numbers in which every row is equally long") from None
+        raise ValueError(
+            f"{name} is ragged: {value!r}; give an array of numbers in which every row is equally long"
+        ) from None
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} has dtype {array.dtype} ({_quote(value)}); give real numbers, such as a float array or a list of floats")
+        raise ValueError(
+            f"{name} has dtype {array.dtype} ({_quote(value)}); give real numbers, such as a float array or a list of floats"
+        )
     return array.astype(np.float64)
 
 
@@ -26,9 +30,13 @@ def rows(name, value):
     """``value`` as float64 of shape (..., V) with V at least 1."""
     array = numbers(name, value)
     if array.ndim == 0:
-        raise ValueError(f"{name} is the single number {value!r}; give one number a token, shape (..., V)")
+        raise ValueError(
+            f"{name} is the single number {value!r}; give one number a token, shape (..., V)"
+        )
     if array.shape[-1] == 0:
-        raise ValueError(f"{name} is empty, shape {array.shape}; give at least one token, shape (..., V) with V >= 1")
+        raise ValueError(
+            f"{name} is empty, shape {array.shape}; give at least one token, shape (..., V) with V >= 1"
+        )
     return array
 
 
@@ -39,7 +47,9 @@ def logits(name, value):
     _refuse(name, np.isposinf(array), array, "a logit may be -inf (a masked token) but not +inf")
     masked = np.isneginf(array).all(axis=-1)
     if masked.any():
-        raise ValueError(f"{name}: {_row(masked)} holds nothing but -inf; leave at least one token a logit above -inf")
+        raise ValueError(
+            f"{name}: {_row(masked)} holds nothing but -inf; leave at least one token a logit above -inf"
+        )
     return array
 
 
@@ -68,18 +78,24 @@ def pair(student, teacher, names=("student", "teacher")):
     """Two arrays of probabilities, broadcast to one shape (..., V)."""
     p, q = probabilities(names[0], student), probabilities(names[1], teacher)
     if p.shape[-1] != q.shape[-1]:
-        raise ValueError(f"{names[0]} has shape {p.shape} and {names[1]} {q.shape}; both must have the same number of tokens V on the last axis")
+        raise ValueError(
+            f"{names[0]} has shape {p.shape} and {names[1]} {q.shape}; both must have the same number of tokens V on the last axis"
+        )
     try:
         return np.broadcast_arrays(p, q)
     except ValueError:
-        raise ValueError(f"{names[0]} has shape {p.shape} and {names[1]} {q.shape}; their leading axes must be equal or broadcast") from None
+        raise ValueError(
+            f"{names[0]} has shape {p.shape} and {names[1]} {q.shape}; their leading axes must be equal or broadcast"
+        ) from None
 
 
 def one_position(name, value, vocabulary):
     """A finite array of shape (V,): one number a token."""
     array = rows(name, value)
     if array.shape != (vocabulary,):
-        raise ValueError(f"{name} has shape {array.shape}; give one number a token, shape ({vocabulary},)")
+        raise ValueError(
+            f"{name} has shape {array.shape}; give one number a token, shape ({vocabulary},)"
+        )
     _refuse(name, ~np.isfinite(array), array, "every entry must be finite")
     return array
 
@@ -112,9 +128,13 @@ def count(name, value, largest):
     try:
         result = operator.index(value)
     except TypeError:
-        raise ValueError(f"{name} is {_quote(value)}; give a whole number (an int) from 1 to V = {largest}") from None
+        raise ValueError(
+            f"{name} is {_quote(value)}; give a whole number (an int) from 1 to V = {largest}"
+        ) from None
     if isinstance(value, (bool, np.bool_)) or not 1 <= result <= largest:
-        raise ValueError(f"{name} is {value!r}; give a whole number (an int) from 1 to V = {largest}")
+        raise ValueError(
+            f"{name} is {value!r}; give a whole number (an int) from 1 to V = {largest}"
+        )
     return result
 
 
@@ -128,7 +148,9 @@ def _refuse(name, wrong, array, rule):
     if wrong.any():
         *row, token = (int(index) for index in np.argwhere(wrong)[0])
         place = f"row {tuple(row)}, " if row else ""
-        raise ValueError(f"{name} holds {float(array[tuple(row) + (token,)])!r} at {place}token {token}; {rule}")
+        raise ValueError(
+            f"{name} holds {float(array[tuple(row) + (token,)])!r} at {place}token {token}; {rule}"
+        )
 
 
 def _row(wrong):

@@ -61,7 +61,9 @@ def log_ratio(p, q, difference=None):
     difference = p - q if difference is None else difference
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         close = np.abs(difference) <= q / 2
-        ratio = np.where(close, np.log1p(np.where(close, difference / q, 0.0)), np.log(p) - np.log(q))
+        ratio = np.where(
+            close, np.log1p(np.where(close, difference / q, 0.0)), np.log(p) - np.log(q)
+        )
     return np.where((p == 0) & (q == 0), 0.0, ratio)
 
 

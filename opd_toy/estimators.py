@@ -36,7 +36,9 @@ def policy_gradient(student, teacher, baseline=0.0):
     if not np.isfinite(baseline).all():
         raise ValueError(f"baseline is {baseline.tolist()!r}; give a finite number")
     if baseline.ndim and baseline.shape != p.shape[:-1]:
-        raise ValueError(f"baseline has shape {baseline.shape}; give one number, or one for each batch row, shape {p.shape[:-1]}")
+        raise ValueError(
+            f"baseline has shape {baseline.shape}; give one number, or one for each batch row, shape {p.shape[:-1]}"
+        )
     return _table(log_ratio(p, q) - baseline[..., None], p)
 
 
@@ -160,7 +162,10 @@ def top_k_policy_gradient(student, teacher, k, tail="sampled"):
 
     # Costs of +inf, q_k = 0 < p_k, may meet with both signs: they are the limit of equal large ones.
     barred = (q == 0) & (p > 0)
-    table, infinite = head_and_tail(log_ratio(p, np.where(barred, 1.0, q))), head_and_tail(barred.astype(float))
+    table, infinite = (
+        head_and_tail(log_ratio(p, np.where(barred, 1.0, q))),
+        head_and_tail(barred.astype(float)),
+    )
     return np.where(infinite != 0, np.copysign(np.inf, infinite), table)
 
 
@@ -195,7 +200,9 @@ def expectation(probabilities, table):
     weights, rows = _drawn(probabilities, table)
     both = (np.isposinf(rows).any(axis=-2) & np.isneginf(rows).any(axis=-2)).any()
     if both:
-        raise ValueError("table holds both +inf and -inf in one column, in rows that can be drawn: the expectation does not exist; see the limit in objectives.reverse_kl_logit_gradient")
+        raise ValueError(
+            "table holds both +inf and -inf in one column, in rows that can be drawn: the expectation does not exist; see the limit in objectives.reverse_kl_logit_gradient"
+        )
     with np.errstate(invalid="ignore"):
         return np.where(rows == 0, 0.0, weights[..., None] * rows).sum(axis=-2)
 
@@ -214,7 +221,9 @@ def total_variance(probabilities, table):
     shifted = np.where(weights[..., None] > 0, rows - reference, 0.0)
     deviation = shifted - (weights[..., None] * shifted).sum(axis=-2, keepdims=True)
     with np.errstate(over="ignore"):
-        variance = np.where(infinite, np.inf, _product(weights, (deviation**2).sum(axis=-1)).sum(axis=-1))
+        variance = np.where(
+            infinite, np.inf, _product(weights, (deviation**2).sum(axis=-1)).sum(axis=-1)
+        )
     return variance if variance.ndim else float(variance)
 
 
@@ -227,7 +236,12 @@ def optimal_baseline(student, teacher):
     p, q = _validate.pair(student, teacher)
     weight = p * (_others(p) ** 2 + _others(p * p))
     total = weight.sum(axis=-1)
-    best = np.divide(_product(weight, log_ratio(p, q)).sum(axis=-1), total, out=np.zeros_like(total), where=total > 0)
+    best = np.divide(
+        _product(weight, log_ratio(p, q)).sum(axis=-1),
+        total,
+        out=np.zeros_like(total),
+        where=total > 0,
+    )
     return best if best.ndim else float(best)
 
 
@@ -239,15 +253,26 @@ def schulman_table(mean):
     """
     mean = abs(_validate.number("mean", mean))
     if mean == 0:
-        raise ValueError("mean is 0; give a mean other than 0, as at 0 the KL that bias and spread are divided by is 0")
+        raise ValueError(
+            "mean is 0; give a mean other than 0, as at 0 the KL that bias and spread are divided by is 0"
+        )
     square = mean * mean
     kl = square / 2
     # exp(x) - 1 - x loses its digits for small x; its series does not.
-    k3_variance = sum(square**n / math.factorial(n) for n in range(2, 25)) if square < 1 else math.expm1(square) - square
+    k3_variance = (
+        sum(square**n / math.factorial(n) for n in range(2, 25))
+        if square < 1
+        else math.expm1(square) - square
+    )
     bias = {"k1": 0.0, "k2": square**2 / 8, "k3": 0.0}
     variance = {"k1": square, "k2": square**2 / 2 + square**3 / 4, "k3": k3_variance}
     return {"kl": kl} | {
-        kind: {"bias": bias[kind], "sd": math.sqrt(variance[kind]), "bias_over_kl": bias[kind] / kl, "sd_over_kl": math.sqrt(variance[kind]) / kl}
+        kind: {
+            "bias": bias[kind],
+            "sd": math.sqrt(variance[kind]),
+            "bias_over_kl": bias[kind] / kl,
+            "sd_over_kl": math.sqrt(variance[kind]) / kl,
+        }
         for kind in KINDS
     }
 
@@ -266,7 +291,11 @@ def dense_and_broadcast(student, teacher):
     sequences = np.array(list(itertools.product(range(p.shape[1]), repeat=p.shape[0])))
     positions = np.arange(p.shape[0])
     dense = log_ratio(p, q)[positions, sequences]
-    return p[positions, sequences].prod(axis=1), dense, np.repeat(dense.sum(axis=1, keepdims=True), p.shape[0], axis=1)
+    return (
+        p[positions, sequences].prod(axis=1),
+        dense,
+        np.repeat(dense.sum(axis=1, keepdims=True), p.shape[0], axis=1),
+    )
 
 
 def sequence_table(student, weights):
@@ -306,12 +335,20 @@ def _drawn(probabilities, table):
     weights = _validate.probabilities("probabilities", probabilities)
     rows = _validate.numbers("table", table)
     if rows.ndim < 2 or rows.shape[-2] != weights.shape[-1]:
-        raise ValueError(f"table has shape {rows.shape}; give one row for each of the {weights.shape[-1]} probabilities, shape (..., {weights.shape[-1]}, columns)")
+        raise ValueError(
+            f"table has shape {rows.shape}; give one row for each of the {weights.shape[-1]} probabilities, shape (..., {weights.shape[-1]}, columns)"
+        )
     if np.isnan(rows).any():
-        raise ValueError(f"table holds nan at {tuple(int(i) for i in np.argwhere(np.isnan(rows))[0])}; every entry must be a number")
+        raise ValueError(
+            f"table holds nan at {tuple(int(i) for i in np.argwhere(np.isnan(rows))[0])}; every entry must be a number"
+        )
     try:
-        rows = np.broadcast_to(rows, np.broadcast_shapes(weights.shape[:-1], rows.shape[:-2]) + rows.shape[-2:])
+        rows = np.broadcast_to(
+            rows, np.broadcast_shapes(weights.shape[:-1], rows.shape[:-2]) + rows.shape[-2:]
+        )
     except ValueError:
-        raise ValueError(f"probabilities has shape {weights.shape} and table {rows.shape}; their leading axes must be equal or broadcast") from None
+        raise ValueError(
+            f"probabilities has shape {weights.shape} and table {rows.shape}; their leading axes must be equal or broadcast"
+        ) from None
     weights = np.broadcast_to(weights, rows.shape[:-1])
     return weights, np.where(weights[..., None] > 0, rows, 0.0)

@@ -174,7 +174,11 @@ def alpha_divergence_logit_gradient(student, teacher, alpha):
         g = np.expm1((alpha - 1) * log_ratio(p, q)) / (alpha - 1)
         gradient = _centred_with_products(p, g, _scaled_expm1(p, q, 1 - alpha) / (alpha - 1))
     finite = np.isfinite(gradient).all(axis=-1, keepdims=True)
-    return gradient if finite.all() else np.where(finite, gradient, _overflowed_alpha_gradient(p, q, alpha))
+    return (
+        gradient
+        if finite.all()
+        else np.where(finite, gradient, _overflowed_alpha_gradient(p, q, alpha))
+    )
 
 
 def top_k_reverse_kl(student, teacher, k, outside="renormalize"):
@@ -217,7 +221,9 @@ def top_k_reverse_kl_logit_gradient(student, teacher, k, outside="renormalize"):
         if outside == "tail" and k < p.shape[-1]:
             tail = p[..., k:]
             share = _quotient(tail, tail.sum(axis=-1, keepdims=True))
-            gradient[..., k:] = np.where(share > 0, bucket[..., k:] * np.where(share > 0, share, 1.0), 0.0)
+            gradient[..., k:] = np.where(
+                share > 0, bucket[..., k:] * np.where(share > 0, share, 1.0), 0.0
+            )
     result = np.empty_like(gradient)
     np.put_along_axis(result, order, gradient, axis=-1)
     return result
@@ -255,7 +261,9 @@ def _centred_with_products(p, g, products):
     """The same, taking p_j g_j from ``products`` where p_j is so small that g_j could overflow."""
     tiny = p < 1e-290
     products = np.where(tiny, products, 0.0)
-    return _centred(p, np.where(tiny, 0.0, g)) + (products - p * products.sum(axis=-1, keepdims=True))
+    return _centred(p, np.where(tiny, 0.0, g)) + (
+        products - p * products.sum(axis=-1, keepdims=True)
+    )
 
 
 def _mixture(p, q, weight):
@@ -279,7 +287,11 @@ def _scaled_expm1(p, q, t):
         zero = ((p == 0) & (t < 1)) | ((q == 0) & (t > 0)) | ((p == 0) & (q == 0))
         infinite = ((p == 0) & (t > 1)) | ((q == 0) & (t < 0))
         power = np.where(zero, 0.0, np.where(infinite, np.inf, power))
-        return np.where(np.abs(exponent) < 1, p * np.expm1(np.where(np.abs(exponent) < 1, exponent, 0.0)), power - p)
+        return np.where(
+            np.abs(exponent) < 1,
+            p * np.expm1(np.where(np.abs(exponent) < 1, exponent, 0.0)),
+            power - p,
+        )
 
 
 def _overflowed_alpha_gradient(p, q, alpha):
@@ -306,7 +318,12 @@ def _head_first(student, teacher, k, outside):
 def _buckets(p, q, k, outside):
     """The two distributions (..., k) or (..., k + 1) that "renormalize" and "tail" compare."""
     if outside == "tail":
-        return tuple(np.concatenate([x[..., :k], x[..., k:].sum(axis=-1, keepdims=True)], axis=-1) for x in (p, q))
+        return tuple(
+            np.concatenate([x[..., :k], x[..., k:].sum(axis=-1, keepdims=True)], axis=-1)
+            for x in (p, q)
+        )
     head_p, head_q = p[..., :k], q[..., :k]
     mass = head_p.sum(axis=-1, keepdims=True)
-    return np.where(mass > 0, _quotient(head_p, mass), 1 / k), head_q / head_q.sum(axis=-1, keepdims=True)
+    return np.where(mass > 0, _quotient(head_p, mass), 1 / k), head_q / head_q.sum(
+        axis=-1, keepdims=True
+    )

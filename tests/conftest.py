@@ -1,4 +1,5 @@
 """Fixtures shared by the tests: the built book, a browser, pages that may not use the network."""
+
 import sys
 from pathlib import Path
 
@@ -80,5 +81,10 @@ def new_page(browser, **options):
     context.route(lambda address: not on_disk(address), lambda route: route.abort())
     page.on("websocket", lambda socket: page.refused.append(socket.url))
     page.on("pageerror", lambda error: page.faults.append(f"uncaught: {error}"))
-    page.on("console", lambda message: page.faults.append(f"console: {message.text}") if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: (
+            page.faults.append(f"console: {message.text}") if message.type == "error" else None
+        ),
+    )
     return page

@@ -1,8 +1,8 @@
 """Small runs of the lab for tests/test_lm_training.py, in a process of their own: to be killed, or several at once.
 
-    python -m tests.lm_training_runs killed FOLDER                a run with a checkpoint at each step
-    python -m torch.distributed.run ... ranks FOLDER              two processes: the command, then runs in float64
-    python -m tests.lm_training_runs command ARGUMENTS            python -m opd_toy ARGUMENTS, with SMALL as its tiny preset
+python -m tests.lm_training_runs killed FOLDER                a run with a checkpoint at each step
+python -m torch.distributed.run ... ranks FOLDER              two processes: the command, then runs in float64
+python -m tests.lm_training_runs command ARGUMENTS            python -m opd_toy ARGUMENTS, with SMALL as its tiny preset
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from opd_toy.__main__ import main
-from opd_toy.records.checkpoints import Stop
 from opd_toy.lm import presets, training
 from opd_toy.lm.model import Shape, load
 from opd_toy.lm.presets import Distillation, Preset, Recipe
 from opd_toy.lm.tasks import Sums
+from opd_toy.records.checkpoints import Stop
 
 TASK = Sums(terms=2, digits=1)
 LENGTH = TASK.prompt_length + TASK.length
@@ -34,18 +34,31 @@ STOPPED = "pg_1"  # of them, and taken up again
 
 def models(folder):
     """The teacher and the student that a test has put there."""
-    return load(Path(folder) / "tiny-teacher.safetensors"), load(Path(folder) / "tiny-student.safetensors")
+    return load(Path(folder) / "tiny-teacher.safetensors"), load(
+        Path(folder) / "tiny-student.safetensors"
+    )
 
 
 def killed(folder):
     method, seed, steps = KILLED
-    return training.distill(method, SMALL, seed, *models(folder), folder=Path(folder) / "killed", steps=steps, seconds=0, report=lambda done, steps: print(done, flush=True))
+    return training.distill(
+        method,
+        SMALL,
+        seed,
+        *models(folder),
+        folder=Path(folder) / "killed",
+        steps=steps,
+        seconds=0,
+        report=lambda done, steps: print(done, flush=True),
+    )
 
 
 def in_float64(folder, out, method, **options):
     """A short run in float64, and its weights."""
     teacher, student = (model.double() for model in models(folder))
-    training.distill(method, SMALL, 3, teacher, student, folder=out, steps=4, say=lambda text: None, **options)
+    training.distill(
+        method, SMALL, 3, teacher, student, folder=out, steps=4, say=lambda text: None, **options
+    )
     return load(training.student_path(out, method, SMALL, 3, 4)).state_dict()
 
 
@@ -62,15 +75,36 @@ def stopped_at_step_2(folder, out, method):
     try:
         in_float64(folder, out, method)
     except KeyboardInterrupt:
-        iteration = torch.load(training.student_path(out, method, SMALL, 3, 4).with_suffix(".pt"))["state"]["iteration"] if os.environ["RANK"] == "0" else None
+        iteration = (
+            torch.load(training.student_path(out, method, SMALL, 3, 4).with_suffix(".pt"))["state"][
+                "iteration"
+            ]
+            if os.environ["RANK"] == "0"
+            else None
+        )
         print(f"stopped with {iteration}", flush=True)
     training.step, Stop.asked = step, 0
 
 
 def ranks(folder):
-    command(["train", "--method", "gkd", "--preset", "tiny", "--steps", "3", "--json", "--folder", str(Path(folder) / "made by two")])
+    command(
+        [
+            "train",
+            "--method",
+            "gkd",
+            "--preset",
+            "tiny",
+            "--steps",
+            "3",
+            "--json",
+            "--folder",
+            str(Path(folder) / "made by two"),
+        ]
+    )
     # torchrun's own meeting place serves one group, the command's
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=int(os.environ["RANK"]), world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", f"file://{folder}/meeting", rank=int(os.environ["RANK"]), world_size=2
+    )
     for method in RANKS:
         if method == STOPPED:
             stopped_at_step_2(folder, Path(folder) / "two", method)

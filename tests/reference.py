@@ -68,11 +68,29 @@ def top_k(p, q, k, outside):
 OBJECTIVES = {
     "forward_kl": (lambda p, q: kl(q, p), [{}]),
     "reverse_kl": (kl, [{}]),
-    "generalized_jsd": (lambda p, q, beta: generalized_jsd(p, q, beta), [{"beta": b} for b in (0, 1e-9, 0.1, 0.5, 0.9, 1 - 1e-9, 1)]),
-    "alpha_divergence": (lambda p, q, alpha: alpha_divergence(p, q, alpha), [{"alpha": a} for a in (-1.5, -1e-9, 0, 1e-9, 0.3, 0.5, 0.7, 1 - 1e-9, 1, 1 + 1e-9, 2, 3.5)]),
-    "skewed_forward_kl": (lambda p, q, skew: kl(q, mix(p, q, skew)), [{"skew": s} for s in (0, 1e-9, 0.1, 0.6, 1 - 1e-9, 1)]),
-    "skewed_reverse_kl": (lambda p, q, skew: kl(p, mix(q, p, skew)), [{"skew": s} for s in (0, 1e-9, 0.1, 0.6, 1 - 1e-9, 1)]),
-    "top_k_reverse_kl": (top_k, [{"k": k, "outside": o} for k in (1, 2, 3) for o in ("renormalize", "drop", "tail")]),
+    "generalized_jsd": (
+        lambda p, q, beta: generalized_jsd(p, q, beta),
+        [{"beta": b} for b in (0, 1e-9, 0.1, 0.5, 0.9, 1 - 1e-9, 1)],
+    ),
+    "alpha_divergence": (
+        lambda p, q, alpha: alpha_divergence(p, q, alpha),
+        [
+            {"alpha": a}
+            for a in (-1.5, -1e-9, 0, 1e-9, 0.3, 0.5, 0.7, 1 - 1e-9, 1, 1 + 1e-9, 2, 3.5)
+        ],
+    ),
+    "skewed_forward_kl": (
+        lambda p, q, skew: kl(q, mix(p, q, skew)),
+        [{"skew": s} for s in (0, 1e-9, 0.1, 0.6, 1 - 1e-9, 1)],
+    ),
+    "skewed_reverse_kl": (
+        lambda p, q, skew: kl(p, mix(q, p, skew)),
+        [{"skew": s} for s in (0, 1e-9, 0.1, 0.6, 1 - 1e-9, 1)],
+    ),
+    "top_k_reverse_kl": (
+        top_k,
+        [{"k": k, "outside": o} for k in (1, 2, 3) for o in ("renormalize", "drop", "tail")],
+    ),
 }
 
 CASES = [(name, arguments) for name, (_, many) in OBJECTIVES.items() for arguments in many]
@@ -90,7 +108,10 @@ def logit_gradient(name, logits, q, arguments):
         up, down = list(logits), list(logits)
         up[j] += step
         down[j] -= step
-        gradient.append((value(name, softmax(up), q, arguments) - value(name, softmax(down), q, arguments)) / (2 * step))
+        gradient.append(
+            (value(name, softmax(up), q, arguments) - value(name, softmax(down), q, arguments))
+            / (2 * step)
+        )
     return gradient
 
 
@@ -108,4 +129,6 @@ def close(actual, expected, tolerance=1e-12):
     assert actual.shape == expected.shape
     scale = np.abs(expected).max()
     error = np.abs(actual - expected).max()
-    assert error <= tolerance * scale, f"off by {error / scale:.2e} relative: {actual} against {expected}"
+    assert error <= tolerance * scale, (
+        f"off by {error / scale:.2e} relative: {actual} against {expected}"
+    )

@@ -13,8 +13,8 @@ from opd_toy import estimators, objectives
 from opd_toy.__main__ import main
 from opd_toy.audit import AuditError, audit, calling
 from opd_toy.audit.token import candidates
-from opd_toy.audit.token import verdict as identify
 from opd_toy.audit.token import measure as token_level
+from opd_toy.audit.token import verdict as identify
 
 P, Q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
 NONE = "none of these"
@@ -52,7 +52,10 @@ def jsd(beta, weight=None, teacher_share=None):
     def loss(student, teacher):
         p, q = probs(student), probs(teacher)
         mixture = (1 - teacher_share) * p + teacher_share * q
-        return weight * (q * (q / mixture).log()).sum() + (1 - weight) * (p * (p / mixture).log()).sum()
+        return (
+            weight * (q * (q / mixture).log()).sum()
+            + (1 - weight) * (p * (p / mixture).log()).sum()
+        )
 
     return loss
 
@@ -69,7 +72,9 @@ def k3(student, teacher, token):
 
 def gradient_policy(weight):
     """weight(student, teacher, token), detached, on the log-probability of the token drawn."""
-    return lambda student, teacher, token: weight(student, teacher, token).detach() * logs(student)[token]
+    return lambda student, teacher, token: (
+        weight(student, teacher, token).detach() * logs(student)[token]
+    )
 
 
 def on_policy_ratio(student, token):
@@ -85,14 +90,18 @@ def top_k(k, *, of="teacher", outside="renormalize", direction="reverse"):
             p, q = p / p.sum(), q / q.sum()
         if outside == "tail" and k < len(student):
             rest = torch.ones(len(student), dtype=torch.bool).index_fill(0, head, False)
-            p, q = (torch.cat([x, probs(z)[rest].sum()[None]]) for x, z in ((p, student), (q, teacher)))
+            p, q = (
+                torch.cat([x, probs(z)[rest].sum()[None]]) for x, z in ((p, student), (q, teacher))
+            )
         return (p * (p / q).log()).sum() if direction == "reverse" else (q * (q / p).log()).sum()
 
     return loss
 
 
 def in_format(loss, dtype):
-    return functools.wraps(loss)(lambda student, teacher, *token: loss(student.to(dtype), teacher.to(dtype), *token))
+    return functools.wraps(loss)(
+        lambda student, teacher, *token: loss(student.to(dtype), teacher.to(dtype), *token)
+    )
 
 
 def swapped(loss):
@@ -230,25 +239,61 @@ def nucleus(student, teacher):
 
 UNSEEN = {
     "Jeffreys": (lambda s, t: forward(s, t) + reverse(s, t), "forward KL + reverse KL"),
-    "alpha 0.3": (lambda s, t: (1 - (probs(s) ** 0.3 * probs(t) ** 0.7).sum()) / 0.21, "α-divergence(α = 0.3)"),
-    "half exact, half sampled": (lambda s, t, k: 0.5 * reverse(s, t) + 0.5 * ratio(s, t, k).detach() * logs(s)[k], "reverse KL"),
-    "label smoothing": (lambda s, t: F.cross_entropy(s, probs(t), label_smoothing=0.1), "0.9 × forward KL + 0.1 × cross-entropy with uniform labels"),
-    "focal weight": (gradient_policy(lambda s, t, k: ratio(s, t, k) * (1 - probs(s)[k]) ** 2), NONE),
-    "k3, exponent at most 5": (lambda s, t, k: torch.exp((-ratio(s, t, k)).clamp(max=5)) - 1 + ratio(s, t, k), "forward KL" + CLOSE),
-    "k3 the other way": (lambda s, t, k: torch.exp(ratio(s, t, k)) - 1 - ratio(s, t, k), "α-divergence(α = 2)"),
+    "alpha 0.3": (
+        lambda s, t: (1 - (probs(s) ** 0.3 * probs(t) ** 0.7).sum()) / 0.21,
+        "α-divergence(α = 0.3)",
+    ),
+    "half exact, half sampled": (
+        lambda s, t, k: 0.5 * reverse(s, t) + 0.5 * ratio(s, t, k).detach() * logs(s)[k],
+        "reverse KL",
+    ),
+    "label smoothing": (
+        lambda s, t: F.cross_entropy(s, probs(t), label_smoothing=0.1),
+        "0.9 × forward KL + 0.1 × cross-entropy with uniform labels",
+    ),
+    "focal weight": (
+        gradient_policy(lambda s, t, k: ratio(s, t, k) * (1 - probs(s)[k]) ** 2),
+        NONE,
+    ),
+    "k3, exponent at most 5": (
+        lambda s, t, k: torch.exp((-ratio(s, t, k)).clamp(max=5)) - 1 + ratio(s, t, k),
+        "forward KL" + CLOSE,
+    ),
+    "k3 the other way": (
+        lambda s, t, k: torch.exp(ratio(s, t, k)) - 1 - ratio(s, t, k),
+        "α-divergence(α = 2)",
+    ),
     "k1 squared": (lambda s, t, k: ratio(s, t, k) ** 2, "2 × reverse KL"),
-    "teacher's log-probability as a reward": (gradient_policy(lambda s, t, k: -logs(t)[k]), "reverse KL + entropy"),
+    "teacher's log-probability as a reward": (
+        gradient_policy(lambda s, t, k: -logs(t)[k]),
+        "reverse KL + entropy",
+    ),
     "nucleus": (nucleus, NONE),
-    "forward on the student's top 5, tail": (top_k(5, of="student", outside="tail", direction="forward"), "forward KL on the student's top 5, tail as one token"),
-    "top 8 in float32": (in_format(top_k(8), torch.float32), "reverse KL on the teacher's top 8, renormalized"),
+    "forward on the student's top 5, tail": (
+        top_k(5, of="student", outside="tail", direction="forward"),
+        "forward KL on the student's top 5, tail as one token",
+    ),
+    "top 8 in float32": (
+        in_format(top_k(8), torch.float32),
+        "reverse KL on the teacher's top 8, renormalized",
+    ),
     "JSD in bits": (lambda s, t: jsd(0.5)(s, t) / np.log(2), "1.4427 × JSD(β = 0.5)"),
-    "geometric mixture": (lambda s, t: (probs(s) * (logs(s) - logs((logs(s) + logs(t)) / 2))).sum(), NONE),
+    "geometric mixture": (
+        lambda s, t: (probs(s) * (logs(s) - logs((logs(s) + logs(t)) / 2))).sum(),
+        NONE,
+    ),
     "two temperatures": (lambda s, t: forward(s / 1.5, t / 3), NONE),
     "sum of the logits": (lambda s, t: s.sum(), NONE),
     "squared probabilities": (lambda s, t: ((probs(s) - probs(t)) ** 2).sum(), NONE),
-    "squared log ratios": (lambda s, t: (probs(s).detach() * (logs(s) - logs(t)) ** 2).sum() / 2, "reverse KL"),
+    "squared log ratios": (
+        lambda s, t: (probs(s).detach() * (logs(s) - logs(t)) ** 2).sum() / 2,
+        "reverse KL",
+    ),
     "nucleus of the student": (lambda s, t: nucleus(t, s), NONE),
-    "smooth absolute log ratio": (lambda s, t, k: F.smooth_l1_loss(logs(s)[k], logs(t)[k]), "reverse KL" + CLOSE),  # k2 below 1
+    "smooth absolute log ratio": (
+        lambda s, t, k: F.smooth_l1_loss(logs(s)[k], logs(t)[k]),
+        "reverse KL" + CLOSE,
+    ),  # k2 below 1
     "absolute log ratio": (lambda s, t, k: ratio(s, t, k).abs(), NONE),
     "centred logits": (lambda s, t: ((s - s.mean() - t + t.mean()) ** 2).sum(), NONE),
     "logits decayed": (lambda s, t: reverse(s, t) + 1e-3 * (s**2).sum(), NONE),
@@ -264,7 +309,10 @@ def test_verdict_on_an_unseen_loss(name):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("name", ["k3 as a loss", "JSD", "baseline of the token", "top 32", "float32 inside JSD", "bfloat16"])
+@pytest.mark.parametrize(
+    "name",
+    ["k3 as a loss", "JSD", "baseline of the token", "top 32", "float32 inside JSD", "bfloat16"],
+)
 def test_verdict_does_not_hang_on_the_seed(name, seed):
     loss, verdict = VERDICTS[name]
     assert audit(loss, seed=seed).optimises == verdict
@@ -279,11 +327,18 @@ def test_a_sum_has_no_term_too_small_to_be_seen():
     tables = [token_level.tabulate(reverse, 2, *pair) for pair in token_level.random_pairs(0)]
     measured = token_level.measure(tables, "student", "float64")
     both = [candidates.reverse_kl(), candidates.forward_kl()]
-    assert identify._confirmed(measured, both[:1]) is not None and identify._confirmed(measured, both) is None
+    assert (
+        identify._confirmed(measured, both[:1]) is not None
+        and identify._confirmed(measured, both) is None
+    )
 
 
 def test_inputs_that_hold_nan_are_not_taken_for_changed():
-    called = calling.gradient_of(lambda s, t: forward(s[:2], t[:2]), np.array([0.0, 1.0, np.nan]), np.array([1.0, 0.0, np.nan]))
+    called = calling.gradient_of(
+        lambda s, t: forward(s[:2], t[:2]),
+        np.array([0.0, 1.0, np.nan]),
+        np.array([1.0, 0.0, np.nan]),
+    )
     assert called.touched == () and called.dtype == "float64"
 
 
@@ -302,10 +357,15 @@ def clamped():
 
 def test_policy_gradient_agrees_with_the_engine(sampled):
     table = estimators.policy_gradient(P, Q)
-    np.testing.assert_allclose(sampled.expected_gradient, estimators.expectation(P, table), rtol=1e-12)
+    np.testing.assert_allclose(
+        sampled.expected_gradient, estimators.expectation(P, table), rtol=1e-12
+    )
     np.testing.assert_allclose(sampled.variance, estimators.total_variance(P, table), rtol=1e-12)
     np.testing.assert_allclose((sampled.standard_deviation**2).sum(), sampled.variance, rtol=1e-12)
-    assert sampled.variance_compared == {"GKD": 0.0, "plain policy gradient": pytest.approx(sampled.variance, rel=1e-12)}
+    assert sampled.variance_compared == {
+        "GKD": 0.0,
+        "plain policy gradient": pytest.approx(sampled.variance, rel=1e-12),
+    }
     assert (sampled.objective, sampled.parameters, sampled.scale) == ("reverse_kl", {}, 1.0)
     assert sampled.uses_token and not sampled.teacher_gradient and sampled.touches_inputs == ()
 
@@ -313,14 +373,26 @@ def test_policy_gradient_agrees_with_the_engine(sampled):
 def test_scale_and_variance_compared_with_it():
     report = audit(lambda s, t, k: 2 * ratio(s, t, k).detach() * logs(s)[k])
     assert report.scale == 2.0
-    np.testing.assert_allclose(report.variance_compared["plain policy gradient"], 4 * estimators.total_variance(P, estimators.policy_gradient(P, Q)), rtol=1e-12)
+    np.testing.assert_allclose(
+        report.variance_compared["plain policy gradient"],
+        4 * estimators.total_variance(P, estimators.policy_gradient(P, Q)),
+        rtol=1e-12,
+    )
 
 
 def test_bias_is_the_distance_from_each_kl(sampled):
     assert sampled.bias["reverse KL"]["as_given"] < 1e-12
-    assert sampled.bias["forward KL"]["as_given"] > sampled.bias["forward KL"]["at_best_scale"] * 0.9 > 0.1
+    assert (
+        sampled.bias["forward KL"]["as_given"]
+        > sampled.bias["forward KL"]["at_best_scale"] * 0.9
+        > 0.1
+    )
     double = audit(lambda s, t: 2 * forward(s, t)).bias["forward KL"]
-    assert double["as_given"] == pytest.approx(1) and double["best_scale"] == pytest.approx(2) and double["at_best_scale"] < 1e-12
+    assert (
+        double["as_given"] == pytest.approx(1)
+        and double["best_scale"] == pytest.approx(2)
+        and double["at_best_scale"] < 1e-12
+    )
 
 
 def test_parameters_call_the_engine():
@@ -338,7 +410,7 @@ def test_a_loss_that_holds_only_while_close_names_no_objective_for_a_program(cla
 
 
 def test_fine_tuning_on_own_tokens_is_nothing_and_on_the_teachers_forward_kl():
-    loss = lambda s, t, k: -logs(s)[k]  # noqa: E731
+    loss = lambda s, t, k: -logs(s)[k]
     own = audit(loss)
     assert (own.optimises, own.with_other_tokens) == ("zero", "forward KL")
     assert own.fixed_point["descent"]["steps"] == 0
@@ -354,7 +426,9 @@ def test_value_of_a_loss_is_told_apart_from_its_gradient():
     assert soft.value_is in ("KL(q‖p) + H(q)", "H(q) + KL(q‖p)")
     assert soft.value_at_teacher["is"] == "the teacher's entropy"
     np.testing.assert_allclose(soft.value_at_teacher["value"], -(Q * np.log(Q)).sum(), rtol=1e-12)
-    assert audit(top_k(64, outside="drop", direction="forward")).value_is is None  # the whole KL on small vocabularies only
+    assert (
+        audit(top_k(64, outside="drop", direction="forward")).value_is is None
+    )  # the whole KL on small vocabularies only
 
 
 def test_where_descent_ends():
@@ -391,7 +465,11 @@ def test_inputs_written_into_and_a_teacher_that_learns_are_told():
         return forward(student, teacher)
 
     report = audit(loss)
-    assert (report.optimises, report.touches_inputs, report.teacher_gradient) == ("forward KL", ("student_logits",), True)
+    assert (report.optimises, report.touches_inputs, report.teacher_gradient) == (
+        "forward KL",
+        ("student_logits",),
+        True,
+    )
     assert "changes student_logits in place" in str(report) and "teacher's logits" in str(report)
     assert not audit(lambda s, t: forward(s, t.detach())).teacher_gradient
 
@@ -406,30 +484,46 @@ def test_a_token_taken_but_not_used():
 
 def found(report, edge):
     """(severity, finding) of the edge whose name begins so."""
-    return [(entry["severity"], entry["finding"]) for entry in report.edges if entry["edge"].startswith(edge)]
+    return [
+        (entry["severity"], entry["finding"])
+        for entry in report.edges
+        if entry["edge"].startswith(edge)
+    ]
 
 
 def test_clamped_value_has_a_dead_gradient(clamped):
     # exp(x) - 1 - x = 10 where log q/p = x = 2.6109...; on the other side at log p/q = 11.
     dead = [text for severity, text in found(clamped, "dead gradient") if severity == "broken"]
-    assert len(dead) == 2 and any("log q/p" in text and "2.61" in text for text in dead) and any("log p/q" in text and "11" in text for text in dead)
+    assert (
+        len(dead) == 2
+        and any("log q/p" in text and "2.61" in text for text in dead)
+        and any("log p/q" in text and "11" in text for text in dead)
+    )
 
 
 def test_clamped_weight_is_found_where_it_begins(sampled):
     report = audit(VERDICTS["clamped at 5"][0])
     clamps = found(report, "clamp")
-    assert len(clamps) == 2 and all(severity == "note" and "is above 5" in text for severity, text in clamps)
-    assert found(sampled, "clamp") == [("fine", "the gradient neither stops nor is cut off for |log p/q| up to 40")]
+    assert len(clamps) == 2 and all(
+        severity == "note" and "is above 5" in text for severity, text in clamps
+    )
+    assert found(sampled, "clamp") == [
+        ("fine", "the gradient neither stops nor is cut off for |log p/q| up to 40")
+    ]
     assert found(audit(k3), "clamp")[0][0] == "fine"  # 1 - q/p levels off, which is no clamp
 
 
 def test_masked_tokens():
     both = "a token masked (−inf) in both"
-    (severity, text), = found(audit(reverse), both)
+    ((severity, text),) = found(audit(reverse), both)
     assert severity == "broken" and "NaN" in text
 
-    def square_root(student, teacher):  # where() takes the NaN out of the value, and leaves it in the gradient
-        return torch.where(student.isinf() & teacher.isinf(), 0.0, (probs(student) - probs(teacher)).abs().sqrt()).sum()
+    def square_root(
+        student, teacher
+    ):  # where() takes the NaN out of the value, and leaves it in the gradient
+        return torch.where(
+            student.isinf() & teacher.isinf(), 0.0, (probs(student) - probs(teacher)).abs().sqrt()
+        ).sum()
 
     def safe(student, teacher):
         keep = ~(student.isinf() & teacher.isinf())
@@ -440,12 +534,15 @@ def test_masked_tokens():
 
 
 def test_padding_and_constants():
-    (severity, text), = found(audit(VERDICTS["mean over the vocabulary"][0]), "vocabulary padded")
+    ((severity, text),) = found(audit(VERDICTS["mean over the vocabulary"][0]), "vocabulary padded")
     assert severity == "note" and "multiplied by 0.6" in text  # 3 tokens of 5
-    (severity, text), = found(audit(F.mse_loss), "a constant added")
+    ((severity, text),) = found(audit(F.mse_loss), "a constant added")
     assert severity == "note" and "sums to 0.50" in text
     assert found(audit(forward), "a constant added")[0][0] == "fine"
-    (severity, text), = found(audit(lambda s, t: (s.exp() / s.exp().sum() * (s.exp() / s.exp().sum()).log()).sum()), "logits of")
+    ((severity, text),) = found(
+        audit(lambda s, t: (s.exp() / s.exp().sum() * (s.exp() / s.exp().sum()).log()).sum()),
+        "logits of",
+    )
     assert severity == "broken" and "NaN" in text
 
 
@@ -480,20 +577,38 @@ REFUSALS = {
     "float": (lambda s, t: forward(s, t).item(), ("a float", "without .item()")),
     "integer": (lambda s, t: s.argmax(), ("torch.int64", "floating-point")),
     "complex": (lambda s, t: (s + 0j).sum(), ("torch.complex128", "real")),
-    "detached": (lambda s, t: forward(s.detach(), t.detach()), ("no gradient", "the graph is cut", ".detach()")),
-    "through numpy": (lambda s, t: torch.tensor(s.detach().numpy().sum(), dtype=s.dtype), ("does depend on the student's logits", ".numpy()")),
+    "detached": (
+        lambda s, t: forward(s.detach(), t.detach()),
+        ("no gradient", "the graph is cut", ".detach()"),
+    ),
+    "through numpy": (
+        lambda s, t: torch.tensor(s.detach().numpy().sum(), dtype=s.dtype),
+        ("does depend on the student's logits", ".numpy()"),
+    ),
     "constant": (lambda s, t: torch.zeros(()), ("everything in it is detached", "first argument")),
-    "only the teacher": (lambda s, t: forward(s.detach(), t), ("reaches the teacher's only", "other way round")),
+    "only the teacher": (
+        lambda s, t: forward(s.detach(), t),
+        ("reaches the teacher's only", "other way round"),
+    ),
     "dropout": (dropout, ("twice on the same inputs", "dropout")),
-    "own draws": (lambda s, t: (logs(s) - logs(t))[torch.multinomial(probs(s), 1)].sum(), ("take them as an argument",)),
+    "own draws": (
+        lambda s, t: (logs(s) - logs(t))[torch.multinomial(probs(s), 1)].sum(),
+        ("take them as an argument",),
+    ),
     "state": (keeping(), ("keeps something from call to call",)),
     "in place": (in_place, ("in place", ".clone()")),
     "raises": (lambda s, t: s[0, 1], ("student_logits (3,)", "lambda student, teacher, token")),
     "one argument": (lambda s: s.sum(), ("loss(student_logits (V,), teacher_logits (V,), token)",)),
     "four arguments": (lambda s, t, k, mask: s.sum(), ("(s, t, k, mask)",)),
-    "keyword without a default": (lambda s, t, *, beta: jsd(beta)(s, t), ("beta", "functools.partial")),
+    "keyword without a default": (
+        lambda s, t, *, beta: jsd(beta)(s, t),
+        ("beta", "functools.partial"),
+    ),
     "not callable": (3, ("loss is 3", "give a function")),
-    "logits as probabilities": (lambda s, t: (s * (s.log() - t.log())).sum(), ("not finite at ordinary logits", "logits taken for probabilities")),
+    "logits as probabilities": (
+        lambda s, t: (s * (s.log() - t.log())).sum(),
+        ("not finite at ordinary logits", "logits taken for probabilities"),
+    ),
 }
 
 
@@ -509,7 +624,9 @@ def test_refusal_says_what_to_change(name):
 def test_the_loss_s_own_error_is_chained():
     with pytest.raises(AuditError) as caught:
         audit(lambda s, t: s.no_such_method())
-    assert isinstance(caught.value.__cause__, AttributeError) and "no_such_method" in str(caught.value)
+    assert isinstance(caught.value.__cause__, AttributeError) and "no_such_method" in str(
+        caught.value
+    )
 
 
 def test_a_parameter_with_a_default_is_not_given_the_token():
@@ -517,7 +634,12 @@ def test_a_parameter_with_a_default_is_not_given_the_token():
         return jsd(beta)(student, teacher)
 
     assert audit(loss).optimises == "JSD(β = 0.3)"
-    assert calling.arguments_taken(loss, 3) == calling.arguments_taken(F.kl_div, 3) == calling.arguments_taken(torch.nn.KLDivLoss(), 3) == 2
+    assert (
+        calling.arguments_taken(loss, 3)
+        == calling.arguments_taken(F.kl_div, 3)
+        == calling.arguments_taken(torch.nn.KLDivLoss(), 3)
+        == 2
+    )
     assert calling.arguments_taken(lambda s, t, token=None: 0, 3) == 3
 
 
@@ -534,7 +656,9 @@ def test_text_is_short_and_says_what_the_verdict_rests_on(sampled, clamped):
         lines = str(report).splitlines()
         assert lines[0] == f"optimises: {report.optimises}" and len(lines) <= 25
         assert f"{report.pairs} pairs (seed 0)" in str(report) and "1e-09" in str(report)
-    assert "variance of single draws there: 0.465 (GKD 0, plain policy gradient 0.465)" in str(sampled)
+    assert "variance of single draws there: 0.465 (GKD 0, plain policy gradient 0.465)" in str(
+        sampled
+    )
     assert "up to |log p/q| = " in str(clamped) and "!! dead gradient" in str(clamped)
     near = str(audit(VERDICTS["epsilon in the logs"][0]))
     assert "nearest: reverse KL" in near and "but not exactly" in near
@@ -548,7 +672,9 @@ def test_json_is_strict_and_complete(sampled):
 
 def test_notebook_page_has_one_described_figure_for_both_papers(sampled):
     page = sampled._repr_html_()
-    assert page.count("<figure") == 1 and page.count("data:image/svg+xml") == 2 and "opd-dark" in page
+    assert (
+        page.count("<figure") == 1 and page.count("data:image/svg+xml") == 2 and "opd-dark" in page
+    )
     assert 'alt="Expected gradient' in page and "reverse KL" in page and "color:inherit" in page
 
 
@@ -573,7 +699,10 @@ def status(*arguments):
 def test_command_answers_by_its_exit_status(module, capsys):
     assert status(f"{module}:forward") == 0 and "optimises: forward KL" in capsys.readouterr().out
     assert status(f"{module}:forward", "--expect", "forward KL") == 0
-    assert status(f"{module}:forward", "--expect", "reverse KL") == 1 and "expected 'reverse KL', found 'forward KL'" in capsys.readouterr().err
+    assert (
+        status(f"{module}:forward", "--expect", "reverse KL") == 1
+        and "expected 'reverse KL', found 'forward KL'" in capsys.readouterr().err
+    )
     assert status(f"{module}:k1") == 1
     assert status(f"{module}:k1", "--expect", "zero") == 0
     assert status(f"{module}:sft", "--drawn-from", "teacher", "--expect", "forward KL") == 0
@@ -592,7 +721,9 @@ def test_command_says_why_it_could_not_audit(module, capsys, name, word):
 
 
 def test_command_finds_modules_of_the_current_directory(tmp_path, monkeypatch, capsys):
-    (tmp_path / "mine_alone.py").write_text("def loss(s, t):\n    return (s.softmax(-1) * (s.log_softmax(-1) - t.log_softmax(-1))).sum()\n")
+    (tmp_path / "mine_alone.py").write_text(
+        "def loss(s, t):\n    return (s.softmax(-1) * (s.log_softmax(-1) - t.log_softmax(-1))).sum()\n"
+    )
     monkeypatch.chdir(tmp_path)
     assert status("mine_alone:loss", "--expect", "reverse KL") == 0
 
@@ -605,7 +736,10 @@ def test_a_clamp_that_bites_only_a_sharper_student_is_seen():
 
     report = audit(clamped_at_zero)
     assert not report.holds_everywhere
-    assert report.optimises == "forward KL on the teacher's top 2, tail dropped while the two are close"
+    assert (
+        report.optimises
+        == "forward KL on the teacher's top 2, tail dropped while the two are close"
+    )
 
 
 def test_command_takes_batches_and_rewards_of_sequences(tmp_path, monkeypatch, capsys):
@@ -615,11 +749,19 @@ def test_command_takes_batches_and_rewards_of_sequences(tmp_path, monkeypatch, c
         "def batch(student, teacher, tokens, mask):\n    log_p, log_q = student.log_softmax(-1), teacher.log_softmax(-1)\n    return ((log_p.exp() * (log_p - log_q)).sum(-1) * mask).sum() / mask.sum()\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert status("texts:rewarded", "--sequence", "--reward", "texts:reward") == 0 and "expected reward" in capsys.readouterr().out.splitlines()[0]
+    assert (
+        status("texts:rewarded", "--sequence", "--reward", "texts:reward") == 0
+        and "expected reward" in capsys.readouterr().out.splitlines()[0]
+    )
     assert status("texts:rewarded", "--sequence") == 1
     capsys.readouterr()
-    assert status("texts:batch", "--sequence", "--batched") == 0 and "the valid tokens of the batch" in capsys.readouterr().out
-    assert status("texts:batch", "--batched") == 2 and "give --sequence too" in capsys.readouterr().err
+    assert (
+        status("texts:batch", "--sequence", "--batched") == 0
+        and "the valid tokens of the batch" in capsys.readouterr().out
+    )
+    assert (
+        status("texts:batch", "--batched") == 2 and "give --sequence too" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("tail, outside", [(False, "renormalized"), (True, "tail as one token")])
@@ -627,14 +769,24 @@ def test_command_takes_batches_and_rewards_of_sequences(tmp_path, monkeypatch, c
 def test_jsd_on_the_first_tokens_has_its_name(of, tail, outside):
     def loss(student, teacher):
         p, q = probs(student), probs(teacher)
-        kept = torch.zeros_like(p, dtype=torch.bool).scatter(-1, (student if of == "student" else teacher).topk(2).indices, True)
-        p, q = (torch.cat([x[kept], x[~kept].sum()[None]]) if tail else x[kept] / x[kept].sum() for x in (p, q))
+        kept = torch.zeros_like(p, dtype=torch.bool).scatter(
+            -1, (student if of == "student" else teacher).topk(2).indices, True
+        )
+        p, q = (
+            torch.cat([x[kept], x[~kept].sum()[None]]) if tail else x[kept] / x[kept].sum()
+            for x in (p, q)
+        )
         mixture = 0.7 * p + 0.3 * q
         return 0.3 * (q * (q / mixture).log()).sum() + 0.7 * (p * (p / mixture).log()).sum()
 
     report = audit(loss)
     assert report.optimises == f"JSD(β = 0.3) on the {of}'s top 2, {outside}"
-    assert report.parameters == {"beta": 0.3, "k": 2, "whose": of, "outside": "tail" if tail else "renormalize"}
+    assert report.parameters == {
+        "beta": 0.3,
+        "k": 2,
+        "whose": of,
+        "outside": "tail" if tail else "renormalize",
+    }
 
 
 def test_a_loss_that_keeps_too_many_tokens_is_told_so():

@@ -9,10 +9,18 @@ import pytest
 
 from opd_toy.audit import audit, audit_sequence
 from opd_toy.audit.exhibits import notes_claims
-from opd_toy.audit.exhibits.notes_claims import CLAIMS, GKD, ON_POLICY_GKD, OWN_COST, PG, RAO_BLACKWELL, TO_GO, half_discounted
+from opd_toy.audit.exhibits.notes_claims import (
+    CLAIMS,
+    GKD,
+    ON_POLICY_GKD,
+    OWN_COST,
+    PG,
+    RAO_BLACKWELL,
+    TO_GO,
+    half_discounted,
+)
 from opd_toy.audit.token.measure import STUDENT, TEACHER, random_pairs, tabulate
 from opd_toy.ledger import CLAIMS as LEDGER
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,7 +39,10 @@ def same(found, wanted):
     if isinstance(wanted, dict) and wanted:
         return all(same(found[key], value) for key, value in wanted.items())
     if isinstance(wanted, (float, tuple)):
-        return np.shape(found) == np.shape(wanted) and np.abs(np.asarray(found) - np.asarray(wanted)).max() < 5.001e-5
+        return (
+            np.shape(found) == np.shape(wanted)
+            and np.abs(np.asarray(found) - np.asarray(wanted)).max() < 5.001e-5
+        )
     return found == wanted
 
 
@@ -41,20 +52,33 @@ def test_the_auditor_says_what_the_claim_says(claim):
         report = report_of(row)
         assert report.optimises == row.verdict, row.loss.__name__
         for name, wanted in row.also.items():
-            assert same(getattr(report, name), wanted), (row.loss.__name__, name, getattr(report, name))
+            assert same(getattr(report, name), wanted), (
+                row.loss.__name__,
+                name,
+                getattr(report, name),
+            )
 
 
 def test_every_claim_is_one_of_the_books():
     evidence = {claim.id: claim.evidence() for claim in LEDGER}
     assert {id for id, text in evidence.items() if "<sec-audit-claims>" in text} == set(CLAIMS)
-    named = {getattr(row.loss, "__name__") for rows in CLAIMS.values() for row in rows}
-    defined = {node.name for node in ast.parse(inspect.getsource(notes_claims)).body if isinstance(node, ast.FunctionDef)}
+    named = {row.loss.__name__ for rows in CLAIMS.values() for row in rows}
+    defined = {
+        node.name
+        for node in ast.parse(inspect.getsource(notes_claims)).body
+        if isinstance(node, ast.FunctionDef)
+    }
     assert named <= defined
 
 
 def test_the_losses_know_nothing_of_the_engine():
     tree = ast.parse(inspect.getsource(notes_claims))
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imported == {"collections.abc", "dataclasses", "torch"}
 
@@ -80,16 +104,32 @@ def test_the_rows_at_the_notes_pair_are_the_notes_table():
 
 def test_bias_falls_and_variance_rises_with_the_discount():
     half = next(row for row in CLAIMS["bias-variance"] if row.loss is half_discounted)
-    bias, variance = zip(*((report_of(row).bias["sequence reverse KL"], report_of(row).variance) for row in (OWN_COST, half, TO_GO)))
-    assert bias[0] > bias[1] > bias[2] and bias[2] < 1e-12 and variance[0] < variance[1] < variance[2]
+    bias, variance = zip(
+        *(
+            (report_of(row).bias["sequence reverse KL"], report_of(row).variance)
+            for row in (OWN_COST, half, TO_GO)
+        )
+    )
+    assert (
+        bias[0] > bias[1] > bias[2] and bias[2] < 1e-12 and variance[0] < variance[1] < variance[2]
+    )
 
 
 def test_exact_signals_cost_less_variance():
     assert report_of(GKD).variance == 0
-    assert report_of(ON_POLICY_GKD).variance < report_of(RAO_BLACKWELL).variance < report_of(TO_GO).variance
+    assert (
+        report_of(ON_POLICY_GKD).variance
+        < report_of(RAO_BLACKWELL).variance
+        < report_of(TO_GO).variance
+    )
     full = next(row for row in CLAIMS["past-terms-vanish"] if row.verdict != "zero")
     assert report_of(full).variance > report_of(TO_GO).variance
-    np.testing.assert_allclose(report_of(OWN_COST).expected_gradient, report_of(ON_POLICY_GKD).expected_gradient, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        report_of(OWN_COST).expected_gradient,
+        report_of(ON_POLICY_GKD).expected_gradient,
+        rtol=1e-9,
+        atol=1e-12,
+    )
 
 
 def test_jsd_over_its_strength_nears_the_kl_at_its_end():

@@ -14,7 +14,15 @@ from opd_toy.audit import AuditError, audit_sequence
 from opd_toy.audit.sequence import measure as sequence_level
 from opd_toy.audit.sequence.bases import FORWARD, LOCAL, bases_of, fit
 from opd_toy.audit.sequence.names import credit_pieces, in_words, lags, ones, sum_text
-from opd_toy.sequences import TokenTree, decomposition, full_return, on_policy_gkd_gradient, outcome, reward_to_go, sequence_kl_gradient
+from opd_toy.sequences import (
+    TokenTree,
+    decomposition,
+    full_return,
+    on_policy_gkd_gradient,
+    outcome,
+    reward_to_go,
+    sequence_kl_gradient,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -196,7 +204,13 @@ VERDICTS = {
 
 
 # Fewer trees, for what is shown by the reverse KL's credit alone; the reference trees are the same.
-FEWER = {"fit": ((3, 2, 5), (3, 3, 3), (2, 4, 9)), "confirm": ((2, 3, 2),), "far": ((3, 2, 1),), "long": (), "wide": ()}
+FEWER = {
+    "fit": ((3, 2, 5), (3, 3, 3), (2, 4, 9)),
+    "confirm": ((2, 3, 2),),
+    "far": ((3, 2, 1),),
+    "long": (),
+    "wide": (),
+}
 ON_ALL_TREES = {
     "reward-to-go", "GKD, mean", "sequence k1", "sequence k3", "k3 as cost", "forgotten stop-gradient", "standardized within the sequence", "five tokens ahead",
     "clipped cost", "squashed cost", "clipped return", "forward KL, future", "JSD", "JSD, future", "half and half", "cross-entropy as cost", "top 32", "float32",
@@ -227,21 +241,36 @@ def test_verdict(name):
 def test_who_pays_for_what():
     np.testing.assert_allclose(report("reward-to-go").credit, ones(3), atol=1e-12)
     np.testing.assert_allclose(report("discounted, mean").credit, lags(3, 0.9) / 3, atol=1e-12)
-    assert {length: np.shape(w) for length, w in report("discounted, mean").credits.items()} == {2: (2, 2), 3: (3, 3), 4: (4, 4)}
+    assert {length: np.shape(w) for length, w in report("discounted, mean").credits.items()} == {
+        2: (2, 2),
+        3: (3, 3),
+        4: (4, 4),
+    }
     assert report("JSD").credit_of == "JSD(β = 0.3)"
     assert report(next(iter(VERDICTS))).credit_of == "reverse KL"
     assert report("standardized within the sequence").credit is None
     text = str(report("discounted"))
     assert "the token at position 1 pays for position 1, 2 (× 0.5), 3 (× 0.25)" in text
     assert "the token at position 3 pays for position 3\n" in text
-    assert "between the local sum (γ = 0) and the sequence (γ = 1)" in text and "on-policy GKD" in str(report("GKD, mean")) and "1/T: the mean over tokens" in str(report("GKD, mean"))
+    assert (
+        "between the local sum (γ = 0) and the sequence (γ = 1)" in text
+        and "on-policy GKD" in str(report("GKD, mean"))
+        and "1/T: the mean over tokens" in str(report("GKD, mean"))
+    )
 
 
 def test_a_draw_may_carry_the_past_which_the_expectation_loses():
-    past = {"full return": np.ones((3, 3)), "wrong direction": np.tril(np.ones((3, 3))), "reward-to-go": ones(3), "policy gradient, immediate cost": np.eye(3)}
+    past = {
+        "full return": np.ones((3, 3)),
+        "wrong direction": np.tril(np.ones((3, 3))),
+        "reward-to-go": ones(3),
+        "policy gradient, immediate cost": np.eye(3),
+    }
     for name, weights in past.items():
         np.testing.assert_allclose(report(name).carried, weights, atol=1e-9)
-        assert ("past" in {edge["edge"] for edge in report(name).edges}) == bool(np.tril(weights, -1).any())
+        assert ("past" in {edge["edge"] for edge in report(name).edges}) == bool(
+            np.tril(weights, -1).any()
+        )
     assert report("clipped return").carried is None
 
 
@@ -259,22 +288,39 @@ def test_moments_are_the_engines():
         "GKD, sum": reward_to_go(*trees, 0.0, "full_vocabulary"),
         "Rao-Blackwell": reward_to_go(*trees, 1.0, "full_vocabulary"),
     }.items():
-        np.testing.assert_allclose(report(name).expected_gradient, table.expectation(), rtol=1e-10, atol=1e-14)
+        np.testing.assert_allclose(
+            report(name).expected_gradient, table.expectation(), rtol=1e-10, atol=1e-14
+        )
         np.testing.assert_allclose(report(name).variance, table.total_variance(), rtol=1e-10)
     compared = report("GKD, mean").variance_compared
-    np.testing.assert_allclose(compared["exact local KLs"], report("GKD, mean").variance, rtol=1e-10)
-    np.testing.assert_allclose(9 * compared["sampled reward-to-go"], report("reward-to-go").variance, rtol=1e-10)
-    assert report("full return").variance > report("reward-to-go").variance > report("Rao-Blackwell").variance > report("GKD, sum").variance
+    np.testing.assert_allclose(
+        compared["exact local KLs"], report("GKD, mean").variance, rtol=1e-10
+    )
+    np.testing.assert_allclose(
+        9 * compared["sampled reward-to-go"], report("reward-to-go").variance, rtol=1e-10
+    )
+    assert (
+        report("full return").variance
+        > report("reward-to-go").variance
+        > report("Rao-Blackwell").variance
+        > report("GKD, sum").variance
+    )
 
 
 def test_bias_is_the_exact_distance():
     local, future = decomposition(*reference_trees())
     assert report("reward-to-go").bias["sequence reverse KL"] < 1e-12
     assert 0.1 < report("policy gradient, immediate cost").bias["sequence reverse KL"] < 1
-    assert np.linalg.norm(future) > 0.1 * np.linalg.norm(local)  # so that the two objectives are told apart
+    assert np.linalg.norm(future) > 0.1 * np.linalg.norm(
+        local
+    )  # so that the two objectives are told apart
     assert set(report("sequence k1").bias.values()) == {1.0}
     nearest = report("squashed cost").nearest
-    assert nearest["name"] == "sequence reverse KL" and 0.9 < nearest["cosine"] < 1 and 0 < nearest["norm_ratio"] < 1
+    assert (
+        nearest["name"] == "sequence reverse KL"
+        and 0.9 < nearest["cosine"] < 1
+        and 0 < nearest["norm_ratio"] < 1
+    )
 
 
 def test_value_and_fixed_point():
@@ -284,25 +330,45 @@ def test_value_and_fixed_point():
     assert report("sequence k1").fixed_point < 1e-12 and report("reward-to-go").fixed_point < 1e-12
     assert report("forgotten stop-gradient").fixed_point > 1e-3
     undefined = audit_on_fewer(weighted(lambda r: to_go(r) / r.abs().sum()))
-    assert np.isnan(undefined.fixed_point) and "the gradient is not finite there" in str(undefined) and json.loads(undefined.to_json())["fixed_point"] is None
+    assert (
+        np.isnan(undefined.fixed_point)
+        and "the gradient is not finite there" in str(undefined)
+        and json.loads(undefined.to_json())["fixed_point"] is None
+    )
     assert "its value is on average sequence reverse KL" in str(report("sequence k1"))
 
 
 def test_limits_are_said():
-    edges = {name: {entry["edge"]: entry["severity"] for entry in report(name).edges} for name in ("five tokens ahead", "top 32", "clipped cost", "reward-to-go")}
-    assert edges["five tokens ahead"]["longer sequences"] == "broken" and edges["top 32"]["vocabulary"] == "broken"
-    assert "standard deviation 0.25, not where they are drawn apart" in str(report("cost clipped early"))
+    edges = {
+        name: {entry["edge"]: entry["severity"] for entry in report(name).edges}
+        for name in ("five tokens ahead", "top 32", "clipped cost", "reward-to-go")
+    }
+    assert (
+        edges["five tokens ahead"]["longer sequences"] == "broken"
+        and edges["top 32"]["vocabulary"] == "broken"
+    )
+    assert "standard deviation 0.25, not where they are drawn apart" in str(
+        report("cost clipped early")
+    )
     assert edges["clipped cost"]["far off"] == "note" and edges["reward-to-go"]["far off"] == "fine"
     assert "sequence reverse KL" in str(report("five tokens ahead")).split("longer sequences: ")[1]
-    assert audit_on_fewer(lambda student, teacher: 0 * kl(student, teacher).sum()).optimises == "zero"
+    assert (
+        audit_on_fewer(lambda student, teacher: 0 * kl(student, teacher).sum()).optimises == "zero"
+    )
 
     def refuses(student, teacher):
         assert student.abs().max() < 6, "too far"
         return kl(student, teacher).sum()
 
     found = audit_on_fewer(refuses)
-    assert found.optimises == "sum of local reverse KLs while the two are close" and "AssertionError: too far" in str(found) and not found.unbiased_for
-    misses = audit_sequence(lambda student, teacher, tokens: (kl(student, teacher) * (tokens != 77)).sum())
+    assert (
+        found.optimises == "sum of local reverse KLs while the two are close"
+        and "AssertionError: too far" in str(found)
+        and not found.unbiased_for
+    )
+    misses = audit_sequence(
+        lambda student, teacher, tokens: (kl(student, teacher) * (tokens != 77)).sum()
+    )
     assert misses.optimises == NONE and not misses.unbiased_for
     assert report("float32").precision == "float32" and report("float32").tolerance == 2e-5
 
@@ -327,14 +393,28 @@ def test_biased_losses_are_never_called_unbiased():
 
 
 @pytest.mark.parametrize(
-    "gamma, verdict", [(1.0, "sequence reverse KL"), (0.5, "reverse KL with a discounted return, γ = 0.5"), (0.98, NONE), (None, "zero")]
+    "gamma, verdict",
+    [
+        (1.0, "sequence reverse KL"),
+        (0.5, "reverse KL with a discounted return, γ = 0.5"),
+        (0.98, NONE),
+        (None, "zero"),
+    ],
 )
 def test_half_precision(gamma, verdict):
     """Each tree is known to 3 %, all together to less: what would pass for unbiased on every one of them does not."""
 
     def loss(student, teacher, tokens):
         log_p, log_q = drawn(student.bfloat16(), teacher.bfloat16(), tokens)
-        return ((log_p - log_q).detach() * 0 + 1 if gamma is None else to_go((log_p - log_q).detach(), gamma)).mul(log_p).sum()
+        return (
+            (
+                (log_p - log_q).detach() * 0 + 1
+                if gamma is None
+                else to_go((log_p - log_q).detach(), gamma)
+            )
+            .mul(log_p)
+            .sum()
+        )
 
     found = audit_sequence(loss)
     assert found.optimises == verdict and found.precision == "bfloat16" and found.tolerance == 3e-2
@@ -346,7 +426,9 @@ def test_half_precision_takes_no_small_gradient_for_zero(size, verdict):
     def loss(student, teacher, tokens):
         student, teacher = student.bfloat16(), teacher.bfloat16()
         log_p, _ = drawn(student, teacher, tokens)
-        return log_p.sum() + size * kl(student, teacher).sum()  # the scores' mean is 0, their size 1
+        return (
+            log_p.sum() + size * kl(student, teacher).sum()
+        )  # the scores' mean is 0, their size 1
 
     assert audit_sequence(loss).optimises == verdict
 
@@ -356,15 +438,36 @@ def test_half_precision_takes_no_small_gradient_for_zero(size, verdict):
 
 def test_the_teachers_sequences():
     taught = audit_on_fewer(sft, drawn_from="teacher")
-    assert taught.optimises == "sequence forward KL" and taught.unbiased_for == {"sequence forward KL": "1"} and taught.value_is == "sequence cross-entropy with the teacher"
+    assert (
+        taught.optimises == "sequence forward KL"
+        and taught.unbiased_for == {"sequence forward KL": "1"}
+        and taught.value_is == "sequence cross-entropy with the teacher"
+    )
     assert audit_on_fewer(soft_labels, drawn_from="teacher").optimises == "sequence forward KL"
-    assert audit_on_fewer(lambda student, teacher: jsd(student, teacher, 0.3).sum(), drawn_from="teacher").optimises == "sum of JSD(β = 0.3) at the teacher's prefixes"
-    assert audit_on_fewer(lambda student, teacher: kl(student, teacher).mean(), drawn_from="teacher").optimises == "1/T × sum of reverse KL at the teacher's prefixes"
+    assert (
+        audit_on_fewer(
+            lambda student, teacher: jsd(student, teacher, 0.3).sum(), drawn_from="teacher"
+        ).optimises
+        == "sum of JSD(β = 0.3) at the teacher's prefixes"
+    )
+    assert (
+        audit_on_fewer(
+            lambda student, teacher: kl(student, teacher).mean(), drawn_from="teacher"
+        ).optimises
+        == "1/T × sum of reverse KL at the teacher's prefixes"
+    )
     own = audit_on_fewer(sft)
     assert own.optimises == "zero" and own.with_other_tokens == "sequence forward KL"
-    assert audit_sequence(corrected_for_the_teacher, drawn_from="teacher").optimises == "sequence reverse KL"
+    assert (
+        audit_sequence(corrected_for_the_teacher, drawn_from="teacher").optimises
+        == "sequence reverse KL"
+    )
     misplaced = audit_sequence(REWARD_TO_GO, drawn_from="teacher")
-    assert misplaced.optimises == NONE and misplaced.with_other_tokens == "sequence reverse KL" and not misplaced.unbiased_for
+    assert (
+        misplaced.optimises == NONE
+        and misplaced.with_other_tokens == "sequence reverse KL"
+        and not misplaced.unbiased_for
+    )
 
 
 def reward(tokens):
@@ -385,15 +488,24 @@ def rewarded(weights):
         (lambda r, R: 1.0 - R + 0 * r, "−1 × expected reward"),
         (lambda r, R: -R * (len(r) - positions(r)), "−1 × expected reward, token t × (T − t + 1)"),
         (lambda r, R: to_go(r) - 0.5 * R, "sequence reverse KL − 0.5 × expected reward"),
-        (lambda r, R: (r - 2 * R) / len(r), "1/T × sum of local reverse KLs − 2/T × expected reward"),
+        (
+            lambda r, R: (r - 2 * R) / len(r),
+            "1/T × sum of local reverse KLs − 2/T × expected reward",
+        ),
         (lambda r, R: -R * to_go(r, 0.9).exp().clamp(0.8, 1.2), NONE),
     ],
 )
 def test_rewards(weights, verdict):
     found = audit_on_fewer(rewarded(weights), reward=reward)
     assert found.optimises == verdict
-    assert "student = teacher" not in {entry["edge"] for entry in found.edges if entry["severity"] != "fine"} or verdict == NONE
-    assert found.unbiased_for == ({"expected reward": "−1"} if verdict == "−1 × expected reward" else {})
+    assert (
+        "student = teacher"
+        not in {entry["edge"] for entry in found.edges if entry["severity"] != "fine"}
+        or verdict == NONE
+    )
+    assert found.unbiased_for == (
+        {"expected reward": "−1"} if verdict == "−1 × expected reward" else {}
+    )
 
 
 def test_an_unknown_reward_is_none_of_these():
@@ -403,7 +515,13 @@ def test_an_unknown_reward_is_none_of_these():
 # --- masks and batches -------------------------------------------------------------------
 
 
-def masked(cost_masked=True, sum_masked=True, divide=lambda mask: mask.sum(-1), reduce=lambda sums, mask: sums.sum(), gamma=1.0):
+def masked(
+    cost_masked=True,
+    sum_masked=True,
+    divide=lambda mask: mask.sum(-1),
+    reduce=lambda sums, mask: sums.sum(),
+    gamma=1.0,
+):
     def loss(student, teacher, tokens, mask):
         log_p, log_q = drawn(student, teacher, tokens)
         costs = (log_p - log_q).detach()
@@ -416,11 +534,15 @@ def masked(cost_masked=True, sum_masked=True, divide=lambda mask: mask.sum(-1), 
 def by_the_padded_length(student, teacher, tokens, mask):
     """The reward of the valid tokens broadcast: weights T - t + 1, T with its padding."""
     log_p, log_q = drawn(student, teacher, tokens)
-    return (to_go((log_p - log_q).detach() * mask) * (len(mask) - positions(mask)) * log_p * mask).sum()
+    return (
+        to_go((log_p - log_q).detach() * mask) * (len(mask) - positions(mask)) * log_p * mask
+    ).sum()
 
 
 def edges_of(found, edge):
-    return " | ".join(f"{entry['severity']}: {entry['finding']}" for entry in found.edges if entry["edge"] == edge)
+    return " | ".join(
+        f"{entry['severity']}: {entry['finding']}" for entry in found.edges if entry["edge"] == edge
+    )
 
 
 @pytest.mark.parametrize(
@@ -431,8 +553,16 @@ def edges_of(found, edge):
         (masked(divide=lambda mask: mask.shape[-1]), "the padded length", "the padded length"),
         (masked(cost_masked=False), "unknown", "broken: what masked positions hold changes"),
         (masked(sum_masked=False), "unknown", "broken: masked positions get a gradient"),
-        (by_the_padded_length, "unknown", "padding at the end changes the gradient of the valid tokens by more than a factor"),
-        (masked(divide=lambda mask: 1, gamma=0.9), "nothing: a plain sum", "masked positions take time"),
+        (
+            by_the_padded_length,
+            "unknown",
+            "padding at the end changes the gradient of the valid tokens by more than a factor",
+        ),
+        (
+            masked(divide=lambda mask: 1, gamma=0.9),
+            "nothing: a plain sum",
+            "masked positions take time",
+        ),
     ],
 )
 def test_masks(loss, normaliser, finding):
@@ -448,30 +578,53 @@ def test_masks(loss, normaliser, finding):
 
 def test_masks_of_any_kind_and_name():
     def subtracts(student, teacher, tokens, *, mask=None):
-        return (kl(student, teacher.detach()) * (1 - (1 - mask))).sum() / mask.sum()  # raises for a bool mask
+        return (
+            kl(student, teacher.detach()) * (1 - (1 - mask))
+        ).sum() / mask.sum()  # raises for a bool mask
 
     found = audit_on_fewer(subtracts)
-    assert found.optimises == "1/T × sum of local reverse KLs" and found.mask["normalised_by"] == "the valid tokens"
-    assert "NaN logits in masked positions" in edges_of(found, "mask") and "nothing valid" in edges_of(found, "mask")
+    assert (
+        found.optimises == "1/T × sum of local reverse KLs"
+        and found.mask["normalised_by"] == "the valid tokens"
+    )
+    assert "NaN logits in masked positions" in edges_of(
+        found, "mask"
+    ) and "nothing valid" in edges_of(found, "mask")
 
     def careful(student, teacher, tokens, mask):
-        rows, tokens = [torch.where(mask[:, None], z, 0.0) for z in (student, teacher)], torch.where(mask, tokens, 0)
-        return torch.where(mask, immediate_costs(*rows, tokens), 0.0).sum() / mask.sum().clamp(min=1)
+        rows, tokens = (
+            [torch.where(mask[:, None], z, 0.0) for z in (student, teacher)],
+            torch.where(mask, tokens, 0),
+        )
+        return torch.where(mask, immediate_costs(*rows, tokens), 0.0).sum() / mask.sum().clamp(
+            min=1
+        )
 
     found = audit_on_fewer(careful)
-    assert found.mask == {"respected": True, "normalised_by": "the valid tokens"} and not edges_of(found, "mask")
+    assert found.mask == {"respected": True, "normalised_by": "the valid tokens"} and not edges_of(
+        found, "mask"
+    )
 
 
 @pytest.mark.parametrize(
     "loss, normaliser",
     [
         (masked(divide=lambda mask: mask.sum()), "the valid tokens of the batch"),
-        (masked(reduce=lambda sums, mask: sums.mean()), "each sequence's own tokens, then the sequences (mean of means)"),
+        (
+            masked(reduce=lambda sums, mask: sums.mean()),
+            "each sequence's own tokens, then the sequences (mean of means)",
+        ),
         (masked(), "each sequence's own tokens (sum of means)"),
         (masked(divide=lambda mask: 1), "nothing: a plain sum"),
-        (masked(divide=lambda mask: 1, reduce=lambda sums, mask: sums.mean()), "the sequences (sums over tokens, mean over sequences)"),
+        (
+            masked(divide=lambda mask: 1, reduce=lambda sums, mask: sums.mean()),
+            "the sequences (sums over tokens, mean over sequences)",
+        ),
         (masked(divide=lambda mask: mask.numel()), "the padded size of the batch, B × T"),
-        (lambda student, teacher, tokens: kl(student, teacher).sum(-1).mean(), "the sequences (sums over tokens, mean over sequences)"),
+        (
+            lambda student, teacher, tokens: kl(student, teacher).sum(-1).mean(),
+            "the sequences (sums over tokens, mean over sequences)",
+        ),
     ],
 )
 def test_batches(loss, normaliser):
@@ -492,7 +645,11 @@ def group(baseline):
 @pytest.mark.parametrize(
     "baseline, verdict, unbiased",
     [
-        (lambda R: R - (R.sum() - R) / (len(R) - 1), "sequence reverse KL", {"sequence reverse KL": "1"}),
+        (
+            lambda R: R - (R.sum() - R) / (len(R) - 1),
+            "sequence reverse KL",
+            {"sequence reverse KL": "1"},
+        ),
         (lambda R: R - R.mean(), "0.5 × sequence reverse KL", {"sequence reverse KL": "0.5"}),
         (lambda R: (R - R.mean()) / (R.std(correction=0) + 1e-6), NONE, {}),
     ],
@@ -519,12 +676,24 @@ class Warming:
     "loss, message",
     [
         (Warming(), "keeps something from call to call"),
-        (lambda student, teacher, tokens: kl(student, teacher), r"shape \(3,\).*\.sum\(\) or \.mean\(\)"),
+        (
+            lambda student, teacher, tokens: kl(student, teacher),
+            r"shape \(3,\).*\.sum\(\) or \.mean\(\)",
+        ),
         (lambda student, teacher, tokens: kl(student, teacher).sum().detach(), "the graph is cut"),
-        (lambda student, teacher, tokens: kl(student, teacher)[tokens].sum() * torch.rand(()), "called (twice|again)"),
-        (lambda student, teacher, tokens, mask, weights: kl(student, teacher).sum(), r"tokens \(T,\)"),
+        (
+            lambda student, teacher, tokens: kl(student, teacher)[tokens].sum() * torch.rand(()),
+            "called (twice|again)",
+        ),
+        (
+            lambda student, teacher, tokens, mask, weights: kl(student, teacher).sum(),
+            r"tokens \(T,\)",
+        ),
         (lambda student, teacher, tokens: kl(student, teacher)[:, 0].sum(), r"batched=True"),
-        (lambda student, teacher, tokens: (to_go(kl(student, teacher)).sum()) / (tokens[0] - 1), "not finite at ordinary logits"),
+        (
+            lambda student, teacher, tokens: (to_go(kl(student, teacher)).sum()) / (tokens[0] - 1),
+            "not finite at ordinary logits",
+        ),
     ],
 )
 def test_refusals(loss, message):
@@ -533,7 +702,11 @@ def test_refusals(loss, message):
 
 
 def test_bad_arguments():
-    for arguments, message in (({"drawn_from": "both"}, "drawn_from is 'both'"), ({"reward": 3}, "reward is 3"), ({"seed": -1}, "seed is -1")):
+    for arguments, message in (
+        ({"drawn_from": "both"}, "drawn_from is 'both'"),
+        ({"reward": 3}, "reward is 3"),
+        ({"seed": -1}, "seed is -1"),
+    ):
         with pytest.raises(ValueError, match=message):
             audit_sequence(IMMEDIATE, **arguments)
     with pytest.raises(AuditError, match="finite number"):
@@ -554,13 +727,24 @@ def test_bases_are_the_engines_gradients():
             blocks[t] += block * (future or t == u)
         return np.concatenate([block.ravel() for block in blocks])
 
-    np.testing.assert_allclose(total("reverse KL", True), sequence_kl_gradient(student, teacher), rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(total("reverse KL", False), on_policy_gkd_gradient(student, teacher), rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(total("expected reward", False), -outcome(student, rewards).expectation(), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        total("reverse KL", True), sequence_kl_gradient(student, teacher), rtol=1e-12, atol=1e-15
+    )
+    np.testing.assert_allclose(
+        total("reverse KL", False), on_policy_gkd_gradient(student, teacher), rtol=1e-12, atol=1e-15
+    )
+    np.testing.assert_allclose(
+        total("expected reward", False),
+        -outcome(student, rewards).expectation(),
+        rtol=1e-12,
+        atol=1e-15,
+    )
     step, sequences = 1e-6, student.tokens()
 
     def forward(logits):
-        return teacher.sequence_probabilities() @ -np.log(TokenTree(logits).sequence_probabilities())
+        return teacher.sequence_probabilities() @ -np.log(
+            TokenTree(logits).sequence_probabilities()
+        )
 
     differences = []
     for t, z in enumerate(student.logits):
@@ -580,12 +764,20 @@ def test_fit_finds_coefficients_and_says_how_well_conditioned():
     for seed in range(6):
         student, teacher = TokenTree.random(3, 2, 2 * seed), TokenTree.random(3, 2, 2 * seed + 1)
         chosen = {kind: bases_of(student, teacher)[kind] for kind in LOCAL}
-        blocks = [sum((1 + t + 10 * u) * block for (t, u), block in chosen[FORWARD].items() if t == row) for row in range(2) for t in [row]]
+        blocks = [
+            sum((1 + t + 10 * u) * block for (t, u), block in chosen[FORWARD].items() if t == row)
+            for row in range(2)
+            for t in [row]
+        ]
         samples.append((blocks, 1.0))
         bases.append(chosen)
     found, errors, condition = fit(samples, bases)
-    np.testing.assert_allclose([found[FORWARD][key] for key in ((0, 0), (0, 1), (1, 1))], [1, 11, 12], rtol=1e-9)
-    np.testing.assert_allclose([c for kind in LOCAL if kind != FORWARD for c in found[kind].values()], 0, atol=1e-9)
+    np.testing.assert_allclose(
+        [found[FORWARD][key] for key in ((0, 0), (0, 1), (1, 1))], [1, 11, 12], rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        [c for kind in LOCAL if kind != FORWARD for c in found[kind].values()], 0, atol=1e-9
+    )
     assert 1 < condition < 1e3 and max(max(by_key.values()) for by_key in errors.values()) < 1e-12
     assert fit(samples[:1], bases[:1])[2] > 1e3  # one tree cannot tell six bases apart
 
@@ -594,12 +786,24 @@ def test_fit_finds_coefficients_and_says_how_well_conditioned():
     "weights, name",
     [
         (lambda T: -2 * lags(T, 0.5) / T, "−2/T × reverse KL with a discounted return, γ = 0.5"),
-        (lambda T: np.diag(np.arange(T, 0, -1.0)), "sum of local reverse KLs, position t × (T − t + 1)"),
-        (lambda T: np.diag(0.9 ** np.arange(T - 1, -1, -1)), "sum of local reverse KLs, position t × 0.9^(T − t)"),
+        (
+            lambda T: np.diag(np.arange(T, 0, -1.0)),
+            "sum of local reverse KLs, position t × (T − t + 1)",
+        ),
+        (
+            lambda T: np.diag(0.9 ** np.arange(T - 1, -1, -1)),
+            "sum of local reverse KLs, position t × 0.9^(T − t)",
+        ),
         (lambda T: ones(T) * np.arange(1, T + 1), "sequence reverse KL, the cost at t × t"),
-        (lambda T: np.eye(T) + 0.5 * lags(T, 0.9), "sum of local reverse KLs + 0.5 × reverse KL with a discounted return, γ = 0.9"),
+        (
+            lambda T: np.eye(T) + 0.5 * lags(T, 0.9),
+            "sum of local reverse KLs + 0.5 × reverse KL with a discounted return, γ = 0.9",
+        ),
         (lambda T: np.diag(np.eye(T)[-1]), "sum of local reverse KLs, the last position's alone"),
-        (lambda T: ones(T) / 512 - np.eye(T) / T, "1/512 × sequence reverse KL − 1/T × sum of local reverse KLs"),
+        (
+            lambda T: ones(T) / 512 - np.eye(T) / T,
+            "1/512 × sequence reverse KL − 1/T × sum of local reverse KLs",
+        ),
         (lambda T: np.sin(T) * ones(T), "c(T) × sequence reverse KL"),
     ],
 )
@@ -613,19 +817,31 @@ def test_names(weights, name):
 
 def test_what_has_no_name_gets_none():
     draw = np.random.default_rng(0)
-    pieces = credit_pieces("reverse KL", {T: np.triu(draw.uniform(0.1, 1, (T, T))) for T in (2, 3, 4)}, 1e-9)
+    pieces = credit_pieces(
+        "reverse KL", {T: np.triu(draw.uniform(0.1, 1, (T, T))) for T in (2, 3, 4)}, 1e-9
+    )
     assert [piece.name for piece in pieces] == [None]
-    assert in_words(np.array([[1, 0], [0, 0]])) == ["the token at position 1 pays for position 1", "the token at position 2 pays for nothing"]
+    assert in_words(np.array([[1, 0], [0, 0]])) == [
+        "the token at position 1 pays for position 1",
+        "the token at position 2 pays for nothing",
+    ]
 
 
 # --- the report --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["discounted, mean", "standardized within the sequence", "sequence k1"])
+@pytest.mark.parametrize(
+    "name", ["discounted, mean", "standardized within the sequence", "sequence k1"]
+)
 def test_report_as_json_and_page(name):
     found = report(name)
     data = json.loads(found.to_json())
-    assert data["optimises"] == found.optimises and data["seed"] == 0 and data["pairs"] == found.pairs >= 17 and data["tolerance"] == found.tolerance
+    assert (
+        data["optimises"] == found.optimises
+        and data["seed"] == 0
+        and data["pairs"] == found.pairs >= 17
+        and data["tolerance"] == found.tolerance
+    )
     assert len(str(found).splitlines()) <= 25
     html = found._repr_html_()
     pictures = html.split('src="data:image/svg+xml;base64,')[1:]

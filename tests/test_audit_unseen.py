@@ -93,7 +93,10 @@ def low_var(student, teacher, token):
 def mixture_detached(student, teacher):
     """The mixture is stationary: its gradient, sum over tokens of its change, is 0."""
     mixture = ((probs(student) + probs(teacher)) / 2).log().detach()
-    return ((probs(teacher) * (logs(teacher) - mixture)).sum() + (probs(student) * (logs(student) - mixture)).sum()) / 2
+    return (
+        (probs(teacher) * (logs(teacher) - mixture)).sum()
+        + (probs(student) * (logs(student) - mixture)).sum()
+    ) / 2
 
 
 def noise_of_the_token(student, teacher, token):
@@ -108,7 +111,10 @@ def dropout_of_one_seed(student, teacher):
 
 def with_beta(student, teacher, beta=0.3):
     mixture = torch.logaddexp(logs(student) + np.log(1 - beta), logs(teacher) + np.log(beta))
-    return (beta * F.kl_div(mixture, logs(teacher), reduction="none", log_target=True) + (1 - beta) * F.kl_div(mixture, logs(student), reduction="none", log_target=True)).sum()
+    return (
+        beta * F.kl_div(mixture, logs(teacher), reduction="none", log_target=True)
+        + (1 - beta) * F.kl_div(mixture, logs(student), reduction="none", log_target=True)
+    ).sum()
 
 
 def with_mask(student, teacher, mask=None):
@@ -195,9 +201,18 @@ class Average:
 REFUSED = {
     "running average": (Average(), "keep no state between calls"),
     "class": (torch.nn.KLDivLoss, "is the class KLDivLoss"),
-    "mask third": (lambda s, t, mask: (reverse(s, t) * mask).sum(), "whose third argument is a mask"),
-    "NaN for one token": (lambda s, t, k: ratio(s, t, k) * (float("nan") if k == 1 else 1), "token 1"),
-    "NaN in the gradient alone": (lambda s, t: forward(s, t) + 0 * (s - s).abs().sqrt().sum(), "its gradient is [nan"),
+    "mask third": (
+        lambda s, t, mask: (reverse(s, t) * mask).sum(),
+        "whose third argument is a mask",
+    ),
+    "NaN for one token": (
+        lambda s, t, k: ratio(s, t, k) * (float("nan") if k == 1 else 1),
+        "token 1",
+    ),
+    "NaN in the gradient alone": (
+        lambda s, t: forward(s, t) + 0 * (s - s).abs().sqrt().sum(),
+        "its gradient is [nan",
+    ),
     "without gradients": (torch.no_grad()(lambda s, t: forward(s, t)), "torch.no_grad()"),
     "in inference mode": (torch.inference_mode()(lambda s, t: forward(s, t)), "the graph is cut"),
     "nothing": (lambda s, t: None, "returns None"),
@@ -207,7 +222,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
     loss, words = REFUSED[name]
-    with pytest.raises(AuditError, match=words.replace("[", r"\[").replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(
+        AuditError, match=words.replace("[", r"\[").replace("(", r"\(").replace(")", r"\)")
+    ):
         audit(loss)
 
 
@@ -215,7 +232,9 @@ def test_few_different_numbers_say_nothing_about_the_format():
     rows = np.eye(30)
     assert calling.precision(rows) == "bfloat16"  # 30 numbers only
     assert calling.precision(rows, -rows, rows) == "float64"
-    assert calling.precision(np.random.default_rng(0).normal(size=100).astype(np.float16)) == "float16"
+    assert (
+        calling.precision(np.random.default_rng(0).normal(size=100).astype(np.float16)) == "float16"
+    )
 
 
 # --- sequences -----------------------------------------------------------------------------
@@ -290,7 +309,13 @@ SEQUENCE = {
 
 
 # Fewer trees, for speed.
-FEWER = {"fit": ((3, 2, 5), (3, 3, 3), (2, 4, 9)), "confirm": ((2, 3, 2),), "far": ((3, 2, 1),), "long": ((2, 6, 1),), "wide": ()}
+FEWER = {
+    "fit": ((3, 2, 5), (3, 3, 3), (2, 4, 9)),
+    "confirm": ((2, 3, 2),),
+    "far": ((3, 2, 1),),
+    "long": ((2, 6, 1),),
+    "wide": (),
+}
 
 
 @pytest.mark.parametrize("name", SEQUENCE)
@@ -299,13 +324,25 @@ def test_sequence(name):
     with mock.patch.object(sequence_level, "TREES", FEWER):
         report = audit_sequence(loss, **arguments)
     assert report.optimises == verdict
-    named = [objective for objective in ("sequence reverse KL", "sum of local reverse KLs", "sum of local forward KLs") if verdict.endswith(objective) and "+" not in verdict]
+    named = [
+        objective
+        for objective in (
+            "sequence reverse KL",
+            "sum of local reverse KLs",
+            "sum of local forward KLs",
+        )
+        if verdict.endswith(objective) and "+" not in verdict
+    ]
     assert list(report.unbiased_for) == named
 
 
 def test_how_far_apart_is_said():
     report = audit_sequence(weighted(lambda r: to_go(r.clamp(-20, 20))))
-    assert report.holds_everywhere and 10 < report.farthest < 20 and f"|log p/q| up to {report.farthest:.2g}" in str(report)
+    assert (
+        report.holds_everywhere
+        and 10 < report.farthest < 20
+        and f"|log p/q| up to {report.farthest:.2g}" in str(report)
+    )
 
 
 def test_a_mask_of_another_name_is_handed_over():
@@ -313,18 +350,25 @@ def test_a_mask_of_another_name_is_handed_over():
         return (kl(student, teacher) * (1.0 if response_mask is None else response_mask)).sum()
 
     with mock.patch.object(sequence_level, "TREES", FEWER):
-        assert audit_sequence(loss).mask == {"respected": True, "normalised_by": "nothing: a plain sum"}
+        assert audit_sequence(loss).mask == {
+            "respected": True,
+            "normalised_by": "nothing: a plain sum",
+        }
 
 
 def test_a_mask_in_the_tokens_place():
     with pytest.raises(AuditError, match="lambda student, teacher, tokens, mask"):
-        audit_sequence(lambda student, teacher, mask: (kl(student, teacher) * mask).sum() / mask.sum())
+        audit_sequence(
+            lambda student, teacher, mask: (kl(student, teacher) * mask).sum() / mask.sum()
+        )
 
 
 # --- the command -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, seed, words", [("ends", "0", "ended the program"), ("reverse", "-1", "--seed is -1")])
+@pytest.mark.parametrize(
+    "name, seed, words", [("ends", "0", "ended the program"), ("reverse", "-1", "--seed is -1")]
+)
 def test_no_verdict_is_no_success(monkeypatch, capsys, name, seed, words):
     found = types.ModuleType("losses_that_deceive")
     found.ends, found.reverse = lambda s, t: sys.exit(0), reverse
@@ -346,7 +390,10 @@ def test_zero_where_nothing_is_masked_is_no_success(monkeypatch):
 def test_a_script_that_ends_where_it_is_imported(tmp_path, monkeypatch, capsys):
     (tmp_path / "ends_at_import.py").write_text("import sys\ndef loss(s, t): ...\nsys.exit(0)\n")
     monkeypatch.chdir(tmp_path)
-    for name, words in (("ends_at_import:loss", "__main__"), ("folder/not_there.py:loss", "perhaps folder.not_there:loss")):
+    for name, words in (
+        ("ends_at_import:loss", "__main__"),
+        ("folder/not_there.py:loss", "perhaps folder.not_there:loss"),
+    ):
         with pytest.raises(SystemExit) as ended:
             main(["audit", name])
         assert ended.value.code == 2 and words in capsys.readouterr().err

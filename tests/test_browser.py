@@ -1,4 +1,5 @@
 """A missing browser is a failure that says what to do, never a skip."""
+
 import pytest
 
 from opd_toy.explorables import browser
@@ -13,7 +14,9 @@ def bare(monkeypatch):
 
 def test_a_named_browser_that_is_not_there_is_quoted(monkeypatch):
     monkeypatch.setenv("CHROMIUM", "/nowhere/chromium")
-    with pytest.raises(FileNotFoundError, match="CHROMIUM is '/nowhere/chromium', where there is no file"):
+    with pytest.raises(
+        FileNotFoundError, match="CHROMIUM is '/nowhere/chromium', where there is no file"
+    ):
         browser.find_chromium()
 
 
@@ -26,7 +29,9 @@ def test_a_named_browser_comes_first(monkeypatch, tmp_path):
 
 def test_none_found_and_none_to_be_had_fails_and_says_what_to_install(bare, monkeypatch):
     monkeypatch.setattr(browser.subprocess, "run", lambda *_, **__: None)
-    with pytest.raises(SystemExit, match="apt install chromium.*playwright install chromium.*CHROMIUM"):
+    with pytest.raises(
+        SystemExit, match="apt install chromium.*playwright install chromium.*CHROMIUM"
+    ):
         browser.main()
 
 

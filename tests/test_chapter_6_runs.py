@@ -3,37 +3,61 @@
 import numpy as np
 import pytest
 
-from opd_toy.ledger import claims as ledger
 from opd_toy.distributions import log_ratio
+from opd_toy.ledger import claims as ledger
 from opd_toy.records.provenance import recorded
-from opd_toy.sequences import TokenTree, full_return, independent_variance, on_policy_gkd_gradient, reward_to_go, sequence_kl, token_costs, top_k
+from opd_toy.sequences import (
+    TokenTree,
+    full_return,
+    independent_variance,
+    on_policy_gkd_gradient,
+    reward_to_go,
+    sequence_kl,
+    token_costs,
+    top_k,
+)
 
 
 def bounds(student, teacher):
     """B_r² B_s² of a pair of trees."""
     costs = np.abs(token_costs(student, teacher)).max()
-    squares = max((1 - 2 * p + (p**2).sum(axis=1, keepdims=True)).max() for p in student.probabilities)
+    squares = max(
+        (1 - 2 * p + (p**2).sum(axis=1, keepdims=True)).max() for p in student.probabilities
+    )
     return costs**2 * squares
 
 
-@pytest.mark.parametrize("vocabulary, length, seed", [(2, 2, 0), (2, 5, 1), (3, 4, 2), (4, 3, 3), (2, 7, 4)])
+@pytest.mark.parametrize(
+    "vocabulary, length, seed", [(2, 2, 0), (2, 5, 1), (3, 4, 2), (4, 3, 3), (2, 7, 4)]
+)
 def test_sharper_variance_bounds(vocabulary, length, seed):
     """Mean squares stay below T³, T² Σ… and T²/(1 - γ²); and T³ is reached, where T⁴ leaves more room the longer the text."""
-    student, teacher = (TokenTree.random(vocabulary, length, s, scale=1.5) for s in (seed, seed + 100))
+    student, teacher = (
+        TokenTree.random(vocabulary, length, s, scale=1.5) for s in (seed, seed + 100)
+    )
     unit = bounds(student, teacher)
-    square = lambda table: table.total_variance() + (table.expectation() ** 2).sum()  # noqa: E731
+    square = lambda table: table.total_variance() + (table.expectation() ** 2).sum()
     assert square(full_return(student, teacher)) <= length**3 * unit
     assert square(reward_to_go(student, teacher, 1.0)) <= length**2 * (length + 1) / 2 * unit
     for gamma in (0.0, 0.3, 0.9):
         total = sum(gamma ** (2 * j) for u in range(1, length + 1) for j in range(u))
-        assert square(reward_to_go(student, teacher, gamma)) <= length * total * unit <= length**2 / (1 - gamma**2) * unit * (1 + 1e-12)
+        assert (
+            square(reward_to_go(student, teacher, gamma))
+            <= length * total * unit
+            <= length**2 / (1 - gamma**2) * unit * (1 + 1e-12)
+        )
 
 
 def test_the_order_of_the_sharper_bound_is_reached():
     p = np.array([0.475, 0.475, 0.05])
     q = np.array([*p[:2] * np.exp(-3), 1 - 0.95 * np.exp(-3)])
     unit = np.abs(log_ratio(p, q)).max() ** 2 * (1 - 2 * p + p @ p).max()
-    shares = [independent_variance(np.tile(p, (n, 1)), np.tile(q, (n, 1)), 1.0, causal=False) / unit / n**3 for n in (8, 64, 512)]
+    shares = [
+        independent_variance(np.tile(p, (n, 1)), np.tile(q, (n, 1)), 1.0, causal=False)
+        / unit
+        / n**3
+        for n in (8, 64, 512)
+    ]
     assert all(0.3 < share < 0.35 for share in shares)
     assert [f"{share:.3f}" in ledger._sharper() for share in shares] == [True] * 3
 
@@ -43,14 +67,23 @@ def test_top_k_descent():
     student, teacher = ledger.FOUR_TOKENS
     ends = {outside: ledger.top_k_descent(outside) for outside in ("renormalize", "drop", "tail")}
     head = np.argsort(-teacher.probabilities[0][0])[:2]
-    share = lambda tree: tree.probabilities[0][0][head]  # noqa: E731
+    share = lambda tree: tree.probabilities[0][0][head]
     wanted = share(teacher)
-    np.testing.assert_allclose(share(ends["renormalize"]) / share(ends["renormalize"]).sum(), wanted / wanted.sum(), atol=0.02)
+    np.testing.assert_allclose(
+        share(ends["renormalize"]) / share(ends["renormalize"]).sum(),
+        wanted / wanted.sum(),
+        atol=0.02,
+    )
     np.testing.assert_allclose(share(ends["tail"]), wanted, atol=0.02)
     kls = {outside: sequence_kl(tree, teacher) for outside, tree in ends.items()}
     assert kls["tail"] < kls["renormalize"] < kls["drop"]
     for outside in ends:
-        assert np.abs(top_k(student, teacher, 2, outside).bias(on_policy_gkd_gradient(student, teacher))).max() > 0.01
+        assert (
+            np.abs(
+                top_k(student, teacher, 2, outside).bias(on_policy_gkd_gradient(student, teacher))
+            ).max()
+            > 0.01
+        )
     again = ledger.top_k_descent.__wrapped__("tail")
     assert all((one == other).all() for one, other in zip(again.logits, ends["tail"].logits))
 
@@ -58,13 +91,28 @@ def test_top_k_descent():
 def test_gamma_variance_experiment():
     """The record is of the whole study, and along it the variance rises with gamma in each seed; the ledger's figure is read off it."""
     study = recorded("control-study", "variance")
-    assert study["gammas"] == [0, 0.25, 0.5, 0.75, 1] and len(study["seeds"]) == 3 and study["iterations"][-1] == 2000
-    late = np.log(np.array(study["window_geometric_mean"]))[..., -5:].mean(axis=(2, 3))  # [γ, seed], tasks together
-    assert (np.diff(late, axis=0) > 0).all()  # each seed by itself: a mean would mix runs that arrive with lost ones
+    assert (
+        study["gammas"] == [0, 0.25, 0.5, 0.75, 1]
+        and len(study["seeds"]) == 3
+        and study["iterations"][-1] == 2000
+    )
+    late = np.log(np.array(study["window_geometric_mean"]))[..., -5:].mean(
+        axis=(2, 3)
+    )  # [γ, seed], tasks together
+    assert (
+        np.diff(late, axis=0) > 0
+    ).all()  # each seed by itself: a mean would mix runs that arrive with lost ones
     assert (late[-1] - late[0] > np.log(3)).all()
-    least, largest = (ledger.scientific(pick(study["window_geometric_mean"][-1][s][0][-1] for s in range(3))) for pick in (min, max))
+    least, largest = (
+        ledger.scientific(pick(study["window_geometric_mean"][-1][s][0][-1] for s in range(3)))
+        for pick in (min, max)
+    )
     assert f"{least} to {largest} at γ = 1" in ledger._study()
 
 
 def test_scientific():
-    assert [ledger.scientific(x) for x in (5884.2, 0.00123, 1.0)] == ["5.9 · 10³", "1.2 · 10⁻³", "1.0 · 10⁰"]
+    assert [ledger.scientific(x) for x in (5884.2, 0.00123, 1.0)] == [
+        "5.9 · 10³",
+        "1.2 · 10⁻³",
+        "1.0 · 10⁰",
+    ]

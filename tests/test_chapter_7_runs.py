@@ -16,7 +16,10 @@ from tests.conftest import ROOT
 
 def cells(page):
     text = (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")
-    return [re.sub(r"^:tags:.*\n", "", cell) for cell in re.findall(r"```\{code-cell\} ipython3\n(.*?)\n```", text, flags=re.DOTALL)]
+    return [
+        re.sub(r"^:tags:.*\n", "", cell)
+        for cell in re.findall(r"```\{code-cell\} ipython3\n(.*?)\n```", text, flags=re.DOTALL)
+    ]
 
 
 @functools.cache
@@ -25,7 +28,9 @@ def defined(page="07-what-your-loss-optimises"):
     names = {"np": np, "torch": torch, "F": F, "N": notes_claims}
     for cell in cells(page):
         for line in ast.parse(cell).body:
-            wanted = isinstance(line, (ast.FunctionDef, ast.Import)) or (isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "refused")
+            wanted = isinstance(line, (ast.FunctionDef, ast.Import)) or (
+                isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "refused"
+            )
             if wanted and not getattr(line, "decorator_list", None):
                 exec(compile(ast.Module([line], []), page, "exec"), names)
     return names
@@ -76,4 +81,9 @@ def test_the_gradient_table_of_the_page_is_the_auditors():
 
     p, q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
     k3 = defined()["k3"]
-    np.testing.assert_allclose(defined()["gradient_table"](k3, p, q), tabulate(k3, 3, np.log(p), np.log(q)).rows, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        defined()["gradient_table"](k3, p, q),
+        tabulate(k3, 3, np.log(p), np.log(q)).rows,
+        rtol=1e-12,
+        atol=1e-15,
+    )

@@ -33,7 +33,11 @@ def test_the_verdicts_follow_from_the_numbers(study):
     worse = copy.deepcopy(study)
     for seed in worse["final"]["pg_0"]:
         seed["sequence_kl"] = 0.0
-    changed = {row["id"] for row, before in zip(judge(worse), study["claims"]) if row["verdict"] != before["verdict"]}
+    changed = {
+        row["id"]
+        for row, before in zip(judge(worse), study["claims"])
+        if row["verdict"] != before["verdict"]
+    }
     assert "gkd-pg-summary" in changed
 
 
@@ -47,24 +51,44 @@ def verdict(study, name):
 
 def clearly(differences, more=0.0):
     """Positive for every seed, and by more than two standard errors of the mean, beside ``more`` of another kind."""
-    return (differences > 0).all() and differences.mean() > 2 * np.hypot(differences.std(ddof=1) / np.sqrt(len(differences)), more)
+    return (differences > 0).all() and differences.mean() > 2 * np.hypot(
+        differences.std(ddof=1) / np.sqrt(len(differences)), more
+    )
 
 
 def test_reward_mixing(study):
     """Whether distillation with a reward passes its teacher, starting there or from below, and itself without the reward; the ledger says which."""
     mixed, teacher = by_seed(study, "opd_reward", "accuracy"), study["final"]["teacher"]
-    of_teacher = np.sqrt(teacher["accuracy"] * (1 - teacher["accuracy"]) / study["final"]["prompts"])
+    of_teacher = np.sqrt(
+        teacher["accuracy"] * (1 - teacher["accuracy"]) / study["final"]["prompts"]
+    )
     ends = {name: found["final"] for name, found in study["from_teacher"]["methods"].items()}
     gain, of_prompts = np.array([seed["gain"] for seed in ends["opd_reward"]]).T
-    from_there = clearly(gain, of_prompts.mean()) and clearly(gain - [seed["gain"][0] for seed in ends["gkd"]])
-    parts = from_there, clearly(mixed - teacher["accuracy"], of_teacher), clearly(mixed - by_seed(study, "pg_0", "accuracy"))
-    for found in ends.values():  # the gain is in the measures as well, and the control has not moved
+    from_there = clearly(gain, of_prompts.mean()) and clearly(
+        gain - [seed["gain"][0] for seed in ends["gkd"]]
+    )
+    parts = (
+        from_there,
+        clearly(mixed - teacher["accuracy"], of_teacher),
+        clearly(mixed - by_seed(study, "pg_0", "accuracy")),
+    )
+    for (
+        found
+    ) in ends.values():  # the gain is in the measures as well, and the control has not moved
         for seed in found:
-            assert seed["right_working"] - teacher["right_working"] == pytest.approx(seed["gain"][0], abs=2e-5)
-    assert all(seed["gain"] == [0, 0] and seed["accuracy"] == teacher["accuracy"] for seed in ends["gkd"])
-    assert verdict(study, "reward-mixing") == ("seen" if all(parts) else "seen under conditions" if any(parts) else "not seen")
+            assert seed["right_working"] - teacher["right_working"] == pytest.approx(
+                seed["gain"][0], abs=2e-5
+            )
+    assert all(
+        seed["gain"] == [0, 0] and seed["accuracy"] == teacher["accuracy"] for seed in ends["gkd"]
+    )
+    assert verdict(study, "reward-mixing") == (
+        "seen" if all(parts) else "seen under conditions" if any(parts) else "not seen"
+    )
     (row,) = [claim for claim in ledger.CLAIMS if claim.id == "reward-mixing"]
-    assert "experiment" in row.shown_by and row.evidence().endswith(f": {verdict(study, 'reward-mixing')}")
+    assert "experiment" in row.shown_by and row.evidence().endswith(
+        f": {verdict(study, 'reward-mixing')}"
+    )
 
 
 def test_exposure_bias(study):
@@ -73,9 +97,17 @@ def test_exposure_bias(study):
     for name in ("seqkd", "on_policy_forward_kl", "off_policy_reverse_kl", "gkd"):
         rows = study["exposure"][name]["per_token"]
         ratios[name] = np.log(np.divide(rows["own"], rows["teacher"]))
-    narrower = [clearly(ratios[others] - ratios[own]) for others, own in (("seqkd", "on_policy_forward_kl"), ("off_policy_reverse_kl", "gkd"))]
+    narrower = [
+        clearly(ratios[others] - ratios[own])
+        for others, own in (("seqkd", "on_policy_forward_kl"), ("off_policy_reverse_kl", "gkd"))
+    ]
     parts = clearly(ratios["seqkd"]), *narrower
-    assert verdict(study, "exposure-bias") == ("seen" if all(parts) else "seen under conditions" if any(parts) else "not seen")
+    assert verdict(study, "exposure-bias") == (
+        "seen" if all(parts) else "seen under conditions" if any(parts) else "not seen"
+    )
     (row,) = [claim for claim in ledger.CLAIMS if claim.id == "exposure-bias"]
     shown = row.evidence()
-    assert all(ledger.plain(np.exp(ratios[name].mean())) in shown for name in ratios) and verdict(study, "exposure-bias") in shown
+    assert (
+        all(ledger.plain(np.exp(ratios[name].mean())) in shown for name in ratios)
+        and verdict(study, "exposure-bias") in shown
+    )

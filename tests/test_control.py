@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from opd_toy.control import frozen, study
 from opd_toy.control import task as pc
-from opd_toy.control import frozen
-from opd_toy.control import study
-from opd_toy.records.checkpoints import Checkpoint
 from opd_toy.control.benchmark import benchmark
+from opd_toy.records.checkpoints import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,11 +33,18 @@ def small(gammas=(0.0, 0.3, 1.0), seeds=(42, 7), batch=16, length=6, **options):
     parameters = pc.initial_parameters(runs.seed, runs.gamma)
     teachers = pc.initial_parameters((1, 2), runs.gamma)
     noise = pc.normal_noise(runs.seed, pc.TRAINING, 1, length, batch, runs.gamma)
-    return runs, parameters, teachers, pc.roll_out(parameters, runs.lower, runs.upper, pc.both(0, runs), noise)
+    return (
+        runs,
+        parameters,
+        teachers,
+        pc.roll_out(parameters, runs.lower, runs.upper, pc.both(0, runs), noise),
+    )
 
 
 def teacher_at(teachers, runs, rollout):
-    return pc.gaussian_at(teachers[0].expand(len(runs.seed), -1), runs.lower, runs.upper, rollout.inputs)
+    return pc.gaussian_at(
+        teachers[0].expand(len(runs.seed), -1), runs.lower, runs.upper, rollout.inputs
+    )
 
 
 def reference_gradients(parameters, bounds, teacher, gamma, states, actions):
@@ -56,30 +62,39 @@ def reference_gradients(parameters, bounds, teacher, gamma, states, actions):
     log_p = normal(leaf).log_prob(actions)
     costs = (log_p - normal(teacher).log_prob(actions)).detach()
     length = len(costs)
-    returns = torch.stack([sum(gamma ** (u - t) * costs[u] for u in range(t, length)) for t in range(length)])
+    returns = torch.stack(
+        [sum(gamma ** (u - t) * costs[u] for u in range(t, length)) for t in range(length)]
+    )
     losses = (returns * log_p).sum(0)
     return torch.stack([torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in losses])
 
 
 def close(ours, theirs, tolerance=1e-10):
     scale = theirs.abs().max().clamp(min=1e-300)
-    assert ours.shape == theirs.shape and (ours - theirs).abs().max() <= tolerance * scale, (ours - theirs).abs().max() / scale
+    assert ours.shape == theirs.shape and (ours - theirs).abs().max() <= tolerance * scale, (
+        ours - theirs
+    ).abs().max() / scale
 
 
 def test_the_network_has_the_paper_s_size():
-    assert pc.PARAMETERS == 4022 and pc.OUTPUT_LAYER == slice(3900, 4022)
+    assert pc.PARAMETERS == 4022 and slice(3900, 4022) == pc.OUTPUT_LAYER
 
 
 @pytest.mark.parametrize("bounds", [(-3.0, 1.0), (-0.05, 0.05), (-math.inf, math.inf)], ids=str)
 def test_gradient_and_micro_batches_equal_autograd_on_every_run(bounds):
     runs, parameters, teachers, rollout = small(bounds=bounds)
-    if bounds == (-0.05, 0.05):  # some of the raw log stds lie beyond, and nothing may flow through those
+    if bounds == (
+        -0.05,
+        0.05,
+    ):  # some of the raw log stds lie beyond, and nothing may flow through those
         assert 0.1 < rollout.inside.double().mean() < 0.9
     signal_ = pc.distillation_signal(rollout, runs.gamma, *teacher_at(teachers, runs, rollout))
     whole, micro = pc.backward(parameters, rollout, signal_)
     for r in range(len(runs.seed)):
         states, actions = rollout.inputs[:, r, :, :3], rollout.actions[:, r]
-        rows = reference_gradients(parameters[r], bounds, teachers[0], float(runs.gamma[r]), states, actions)
+        rows = reference_gradients(
+            parameters[r], bounds, teachers[0], float(runs.gamma[r]), states, actions
+        )
         close(whole[r], rows.mean(0))
         close(micro[r], rows[:, pc.OUTPUT_LAYER].unflatten(0, (pc.MICRO_BATCHES, -1)).mean(1))
 
@@ -95,7 +110,10 @@ def test_trajectory_gradients_equal_autograd_for_every_estimator():
     # the other two: autograd of a surrogate written from their definitions
     leaf = parameters.clone().requires_grad_()
     mean, log_std = forward(leaf, rollout.inputs)
-    p, q = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(teacher[0], teacher[1].exp())
+    p, q = (
+        torch.distributions.Normal(mean, log_std.exp()),
+        torch.distributions.Normal(teacher[0], teacher[1].exp()),
+    )
     log_p, kl = p.log_prob(rollout.actions), torch.distributions.kl_divergence(p, q)
     costs = (log_p - q.log_prob(rollout.actions)).detach()
     for key, losses in {
@@ -103,18 +121,25 @@ def test_trajectory_gradients_equal_autograd_for_every_estimator():
         ("full_vocabulary", 0.4): (kl + sum_ahead(kl.detach(), 0.4) * log_p).sum(0),
         ("full_vocabulary", 0.0): kl.sum(0),
     }.items():
-        rows = torch.cat([torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in losses[0]])
+        rows = torch.cat(
+            [torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in losses[0]]
+        )
         close(frozen.trajectory_gradients(parameters, rollout, found[key]), rows)
 
 
 def test_nothing_flows_through_a_std_at_its_bound():
-    runs, parameters, teachers, rollout = small(gammas=[0.4], seeds=[3], batch=8, bounds=(-0.05, 0.05))
+    runs, parameters, teachers, rollout = small(
+        gammas=[0.4], seeds=[3], batch=8, bounds=(-0.05, 0.05)
+    )
     assert 0.1 < rollout.inside.double().mean() < 0.9
     teacher = teacher_at(teachers, runs, rollout)
     found = frozen.signals(rollout, *teacher, (0.4,))
     leaf = parameters.clone().requires_grad_()
     mean, log_std = forward(leaf, rollout.inputs, (-0.05, 0.05))
-    p, q = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(teacher[0], teacher[1].exp())
+    p, q = (
+        torch.distributions.Normal(mean, log_std.exp()),
+        torch.distributions.Normal(teacher[0], teacher[1].exp()),
+    )
     kl = torch.distributions.kl_divergence(p, q)
     losses = (kl + sum_ahead(kl.detach(), 0.4) * p.log_prob(rollout.actions)).sum(0)
     rows = torch.cat([torch.autograd.grad(loss, leaf, retain_graph=True)[0] for loss in losses[0]])
@@ -128,7 +153,9 @@ def test_recorded_windows_and_variances_are_those_of_the_runs():
     for task in (0, 1):  # left in odd iterations, right in even ones
         own = variance[0, 0, 100 + task : 200 : 2]
         assert found["window_mean"][0][0][task][1] == pytest.approx(own.mean(), rel=1e-3)
-        assert found["window_geometric_mean"][0][0][task][1] == pytest.approx(math.exp(np.log(own).mean()), rel=1e-3)
+        assert found["window_geometric_mean"][0][0][task][1] == pytest.approx(
+            math.exp(np.log(own).mean()), rel=1e-3
+        )
     recorded = study.study(12, gammas=(0.0, 1.0), seeds=(42, 7, 8), teacher_iterations=2)
     runs = pc.make_runs((1.0,), (7,))
     teachers = pc.train_teachers(iterations=2)[:, 0]
@@ -136,9 +163,15 @@ def test_recorded_windows_and_variances_are_those_of_the_runs():
     assert recorded["variance"][1][1] == pytest.approx(alone["variance"][:, 0].tolist(), rel=2e-3)
     end = pc.fresh_positions(alone["snapshots"][0], runs)
     for task in (0, 1):
-        assert recorded["final_position"]["mean"][1][1][task][-1] == pytest.approx(end[task, -1].mean().item(), rel=1e-3)
-        assert recorded["final_position"]["distance_to_target"][1][1][task][-1] == pytest.approx((end[task, -1] - (-3, 3)[task]).abs().mean().item(), rel=1e-3)
-        assert recorded["trajectories"][1][1][-1][task][2] == pytest.approx(end[task, :, 0, 2].tolist(), abs=0.02)
+        assert recorded["final_position"]["mean"][1][1][task][-1] == pytest.approx(
+            end[task, -1].mean().item(), rel=1e-3
+        )
+        assert recorded["final_position"]["distance_to_target"][1][1][task][-1] == pytest.approx(
+            (end[task, -1] - (-3, 3)[task]).abs().mean().item(), rel=1e-3
+        )
+        assert recorded["trajectories"][1][1][-1][task][2] == pytest.approx(
+            end[task, :, 0, 2].tolist(), abs=0.02
+        )
     assert recorded["iterations"] == list(range(1, 13)) and recorded["checkpoints"][-1] == 12
 
 
@@ -151,7 +184,15 @@ def forward(parameters, inputs, bounds=pc.BOUNDS):
 def sum_ahead(costs, gamma):
     """sum_{u > t} gamma^(u - t) costs_u, by its definition."""
     length = len(costs)
-    return torch.stack([sum((gamma ** (u - t) * costs[u] for u in range(t + 1, length)), torch.zeros_like(costs[0])) for t in range(length)])
+    return torch.stack(
+        [
+            sum(
+                (gamma ** (u - t) * costs[u] for u in range(t + 1, length)),
+                torch.zeros_like(costs[0]),
+            )
+            for t in range(length)
+        ]
+    )
 
 
 def test_sigmoid_form_is_the_same_network_and_its_gradient_map_the_transpose():
@@ -174,12 +215,25 @@ def test_sigmoid_form_is_the_same_network_and_its_gradient_map_the_transpose():
 def test_gaussians_against_torch_distributions():
     numbers = torch.randn(5, 50, dtype=torch.float64)
     x, mean, log_std, other_mean, other_log_std = numbers
-    p, q = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(other_mean, other_log_std.exp())
+    p, q = (
+        torch.distributions.Normal(mean, log_std.exp()),
+        torch.distributions.Normal(other_mean, other_log_std.exp()),
+    )
     close(pc.gaussian_log_density(x, mean, log_std), p.log_prob(x), 1e-12)
-    close(pc.gaussian_kl(mean, log_std, other_mean, other_log_std), torch.distributions.kl_divergence(p, q), 1e-12)
+    close(
+        pc.gaussian_kl(mean, log_std, other_mean, other_log_std),
+        torch.distributions.kl_divergence(p, q),
+        1e-12,
+    )
     leaves = [mean.clone().requires_grad_(), log_std.clone().requires_grad_()]
-    kl = torch.distributions.kl_divergence(torch.distributions.Normal(leaves[0], leaves[1].exp()), q)
-    close(pc.gaussian_kl_gradient(mean, log_std, other_mean, other_log_std), torch.stack(torch.autograd.grad(kl.sum(), leaves), dim=-1), 1e-12)
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.Normal(leaves[0], leaves[1].exp()), q
+    )
+    close(
+        pc.gaussian_kl_gradient(mean, log_std, other_mean, other_log_std),
+        torch.stack(torch.autograd.grad(kl.sum(), leaves), dim=-1),
+        1e-12,
+    )
 
 
 def test_rollout_follows_its_own_policy_and_log_density():
@@ -187,7 +241,11 @@ def test_rollout_follows_its_own_policy_and_log_density():
     mean, log_std = pc.gaussian_at(parameters, runs.lower, runs.upper, rollout.inputs)
     close(rollout.mean, mean, 1e-12)
     close(rollout.actions, mean + log_std.exp() * rollout.noise, 1e-12)
-    close(rollout.log_density, torch.distributions.Normal(mean, log_std.exp()).log_prob(rollout.actions), 1e-10)
+    close(
+        rollout.log_density,
+        torch.distributions.Normal(mean, log_std.exp()).log_prob(rollout.actions),
+        1e-10,
+    )
     assert (rollout.positions[0] == 2).all() and (rollout.inputs[:, :, :, 0] == -1).all()
     close(rollout.inputs[..., 1], rollout.positions[:-1])
     assert rollout.inputs[:, 0, 0, 2].tolist() == [t / 6 for t in range(6)]
@@ -219,7 +277,12 @@ def test_adam_descent_and_clipping_against_torch_optim():
     ])  # fmt: skip
     state = pc.initial_state(runs, 5, ())
     leaves = [row.clone().requires_grad_() for row in state["parameters"]]
-    optimisers = [torch.optim.Adam([leaves[0]], lr=1e-3), torch.optim.Adam([leaves[1]], lr=1e-3), torch.optim.SGD([leaves[2]], lr=0.1), torch.optim.SGD([leaves[3]], lr=0.1)]
+    optimisers = [
+        torch.optim.Adam([leaves[0]], lr=1e-3),
+        torch.optim.Adam([leaves[1]], lr=1e-3),
+        torch.optim.SGD([leaves[2]], lr=0.1),
+        torch.optim.SGD([leaves[3]], lr=0.1),
+    ]
     for _ in range(5):
         gradient = torch.randn(4, pc.PARAMETERS, dtype=torch.float64)
         pc.step(state, runs, lambda parameters, iteration: (gradient, torch.zeros(4)))
@@ -254,13 +317,23 @@ def test_tasks_alternate_left_first_each_with_its_own_teacher():
         noise = pc.normal_noise(runs.seed, pc.TRAINING, iteration, pc.LENGTH, pc.BATCH, runs.gamma)
         rollout = pc.roll_out(parameters, runs.lower, runs.upper, pc.both(task, runs), noise)
         assert rollout.positions[0].unique().item() == (2, -2)[task]
-        rows = reference_gradients(parameters[0], pc.BOUNDS, teachers[task], 0.5, rollout.inputs[:, 0, :, :3], rollout.actions[:, 0])
+        rows = reference_gradients(
+            parameters[0],
+            pc.BOUNDS,
+            teachers[task],
+            0.5,
+            rollout.inputs[:, 0, :, :3],
+            rollout.actions[:, 0],
+        )
         close(gradient(parameters, iteration)[0][0], rows.mean(0))
 
 
 def test_teachers_may_have_bounds_of_their_own():
     runs = pc.make_runs((0.5, 0.5), (4,), **DOUBLE)
-    parameters, teachers = pc.initial_parameters(runs.seed, runs.gamma), pc.initial_parameters((1, 2), runs.gamma)
+    parameters, teachers = (
+        pc.initial_parameters(runs.seed, runs.gamma),
+        pc.initial_parameters((1, 2), runs.gamma),
+    )
     held = teachers.clone()
     for teacher in held:  # a log std of -0.25 everywhere, within the bounds
         _, _, _, _, w3, b3 = pc.unpack(teacher[None])
@@ -275,7 +348,10 @@ def test_teachers_may_have_bounds_of_their_own():
 
 
 def test_stacked_equals_alone_and_noise_is_the_seed_s():
-    runs, teachers = pc.make_runs((0.0, 1.0), (42, 43), **DOUBLE), pc.initial_parameters((1, 2), torch.zeros(1, dtype=torch.float64))
+    runs, teachers = (
+        pc.make_runs((0.0, 1.0), (42, 43), **DOUBLE),
+        pc.initial_parameters((1, 2), torch.zeros(1, dtype=torch.float64)),
+    )
     together = pc.train(runs, pc.distillation(runs, teachers), 6)
     for r, (gamma, seed) in enumerate(((0.0, 42), (0.0, 43), (1.0, 42), (1.0, 43))):
         one = pc.make_runs((gamma,), (seed,), **DOUBLE)
@@ -300,7 +376,11 @@ def test_a_teacher_learns_its_task():
     teachers = pc.train_teachers(iterations=200)
     assert teachers.shape == (2, 1, pc.PARAMETERS)
     runs = pc.make_runs([1.0], (0, 1))
-    before = pc.distance_to_target(pc.fresh_positions(pc.initial_parameters((pc.TEACHER_SEED, pc.TEACHER_SEED + 1), runs.gamma), runs))
+    before = pc.distance_to_target(
+        pc.fresh_positions(
+            pc.initial_parameters((pc.TEACHER_SEED, pc.TEACHER_SEED + 1), runs.gamma), runs
+        )
+    )
     after = pc.distance_to_target(pc.fresh_positions(teachers[:, 0], runs))
     for task in (0, 1):
         assert after[task, task] < 0.5 < 3 < before[task, task]
@@ -311,23 +391,37 @@ def test_full_vocabulary_has_the_sampled_mean_and_less_variance():
     rollout, teacher = frozen.frozen_rollout(parameters, runs, teachers, 0, 5, 1024)
     found = frozen.signals(rollout, *teacher, (0.0, 0.5, 1.0))
     for gamma in (0.0, 0.5, 1.0):
-        sampled, exact = (frozen.trajectory_gradients(parameters, rollout, found[name, gamma]) for name in ("sampled", "full_vocabulary"))
+        sampled, exact = (
+            frozen.trajectory_gradients(parameters, rollout, found[name, gamma])
+            for name in ("sampled", "full_vocabulary")
+        )
         means = (sampled - exact).unflatten(0, (32, -1)).mean(1)
         square, error = frozen.squared_norm_of_mean(means)
         assert abs(square) < 4 * error, (gamma, square, error)
     one = frozen.trajectory_gradients(parameters, rollout, found["full_vocabulary", 0.0])
-    assert frozen.total_variance(one) < frozen.total_variance(frozen.trajectory_gradients(parameters, rollout, found["sampled", 0.0]))
+    assert frozen.total_variance(one) < frozen.total_variance(
+        frozen.trajectory_gradients(parameters, rollout, found["sampled", 0.0])
+    )
     assert frozen.squared_norm_of_mean(exact.unflatten(0, (32, -1)).mean(1))[0] > 0
 
 
 def test_bootstrap_and_unbiased_norm_on_known_laws():
     random = np.random.default_rng(0)
     rows = torch.from_numpy(random.normal(0, 1, (4096, 10))) * 2 + 1000
-    low, high = frozen.interval(frozen.resampled_variances(rows, frozen.resample_weights(4096))["all_parameters"])
+    low, high = frozen.interval(
+        frozen.resampled_variances(rows, frozen.resample_weights(4096))["all_parameters"]
+    )
     assert low < frozen.total_variance(rows) < high and low < 40 < high and high - low < 4
     for mean, slack in ((1.0, 0.1), (0.0, 0.6)):  # at mean 0 the jackknife errs on the safe side
-        estimates = np.array([frozen.squared_norm_of_mean(torch.from_numpy(random.normal(mean, 1, (32, 5)))) for _ in range(1000)])
-        assert abs(estimates[:, 0].mean() - 5 * mean**2) < 4 * estimates[:, 0].std() / math.sqrt(1000)
+        estimates = np.array(
+            [
+                frozen.squared_norm_of_mean(torch.from_numpy(random.normal(mean, 1, (32, 5))))
+                for _ in range(1000)
+            ]
+        )
+        assert abs(estimates[:, 0].mean() - 5 * mean**2) < 4 * estimates[:, 0].std() / math.sqrt(
+            1000
+        )
         assert 0.9 < estimates[:, 1].mean() / estimates[:, 0].std() < 1 + slack
     assert frozen.slope((5, 10, 20), np.array([25.0, 100.0, 400.0])) == pytest.approx(2)
 
@@ -340,11 +434,23 @@ WRONG = [
     (lambda: pc.make_runs([0.5], [-1]), "seed is -1; give a whole number from 0"),
     (lambda: pc.make_runs([0.5], [1.0]), "seed is 1.0; give a whole number from 0"),
     (lambda: pc.make_runs([], [1]), "gammas and seeds must each hold at least one number"),
-    (lambda: pc.make_runs([0.5], [1], bounds=(1.0, -3.0)), "bounds is (1.0, -3.0); give the least and the largest log std, -inf and inf for none"),
+    (
+        lambda: pc.make_runs([0.5], [1], bounds=(1.0, -3.0)),
+        "bounds is (1.0, -3.0); give the least and the largest log std, -inf and inf for none",
+    ),
     (lambda: pc.make_runs([0.5], [1], rate=math.nan), "rate is nan; give a finite number above 0"),
-    (lambda: pc.make_runs([0.5], [1], clip=0.0), "clip is 0.0; give a number above 0, inf for none"),
-    (lambda: pc.train(pc.make_runs([0.5], [1]), None, -1), "iterations is -1; give a whole number from 0"),
-    (lambda: pc.train(pc.make_runs([0.5], [1]), None, 2.0), "iterations is 2.0; give a whole number from 0"),
+    (
+        lambda: pc.make_runs([0.5], [1], clip=0.0),
+        "clip is 0.0; give a number above 0, inf for none",
+    ),
+    (
+        lambda: pc.train(pc.make_runs([0.5], [1]), None, -1),
+        "iterations is -1; give a whole number from 0",
+    ),
+    (
+        lambda: pc.train(pc.make_runs([0.5], [1]), None, 2.0),
+        "iterations is 2.0; give a whole number from 0",
+    ),
     (lambda: benchmark(iterations=0), "iterations is 0; give a whole number from 1"),
 ]
 
@@ -357,7 +463,10 @@ def test_errors_name_the_argument(call, message):
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:99"])
 def test_an_unknown_device_is_named(name):
-    with pytest.raises(ValueError, match=f"^device is '{name}', which cannot be used here .*; give 'cpu', or 'cuda' where PyTorch finds a GPU$"):
+    with pytest.raises(
+        ValueError,
+        match=f"^device is '{name}', which cannot be used here .*; give 'cpu', or 'cuda' where PyTorch finds a GPU$",
+    ):
         pc.find_device(name)
 
 
@@ -375,16 +484,26 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     assert not checkpoint.save({"iteration": 2})
     assert "No space left on device" in said[-1] and "the run goes on" in said[-1]
-    assert checkpoint.load()["iteration"] == 1 and [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+    assert checkpoint.load()["iteration"] == 1 and [path.name for path in tmp_path.iterdir()] == [
+        "c.pt"
+    ]
 
 
 def test_a_checkpoint_of_other_settings_or_torn_is_told_of_and_left(tmp_path):
     said = []
     Checkpoint(tmp_path / "c.pt", ["a"]).save({"iteration": 1})
-    assert Checkpoint(tmp_path / "c.pt", ["b"], say=said.append).load() is None and "other settings" in said[-1]
+    assert (
+        Checkpoint(tmp_path / "c.pt", ["b"], say=said.append).load() is None
+        and "other settings" in said[-1]
+    )
     (tmp_path / "c.pt").write_bytes((tmp_path / "c.pt").read_bytes()[:100])
-    assert Checkpoint(tmp_path / "c.pt", ["a"], say=said.append).load() is None and "cannot be read" in said[-1]
-    assert Checkpoint(tmp_path / "none.pt", ["a"], say=said.append).load() is None and len(said) == 2
+    assert (
+        Checkpoint(tmp_path / "c.pt", ["a"], say=said.append).load() is None
+        and "cannot be read" in said[-1]
+    )
+    assert (
+        Checkpoint(tmp_path / "none.pt", ["a"], say=said.append).load() is None and len(said) == 2
+    )
 
 
 KILLED = """
@@ -403,7 +522,13 @@ torch.save(state, sys.argv[2])
 
 def test_killed_and_resumed_is_bit_for_bit_the_same(tmp_path):
     def start(name):
-        return subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / f"{name}.pt", tmp_path / f"{name}-end.pt"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", KILLED, tmp_path / f"{name}.pt", tmp_path / f"{name}-end.pt"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     whole, killed = start("whole"), start("killed")
     while int(killed.stdout.readline()) < 9:
@@ -418,4 +543,8 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(tmp_path):
     first, second = torch.load(tmp_path / "whole-end.pt"), torch.load(tmp_path / "killed-end.pt")
     assert first.keys() == second.keys() and first["iteration"] == 24
     for name in first:
-        assert first[name] == second[name] if name == "iteration" else torch.equal(first[name], second[name]), name
+        assert (
+            first[name] == second[name]
+            if name == "iteration"
+            else torch.equal(first[name], second[name])
+        ), name

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import traitlets
 
-from opd_toy.records import provenance
 from opd_toy.explorables import ControlStudy, control_study
+from opd_toy.records import provenance
 
 
 @pytest.fixture
@@ -21,9 +21,15 @@ def test_variances_are_geometric_means_of_their_task_and_block(study):
     means = control_study.block_means(study)
     assert means.shape == (5, 3, 2, 50)
     for g, s, t, block in [(0, 0, 0, 0), (4, 2, 1, 49), (2, 1, 0, 27), (3, 0, 1, 1)]:
-        these = (iterations > 40 * block) & (iterations <= 40 * block + 40) & (iterations % 2 == (1 if t == 0 else 0))
+        these = (
+            (iterations > 40 * block)
+            & (iterations <= 40 * block + 40)
+            & (iterations % 2 == (1 if t == 0 else 0))
+        )
         assert these.sum() >= 1
-        assert means[g, s, t, block] == pytest.approx(np.prod(variance[g, s, these] ** (1 / these.sum())), rel=1e-12)
+        assert means[g, s, t, block] == pytest.approx(
+            np.prod(variance[g, s, these] ** (1 / these.sum())), rel=1e-12
+        )
 
 
 def test_what_the_page_gets_is_the_record(study):
@@ -33,12 +39,21 @@ def test_what_the_page_gets_is_the_record(study):
     assert codes.min() >= 1
     np.testing.assert_allclose(decoded, control_study.block_means(study), rtol=2e-4)
     paths = np.array(study["trajectories"])[..., : given["paths"], :]
-    places = np.frombuffer(base64.b64decode(given["positions"]), "u1").reshape(paths.shape) / 255 * 18 - 9
+    places = (
+        np.frombuffer(base64.b64decode(given["positions"]), "u1").reshape(paths.shape) / 255 * 18
+        - 9
+    )
     np.testing.assert_allclose(places, np.clip(paths, -9, 9), atol=0.036)
     for what, ends in zip(("mean", "sd"), given["ends"], strict=True):
         np.testing.assert_allclose(ends, study["final_position"][what], atol=5.1e-4)
-    assert given["checkpoints"] == study["checkpoints"] and [given["starts"], given["targets"]] == [study["starts"], study["targets"]]
-    assert given["teacher"] == [study["teachers"]["final_position_mean"], study["teachers"]["final_position_sd"]]
+    assert given["checkpoints"] == study["checkpoints"] and [given["starts"], given["targets"]] == [
+        study["starts"],
+        study["targets"],
+    ]
+    assert given["teacher"] == [
+        study["teachers"]["final_position_mean"],
+        study["teachers"]["final_position_sd"],
+    ]
 
 
 def test_a_run_that_broke_down_leaves_a_gap(study):
@@ -67,7 +82,10 @@ def test_an_unknown_run_is_refused(trait, value):
 def test_a_missing_record_names_the_command_that_makes_it(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     control_study.recording.cache_clear()
-    with pytest.raises(FileNotFoundError, match=r"figures/control-study.json is not there: `python -m opd_toy variance` makes it"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"figures/control-study.json is not there: `python -m opd_toy variance` makes it",
+    ):
         ControlStudy()
 
 
@@ -77,7 +95,9 @@ def test_a_missing_record_names_the_command_that_makes_it(tmp_path, monkeypatch)
 ])  # fmt: skip
 def test_a_record_of_another_study_is_refused(tmp_path, monkeypatch, study, change, message):
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "control-study.json").write_text(json.dumps({"results": study | change}))
+    (tmp_path / "figures" / "control-study.json").write_text(
+        json.dumps({"results": study | change})
+    )
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     control_study.recording.cache_clear()
     with pytest.raises(ValueError, match=message):

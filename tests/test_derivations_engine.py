@@ -31,7 +31,10 @@ def by_logit(claim, p, q, chain=0, **values):
 
 def by_parameter(claim, p, q, chain=0, **values):
     """A chain that ends in ∇, with the parameter taken to be each logit in turn."""
-    return [DERIVATIONS[claim].evaluate(p, q, chain=chain, slope=row, **values) for row in np.eye(len(p))]
+    return [
+        DERIVATIONS[claim].evaluate(p, q, chain=chain, slope=row, **values)
+        for row in np.eye(len(p))
+    ]
 
 
 def value(claim, p, q, chain=0, **values):
@@ -54,15 +57,27 @@ def test_values(p, q):
 @every_pair
 def test_definitions_of_the_families(p, q):
     """The engine's Jensen-Shannon and alpha-divergence are the ones whose gradients are proved."""
-    from opd_toy.derivations.notation import KL, AlphaDivergence, JensenShannon, forward_mixture, reverse_mixture
+    from opd_toy.derivations.notation import (
+        KL,
+        AlphaDivergence,
+        JensenShannon,
+        forward_mixture,
+        reverse_mixture,
+    )
     from opd_toy.derivations.notation import p as student
     from opd_toy.derivations.notation import q as teacher
     from opd_toy.derivations.witness import evaluate
 
     same(evaluate(JensenShannon(), p, q, beta=BETA), objectives.generalized_jsd(p, q, BETA))
     same(evaluate(AlphaDivergence(), p, q, alpha=ALPHA), objectives.alpha_divergence(p, q, ALPHA))
-    same(evaluate(KL(teacher, forward_mixture), p, q, s=SKEW), objectives.skewed_forward_kl(p, q, SKEW))
-    same(evaluate(KL(student, reverse_mixture), p, q, s=SKEW), objectives.skewed_reverse_kl(p, q, SKEW))
+    same(
+        evaluate(KL(teacher, forward_mixture), p, q, s=SKEW),
+        objectives.skewed_forward_kl(p, q, SKEW),
+    )
+    same(
+        evaluate(KL(student, reverse_mixture), p, q, s=SKEW),
+        objectives.skewed_reverse_kl(p, q, SKEW),
+    )
 
 
 @every_pair
@@ -72,10 +87,22 @@ def test_objective_gradients(p, q):
     same(by_logit("rkl-baseline-structure", p, q), reverse)
     same(by_parameter("rkl-parameter-gradient", p, q), reverse)
     same(by_logit("fkl-logit-gradient", p, q), objectives.forward_kl_logit_gradient(p, q))
-    same(by_logit("jsd-logit-gradient", p, q, beta=BETA), objectives.generalized_jsd_logit_gradient(p, q, BETA))
-    same(by_logit("alpha-divergence-logit-gradient", p, q, alpha=ALPHA), objectives.alpha_divergence_logit_gradient(p, q, ALPHA))
-    same(by_logit("skewed-forward-kl-logit-gradient", p, q, s=SKEW), objectives.skewed_forward_kl_logit_gradient(p, q, SKEW))
-    same(by_logit("skewed-reverse-kl-logit-gradient", p, q, s=SKEW), objectives.skewed_reverse_kl_logit_gradient(p, q, SKEW))
+    same(
+        by_logit("jsd-logit-gradient", p, q, beta=BETA),
+        objectives.generalized_jsd_logit_gradient(p, q, BETA),
+    )
+    same(
+        by_logit("alpha-divergence-logit-gradient", p, q, alpha=ALPHA),
+        objectives.alpha_divergence_logit_gradient(p, q, ALPHA),
+    )
+    same(
+        by_logit("skewed-forward-kl-logit-gradient", p, q, s=SKEW),
+        objectives.skewed_forward_kl_logit_gradient(p, q, SKEW),
+    )
+    same(
+        by_logit("skewed-reverse-kl-logit-gradient", p, q, s=SKEW),
+        objectives.skewed_reverse_kl_logit_gradient(p, q, SKEW),
+    )
 
 
 @every_pair
@@ -83,22 +110,39 @@ def test_estimator_tables(p, q):
     sampled = [by_logit("pg-logit-gradient", p, q, k=k) for k in tokens(p)]
     same(sampled, estimators.policy_gradient(p, q))
     reward = REWARD[: len(p)]
-    mixed = [by_logit("reward-mixing", p, q, k=k, R=reward, **{"lambda": WEIGHT}) for k in tokens(p)]
+    mixed = [
+        by_logit("reward-mixing", p, q, k=k, R=reward, **{"lambda": WEIGHT}) for k in tokens(p)
+    ]
     same(mixed, estimators.mixed_policy_gradient(p, q, reward, WEIGHT))
 
 
 @every_pair
 def test_estimator_means(p, q):
-    mean = lambda table: estimators.expectation(p, table)  # noqa: E731
+    mean = lambda table: estimators.expectation(p, table)
     same(mean(estimators.policy_gradient(p, q)), by_parameter("pg-unbiased-local", p, q))
     same(mean(estimators.policy_gradient(p, q)), by_parameter("pg-opd-cost", p, q))
-    same(mean(estimators.policy_gradient(p, q, BASELINE)), by_logit("rkl-baseline-structure", p, q, chain=2))
-    same(mean(estimators.policy_gradient(p, q, objectives.reverse_kl(p, q))), by_parameter("open-question-full-vocab-pg", p, q, chain=1))
-    same(mean(estimators.full_vocabulary_advantage(p, q)), by_parameter("full-vocab-advantage-is-zero", p, q))
+    same(
+        mean(estimators.policy_gradient(p, q, BASELINE)),
+        by_logit("rkl-baseline-structure", p, q, chain=2),
+    )
+    same(
+        mean(estimators.policy_gradient(p, q, objectives.reverse_kl(p, q))),
+        by_parameter("open-question-full-vocab-pg", p, q, chain=1),
+    )
+    same(
+        mean(estimators.full_vocabulary_advantage(p, q)),
+        by_parameter("full-vocab-advantage-is-zero", p, q),
+    )
     for chain, kind in enumerate(("k1", "k2", "k3")):
-        same(mean(estimators.k_estimator_as_loss(p, q, kind)), by_parameter("k-estimators-as-loss", p, q, chain=chain))
+        same(
+            mean(estimators.k_estimator_as_loss(p, q, kind)),
+            by_parameter("k-estimators-as-loss", p, q, chain=chain),
+        )
     for chain, kind in enumerate(("k1", "k3")):
-        same(mean(estimators.k_estimator_as_reward(p, q, kind)), by_parameter("k-estimators-as-reward", p, q, chain=chain))
+        same(
+            mean(estimators.k_estimator_as_reward(p, q, kind)),
+            by_parameter("k-estimators-as-reward", p, q, chain=chain),
+        )
     reward = REWARD[: len(p)]
     same(
         mean(estimators.mixed_policy_gradient(p, q, reward, WEIGHT)),
@@ -109,34 +153,51 @@ def test_estimator_means(p, q):
 @every_pair
 def test_optimal_baseline(p, q):
     """The proved slope of the variance is the engine's, and 0 at the engine's best baseline."""
-    slope = lambda b: value("optimal-baseline", p, q, b=b)  # noqa: E731
-    variance = lambda b: estimators.total_variance(p, estimators.policy_gradient(p, q, b))  # noqa: E731
+    slope = lambda b: value("optimal-baseline", p, q, b=b)
+    variance = lambda b: estimators.total_variance(p, estimators.policy_gradient(p, q, b))
     best = estimators.optimal_baseline(p, q)
     assert abs(slope(best)) < 1e-13
     # A parabola's central difference is its slope, whatever the step.
-    np.testing.assert_allclose(slope(BASELINE), (variance(BASELINE + 1) - variance(BASELINE - 1)) / 2, rtol=1e-11)
+    np.testing.assert_allclose(
+        slope(BASELINE), (variance(BASELINE + 1) - variance(BASELINE - 1)) / 2, rtol=1e-11
+    )
 
 
 @pytest.mark.parametrize("shift", [0.1, 1.0, 1.1209])
 def test_schulman_closed_forms(shift):
     p, q = PAIRS[0]
-    proved = [DERIVATIONS["schulman-table"].evaluate(p, q, chain=chain, mu=shift) for chain in range(6)]
+    proved = [
+        DERIVATIONS["schulman-table"].evaluate(p, q, chain=chain, mu=shift) for chain in range(6)
+    ]
     table = estimators.schulman_table(shift)
-    engine = [table["kl"], table["k1"]["sd"] ** 2, table["k2"]["bias"], table["k2"]["sd"] ** 2, table["k3"]["bias"], table["k3"]["sd"] ** 2]
+    engine = [
+        table["kl"],
+        table["k1"]["sd"] ** 2,
+        table["k2"]["bias"],
+        table["k2"]["sd"] ** 2,
+        table["k3"]["bias"],
+        table["k3"]["sd"] ** 2,
+    ]
     same(engine, proved)
 
 
 def test_pg_zero_gamma_is_gkd():
     """All sequences of two tokens: the mean token-level gradient is GKD's at every prefix, weighted by its visits."""
     first, second = (softmax(generator.normal(size=shape)) for shape in ((3,), (3, 3)))
-    first_teacher, second_teacher = (softmax(generator.normal(size=shape)) for shape in ((3,), (3, 3)))
+    first_teacher, second_teacher = (
+        softmax(generator.normal(size=shape)) for shape in ((3,), (3, 3))
+    )
     sampled = np.zeros((4, 3))  # the logits of the empty prefix, then of each first token
     for a, b in itertools.product(range(3), repeat=2):
         chance = first[a] * second[a, b]
         sampled[0] += chance * np.log(first[a] / first_teacher[a]) * (np.eye(3)[a] - first)
-        sampled[1 + a] += chance * np.log(second[a, b] / second_teacher[a, b]) * (np.eye(3)[b] - second[a])
+        sampled[1 + a] += (
+            chance * np.log(second[a, b] / second_teacher[a, b]) * (np.eye(3)[b] - second[a])
+        )
     local = objectives.reverse_kl_logit_gradient(second, second_teacher)
-    gkd = np.vstack([objectives.reverse_kl_logit_gradient(first, first_teacher), first[:, None] * local])
+    gkd = np.vstack(
+        [objectives.reverse_kl_logit_gradient(first, first_teacher), first[:, None] * local]
+    )
     same(sampled, gkd)
     # The gradient of the whole sequence's KL also moves the prefixes, so it is another one.
     future = objectives.reverse_kl(second, second_teacher)

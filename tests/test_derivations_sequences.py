@@ -21,9 +21,15 @@ from opd_toy.sequences import (
 
 GAMMAS = (0.0, 0.3, 1.0)
 TREES = [tuple(TokenTree.random(size, 2, seed) for seed in (size, 10 + size)) for size in (2, 3, 4)]
-two_positions = pytest.mark.parametrize("student, teacher", TREES, ids=[f"V={pair[0].vocabulary}" for pair in TREES])
+two_positions = pytest.mark.parametrize(
+    "student, teacher", TREES, ids=[f"V={pair[0].vocabulary}" for pair in TREES]
+)
 LONGER = [(TokenTree.random(*shape, 5), TokenTree.random(*shape, 6)) for shape in ((2, 3), (3, 2))]
-any_length = pytest.mark.parametrize("student, teacher", LONGER, ids=[f"V={pair[0].vocabulary}, T={pair[0].length}" for pair in LONGER])
+any_length = pytest.mark.parametrize(
+    "student, teacher",
+    LONGER,
+    ids=[f"V={pair[0].vocabulary}, T={pair[0].length}" for pair in LONGER],
+)
 
 
 def same(actual, expected):
@@ -54,32 +60,51 @@ def gradient(expression, student, teacher, **values):
 
 def moved(expression, student, teacher, **values):
     """The same for a sequence of any length."""
-    return [evaluate_sequences(expression, student.logits, teacher.probabilities, [one], **values) for one in range(student.parameters)]
+    return [
+        evaluate_sequences(expression, student.logits, teacher.probabilities, [one], **values)
+        for one in range(student.parameters)
+    ]
 
 
 def scored(student, *weights):
     """The mean of weights on the scores, one weight a position, each (S,) or a number."""
     sequences = len(student.tokens())
-    return SequenceTable(student, np.column_stack([np.broadcast_to(w, sequences) for w in weights])).expectation()
+    return SequenceTable(
+        student, np.column_stack([np.broadcast_to(w, sequences) for w in weights])
+    ).expectation()
 
 
 @two_positions
 def test_values_and_gradients(student, teacher):
     same(value(line("sequence-chain-rule", 0), student, teacher), sequence_kl(student, teacher))
     exact = sequence_kl_gradient(student, teacher)
-    for claim, chain, number in (("reward-to-go", 0, 0), ("reward-to-go", 0, -1), ("gkd-future-coupling", 0, -1), ("rao-blackwell-return", 0, 0)):
+    for claim, chain, number in (
+        ("reward-to-go", 0, 0),
+        ("reward-to-go", 0, -1),
+        ("gkd-future-coupling", 0, -1),
+        ("rao-blackwell-return", 0, 0),
+    ):
         same(gradient(line(claim, chain, number), student, teacher), exact)
     same(reward_to_go(student, teacher, 1.0).expectation(), exact)
     same(reward_to_go(student, teacher, 1.0, "full_vocabulary").expectation(), exact)
-    same(full_return(student, teacher).expectation(), gradient(line("reward-to-go", 0, 3), student, teacher))
+    same(
+        full_return(student, teacher).expectation(),
+        gradient(line("reward-to-go", 0, 3), student, teacher),
+    )
 
 
 @two_positions
 def test_scores_and_the_past(student, teacher):
     costs = token_costs(student, teacher)
     for chain in (0, 1):
-        same(scored(student, 1.0, 1.0), gradient(line("sequence-score-identity", chain, 0), student, teacher))
-    same(scored(student, 0.0, costs[:, 0]), gradient(line("past-terms-vanish", 0, 0), student, teacher))
+        same(
+            scored(student, 1.0, 1.0),
+            gradient(line("sequence-score-identity", chain, 0), student, teacher),
+        )
+    same(
+        scored(student, 0.0, costs[:, 0]),
+        gradient(line("past-terms-vanish", 0, 0), student, teacher),
+    )
     own = gradient(line("past-terms-vanish", 2), student, teacher)
     same(scored(student, 0.0, costs[:, 1]), own)
     assert np.abs(own).max() > 1e-2  # the cost of the token itself is another matter
@@ -106,7 +131,10 @@ def test_rlvr_broadcast(student, teacher):
     missing = gradient(line("rlvr-broadcast", 3), student, teacher, R2=reward)
     same(-2 * outcome(student, reward.ravel()).expectation() - np.array(followed), missing)
     assert np.abs(missing).max() > 1e-2
-    same([evaluate(line("rlvr-broadcast", 0), [1], [1], T=7, t=t, R_tau=2.0) for t in (1, 3, 7)], [14, 10, 2])
+    same(
+        [evaluate(line("rlvr-broadcast", 0), [1], [1], T=7, t=t, R_tau=2.0) for t in (1, 3, 7)],
+        [14, 10, 2],
+    )
 
 
 @two_positions
@@ -142,19 +170,34 @@ def test_any_length_variances(student, teacher):
     }
     for (claim, chain), table in cases.items():
         steps = DERIVATIONS[claim].chains[chain].steps
-        first, *_, last = lines = [evaluate_sequences(step.expression, student.logits, teacher.probabilities, everything, gamma=0.6) for step in steps]
+        first, *_, last = lines = [
+            evaluate_sequences(
+                step.expression, student.logits, teacher.probabilities, everything, gamma=0.6
+            )
+            for step in steps
+        ]
         same(first, table.total_variance())
-        assert all(after >= before * (1 - 1e-12) for before, after in zip(lines, lines[1:])) and last > first
+        assert (
+            all(after >= before * (1 - 1e-12) for before, after in zip(lines, lines[1:]))
+            and last > first
+        )
 
 
 def test_the_sharper_bound_is_the_lower_one():
-    steps = lambda claim, chain: line(claim, chain)  # noqa: E731
+    steps = lambda claim, chain: line(claim, chain)
     for length in (2, 3, 10):
         at = {"T": length, "B_r": 1.0, "B_s": 1.0, "gamma": 0.6}
         paper, sharper, causal, discounted, token = (
             evaluate(steps(*which), [1], [1], **at)
-            for which in (("variance-bounds", 2), *(("sharper-variance-bounds", chain) for chain in (2, 3, 4)), ("variance-bounds", 1))
+            for which in (
+                ("variance-bounds", 2),
+                *(("sharper-variance-bounds", chain) for chain in (2, 3, 4)),
+                ("variance-bounds", 1),
+            )
         )
-        same([paper, sharper, causal, token], [length**4, length**3, length**2 * (length + 1) / 2, length**2])
+        same(
+            [paper, sharper, causal, token],
+            [length**4, length**3, length**2 * (length + 1) / 2, length**2],
+        )
         same(discounted, length**2 / (1 - 0.36))
         assert token < discounted and causal < sharper < paper

@@ -17,7 +17,11 @@ VOCABULARIES = [1, 2, 3, 10, 100, 1000]
 def rows(size, zeros=True):
     """Hypothesis rows of probabilities, some with zeros and very small entries."""
     entry = st.one_of(st.floats(1e-3, 1.0), st.sampled_from([1e-300, 1e-30, 1e-8] + [0.0] * zeros))
-    return st.lists(entry, min_size=size, max_size=size).filter(lambda row: max(row) > 1e-3).map(lambda row: np.array(row) / sum(row))
+    return (
+        st.lists(entry, min_size=size, max_size=size)
+        .filter(lambda row: max(row) > 1e-3)
+        .map(lambda row: np.array(row) / sum(row))
+    )
 
 
 pairs = st.integers(1, 6).flatmap(lambda size: st.tuples(rows(size), rows(size)))
@@ -28,7 +32,9 @@ def test_softmax_and_log_softmax_at_50_digits(vocabulary):
     logits = 5 * np.random.default_rng(vocabulary).standard_normal(vocabulary)
     exact = reference.softmax([mp.mpf(z) for z in logits])
     np.testing.assert_allclose(softmax(logits), [float(x) for x in exact], rtol=1e-13)
-    np.testing.assert_allclose(log_softmax(logits), [float(mp.log(x)) for x in exact], rtol=1e-13, atol=0)
+    np.testing.assert_allclose(
+        log_softmax(logits), [float(mp.log(x)) for x in exact], rtol=1e-13, atol=0
+    )
 
 
 def test_log_softmax_keeps_the_log_of_nearly_one():
@@ -77,12 +83,19 @@ def test_zeros():
 def test_very_small_probabilities():
     tiny = 5e-324
     np.testing.assert_allclose(kl([1.0, 0.0], [1.0, tiny]), 0.0, atol=1e-320)
-    np.testing.assert_allclose(kl([0.5, 0.5], [1.0, tiny]), math.log(0.5) - 0.5 * math.log(tiny), rtol=1e-14)
+    np.testing.assert_allclose(
+        kl([0.5, 0.5], [1.0, tiny]), math.log(0.5) - 0.5 * math.log(tiny), rtol=1e-14
+    )
     assert kl([1.0, tiny], [1.0, 0.0]) == math.inf
 
 
 def test_one_token():
-    assert (softmax([3.0]), log_softmax([3.0]), entropy([1.0]), kl([1.0], [1.0])) == (1.0, 0.0, 0.0, 0.0)
+    assert (softmax([3.0]), log_softmax([3.0]), entropy([1.0]), kl([1.0], [1.0])) == (
+        1.0,
+        0.0,
+        0.0,
+        0.0,
+    )
 
 
 def test_leading_axes_are_batch():
@@ -104,7 +117,9 @@ def test_float64_whatever_comes():
 
 def test_a_row_of_rounded_decimals_is_read_as_a_distribution():
     third = [0.3333333, 0.3333333, 0.3333333]
-    np.testing.assert_allclose(kl(third, [0.5, 0.25, 0.25]), (math.log(2 / 3) + 2 * math.log(4 / 3)) / 3, rtol=1e-13)
+    np.testing.assert_allclose(
+        kl(third, [0.5, 0.25, 0.25]), (math.log(2 / 3) + 2 * math.log(4 / 3)) / 3, rtol=1e-13
+    )
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -117,7 +132,9 @@ def test_kl_nonnegative(pair):
 
 def test_kl_asymmetric():
     p, q = [0.2, 0.3, 0.5], [0.7, 0.2, 0.1]
-    exact = [reference.kl(reference.normalised(a), reference.normalised(b)) for a, b in ((p, q), (q, p))]
+    exact = [
+        reference.kl(reference.normalised(a), reference.normalised(b)) for a, b in ((p, q), (q, p))
+    ]
     np.testing.assert_allclose([kl(p, q), kl(q, p)], [float(x) for x in exact], rtol=1e-14)
     assert [round(float(x), 4) for x in exact] == [0.6758, 0.6349]
 

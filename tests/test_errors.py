@@ -13,32 +13,78 @@ P, Q = [0.2, 0.3, 0.5], [0.7, 0.2, 0.1]
 MALFORMED = [  # (what comes, what is said of it, with NAME for the argument)
     (0.5, "NAME is the single number 0.5; give one number a token, shape (..., V)"),
     ([], "NAME is empty, shape (0,); give at least one token, shape (..., V) with V >= 1"),
-    (np.ones((3, 0)), "NAME is empty, shape (3, 0); give at least one token, shape (..., V) with V >= 1"),
-    ([[0.5, 0.5], [1.0]], "NAME is ragged: [[0.5, 0.5], [1.0]]; give an array of numbers in which every row is equally long"),
-    (["a", "b", "c"], "NAME has dtype <U1 (['a', 'b', 'c']); give real numbers, such as a float array or a list of floats"),
-    (None, "NAME has dtype object (None); give real numbers, such as a float array or a list of floats"),
-    ([1j, 0, 1], "NAME has dtype complex128 ([1j, 0, 1]); give real numbers, such as a float array or a list of floats"),
+    (
+        np.ones((3, 0)),
+        "NAME is empty, shape (3, 0); give at least one token, shape (..., V) with V >= 1",
+    ),
+    (
+        [[0.5, 0.5], [1.0]],
+        "NAME is ragged: [[0.5, 0.5], [1.0]]; give an array of numbers in which every row is equally long",
+    ),
+    (
+        ["a", "b", "c"],
+        "NAME has dtype <U1 (['a', 'b', 'c']); give real numbers, such as a float array or a list of floats",
+    ),
+    (
+        None,
+        "NAME has dtype object (None); give real numbers, such as a float array or a list of floats",
+    ),
+    (
+        [1j, 0, 1],
+        "NAME has dtype complex128 ([1j, 0, 1]); give real numbers, such as a float array or a list of floats",
+    ),
 ]
 NOT_PROBABILITIES = [
-    ([0.2, math.nan, 0.8], "NAME holds nan at token 1; every probability must be a number from 0 to 1"),
-    ([[0.2, 0.3, 0.5], [1.2, -0.2, 0.0]], "NAME holds -0.2 at row (1,), token 1; every probability must be at least 0"),
-    ([0.2, 0.3, 0.6], "NAME: the row sums to 1.1; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"),
-    ([[0.2, 0.3, 0.5], [0.5, 0.25, 0.125]], "NAME: row (1,) sums to 0.875; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"),
-    ([math.inf, 0.0, 0.0], "NAME: the row sums to inf; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"),
-    ([0.0, 0.0, 0.0], "NAME: the row sums to 0.0; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"),
+    (
+        [0.2, math.nan, 0.8],
+        "NAME holds nan at token 1; every probability must be a number from 0 to 1",
+    ),
+    (
+        [[0.2, 0.3, 0.5], [1.2, -0.2, 0.0]],
+        "NAME holds -0.2 at row (1,), token 1; every probability must be at least 0",
+    ),
+    (
+        [0.2, 0.3, 0.6],
+        "NAME: the row sums to 1.1; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first",
+    ),
+    (
+        [[0.2, 0.3, 0.5], [0.5, 0.25, 0.125]],
+        "NAME: row (1,) sums to 0.875; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first",
+    ),
+    (
+        [math.inf, 0.0, 0.0],
+        "NAME: the row sums to inf; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first",
+    ),
+    (
+        [0.0, 0.0, 0.0],
+        "NAME: the row sums to 0.0; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first",
+    ),
 ]
 NOT_LOGITS = [
     ([0.0, math.nan], "NAME holds nan at token 1; every logit must be a number or -inf"),
-    ([[0.0, 1.0], [math.inf, 0.0]], "NAME holds inf at row (1,), token 0; a logit may be -inf (a masked token) but not +inf"),
-    ([-math.inf, -math.inf], "NAME: the row holds nothing but -inf; leave at least one token a logit above -inf"),
-    ([[0.0, 0.0], [-math.inf, -math.inf]], "NAME: row (1,) holds nothing but -inf; leave at least one token a logit above -inf"),
+    (
+        [[0.0, 1.0], [math.inf, 0.0]],
+        "NAME holds inf at row (1,), token 0; a logit may be -inf (a masked token) but not +inf",
+    ),
+    (
+        [-math.inf, -math.inf],
+        "NAME: the row holds nothing but -inf; leave at least one token a logit above -inf",
+    ),
+    (
+        [[0.0, 0.0], [-math.inf, -math.inf]],
+        "NAME: row (1,) holds nothing but -inf; leave at least one token a logit above -inf",
+    ),
 ]
 
 PAIR_FUNCTIONS = {
     "forward_kl": {}, "reverse_kl": {}, "generalized_jsd": {"beta": 0.5}, "alpha_divergence": {"alpha": 0.5},
     "skewed_forward_kl": {"skew": 0.1}, "skewed_reverse_kl": {"skew": 0.1}, "top_k_reverse_kl": {"k": 1},
 }  # fmt: skip
-PAIR_FUNCTIONS = [(getattr(objectives, name + suffix), arguments) for name, arguments in PAIR_FUNCTIONS.items() for suffix in ("", "_logit_gradient")]
+PAIR_FUNCTIONS = [
+    (getattr(objectives, name + suffix), arguments)
+    for name, arguments in PAIR_FUNCTIONS.items()
+    for suffix in ("", "_logit_gradient")
+]
 PAIR_FUNCTIONS += [
     (getattr(estimators, name), arguments)
     for name, arguments in {
@@ -47,7 +93,9 @@ PAIR_FUNCTIONS += [
         "normalized_policy_gradient": {}, "top_k_policy_gradient": {"k": 1}, "mixed_policy_gradient": {"reward": [0, 0, 1], "weight": 1}, "optimal_baseline": {},
     }.items()
 ]  # fmt: skip
-every_function = pytest.mark.parametrize("function, arguments", PAIR_FUNCTIONS, ids=lambda x: getattr(x, "__name__", "-"))
+every_function = pytest.mark.parametrize(
+    "function, arguments", PAIR_FUNCTIONS, ids=lambda x: getattr(x, "__name__", "-")
+)
 
 
 def says(message):
@@ -86,13 +134,20 @@ def test_malformed_logits(wrong, message):
 
 @every_function
 def test_mismatched_shapes(function, arguments):
-    with says("student has shape (2,) and teacher (3,); both must have the same number of tokens V on the last axis"):
+    with says(
+        "student has shape (2,) and teacher (3,); both must have the same number of tokens V on the last axis"
+    ):
         function([0.5, 0.5], Q, **arguments)
-    with says("student has shape (2, 1) and teacher (3, 1); their leading axes must be equal or broadcast"):
+    with says(
+        "student has shape (2, 1) and teacher (3, 1); their leading axes must be equal or broadcast"
+    ):
         function(np.ones((2, 1)), np.ones((3, 1)), **arguments)
 
 
-@pytest.mark.parametrize("name, keyword", [("generalized_jsd", "beta"), ("skewed_forward_kl", "skew"), ("skewed_reverse_kl", "skew")])
+@pytest.mark.parametrize(
+    "name, keyword",
+    [("generalized_jsd", "beta"), ("skewed_forward_kl", "skew"), ("skewed_reverse_kl", "skew")],
+)
 @pytest.mark.parametrize("suffix", ["", "_logit_gradient"])
 @pytest.mark.parametrize("wrong", [-1e-9, 1.0000001, math.nan, [0.5, 0.5]], ids=str)
 def test_beta_and_skew_lie_between_0_and_1(name, keyword, suffix, wrong):
@@ -101,7 +156,9 @@ def test_beta_and_skew_lie_between_0_and_1(name, keyword, suffix, wrong):
 
 
 def test_parameters_that_are_not_numbers():
-    with says("beta has dtype object (None); give real numbers, such as a float array or a list of floats"):
+    with says(
+        "beta has dtype object (None); give real numbers, such as a float array or a list of floats"
+    ):
         objectives.generalized_jsd(P, Q, None)
     for wrong in (math.nan, math.inf):
         with says(f"alpha is {wrong!r}; give one finite number"):
@@ -114,7 +171,9 @@ def test_parameters_that_are_not_numbers():
             estimators.mixed_policy_gradient(P, Q, [0, 0, 1], wrong)
         with says(f"mean is {wrong!r}; give one finite number"):
             estimators.schulman_table(wrong)
-    with says("mean is 0; give a mean other than 0, as at 0 the KL that bias and spread are divided by is 0"):
+    with says(
+        "mean is 0; give a mean other than 0, as at 0 the KL that bias and spread are divided by is 0"
+    ):
         estimators.schulman_table(0)
     with says("limit is 0; give a number above 0"):
         estimators.truncated_policy_gradient(P, Q, 0)
@@ -126,14 +185,22 @@ def test_parameters_that_are_not_numbers():
 
 @pytest.mark.parametrize("wrong", [0, 4, -1, 2.0, "2", None, True], ids=repr)
 def test_k_is_an_int_from_1_to_v(wrong):
-    for function in (objectives.top_k_reverse_kl, objectives.top_k_reverse_kl_logit_gradient, estimators.top_k_policy_gradient):
+    for function in (
+        objectives.top_k_reverse_kl,
+        objectives.top_k_reverse_kl_logit_gradient,
+        estimators.top_k_policy_gradient,
+    ):
         with says(f"k is {wrong!r}; give a whole number (an int) from 1 to V = 3"):
             function(P, Q, wrong)
 
 
 def test_unknown_names():
     for wrong in ("k4", "K1", 3):
-        for function in (estimators.k_estimator, estimators.k_estimator_as_loss, estimators.k_estimator_as_reward):
+        for function in (
+            estimators.k_estimator,
+            estimators.k_estimator_as_loss,
+            estimators.k_estimator_as_reward,
+        ):
             with says(f"kind is {wrong!r}; give one of 'k1', 'k2', 'k3'"):
                 function(P, Q, wrong)
     for function in (objectives.top_k_reverse_kl, objectives.top_k_reverse_kl_logit_gradient):
@@ -145,13 +212,19 @@ def test_unknown_names():
 
 def test_tables_and_rewards():
     for function in (estimators.expectation, estimators.total_variance):
-        with says("table has shape (2, 3); give one row for each of the 3 probabilities, shape (..., 3, columns)"):
+        with says(
+            "table has shape (2, 3); give one row for each of the 3 probabilities, shape (..., 3, columns)"
+        ):
             function(P, np.ones((2, 3)))
-        with says("table has shape (3,); give one row for each of the 3 probabilities, shape (..., 3, columns)"):
+        with says(
+            "table has shape (3,); give one row for each of the 3 probabilities, shape (..., 3, columns)"
+        ):
             function(P, np.ones(3))
         with says("table holds nan at (1, 0); every entry must be a number"):
             function(P, [[0, 0], [math.nan, 0], [0, 0]])
-        with says("probabilities has shape (2, 1) and table (3, 1, 1); their leading axes must be equal or broadcast"):
+        with says(
+            "probabilities has shape (2, 1) and table (3, 1, 1); their leading axes must be equal or broadcast"
+        ):
             function(np.ones((2, 1)), np.ones((3, 1, 1)))
     with says("reward has shape (2,); give one number a token, shape (3,)"):
         estimators.mixed_policy_gradient(P, Q, [0, 1], 1)
@@ -162,7 +235,9 @@ def test_tables_and_rewards():
 
 
 def test_long_input_is_quoted_in_part():
-    with pytest.raises(ValueError, match=r"^student has dtype <U1 \(\['x', 'x', .*\.\.\.\); give real numbers") as caught:
+    with pytest.raises(
+        ValueError, match=r"^student has dtype <U1 \(\['x', 'x', .*\.\.\.\); give real numbers"
+    ) as caught:
         objectives.reverse_kl(["x"] * 1000, Q)
     assert len(str(caught.value)) < 200
 
@@ -182,7 +257,10 @@ def test_malformed_logits_of_a_tree(wrong, message):
 def test_malformed_trees():
     make = sequences.TokenTree
     for wrong in ([], (), np.zeros((1, 2)), None):
-        with pytest.raises(ValueError, match=r"^logits is .*; give one array a position, logits\[t\] of shape \(V\*\*t, V\)$"):
+        with pytest.raises(
+            ValueError,
+            match=r"^logits is .*; give one array a position, logits\[t\] of shape \(V\*\*t, V\)$",
+        ):
             make(wrong)
     with says("logits[0] has shape (2,); give one row a prefix of 0 tokens, shape (1, 2)"):
         make([[0.0, 1.0]])
@@ -204,27 +282,40 @@ def test_malformed_trees():
     with says("seed is -1; give a whole number (an int) of at least 0"):
         sequences.LazyTree.random(2, 3, -1)
     for wrong in (-1, 1.5, "one", None):
-        for call in (lambda: sequences.TokenTree.random(2, 3, wrong), lambda: sequences.sample_estimate(TREE, TEACHER, 1, "sampled", 10, wrong)):  # noqa: B023
+        for call in (
+            lambda: sequences.TokenTree.random(2, 3, wrong),
+            lambda: sequences.sample_estimate(TREE, TEACHER, 1, "sampled", 10, wrong),
+        ):
             with says(f"seed is {wrong!r}; give a whole number (an int) of at least 0"):
                 call()
     with says("logits_after is 3; give a function from prefixes (N, t) to logits (N, V)"):
         sequences.LazyTree(2, 3, 3)
     for call in (lambda: make.random(10, 9, 0), lambda: make.repeat(np.full(10, 0.1), 9)):
-        with says("vocabulary is 10 and length 9, V**T sequences; give at most 100000000, or sample from a LazyTree"):
+        with says(
+            "vocabulary is 10 and length 9, V**T sequences; give at most 100000000, or sample from a LazyTree"
+        ):
             call()
-    with says("probabilities has shape (2, 3) and length is 3; give (V,) and a length, or one row a position, shape (T, V)"):
+    with says(
+        "probabilities has shape (2, 3) and length is 3; give (V,) and a length, or one row a position, shape (T, V)"
+    ):
         make.repeat([P, Q], 3)
-    with says("probabilities: the row sums to 0.5; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"):
+    with says(
+        "probabilities: the row sums to 0.5; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"
+    ):
         make.repeat([0.25, 0.25], 2)
 
 
 @pytest.mark.parametrize("tree", [TREE, sequences.LazyTree.random(2, 3, 0)])
 def test_prefixes(tree):
     for wrong in ([0, 1], [[0.5]], np.zeros((2, 3), int)):
-        with says(f"prefixes has shape {np.shape(wrong)} and dtype {np.asarray(wrong).dtype}; give whole numbers, shape (N, t) with t from 0 to T - 1 = 2"):
+        with says(
+            f"prefixes has shape {np.shape(wrong)} and dtype {np.asarray(wrong).dtype}; give whole numbers, shape (N, t) with t from 0 to T - 1 = 2"
+        ):
             tree.log_probabilities_after(wrong)
     for low, high in ((-1, 0), (0, 2)):
-        with says(f"prefixes holds tokens from {low} to {high}; a token is a whole number from 0 to V - 1 = 1"):
+        with says(
+            f"prefixes holds tokens from {low} to {high}; a token is a whole number from 0 to V - 1 = 1"
+        ):
             tree.log_probabilities_after([[low], [high]])
 
 
@@ -238,9 +329,13 @@ PAIRS_OF_TREES = {
 @pytest.mark.parametrize("name", PAIRS_OF_TREES)
 def test_pairs_of_trees(name):
     function, arguments = getattr(sequences, name), PAIRS_OF_TREES[name]
-    with says("student has V = 2, T = 3 and teacher V = 3, T = 3; both must have the same vocabulary and length"):
+    with says(
+        "student has V = 2, T = 3 and teacher V = 3, T = 3; both must have the same vocabulary and length"
+    ):
         function(TREE, sequences.TokenTree.random(3, 3, 0), **arguments)
-    with says("student has V = 2, T = 2 and teacher V = 2, T = 3; both must have the same vocabulary and length"):
+    with says(
+        "student has V = 2, T = 2 and teacher V = 2, T = 3; both must have the same vocabulary and length"
+    ):
         function(sequences.TokenTree.random(2, 2, 0), TEACHER, **arguments)
     with says("student is [0.2, 0.3, 0.5]; give a TokenTree"):
         function(P, TEACHER, **arguments)
@@ -279,12 +374,18 @@ def test_signals_and_baselines():
         ):  # fmt: skip
             with says(f"signal is {wrong!r}; {signals}"):
                 call()
-    for call in (lambda b: sequences.reward_to_go(TREE, TEACHER, 1, baseline=b), lambda b: sequences.full_return(TREE, TEACHER, baseline=b), lambda b: sequences.outcome(TREE, REWARD, baseline=b)):
+    for call in (
+        lambda b: sequences.reward_to_go(TREE, TEACHER, 1, baseline=b),
+        lambda b: sequences.full_return(TREE, TEACHER, baseline=b),
+        lambda b: sequences.outcome(TREE, REWARD, baseline=b),
+    ):
         with says("baseline is 'mean'; give one of 'value', 'optimal'"):
             call("mean")
         with says("baseline is nan; give one finite number"):
             call(math.nan)
-        with pytest.raises(ValueError, match=r"^baseline is array\(\[0., 0., 0.\]\); give one finite number$"):
+        with pytest.raises(
+            ValueError, match=r"^baseline is array\(\[0., 0., 0.\]\); give one finite number$"
+        ):
             call(np.zeros(3))
         with says("baseline is [0.0, 1.0]; give one array a position, 3 in all"):
             call([0.0, 1.0])
@@ -295,12 +396,19 @@ def test_signals_and_baselines():
 
 
 def test_arrays_along_sequences():
-    for call in (lambda r: sequences.outcome(TREE, r), lambda r: sequences.broadcast_outcome(TREE, r), lambda r: sequences.mixed(TREE, TEACHER, r, 1), lambda r: sequences.fipo(TREE, TEACHER, r, 1, 0.2, 0.2)):
+    for call in (
+        lambda r: sequences.outcome(TREE, r),
+        lambda r: sequences.broadcast_outcome(TREE, r),
+        lambda r: sequences.mixed(TREE, TEACHER, r, 1),
+        lambda r: sequences.fipo(TREE, TEACHER, r, 1, 0.2, 0.2),
+    ):
         with says("reward has shape (3,); give one number a sequence, shape (V**T,) = (8,)"):
             call([1, 2, 3])
         with says("reward holds nan at (1,); every entry must be finite"):
             call([0, math.nan] * 4)
-    with says("costs has shape (3, 8); give one number a sequence and position, shape (V**T, T) = (8, 3)"):
+    with says(
+        "costs has shape (3, 8); give one number a sequence and position, shape (V**T, T) = (8, 3)"
+    ):
         sequences.state_values(TREE, np.zeros((3, 8)), 1)
     for wrong in (math.nan, math.inf):
         with says(f"costs holds {wrong!r} at (1,); every entry must be finite"):
@@ -317,7 +425,9 @@ def test_arrays_along_sequences():
 
 def test_sequence_tables():
     make = sequences.SequenceTable
-    with says("weights has shape (8,); give one number a sequence and position, shape (V**T, T) = (8, 3)"):
+    with says(
+        "weights has shape (8,); give one number a sequence and position, shape (V**T, T) = (8, 3)"
+    ):
         make(TREE, REWARD)
     with says("weights holds inf at (0, 0); every entry must be finite"):
         make(TREE, np.full((8, 3), math.inf))
@@ -325,7 +435,9 @@ def test_sequence_tables():
         make(TREE, np.zeros((8, 3)), ([0.0, 0.0],) * 3)
     with says("probabilities has shape (2,); give one number a sequence, shape (8,)"):
         make(TREE, np.zeros((8, 3)), None, [0.5, 0.5])
-    with says("probabilities: the row sums to 28.0; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"):
+    with says(
+        "probabilities: the row sums to 28.0; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"
+    ):
         make(TREE, np.zeros((8, 3)), None, REWARD)
     table = make(TREE, np.zeros((8, 3)))
     for call in (table.bias, lambda g: table.mean_squared_error(g, 10)):
@@ -339,7 +451,9 @@ def test_sequence_tables():
         with says(f"samples is {wrong}; give a number above 0"):
             sequences.best_gamma(TREE, TEACHER, wrong)
     big = sequences.TokenTree.random(4, 8, 0)
-    with says("student has V = 4, T = 8: 65536 rows of 87380 entries; dense() holds at most 268435456 entries, expectation() and total_variance() need none"):
+    with says(
+        "student has V = 4, T = 8: 65536 rows of 87380 entries; dense() holds at most 268435456 entries, expectation() and total_variance() need none"
+    ):
         make(big, np.zeros((4**8, 8))).dense()
 
 
@@ -351,7 +465,9 @@ def test_parameters_of_sequence_estimators():
         sequences.fipo_weight(TREE, TEACHER, 1, 0.2, -0.1)
     with says("ratio_limit is 0; give a number above 0"):
         sequences.future_kl(TREE, TEACHER, 1, 0)
-    with says("student has V = 2, T = 3 and old V = 3, T = 3; both must have the same vocabulary and length"):
+    with says(
+        "student has V = 2, T = 3 and old V = 3, T = 3; both must have the same vocabulary and length"
+    ):
         sequences.fipo(TREE, sequences.TokenTree.random(3, 3, 0), REWARD, 1, 0.2, 0.2)
     for wrong in (0, 3, 1.0, True):
         with says(f"k is {wrong!r}; give a whole number (an int) from 1 to V = 2"):
@@ -373,11 +489,21 @@ def test_beyond_enumeration():
         sequences.independent_variance(P, Q, 1)
     with says("gamma is 0.5 with causal=False; the full return has no discount: give gamma = 1"):
         sequences.independent_variance([P], [Q], 0.5, causal=False)
-    with says("teacher holds 0.0 at row (1,), token 2, where student holds 0.5: the KL is infinite and has no gradient; give it a probability above 0"):
+    with says(
+        "teacher holds 0.0 at row (1,), token 2, where student holds 0.5: the KL is infinite and has no gradient; give it a probability above 0"
+    ):
         sequences.independent_variance([P, P], [Q, [0.5, 0.5, 0.0]], 1)
     for lengths, variances, message in (
-        ([1, 2], [1.0], "lengths has shape (2,) and variances (1,); give two or more of each, as many of one as of the other"),
-        ([1], [1.0], "lengths has shape (1,) and variances (1,); give two or more of each, as many of one as of the other"),
+        (
+            [1, 2],
+            [1.0],
+            "lengths has shape (2,) and variances (1,); give two or more of each, as many of one as of the other",
+        ),
+        (
+            [1],
+            [1.0],
+            "lengths has shape (1,) and variances (1,); give two or more of each, as many of one as of the other",
+        ),
         ([1, 2], [1.0, 0.0], "variances is [1.0, 0.0]; give finite numbers above 0"),
         ([0, 2], [1.0, 1.0], "lengths is [0.0, 2.0]; give finite numbers above 0"),
         ([2, 2], [1.0, 1.0], "lengths is [2.0, 2.0]; give increasing numbers"),
@@ -387,7 +513,11 @@ def test_beyond_enumeration():
     for wrong in (1, 0, 2.5, None):
         with says(f"samples is {wrong!r}; give a whole number (an int) of at least 2"):
             sequences.sample_estimate(TREE, TEACHER, 1, "sampled", wrong, 0)
-    with says("teacher is [0.2, 0.3, 0.5], without vocabulary; give a TokenTree, a LazyTree or an object with vocabulary, length and log_probabilities_after"):
+    with says(
+        "teacher is [0.2, 0.3, 0.5], without vocabulary; give a TokenTree, a LazyTree or an object with vocabulary, length and log_probabilities_after"
+    ):
         sequences.sample_estimate(TREE, P, 1, "sampled", 10, 0)
-    with says("student has V = 2, T = 3 and teacher V = 2, T = 4; both must have the same vocabulary and length"):
+    with says(
+        "student has V = 2, T = 3 and teacher V = 2, T = 4; both must have the same vocabulary and length"
+    ):
         sequences.sample_estimate(TREE, sequences.LazyTree.random(2, 4, 0), 1, "sampled", 10, 0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 
-from opd_toy.distributions import entropy, kl, softmax
+from opd_toy.distributions import kl, softmax
 from opd_toy.estimators import (
     dense_and_broadcast,
     expectation,
@@ -32,7 +32,12 @@ from opd_toy.estimators import (
     total_variance,
     truncated_policy_gradient,
 )
-from opd_toy.objectives import descend, forward_kl_logit_gradient, reverse_kl, reverse_kl_logit_gradient
+from opd_toy.objectives import (
+    descend,
+    forward_kl_logit_gradient,
+    reverse_kl,
+    reverse_kl_logit_gradient,
+)
 from tests import reference
 from tests.test_distributions import pairs
 
@@ -49,7 +54,12 @@ def covariance_trace(probabilities, table):
     rows = [[mp.mpf(float(x)) for x in row] for row in table]
     weights = reference.normalised(probabilities)
     square = mp.fsum(w * mp.fsum(x * x for x in row) for w, row in zip(weights, rows))
-    return float(square - mp.fsum(mp.fsum(w * row[j] for w, row in zip(weights, rows)) ** 2 for j in range(len(rows[0]))))
+    return float(
+        square
+        - mp.fsum(
+            mp.fsum(w * row[j] for w, row in zip(weights, rows)) ** 2 for j in range(len(rows[0]))
+        )
+    )
 
 
 # The notes' example -------------------------------------------------------------
@@ -116,8 +126,13 @@ def test_sampling_blocks_gradient():
 
     reward = np.log(P / Q)
     for outcome in (lambda x: reward[np.argmax(x)], lambda x: reward[drawn(x)].mean()):
-        assert all(outcome(z + h * np.eye(3)[j]) == outcome(z) for j in range(3) for h in (1e-4, -1e-4))
-    difference = [(reverse_kl(softmax(z + 1e-5 * e), Q) - reverse_kl(softmax(z - 1e-5 * e), Q)) / 2e-5 for e in np.eye(3)]
+        assert all(
+            outcome(z + h * np.eye(3)[j]) == outcome(z) for j in range(3) for h in (1e-4, -1e-4)
+        )
+    difference = [
+        (reverse_kl(softmax(z + 1e-5 * e), Q) - reverse_kl(softmax(z - 1e-5 * e), Q)) / 2e-5
+        for e in np.eye(3)
+    ]
     np.testing.assert_allclose(difference, reverse_kl_logit_gradient(P, Q), rtol=1e-8)
 
     logits = torch.tensor(z, requires_grad=True)
@@ -143,7 +158,9 @@ def test_pg_variance():
         drawn = (generator.random((len(z), 1)) > p.cumsum(axis=1)).sum(axis=1)
         return policy_gradient(p, Q)[np.arange(len(z)), drawn]
 
-    exact = reverse_kl(softmax(descend(lambda z: reverse_kl_logit_gradient(softmax(z), Q), np.log(P), 0.5, 20)), Q)
+    exact = reverse_kl(
+        softmax(descend(lambda z: reverse_kl_logit_gradient(softmax(z), Q), np.log(P), 0.5, 20)), Q
+    )
     sampled = reverse_kl(softmax(descend(one_draw, np.tile(np.log(P), (1000, 1)), 0.5, 20)), Q)
     for step in (5, 10, 20):
         mean, error = sampled[step].mean(), sampled[step].std() / math.sqrt(1000)
@@ -152,8 +169,16 @@ def test_pg_variance():
 
 def test_baseline_does_not_always_help():
     best = optimal_baseline(P, Q)
-    variances = {name: total_variance(P, policy_gradient(P, Q, baseline)) for name, baseline in {"none": 0, "kl": kl(P, Q), "best": best, "-1": -1}.items()}
-    assert {name: round(x, 4) for name, x in variances.items()} == {"none": 0.4650, "kl": 0.5384, "best": 0.4261, "-1": 1.3952}
+    variances = {
+        name: total_variance(P, policy_gradient(P, Q, baseline))
+        for name, baseline in {"none": 0, "kl": kl(P, Q), "best": best, "-1": -1}.items()
+    }
+    assert {name: round(x, 4) for name, x in variances.items()} == {
+        "none": 0.4650,
+        "kl": 0.5384,
+        "best": 0.4261,
+        "-1": 1.3952,
+    }
     assert round(best, 4) == 0.2502
     same(best, (P * (1 - 2 * P + P @ P) @ np.log(P / Q)) / (P @ (1 - 2 * P + P @ P)))
     # -1 is what comes of differentiating the sampled KL, p_k log(p_k/q_k) / sg(p_k), directly.
@@ -174,7 +199,9 @@ def test_optimal_baseline_is_the_minimum(p, q):
             table = policy_gradient(p, q, best + sign * step)
             same(expectation(p, table), reverse_kl_logit_gradient(p, q))
             # The variance is a parabola: curvature E|score|^2 = 1 - sum p^2.
-            np.testing.assert_allclose(total_variance(p, table), least + step**2 * (1 - p @ p), rtol=1e-11)
+            np.testing.assert_allclose(
+                total_variance(p, table), least + step**2 * (1 - p @ p), rtol=1e-11
+            )
 
 
 @every_pair
@@ -214,7 +241,10 @@ def test_improve_estimator():
     spread = math.sqrt(P @ cost**2 - (P @ cost) ** 2)
     same(normalised, ((cost - P @ cost) / spread)[:, None] * score)
     same(expectation(P, normalised), exact / spread)
-    same(total_variance(P, normalised), total_variance(P, policy_gradient(P, Q, kl(P, Q))) / spread**2)
+    same(
+        total_variance(P, normalised),
+        total_variance(P, policy_gradient(P, Q, kl(P, Q))) / spread**2,
+    )
 
     # importance weight: unbiased under the behaviour that drew; capped, biased
     behaviour = np.array([0.5, 0.25, 0.25])
@@ -300,27 +330,55 @@ def test_improve_framework():
 
     def objective(logits):
         p = reference.softmax(logits)
-        return reference.kl(p, reference.normalised(Q)) - mp.mpf(weight) * mp.fsum(a * x for a, x in zip(p, reward))
+        return reference.kl(p, reference.normalised(Q)) - mp.mpf(weight) * mp.fsum(
+            a * x for a, x in zip(p, reward)
+        )
 
     z, h = [mp.log(x) for x in P], mp.mpf(10) ** -14
-    difference = [(objective([x + h * (i == j) for i, x in enumerate(z)]) - objective([x - h * (i == j) for i, x in enumerate(z)])) / (2 * h) for j in range(3)]
+    difference = [
+        (
+            objective([x + h * (i == j) for i, x in enumerate(z)])
+            - objective([x - h * (i == j) for i, x in enumerate(z)])
+        )
+        / (2 * h)
+        for j in range(3)
+    ]
     reference.close(expectation(P, mixed_policy_gradient(P, Q, reward, weight)), difference)
     # Up to a constant the objective is the reverse KL to the tilted teacher.
-    same(expectation(P, mixed_policy_gradient(P, Q, reward, weight)), reverse_kl_logit_gradient(P, goal))
-    np.testing.assert_allclose(expectation(goal, mixed_policy_gradient(goal, Q, reward, weight)), 0, atol=1e-15)
-    path = descend(lambda x: expectation(softmax(x), mixed_policy_gradient(softmax(x), Q, reward, weight)), np.log(P), 1.0, 400)
+    same(
+        expectation(P, mixed_policy_gradient(P, Q, reward, weight)),
+        reverse_kl_logit_gradient(P, goal),
+    )
+    np.testing.assert_allclose(
+        expectation(goal, mixed_policy_gradient(goal, Q, reward, weight)), 0, atol=1e-15
+    )
+    path = descend(
+        lambda x: expectation(softmax(x), mixed_policy_gradient(softmax(x), Q, reward, weight)),
+        np.log(P),
+        1.0,
+        400,
+    )
     np.testing.assert_allclose(softmax(path[-1]), goal, rtol=1e-10)
     assert np.abs(goal - Q).max() > 0.1
 
 
 def test_dense_versus_broadcast():
     """RLVR gives every token of a sequence the same weight, OPD each token its own."""
-    student, teacher = np.stack([P, softmax([0.3, -1.0, 0.4])]), np.stack([Q, softmax([-0.5, 1.0, 0.2])])
+    student, teacher = (
+        np.stack([P, softmax([0.3, -1.0, 0.4])]),
+        np.stack([Q, softmax([-0.5, 1.0, 0.2])]),
+    )
     probabilities, dense, broadcast = dense_and_broadcast(student, teacher)
     assert probabilities.shape == (9,) and dense.shape == broadcast.shape == (9, 2)
     for s, (first, second) in enumerate(itertools.product(range(3), repeat=2)):
         same(probabilities[s], student[0, first] * student[1, second])
-        same(dense[s], [math.log(student[0, first] / teacher[0, first]), math.log(student[1, second] / teacher[1, second])])
+        same(
+            dense[s],
+            [
+                math.log(student[0, first] / teacher[0, first]),
+                math.log(student[1, second] / teacher[1, second]),
+            ],
+        )
     assert (broadcast[:, 0] == broadcast[:, 1]).all() and (dense[:, 0] != dense[:, 1]).all()
     same(broadcast[:, 0], dense.sum(axis=1))
     # Here, where a token does not alter what follows, both are unbiased; the broadcast is noisier.
@@ -348,7 +406,11 @@ def test_schulman_table(mean):
         row = table[kind]
         np.testing.assert_allclose(row["bias"], expected - true, atol=1e-13, rtol=1e-9)
         np.testing.assert_allclose(row["sd"], sd, rtol=1e-10)
-        np.testing.assert_allclose([row["bias_over_kl"], row["sd_over_kl"]], [row["bias"] / true, row["sd"] / true], rtol=1e-14)
+        np.testing.assert_allclose(
+            [row["bias_over_kl"], row["sd_over_kl"]],
+            [row["bias"] / true, row["sd"] / true],
+            rtol=1e-14,
+        )
 
 
 def test_schulman_table_prints_the_known_digits():
@@ -356,7 +418,9 @@ def test_schulman_table_prints_the_known_digits():
     assert [round(near[k]["sd_over_kl"], 4) for k in KINDS] == [20, 1.4177, 1.4166]
     assert [round(far[k]["sd_over_kl"], 4) for k in KINDS] == [2, 1.7321, 1.6950]
     assert [round(t["k2"]["bias_over_kl"], 4) for t in (near, far)] == [0.0025, 0.25]
-    assert schulman_table(1.1208)["k3"]["sd"] < 1.1208 and schulman_table(1.1210)["k3"]["sd"] > 1.1210
+    assert (
+        schulman_table(1.1208)["k3"]["sd"] < 1.1208 and schulman_table(1.1210)["k3"]["sd"] > 1.1210
+    )
 
 
 def test_k3_keeps_its_digits_near_equality():
@@ -378,7 +442,11 @@ TABLES = {
     "top_k": lambda p, q: top_k_policy_gradient(p, q, 1),
     "mixed": lambda p, q: mixed_policy_gradient(p, q, np.arange(np.shape(p)[-1]), 0.5),
     "importance": lambda p, q: importance_weighted_policy_gradient(p, q, q),
-    **{f"{kind} as {use.__name__[-6:]}": (lambda p, q, use=use, kind=kind: use(p, q, kind)) for use in (k_estimator_as_loss, k_estimator_as_reward) for kind in KINDS},
+    **{
+        f"{kind} as {use.__name__[-6:]}": (lambda p, q, use=use, kind=kind: use(p, q, kind))
+        for use in (k_estimator_as_loss, k_estimator_as_reward)
+        for kind in KINDS
+    },
 }
 each_table = pytest.mark.parametrize("make", TABLES.values(), ids=TABLES)
 
@@ -393,7 +461,12 @@ def test_one_token_teaches_nothing(make):
 @each_table
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(pairs)
-@example(([9.9999999e-09, 9.9999999e-01, 9.9999999e-301], [4.99999998e-09, 4.99999998e-01, 4.99999998e-01]))
+@example(
+    (
+        [9.9999999e-09, 9.9999999e-01, 9.9999999e-301],
+        [4.99999998e-09, 4.99999998e-01, 4.99999998e-01],
+    )
+)
 def test_tables_are_never_nan_and_rows_sum_to_zero(make, pair):
     table = make(*pair)
     assert not np.isnan(table).any()
@@ -424,7 +497,10 @@ def test_a_token_that_is_never_drawn_does_not_count():
     assert np.isinf(table[2]).all()  # C = log 0 - log .25
     same(expectation(p, table), reverse_kl_logit_gradient(p, q))
     shorter = policy_gradient(p[:2], q[:2] / 0.75)
-    same(total_variance(p, policy_gradient(p, q)), total_variance(p[:2], shorter - math.log(0.75) * (np.eye(2) - p[:2])))
+    same(
+        total_variance(p, policy_gradient(p, q)),
+        total_variance(p[:2], shorter - math.log(0.75) * (np.eye(2) - p[:2])),
+    )
     assert np.isfinite(optimal_baseline(p, q)) and np.isfinite(total_variance(p, table))
     # k3 differentiated cannot see what the student never draws: p - q only for full support.
     short = expectation(p, k_estimator_as_loss(p, q, "k3"))
@@ -435,9 +511,15 @@ def test_a_token_the_teacher_bars():
     p, q = [0.5, 0.3, 0.2], [0.0, 0.5, 0.5]
     table = policy_gradient(p, q)
     assert table[0].tolist() == [math.inf, -math.inf, -math.inf] and np.isfinite(table[1:]).all()
-    assert expectation(p, table).tolist() == reverse_kl_logit_gradient(p, q).tolist() == [math.inf, -math.inf, -math.inf]
+    assert (
+        expectation(p, table).tolist()
+        == reverse_kl_logit_gradient(p, q).tolist()
+        == [math.inf, -math.inf, -math.inf]
+    )
     assert total_variance(p, table) == math.inf and optimal_baseline(p, q) == math.inf
-    with pytest.raises(ValueError, match=r"table holds both \+inf and -inf in one column.*does not exist"):
+    with pytest.raises(
+        ValueError, match=r"table holds both \+inf and -inf in one column.*does not exist"
+    ):
         expectation(p, policy_gradient(p, [0.0, 0.0, 1.0]))
     # Truncated and normalised costs stay finite; the latter is the limit of ever smaller q.
     assert np.isfinite(truncated_policy_gradient(p, q, 5.0)).all()
@@ -493,6 +575,11 @@ def test_import_is_light():
         "took = time.thread_time() - start\n"
         "import sys; print(took, *sorted({'torch', 'sympy', 'scipy', 'matplotlib', 'mpmath'} & set(sys.modules)))"
     )
-    answers = [subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split() for _ in range(5)]
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(5)
+    ]
     assert all(len(answer) == 1 for answer in answers), answers
     assert min(float(answer[0]) for answer in answers) < 0.25

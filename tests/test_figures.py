@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from opd_toy import explorables
-from opd_toy.records import provenance
 from opd_toy.pages.figures import FIGURES
 from opd_toy.pages.page import Style, draw_svg
+from opd_toy.records import provenance
 
 FOLDER = Path(__file__).parent.parent / "figures"
 RECORDS = sorted(FOLDER.glob("*.json"))
@@ -36,27 +36,27 @@ def test_record_says_where_it_came_from(path):
 def test_a_changed_source_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     (tmp_path / "code.py").write_text("x = 1\n")
-    provenance.record(tmp_path / "r.json", {}, sources=["code.py"], packages=["numpy"])
+    provenance.record(tmp_path / "r.json", {}, files=["code.py"])
     assert provenance.is_current(tmp_path / "r.json")
     (tmp_path / "code.py").write_text("x = 2\n")
     assert not provenance.is_current(tmp_path / "r.json")
 
 
 def test_a_pattern_that_matches_nothing_is_an_error():
-    with pytest.raises(ValueError, match="patterns must each match a file.*'no-such-file'"):
-        provenance.source_hash(["no-such-file"])
+    with pytest.raises(ValueError, match="files must each match a file.*'no-such-file'"):
+        provenance.source_hash(files=["no-such-file"])
 
 
 def test_an_interrupted_record_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "r.json"
-    provenance.record(path, {"value": 1}, sources=["opd_toy/explorables/palette.py"], packages=["numpy"])
+    provenance.record(path, {"value": 1}, modules=["opd_toy.explorables.palette"])
 
     def full_disk(*arguments, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full_disk)
     with pytest.raises(OSError):
-        provenance.record(path, {"value": 2}, sources=["opd_toy/explorables/palette.py"], packages=["numpy"])
+        provenance.record(path, {"value": 2}, modules=["opd_toy.explorables.palette"])
     assert json.loads(path.read_bytes())["results"] == {"value": 1}
 
 

@@ -23,7 +23,11 @@ PATIENCE = 60  # seconds for a start; the rest is quick
 
 SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # every output stays in the page
-    "apputils-extension/notification": {"checkForUpdates": False, "doNotDisturbMode": True, "fetchNews": "false"},
+    "apputils-extension/notification": {
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+        "fetchNews": "false",
+    },
 }
 
 
@@ -38,7 +42,9 @@ def until(condition, what, seconds=PATIENCE):
 
 def notebook():
     """One cell that imports, one a widget, and one that tells what Python heard."""
-    cells = ["import json\nfrom IPython.display import display\nfrom opd_toy import explorables\nexplorers, heard = {}, {}"]
+    cells = [
+        "import json\nfrom IPython.display import display\nfrom opd_toy import explorables\nexplorers, heard = {}, {}"
+    ]
     for name in WIDGETS:
         cells.append(
             f"explorers[{name!r}] = explorer = explorables.{name}()\n"
@@ -47,7 +53,12 @@ def notebook():
             "explorer"
         )
     cells.append("print('HEARD', json.dumps(heard))")
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    return nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in cells],
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +80,9 @@ def lab(tmp_path_factory):
               "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "HOME": "."}  # fmt: skip
     environment = os.environ | {key: str(home / place) for key, place in places.items()}
     # the kernel imports this copy of the package, wherever another may be installed
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
     environment.pop("JUPYTER_CONFIG_PATH", None)
     log = home / "log.txt"
     with log.open("w") as output:
@@ -82,7 +95,9 @@ def lab(tmp_path_factory):
     def answers():
         assert server.poll() is None, f"JupyterLab did not start:\n{log.read_text()[-3000:]}"
         try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token={token}", timeout=5)
+            return urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/api/status?token={token}", timeout=5
+            )
         except OSError:
             return None
 
@@ -105,17 +120,31 @@ def page(browser, lab):
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
     page = context.new_page()
     page.outside, page.faults = [], []
-    local = lambda url: url.startswith((address, address.replace("http", "ws"), "data:", "blob:", "about:"))
+    local = lambda url: url.startswith(
+        (address, address.replace("http", "ws"), "data:", "blob:", "about:")
+    )
     context.on("request", lambda request: local(request.url) or page.outside.append(request.url))
     context.route(lambda url: not local(url), lambda route: route.abort())
     page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("console", lambda message: page.faults.append(message.text) if message.type == "error" and re.search("anywidget|opd|widget", message.text, re.I) else None)
+    page.on(
+        "console",
+        lambda message: (
+            page.faults.append(message.text)
+            if message.type == "error" and re.search("anywidget|opd|widget", message.text, re.I)
+            else None
+        ),
+    )
     page.goto(f"{address}/lab/tree/explorables.ipynb?token={token}&reset")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=PATIENCE * 1000)
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=PATIENCE * 1000)  # else the menu asks for a kernel
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(
+        timeout=PATIENCE * 1000
+    )  # else the menu asks for a kernel
     page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
     page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
-    until(lambda: page.locator(".jp-OutputArea-output .opd-card").count() == len(WIDGETS), "explorables in the notebook")
+    until(
+        lambda: page.locator(".jp-OutputArea-output .opd-card").count() == len(WIDGETS),
+        "explorables in the notebook",
+    )
     yield page
     context.close()
 
@@ -157,9 +186,14 @@ def state(python, name):
 
 def agrees(python, root, name):
     """Once Python and the page tell the same state: that state."""
+
     def same():
         seen, own = read(root), state(python, name)
-        lists = {key: value for key, value in own.items() if isinstance(value, list) and value and isinstance(value[0], float)}
+        lists = {
+            key: value
+            for key, value in own.items()
+            if isinstance(value, list) and value and isinstance(value[0], float)
+        }
         alike = all(np.array_equal(seen.distribution(key), value) for key, value in lists.items())
         alike &= all(float(seen.outputs[key]) == own[key] for key in seen.outputs if key in own)
         alike &= seen.switched == own.get("methods", [])
@@ -220,7 +254,9 @@ def test_set_in_python_and_followed_in_jupyterlab(name, page, python):
             np.testing.assert_allclose(own[key], value, rtol=1e-12)
     check(root, widget)
     ids = page.evaluate("[...document.querySelectorAll('.opd [id]')].map((node) => node.id)")
-    groups = page.evaluate("[...document.querySelectorAll('.opd-choice')].map((node) => node.querySelector('input').name)")
+    groups = page.evaluate(
+        "[...document.querySelectorAll('.opd-choice')].map((node) => node.querySelector('input').name)"
+    )
     assert len(set(ids)) == len(ids) and len(set(groups)) == len(groups)
     assert page.outside == [] and page.faults == []
 
@@ -232,6 +268,10 @@ def test_a_cell_prints_what_was_observed(page):
     cell.locator(".cm-content").click()
     before = cell.locator(".jp-OutputArea-output").inner_text()
     page.keyboard.press("Shift+Enter")
-    output = until(lambda: (text := cell.locator(".jp-OutputArea-output").inner_text()) != before and text, "new output", 20)
+    output = until(
+        lambda: (text := cell.locator(".jp-OutputArea-output").inner_text()) != before and text,
+        "new output",
+        20,
+    )
     heard = json.loads(output.split("HEARD", 1)[1])
     assert set(heard) == set(WIDGETS) and all(heard.values())

@@ -13,15 +13,29 @@ import numpy as np
 import pytest
 import traitlets
 
-from opd_toy.records import provenance
 from opd_toy.explorables import LearningCurves, learning_curves
 from opd_toy.explorables.learning_curves import AXES, METHODS, QUANTITIES
+from opd_toy.records import provenance
 from tests.conftest import new_page
-from tests.explorables import check, page_of, read
+from tests.explorables import page_of, read
 from tests.test_explorables import Opened, by_mouse, center, states
 
-TEACHER = {"accuracy": 0.9, "sequence_kl": 0.0, "forward_sequence_kl": 0.0, "order_entropy": 1.5, "distinct": 4.0, "length": 12.5}
-START = {"accuracy": 0.3, "sequence_kl": 8.0, "forward_sequence_kl": 6.0, "order_entropy": 1.2, "distinct": 2.0, "length": 12.0}
+TEACHER = {
+    "accuracy": 0.9,
+    "sequence_kl": 0.0,
+    "forward_sequence_kl": 0.0,
+    "order_entropy": 1.5,
+    "distinct": 4.0,
+    "length": 12.5,
+}
+START = {
+    "accuracy": 0.3,
+    "sequence_kl": 8.0,
+    "forward_sequence_kl": 6.0,
+    "order_entropy": 1.2,
+    "distinct": 2.0,
+    "length": 12.0,
+}
 
 
 def run(name, seed, points):
@@ -59,7 +73,9 @@ def hostile():
         each["distinct"] = [math.nan] * 9
     curves["sft"][2] = run("sft", 2, 4)  # stopped early
     curves["seqkd"][0] = run("seqkd", 0, 6) | {"not_finite": "its gradient was not finite"}
-    curves["pg_0.9"] = [run("pg_0.9", seed, 5 + seed) | {"not_finite": "so was this"} for seed in range(3)]
+    curves["pg_0.9"] = [
+        run("pg_0.9", seed, 5 + seed) | {"not_finite": "so was this"} for seed in range(3)
+    ]
     curves["top_k"][0]["sequence_kl"][-1] = 0.0
     curves["pg_0.9"][0]["length"][3] = math.inf
     del curves["pg_0.5"], results["methods"]["pg_0.5"]
@@ -76,7 +92,9 @@ def records(tmp_path, monkeypatch):
 
     def write(**given):
         for name, results in given.items():
-            (tmp_path / "figures" / f"lm-study-{name}.json").write_text(json.dumps({"results": results}))
+            (tmp_path / "figures" / f"lm-study-{name}.json").write_text(
+                json.dumps({"results": results})
+            )
         learning_curves.study.cache_clear()
 
     learning_curves.study.cache_clear()
@@ -108,7 +126,9 @@ def opened(browser, tmp_path, records):
 
 def decoded(given):
     """The embedded numbers, (column, method, seed, point)."""
-    codes = np.frombuffer(base64.b64decode(given["codes"]), "<u2").reshape(len(given["columns"]), len(given["methods"]), given["seeds"], given["longest"])
+    codes = np.frombuffer(base64.b64decode(given["codes"]), "<u2").reshape(
+        len(given["columns"]), len(given["methods"]), given["seeds"], given["longest"]
+    )
     values = np.full(codes.shape, np.nan)
     for column, (name, (low, high)) in enumerate(zip(given["columns"], given["scales"])):
         there = codes[column] > 0
@@ -122,7 +142,10 @@ def test_what_the_page_gets_is_the_record(records):
     records(cpu=results)
     given = LearningCurves().recording["cpu"]
     values = decoded(given)
-    assert given["methods"] == [name for name in METHODS if name != "pg_0.5"] and given["columns"] == AXES + QUANTITIES
+    assert (
+        given["methods"] == [name for name in METHODS if name != "pg_0.5"]
+        and given["columns"] == AXES + QUANTITIES
+    )
     for c, column in enumerate(given["columns"]):
         for m, name in enumerate(given["methods"]):
             for s, one in enumerate(results["curves"][name]):
@@ -131,10 +154,14 @@ def test_what_the_page_gets_is_the_record(records):
                 here = values[c, m, s]
                 assert np.isnan(here[len(wanted) :]).all()
                 if column in given["logarithmic"]:
-                    np.testing.assert_allclose(here[: len(wanted)], np.maximum(wanted, 1e-6), rtol=2e-4)
+                    np.testing.assert_allclose(
+                        here[: len(wanted)], np.maximum(wanted, 1e-6), rtol=2e-4
+                    )
                 else:
                     low, high = given["scales"][c]
-                    np.testing.assert_allclose(here[: len(wanted)], wanted, rtol=0, atol=(high - low) / 65534)
+                    np.testing.assert_allclose(
+                        here[: len(wanted)], wanted, rtol=0, atol=(high - low) / 65534
+                    )
     assert given["ends"]["tokens"]["sft"] == 3 * 7016 and given["ends"]["steps"]["gkd"] == 80
     assert given["teacher"] == {key: y for key, y in TEACHER.items() if key != "order_entropy"}
 
@@ -146,13 +173,23 @@ def test_read_gives_mean_least_and_greatest_over_the_seeds(records):
     found = widget.read()
     runs = learning_curves.study("cpu")["curves"]
     values = [each["accuracy"][4] for each in runs["gkd"]]
-    assert found["gkd"] == {"mean": pytest.approx(np.mean(values), rel=1e-15), "least": min(values), "greatest": max(values), "seeds": 3}
+    assert found["gkd"] == {
+        "mean": pytest.approx(np.mean(values), rel=1e-15),
+        "least": min(values),
+        "greatest": max(values),
+        "seeds": 3,
+    }
     assert found["sft"] is None  # it stopped at step 30
     widget.methods, widget.at = ["seqkd", "pg_0.9"], 75
     assert widget.read()["seqkd"]["seeds"] == 2 and widget.read()["pg_0.9"] is None
     widget.methods = ["sft", "gkd", "pg_1", "rlvr"]
     two = [runs["pg_1"][seed]["accuracy"][4] for seed in (0, 2)]
-    assert found["pg_1"] == {"mean": pytest.approx(np.mean(two), rel=1e-15), "least": min(two), "greatest": max(two), "seeds": 2}
+    assert found["pg_1"] == {
+        "mean": pytest.approx(np.mean(two), rel=1e-15),
+        "least": min(two),
+        "greatest": max(two),
+        "seeds": 2,
+    }
     widget.at = 44  # step 35, between two measurements
     assert widget.position() == 35
     halves = [(each["accuracy"][3] + each["accuracy"][4]) / 2 for each in runs["gkd"]]
@@ -168,8 +205,15 @@ def test_it_is_light_and_no_state(records):
     widget = LearningCurves()
     assert len(json.dumps(widget.recording)) < 25_000
     assert set(widget.state()) == {"methods", "x", "quantity", "at", "record"}
-    options = json.loads(widget.to_html().rsplit("mount(widget", 1)[1].split("}}, ", 1)[1].removesuffix(");</script>"))
-    assert set(options["rules"]) == set(widget.state()) and options["rules"]["methods"] == {"among": METHODS}
+    options = json.loads(
+        widget.to_html()
+        .rsplit("mount(widget", 1)[1]
+        .split("}}, ", 1)[1]
+        .removesuffix(");</script>")
+    )
+    assert set(options["rules"]) == set(widget.state()) and options["rules"]["methods"] == {
+        "among": METHODS
+    }
 
 
 @pytest.mark.parametrize(("trait", "value", "message"), [
@@ -198,7 +242,10 @@ def test_methods_are_kept_in_the_order_of_the_table(records):
 
 
 def test_a_missing_record_names_the_command_that_makes_it(records):
-    with pytest.raises(FileNotFoundError, match=r"figures/lm-study-cpu.json is not there: `python -m opd_toy study` makes it"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"figures/lm-study-cpu.json is not there: `python -m opd_toy study` makes it",
+    ):
         LearningCurves()
 
 
@@ -206,12 +253,18 @@ def test_a_record_of_another_study_is_refused(records):
     results = made_up()
     results["curves"]["dpo"] = results["curves"]["gkd"]
     records(cpu=results)
-    with pytest.raises(ValueError, match="methods in figures/lm-study-cpu.json must be among sft, .*, rlvr, not 'dpo'"):
+    with pytest.raises(
+        ValueError,
+        match="methods in figures/lm-study-cpu.json must be among sft, .*, rlvr, not 'dpo'",
+    ):
         LearningCurves()
     results = made_up()
     results["curves"]["gkd"][1]["length"].pop()
     records(cpu=results)
-    with pytest.raises(ValueError, match="curves of gkd in figures/lm-study-cpu.json must have a value of length at each of 9 steps; seed 2 has 8"):
+    with pytest.raises(
+        ValueError,
+        match="curves of gkd in figures/lm-study-cpu.json must have a value of length at each of 9 steps; seed 2 has 8",
+    ):
         LearningCurves()
 
 
@@ -257,11 +310,21 @@ def test_the_second_record_is_offered_where_it_is_there(opened):
     other = made_up("NVIDIA", ["sft", "gkd", "rlvr"], points=5)
     widget = opened({"cpu": made_up(), "gpu": other}, record="gpu")
     seen = widget.check()
-    assert seen.choices["record"] == "gpu" and seen.switched == ["sft", "gkd"] and "on NVIDIA" in seen.html
-    assert [each.get_attribute("value") for each in widget.visible(".opd-checks input")] == ["sft", "gkd", "rlvr"]
+    assert (
+        seen.choices["record"] == "gpu"
+        and seen.switched == ["sft", "gkd"]
+        and "on NVIDIA" in seen.html
+    )
+    assert [each.get_attribute("value") for each in widget.visible(".opd-checks input")] == [
+        "sft",
+        "gkd",
+        "rlvr",
+    ]
     widget.root.locator("[data-name=record] label").first.click()
     seen = widget.check()
-    assert len(seen.switched) == 5 and widget.hash(written=True)["learning-curves"] == {"record": "cpu"}
+    assert len(seen.switched) == 5 and widget.hash(written=True)["learning-curves"] == {
+        "record": "cpu"
+    }
     for state in states("LearningCurves", 12, seed=2):
         widget.set(**state)
         assert widget.check().choices["record"] == state["record"]
@@ -269,7 +332,9 @@ def test_the_second_record_is_offered_where_it_is_there(opened):
 
 @pytest.mark.parametrize("way", ["mouse", "touch", "keyboard"])
 def test_methods_are_switched_on_and_off(way, opened):
-    widget = opened({"cpu": made_up()}, page={"has_touch": True, "viewport": {"width": 390, "height": 800}})
+    widget = opened(
+        {"cpu": made_up()}, page={"has_touch": True, "viewport": {"width": 390, "height": 800}}
+    )
     chosen = set(widget.check().switched)
     for box in widget.root.locator(".opd-checks input").all()[:: 1 if way == "mouse" else 4]:
         name = box.get_attribute("value")
@@ -277,14 +342,22 @@ def test_methods_are_switched_on_and_off(way, opened):
             box.focus()
             widget.page.keyboard.press("Space")
         else:
-            label = widget.root.locator(".opd-checks label", has=widget.page.locator(f"[value='{name}']"))
+            label = widget.root.locator(
+                ".opd-checks label", has=widget.page.locator(f"[value='{name}']")
+            )
             label.click() if way == "mouse" else label.tap()
         chosen ^= {name}
         seen = widget.check()
         assert set(seen.switched) == chosen
-        drawn = {line.get_attribute("data-line") for line in widget.root.locator("[data-line]").all() if line.get_attribute("d")}
+        drawn = {
+            line.get_attribute("data-line")
+            for line in widget.root.locator("[data-line]").all()
+            if line.get_attribute("d")
+        }
         assert drawn == chosen
-    assert widget.hash(written=True)["learning-curves"] == {"methods": [name for name in METHODS if name in chosen]}
+    assert widget.hash(written=True)["learning-curves"] == {
+        "methods": [name for name in METHODS if name in chosen]
+    }
     widget.goto(widget.page.url)
     assert set(widget.check().switched) == chosen
 
@@ -298,12 +371,19 @@ def axis_of(svg, vertical):
         if anchored == vertical:
             scale = 0.01 if text.endswith("%") else 1000 if text.endswith("k") else 1
             values.append(scale * float(text.strip(" %k")))
-            places.append(float(each.get_attribute("y")) - 4 if vertical else float(each.get_attribute("x")))
+            places.append(
+                float(each.get_attribute("y")) - 4 if vertical else float(each.get_attribute("x"))
+            )
     return places, values
 
 
 def points_of(path):
-    return np.array([[float(number) for number in each.split()] for each in re.findall(r"[-\d.]+ [-\d.]+", path.get_attribute("d"))])
+    return np.array(
+        [
+            [float(number) for number in each.split()]
+            for each in re.findall(r"[-\d.]+ [-\d.]+", path.get_attribute("d"))
+        ]
+    )
 
 
 @pytest.mark.parametrize("quantity", ["accuracy", "sequence_kl", "length"])
@@ -323,10 +403,18 @@ def test_the_lines_and_bands_are_the_records(axis, quantity, opened):
         end = min(each[axis][-1] for each in runs if name != "seqkd" or each is not runs[0])
 
         def values(x):
-            there = [np.interp(x, each[axis], np.array(each[quantity], dtype=float), right=np.nan) for each in runs]
-            return [np.log(each) if logarithmic else each for each in (np.nanmean(there), np.nanmin(there), np.nanmax(there))]
+            there = [
+                np.interp(x, each[axis], np.array(each[quantity], dtype=float), right=np.nan)
+                for each in runs
+            ]
+            return [
+                np.log(each) if logarithmic else each
+                for each in (np.nanmean(there), np.nanmin(there), np.nanmax(there))
+            ]
 
-        line, band = (points_of(svg.locator(f"[data-{kind}='{name}']")) for kind in ("line", "band"))
+        line, band = (
+            points_of(svg.locator(f"[data-{kind}='{name}']")) for kind in ("line", "band")
+        )
         assert len(band) == 2 * len(line) > 6
         upper, lower = band[: len(line)], band[len(line) :][::-1]
         assert np.array_equal(upper[:, 0], line[:, 0]) and np.array_equal(lower[:, 0], line[:, 0])
@@ -334,7 +422,10 @@ def test_the_lines_and_bands_are_the_records(axis, quantity, opened):
         assert xs[-1] == pytest.approx(end, abs=0.004 * max(runs[0][axis]))
         measured = np.array(sorted({x for each in runs for x in each[axis] if x <= end}))
         heights = np.polyval(down, np.stack([line, lower, upper], axis=1)[:, :, 1])
-        off = [[np.abs(values(x) - height).max() for x in measured if abs(x - at) < 0.15 * across[0]] for at, height in zip(xs, heights)]  # within 0.15 of the picture
+        off = [
+            [np.abs(values(x) - height).max() for x in measured if abs(x - at) < 0.15 * across[0]]
+            for at, height in zip(xs, heights)
+        ]  # within 0.15 of the picture
         assert len(off) >= len(measured) and max(map(min, off)) < 0.2 * abs(down[0])
 
 

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from opd_toy.ledger import claims as ledger
 from opd_toy.derivations import DERIVATIONS
 from opd_toy.ledger import CLAIMS, LedgerError, check
+from opd_toy.ledger import claims as ledger
 from tests.conftest import ROOT
 
 # Chapters 1-6 of the notes and what the book adds.
@@ -40,7 +40,10 @@ PROOFS = ROOT / "opd_toy" / "derivations"
 
 def test_every_claim_is_listed_in_its_chapter():
     groups = [block.split() for block in re.split(r"\n\s*\n", IDS.strip())]
-    listed = {chapter: sorted(claim.id for claim in CLAIMS if claim.chapter == chapter) for chapter in CHAPTERS}
+    listed = {
+        chapter: sorted(claim.id for claim in CLAIMS if claim.chapter == chapter)
+        for chapter in CHAPTERS
+    }
     assert listed == dict(zip(CHAPTERS, map(sorted, groups)))
     assert len(CLAIMS) == sum(map(len, groups))
 
@@ -57,8 +60,12 @@ def small_book(tmp_path):
     (tmp_path / "book" / "page.md").write_text(
         'Text.\n\n```{code-cell}\nshow("rkl-logit-gradient")\n```\n\n(claim-three-token-rkl)=\n## Here\n\n(claim-black-box)=\nThere.\n'
     )
-    (tmp_path / "tests" / "test_numbers.py").write_text("def test_three_token_rkl():\n    assert 1 + 1 == 2\n")
-    (tmp_path / "proofs" / "test_proofs.py").write_text("def test_rkl_logit_gradient():\n    assert True\n")
+    (tmp_path / "tests" / "test_numbers.py").write_text(
+        "def test_three_token_rkl():\n    assert 1 + 1 == 2\n"
+    )
+    (tmp_path / "proofs" / "test_proofs.py").write_text(
+        "def test_rkl_logit_gradient():\n    assert True\n"
+    )
     claims = [
         dataclasses.replace(claim, page="page")
         for claim in CLAIMS
@@ -83,13 +90,37 @@ def edit(path, old, new):
 
 
 LOSSES = {
-    "no test_rkl_logit_gradient beside the derivations": ("proofs/test_proofs.py", "def test_rkl_logit_gradient", "def rkl_logit_gradient"),
-    "no test_three_token_rkl in tests": ("tests/test_numbers.py", "def test_three_token_rkl", "def test_another"),
-    "three-token-rkl: no test_three_token_rkl": ("tests/test_numbers.py", "assert 1 + 1 == 2", "pass"),
-    "label eq-rkl-logit-gradient occurs nowhere": ("book/page.md", 'show("rkl-logit-gradient")', 'show("fkl-logit-gradient")'),
-    "rkl-logit-gradient: label eq-rkl-logit-gradient occurs nowhere": ("book/page.md", "show(", "# show("),
+    "no test_rkl_logit_gradient beside the derivations": (
+        "proofs/test_proofs.py",
+        "def test_rkl_logit_gradient",
+        "def rkl_logit_gradient",
+    ),
+    "no test_three_token_rkl in tests": (
+        "tests/test_numbers.py",
+        "def test_three_token_rkl",
+        "def test_another",
+    ),
+    "three-token-rkl: no test_three_token_rkl": (
+        "tests/test_numbers.py",
+        "assert 1 + 1 == 2",
+        "pass",
+    ),
+    "label eq-rkl-logit-gradient occurs nowhere": (
+        "book/page.md",
+        'show("rkl-logit-gradient")',
+        'show("fkl-logit-gradient")',
+    ),
+    "rkl-logit-gradient: label eq-rkl-logit-gradient occurs nowhere": (
+        "book/page.md",
+        "show(",
+        "# show(",
+    ),
     "label claim-three-token-rkl occurs nowhere": ("book/page.md", "(claim-three-token-rkl)=", ""),
-    "label claim-black-box occurs nowhere": ("book/page.md", "(claim-black-box)=", "see claim-black-box"),
+    "label claim-black-box occurs nowhere": (
+        "book/page.md",
+        "(claim-black-box)=",
+        "see claim-black-box",
+    ),
 }
 
 
@@ -124,13 +155,18 @@ def test_a_claim_on_another_page_is_caught(small_book):
 def test_a_row_listed_twice_or_shown_by_nothing_is_caught(small_book):
     directory, claims = small_book
     with pytest.raises(LedgerError, match="black-box: listed more than once"):
-        check_small((directory, [*claims, next(claim for claim in claims if claim.id == "black-box")]))
+        check_small(
+            (directory, [*claims, next(claim for claim in claims if claim.id == "black-box")])
+        )
     with pytest.raises(LedgerError, match="shown by .*guess"):
         check_small((directory, [dataclasses.replace(claims[0], shown_by=("guess",)), *claims[1:]]))
 
 
 def test_every_loss_is_listed_at_once(small_book):
-    for file, old, new in (LOSSES["no test_three_token_rkl in tests"], LOSSES["label claim-black-box occurs nowhere"]):
+    for file, old, new in (
+        LOSSES["no test_three_token_rkl in tests"],
+        LOSSES["label claim-black-box occurs nowhere"],
+    ):
         edit(small_book[0] / file, old, new)
     with pytest.raises(LedgerError) as error:
         check_small(small_book)
@@ -140,7 +176,10 @@ def test_every_loss_is_listed_at_once(small_book):
 def test_figures_come_from_the_engine(monkeypatch):
     figures = {claim.id: figure for claim, figure in ledger.rows()}
     assert "(−0.39, −0.08, +0.47)" in figures["rkl-logit-gradient"]
-    assert "0.4650" in figures["baseline-does-not-always-help"] and "0.5384" in figures["baseline-does-not-always-help"]
+    assert (
+        "0.4650" in figures["baseline-does-not-always-help"]
+        and "0.5384" in figures["baseline-does-not-always-help"]
+    )
     assert all(figures.values())
     monkeypatch.setattr(ledger, "P", ledger.Q)
     (row,) = [claim for claim in CLAIMS if claim.id == "rkl-logit-gradient"]

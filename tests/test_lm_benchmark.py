@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from opd_toy.commands import bench as bench_command
 from opd_toy.__main__ import main
+from opd_toy.commands import bench as bench_command
 from opd_toy.lm.bench import cases as benchmark
 from opd_toy.lm.bench import processes as benchmark_processes
 from opd_toy.lm.bench.cases import Setting, loss_function, make_inputs, one_pass
 from tests.conftest import ROOT
 
-SMALL = Setting("logits", ("ours", "ours_overwrite", "textbook"), beta=0.5, tokens=10, vocabulary=300)
+SMALL = Setting(
+    "logits", ("ours", "ours_overwrite", "textbook"), beta=0.5, tokens=10, vocabulary=300
+)
 HIDDEN = Setting("hidden_8", ("ours",), beta=1.0, tokens=10, vocabulary=300, width=8)
 
 
@@ -40,10 +42,16 @@ def test_the_reference_is_the_mean_and_its_gradient(setting, tmp_path):
     expected.backward()
     assert value == pytest.approx(expected.item(), rel=1e-12) and value > 0.05
     for i in range(2 if setting.width else 1):
-        assert np.load(tmp_path / f"{i}.npy") == pytest.approx(inputs[i].grad.numpy().reshape(np.load(tmp_path / f"{i}.npy").shape), abs=1e-14)
+        assert np.load(tmp_path / f"{i}.npy") == pytest.approx(
+            inputs[i].grad.numpy().reshape(np.load(tmp_path / f"{i}.npy").shape), abs=1e-14
+        )
 
 
-@pytest.mark.parametrize("setting, case", [(SMALL, case) for case in SMALL.cases] + [(HIDDEN, "ours")], ids=lambda x: getattr(x, "name", x))
+@pytest.mark.parametrize(
+    "setting, case",
+    [(SMALL, case) for case in SMALL.cases] + [(HIDDEN, "ours")],
+    ids=lambda x: getattr(x, "name", x),
+)
 def test_a_pass_gives_the_gradient(setting, case, tmp_path):
     value = exact(setting, tmp_path)
     _, loss, gradients = one_pass(loss_function(case, setting), make_inputs(setting))
@@ -91,28 +99,59 @@ steps = []
 found = processes.measure([Setting("logits", ("ours", "trl", "trl_chunked", "liger_16"), tokens=6, vocabulary=200)], 3, 1, lambda done, total: steps.append((done, total)))
 print(json.dumps([found, steps]))
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
     assert run.returncode == 0, run.stderr
     found, steps = json.loads(run.stdout)
     ours, trl, chunked = found["settings"][0]["rows"]
     assert found["missing"] == ["liger-kernel"] and steps[0] == [1, 12]
     assert chunked["failed"] == "trl_chunked: no such thing" and "seconds" not in chunked
     for row in (ours, trl):
-        assert len(row["seconds"]) == 3 and min(row["seconds"]) == row["least"] > 0 and row["loss_error"] < 1e-5
-        assert 0 <= row["gradient_error"] < 1e-5 and (row["extra_bytes"] is None or row["extra_bytes"] >= 0)
+        assert (
+            len(row["seconds"]) == 3
+            and min(row["seconds"]) == row["least"] > 0
+            and row["loss_error"] < 1e-5
+        )
+        assert 0 <= row["gradient_error"] < 1e-5 and (
+            row["extra_bytes"] is None or row["extra_bytes"] >= 0
+        )
     assert trl["words"] == benchmark.CASES["trl"]
 
 
 def row(case, seconds, mebibytes, error):
-    return {"case": case, "words": benchmark.CASES[case], "seconds": [seconds], "median": 2 * seconds, "least": seconds, "extra_bytes": None if mebibytes is None else mebibytes * 2**20, "gradient_error": error}
+    return {
+        "case": case,
+        "words": benchmark.CASES[case],
+        "seconds": [seconds],
+        "median": 2 * seconds,
+        "least": seconds,
+        "extra_bytes": None if mebibytes is None else mebibytes * 2**20,
+        "gradient_error": error,
+    }
 
 
 def results(trl=(1.0, 1000, 2e-6)):
     """A record, with TRL's figures chosen."""
     rows = [row("ours", 0.2, 50, 1e-6), row("ours_overwrite", 0.1, 25, 1e-6), row("trl", *trl)]
-    hidden = [row("ours", 0.5, 40, 3e-6), row("liger_16", 0.8, 30, 2e-6), row("liger_64", 0.7, 90, 9e-6), {"case": "trl_chunked", "words": "TRL chunked divergence", "failed": "trl_chunked: no"}]
-    settings = [{"name": name, "words": name, "vocabulary": 151_936, "rows": rows} for name, rows in (("logits", rows), ("hidden_64", hidden))]
-    return {"processor": "P", "threads": 2, "repeats": 1, "versions": {"torch": "2"}, "missing": [], "settings": settings}
+    hidden = [
+        row("ours", 0.5, 40, 3e-6),
+        row("liger_16", 0.8, 30, 2e-6),
+        row("liger_64", 0.7, 90, 9e-6),
+        {"case": "trl_chunked", "words": "TRL chunked divergence", "failed": "trl_chunked: no"},
+    ]
+    settings = [
+        {"name": name, "words": name, "vocabulary": 151_936, "rows": rows}
+        for name, rows in (("logits", rows), ("hidden_64", hidden))
+    ]
+    return {
+        "processor": "P",
+        "threads": 2,
+        "repeats": 1,
+        "versions": {"torch": "2"},
+        "missing": [],
+        "settings": settings,
+    }
 
 
 def without_memory(found):
@@ -125,18 +164,41 @@ def without_memory(found):
 def test_tables():
     (title, rows), (_, hidden) = bench_command.tables(results())
     assert title == "logits" and rows[0] == bench_command.HEADER
-    assert rows[3] == ("TRL generalized_jsd_loss", "2.00 s", "1.00 s", "5.0x", "1000 MiB", "20.0x", "2.0e-06")
-    assert hidden[4][1] == "failed" and {len(row) for row in rows + hidden} == {len(bench_command.HEADER)}
+    assert rows[3] == (
+        "TRL generalized_jsd_loss",
+        "2.00 s",
+        "1.00 s",
+        "5.0x",
+        "1000 MiB",
+        "20.0x",
+        "2.0e-06",
+    )
+    assert hidden[4][1] == "failed" and {len(row) for row in rows + hidden} == {
+        len(bench_command.HEADER)
+    }
     assert bench_command.tables(without_memory(results()))[0][1][1][4:6] == ("-", "-")
     assert "trl_chunked: no" in bench_command.as_text(results())
 
 
 def test_goals():
     dense, fused, *errors = bench_command.goals(results())
-    assert dense["time"] == pytest.approx(10) and dense["memory"] == pytest.approx(40) and dense["met"]
-    assert fused["other"].endswith("=64") and fused["time"] == pytest.approx(1.4) and fused["memory"] == pytest.approx(2.25) and fused["met"]
-    assert [(goal["error"], goal["met"]) for goal in errors] == [([1e-6, 2e-6], True), ([3e-6, 2e-6], False)]
-    assert not bench_command.goals(results(trl=(0.7, 1000, 1e-6)))[0]["met"] and not bench_command.goals(results(trl=(1.0, 400, 1e-6)))[0]["met"]
+    assert (
+        dense["time"] == pytest.approx(10) and dense["memory"] == pytest.approx(40) and dense["met"]
+    )
+    assert (
+        fused["other"].endswith("=64")
+        and fused["time"] == pytest.approx(1.4)
+        and fused["memory"] == pytest.approx(2.25)
+        and fused["met"]
+    )
+    assert [(goal["error"], goal["met"]) for goal in errors] == [
+        ([1e-6, 2e-6], True),
+        ([3e-6, 2e-6], False),
+    ]
+    assert (
+        not bench_command.goals(results(trl=(0.7, 1000, 1e-6)))[0]["met"]
+        and not bench_command.goals(results(trl=(1.0, 400, 1e-6)))[0]["met"]
+    )
     assert not bench_command.goals(without_memory(results()))[0]["met"]
     nearly = results()
     nearly["settings"][1]["rows"][1]["gradient_error"] = 2.8e-6
@@ -150,17 +212,21 @@ def test_goals():
 
 def test_the_command_records_and_shows(tmp_path, monkeypatch, capsys):
     jobs = []
-    monkeypatch.setattr(bench_command, "measure", lambda job: jobs.append(job) or results() | {"missing": ["trl"]})
+    monkeypatch.setattr(
+        bench_command, "measure", lambda job: jobs.append(job) or results() | {"missing": ["trl"]}
+    )
     main(["bench", "--quick", "--directory", str(tmp_path)])
     shown = capsys.readouterr().out
     assert "Not here: trl. `make peers`" in shown and "of ours" in shown
-    assert jobs[0]["repeats"] == 2 and {setting["vocabulary"] for setting in jobs[0]["settings"]} == {20_000}
+    assert jobs[0]["repeats"] == 2 and {
+        setting["vocabulary"] for setting in jobs[0]["settings"]
+    } == {20_000}
     main(["bench", "--show", "--directory", str(tmp_path)])
     assert capsys.readouterr().out == shown
     main(["bench", "--show", "--json", "--directory", str(tmp_path)])
     assert json.loads(capsys.readouterr().out)["missing"] == ["trl"]
     provenance = json.loads((tmp_path / bench_command.RECORD).read_text())["provenance"]
-    assert provenance["sources"] == bench_command.SOURCES
+    assert provenance["modules"] == bench_command.MODULES
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -182,5 +248,7 @@ def test_another_torch_beside_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_processes, "versions", lambda: {"torch": "2.0"})
     with pytest.raises(RuntimeError, match="venv-peers has torch 1.0, this Python 2.0"):
         bench_command.interpreter()
-    monkeypatch.setattr(benchmark_processes, "versions", lambda: {"torch": "2.0", "trl": "1", "liger-kernel": "0"})
+    monkeypatch.setattr(
+        benchmark_processes, "versions", lambda: {"torch": "2.0", "trl": "1", "liger-kernel": "0"}
+    )
     assert bench_command.interpreter() == sys.executable

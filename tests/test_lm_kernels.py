@@ -20,18 +20,26 @@ def stand_in(monkeypatch):
     calls = []
 
     def divergence(objective, z, y, factor, out=None, temperature=1.0, mixing=0.0):
-        calls.append((objective, tuple(z.shape), temperature, mixing, None if out is None else out.dtype))
-        parameters = {"generalized_jsd": {"beta": mixing}, "skewed_forward_kl": {"skew": mixing}, "skewed_reverse_kl": {"skew": mixing}}.get(objective, {})
+        calls.append(
+            (objective, tuple(z.shape), temperature, mixing, None if out is None else out.dtype)
+        )
+        parameters = {
+            "generalized_jsd": {"beta": mixing},
+            "skewed_forward_kl": {"skew": mixing},
+            "skewed_reverse_kl": {"skew": mixing},
+        }.get(objective, {})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(losses, "device_kernels", lambda *_: None)
-            return losses._objective(objective, z, z.shape[-1], temperature, parameters)(z, y, factor, out)
+            return losses._objective(objective, z, z.shape[-1], temperature, parameters)(
+                z, y, factor, out
+            )
 
     def scale_(gradient, factor):
         calls.append(("scale_", gradient.dtype, factor.item()))
         return gradient.mul_(factor)
 
     module = types.SimpleNamespace(OBJECTIVES=NAMES, divergence=divergence, scale_=scale_)
-    serves = lambda *tensors: module if all(x.dtype != torch.float64 for x in tensors) else None  # noqa: E731
+    serves = lambda *tensors: module if all(x.dtype != torch.float64 for x in tensors) else None
     monkeypatch.setattr(losses, "device_kernels", serves)
     monkeypatch.setattr(_shared, "device_kernels", serves)
     return calls
@@ -61,7 +69,10 @@ def test_the_kernel_is_asked_for_what_was_asked(objective, parameters, asked, st
     z.requires_grad_()
     value = distillation_loss(z, y, objective, temperature=2.0, **parameters)
     (3 * value).backward()
-    assert stand_in == [(asked[0], (2, 3, 11), 2.0, asked[1], torch.float32), ("scale_", torch.float32, 3.0)]
+    assert stand_in == [
+        (asked[0], (2, 3, 11), 2.0, asked[1], torch.float32),
+        ("scale_", torch.float32, 3.0),
+    ]
     with torch.no_grad():
         assert distillation_loss(z, y, objective, temperature=2.0, **parameters) == value
     assert stand_in[-1] == (asked[0], (2, 3, 11), 2.0, asked[1], None)
@@ -69,7 +80,10 @@ def test_the_kernel_is_asked_for_what_was_asked(objective, parameters, asked, st
 
 def test_the_rest_stays_with_torch(stand_in):
     z, y = pair(3, 11)
-    distillation_loss(z, y, "top_k_reverse_kl", k=11), distillation_loss(z, y, "top_k_reverse_kl", k=4)
+    (
+        distillation_loss(z, y, "top_k_reverse_kl", k=11),
+        distillation_loss(z, y, "top_k_reverse_kl", k=4),
+    )
     distillation_loss(z.double(), y), distillation_loss(z, y.double())
     assert not stand_in
 
@@ -79,7 +93,11 @@ def test_gradients_of_float16_are_float32_until_scaled(stand_in):
         z, y = (x.to(dtype) for x in pair(3, 11))
         logits = z.requires_grad_() + 0
         (64 * distillation_loss(logits, y, overwrite_logits=True)).backward()
-        assert stand_in[-2][-1] == kept and stand_in[-1] == ("scale_", kept, 64.0) and z.grad.dtype == dtype
+        assert (
+            stand_in[-2][-1] == kept
+            and stand_in[-1] == ("scale_", kept, 64.0)
+            and z.grad.dtype == dtype
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -92,29 +110,50 @@ def test_hidden_states_and_heads_on_tensor_cores(dtype, rows_of_the_head, stand_
         products.append((a.dtype, b.dtype))
         return torch.mm(a.float(), b.float(), out=out)
 
-    half = lambda a, b: a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)  # noqa: E731
-    monkeypatch.setattr(losses, "_tensor_cores", half), monkeypatch.setattr(losses, "_product", product)
+    half = lambda a, b: a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)
+    (
+        monkeypatch.setattr(losses, "_tensor_cores", half),
+        monkeypatch.setattr(losses, "_product", product),
+    )
     if rows_of_the_head:
         monkeypatch.setattr(losses, "HEAD_BLOCK_BYTES", 4 * 6 * rows_of_the_head)
     h, g, w, u = *pair(2, 5, 6), *pair(11, 6, seed=1)
     mask = torch.tensor([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]])
     exact = [x.to(dtype).double().requires_grad_() for x in (h, w)]
-    expected = fused_linear_distillation_loss(*exact, g.to(dtype).double(), u.to(dtype).double(), "reverse_kl", mask)
+    expected = fused_linear_distillation_loss(
+        *exact, g.to(dtype).double(), u.to(dtype).double(), "reverse_kl", mask
+    )
     expected.backward()
     h, w, g, u = (x.to(dtype).requires_grad_() for x in (h, w, g, u))
     value = fused_linear_distillation_loss(h, w, g, u, "reverse_kl", mask, chunk_tokens=4)
     (1024 * value).backward()
-    assert len(products) == {torch.float32: 0, torch.float16: 4, torch.bfloat16: 2 * (3 + (3 if rows_of_the_head else 1))}[dtype]
-    assert all(call[-1] == (torch.bfloat16 if dtype == torch.bfloat16 else torch.float32) for call in stand_in if call[0] == "reverse_kl")
+    assert (
+        len(products)
+        == {
+            torch.float32: 0,
+            torch.float16: 4,
+            torch.bfloat16: 2 * (3 + (3 if rows_of_the_head else 1)),
+        }[dtype]
+    )
+    assert all(
+        call[-1] == (torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
+        for call in stand_in
+        if call[0] == "reverse_kl"
+    )
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     for actual, wanted in zip((h, w), exact):
         assert actual.grad.dtype == dtype
         error = (actual.grad.double() / 1024 - wanted.grad).norm()
-        assert error <= (2e-6 if dtype == torch.float32 else torch.finfo(dtype).eps) * wanted.grad.norm()
+        assert (
+            error
+            <= (2e-6 if dtype == torch.float32 else torch.finfo(dtype).eps) * wanted.grad.norm()
+        )
 
 
 def test_only_gpus_and_only_with_triton(monkeypatch):
-    on = lambda cuda, dtype: types.SimpleNamespace(is_cuda=cuda, dtype=dtype, device=torch.device("cuda", 0) if cuda else torch.device("cpu"))  # noqa: E731
+    on = lambda cuda, dtype: types.SimpleNamespace(
+        is_cuda=cuda, dtype=dtype, device=torch.device("cuda", 0) if cuda else torch.device("cpu")
+    )
     module = types.SimpleNamespace(serves=lambda device: device.index == 0)
     monkeypatch.setitem(sys.modules, "opd_toy.lm.kernels", module)
     import opd_toy.lm
@@ -125,12 +164,17 @@ def test_only_gpus_and_only_with_triton(monkeypatch):
         assert _shared.device_kernels(on(False, torch.float32)) is None
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             assert _shared.device_kernels(on(True, dtype), on(True, torch.bfloat16)) is module
-        assert _shared.device_kernels(on(True, torch.float64)) is None and _shared.device_kernels(on(True, torch.float32), on(True, torch.float64)) is None
+        assert (
+            _shared.device_kernels(on(True, torch.float64)) is None
+            and _shared.device_kernels(on(True, torch.float32), on(True, torch.float64)) is None
+        )
         module.serves = lambda device: False
         _shared._kernels.cache_clear()
         assert _shared.device_kernels(on(True, torch.float32)) is None
         monkeypatch.delattr(opd_toy.lm, "kernels")
-        monkeypatch.setitem(sys.modules, "opd_toy.lm.kernels", None)  # as where Triton is not installed
+        monkeypatch.setitem(
+            sys.modules, "opd_toy.lm.kernels", None
+        )  # as where Triton is not installed
         _shared._kernels.cache_clear()
         assert _shared.device_kernels(on(True, torch.float32)) is None
     finally:

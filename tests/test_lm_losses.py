@@ -28,15 +28,30 @@ CASES = [
     ("reverse_kl", {}),
     ("forward_kl", {}),
     *[("generalized_jsd", {"beta": beta}) for beta in (0, 1e-3, 0.1, 0.5, 0.999, 1)],
-    *[(f"skewed_{which}_kl", {"skew": skew}) for which in ("forward", "reverse") for skew in (0, 0.1, 0.7, 1)],
-    *[("top_k_reverse_kl", {"k": k, "outside": outside}) for k in (1, 4, 11) for outside in losses.OUTSIDE],
+    *[
+        (f"skewed_{which}_kl", {"skew": skew})
+        for which in ("forward", "reverse")
+        for skew in (0, 0.1, 0.7, 1)
+    ],
+    *[
+        ("top_k_reverse_kl", {"k": k, "outside": outside})
+        for k in (1, 4, 11)
+        for outside in losses.OUTSIDE
+    ],
 ]
-case = pytest.mark.parametrize("name, parameters", CASES, ids=lambda x: x if isinstance(x, str) else ",".join(map(str, x.values())) or "-")
+case = pytest.mark.parametrize(
+    "name, parameters",
+    CASES,
+    ids=lambda x: x if isinstance(x, str) else ",".join(map(str, x.values())) or "-",
+)
 
 
 def pair(*shape, seed=0, scale=2.0, dtype=torch.float64):
     draw = torch.Generator().manual_seed(seed)
-    return tuple((scale * torch.randn(*shape, generator=draw, dtype=torch.float64)).to(dtype) for _ in range(2))
+    return tuple(
+        (scale * torch.randn(*shape, generator=draw, dtype=torch.float64)).to(dtype)
+        for _ in range(2)
+    )
 
 
 def value_and_gradient(z, y, *arguments, loss=distillation_loss, **parameters):
@@ -50,7 +65,7 @@ def textbook(z, y, name, beta=None, skew=None, k=None, outside=None):
     """Divergences (...) of two sets of logits, as a paper writes them, for autograd."""
     log_p, log_q = F.log_softmax(z, -1), F.log_softmax(y, -1)
     p, q = log_p.exp(), log_q.exp()
-    kl = lambda a, b: torch.xlogy(a, a).sum(-1) - torch.xlogy(a, b).sum(-1)  # noqa: E731
+    kl = lambda a, b: torch.xlogy(a, a).sum(-1) - torch.xlogy(a, b).sum(-1)
     if name == "generalized_jsd" and beta not in (0, 1):
         mixture = (1 - beta) * p + beta * q
         return beta * kl(q, mixture) + (1 - beta) * kl(p, mixture)
@@ -64,14 +79,20 @@ def textbook(z, y, name, beta=None, skew=None, k=None, outside=None):
         if outside == "renormalize":
             a, b = a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True)
         elif outside == "tail" and k < z.shape[-1]:
-            a, b = (torch.cat([x, rest.scatter(-1, head, 0.0).sum(-1, keepdim=True)], -1) for x, rest in ((a, p), (b, q)))
+            a, b = (
+                torch.cat([x, rest.scatter(-1, head, 0.0).sum(-1, keepdim=True)], -1)
+                for x, rest in ((a, p), (b, q))
+            )
         return kl(a, b)
     return kl(q, p) if name == "forward_kl" or beta == 0 else kl(p, q)
 
 
 def near(actual, expected, tolerance=1e-12):
     """Equal to ``tolerance`` relative to the largest entry expected."""
-    actual, expected = (np.asarray(x.detach() if isinstance(x, torch.Tensor) else x, np.float64) for x in (actual, expected))
+    actual, expected = (
+        np.asarray(x.detach() if isinstance(x, torch.Tensor) else x, np.float64)
+        for x in (actual, expected)
+    )
     assert actual.shape == expected.shape
     error = np.abs(actual - expected).max(initial=0.0)
     assert error <= tolerance * max(np.abs(expected).max(initial=0.0), 1e-3), f"off by {error:.2e}"
@@ -87,7 +108,13 @@ def test_values_and_gradients_of_the_engine(name, parameters, barred):
     if barred:
         z[..., 8:] = y[..., 8:] = -INF
         z[1, 2, 5] = y[0, 1, 8] = -INF
-    if barred and name == "forward_kl" or parameters.get("beta") == 0 or parameters.get("skew") == 0 and "forward" in name:
+    if (
+        barred
+        and name == "forward_kl"
+        or parameters.get("beta") == 0
+        or parameters.get("skew") == 0
+        and "forward" in name
+    ):
         z[1, 2, 5] = 0.0
     p, q = softmax(z.numpy()), softmax(y.numpy())
     value, gradient = value_and_gradient(z, y, name, **parameters)
@@ -110,7 +137,10 @@ def test_autograd_of_the_textbook_formula(name, parameters):
 @case
 def test_mask_and_weights_choose_what_counts(name, parameters):
     z, y = pair(2, 5, 11, seed=2)
-    mask, weights = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 1, 0, 0]]), torch.rand(2, 5, dtype=torch.float64) + 0.5
+    mask, weights = (
+        torch.tensor([[1, 0, 1, 1, 0], [0, 0, 1, 0, 0]]),
+        torch.rand(2, 5, dtype=torch.float64) + 0.5,
+    )
     x = z.clone().requires_grad_()
     expected = (textbook(x, y, name, **parameters) * weights)[mask == 1].sum() / 4
     expected.backward()
@@ -118,7 +148,10 @@ def test_mask_and_weights_choose_what_counts(name, parameters):
         value, gradient = value_and_gradient(z, y, name, given, weights=weights, **parameters)
         near(value, expected)
         near(gradient, x.grad)
-    near(value_and_gradient(z, y, name, mask, weights=weights, normalizer=10, **parameters)[1], 0.4 * x.grad)
+    near(
+        value_and_gradient(z, y, name, mask, weights=weights, normalizer=10, **parameters)[1],
+        0.4 * x.grad,
+    )
     upstream = z.clone().requires_grad_()
     (3 * distillation_loss(upstream, y, name, mask, weights=weights, **parameters)).backward()
     near(upstream.grad, 3 * x.grad)
@@ -131,17 +164,42 @@ def caught(fault, monkeypatch):
         x = z.detach().clone().requires_grad_()
         labels = None if mask is None else torch.where(mask != 0, 0, -100)
         if weights is None:
-            value = jsd_faults.jsd(x.reshape(-1, 1, 11), y.reshape(-1, 1, 11), None if labels is None else labels.reshape(-1, 1), beta, temperature, fault=fault)
+            value = jsd_faults.jsd(
+                x.reshape(-1, 1, 11),
+                y.reshape(-1, 1, 11),
+                None if labels is None else labels.reshape(-1, 1),
+                beta,
+                temperature,
+                fault=fault,
+            )
         else:  # which TRL's interface does not have; a token of weight w counts w times
-            parts = [w * jsd_faults.jsd(x[None, i, j : j + 1], y[None, i, j : j + 1], labels[None, i, j : j + 1], beta, temperature, "sum", fault=fault) for (i, j), w in np.ndenumerate(weights.numpy())]
-            tokens = labels.numel() if fault == "normalised by all tokens" else (labels != -100).sum()
+            parts = [
+                w
+                * jsd_faults.jsd(
+                    x[None, i, j : j + 1],
+                    y[None, i, j : j + 1],
+                    labels[None, i, j : j + 1],
+                    beta,
+                    temperature,
+                    "sum",
+                    fault=fault,
+                )
+                for (i, j), w in np.ndenumerate(weights.numpy())
+            ]
+            tokens = (
+                labels.numel() if fault == "normalised by all tokens" else (labels != -100).sum()
+            )
             value = sum(parts) / (normalizer or tokens)
         value.backward()
         return value.item(), x.grad
 
     monkeypatch.setattr(sys.modules[__name__], "value_and_gradient", faulty)
     number = 0
-    for test, arguments in ((test_values_and_gradients_of_the_engine, [False]), (test_autograd_of_the_textbook_formula, []), (test_mask_and_weights_choose_what_counts, [])):
+    for test, arguments in (
+        (test_values_and_gradients_of_the_engine, [False]),
+        (test_autograd_of_the_textbook_formula, []),
+        (test_mask_and_weights_choose_what_counts, []),
+    ):
         try:
             test("generalized_jsd", {"beta": 0.1}, *arguments)
         except AssertionError:
@@ -162,9 +220,13 @@ def test_student_support_and_ties_are_those_of_torch_topk():
     for support, by in (("teacher", y), ("student", z)):
         head = by.topk(4, -1).indices
         for outside in losses.OUTSIDE:
-            gradient = value_and_gradient(z, y, "top_k_reverse_kl", k=4, outside=outside, support=support)[1]
+            gradient = value_and_gradient(
+                z, y, "top_k_reverse_kl", k=4, outside=outside, support=support
+            )[1]
             p, q = F.softmax(z, -1), F.softmax(y, -1)
-            order = torch.zeros_like(q).scatter_(-1, head, 1.0)  # a teacher whose head is this one, for the engine's choice
+            order = torch.zeros_like(q).scatter_(
+                -1, head, 1.0
+            )  # a teacher whose head is this one, for the engine's choice
             for row in range(4):
                 chosen = order[row].argsort(descending=True, stable=True)
                 x = z[row].clone().requires_grad_()
@@ -172,7 +234,10 @@ def test_student_support_and_ties_are_those_of_torch_topk():
                 if outside == "renormalize":
                     a, b = a[:4] / a[:4].sum(), b[:4] / b[:4].sum()
                 elif outside == "tail":
-                    a, b = torch.cat([a[:4], a[4:].sum()[None]]), torch.cat([b[:4], b[4:].sum()[None]])
+                    a, b = (
+                        torch.cat([a[:4], a[4:].sum()[None]]),
+                        torch.cat([b[:4], b[4:].sum()[None]]),
+                    )
                 else:
                     a, b = a[:4], b[:4]
                 (a * (a / b).log()).sum().backward()
@@ -183,7 +248,12 @@ def test_student_support_and_ties_are_those_of_torch_topk():
 @case
 @pytest.mark.parametrize("chunk", [None, 1, 4])
 def test_hidden_states_and_heads(name, parameters, chunk):
-    (h, _), (w, _), (g, _), (u, _) = pair(2, 5, 6), pair(11, 6, seed=1), pair(2, 5, 3, seed=2), pair(11, 3, seed=3)
+    (h, _), (w, _), (g, _), (u, _) = (
+        pair(2, 5, 6),
+        pair(11, 6, seed=1),
+        pair(2, 5, 3, seed=2),
+        pair(11, 3, seed=3),
+    )
     mask = torch.tensor([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]])
     for x in (h, w, g, u):
         x.requires_grad_()
@@ -217,7 +287,11 @@ def test_only_the_gradients_asked_for():
 
 
 @case
-@pytest.mark.parametrize("dtype, value_error, gradient_error", [(torch.float32, 5e-6, 1e-5), (torch.bfloat16, 5e-6, 4e-3), (torch.float16, 5e-6, 1e-3)], ids=str)
+@pytest.mark.parametrize(
+    "dtype, value_error, gradient_error",
+    [(torch.float32, 5e-6, 1e-5), (torch.bfloat16, 5e-6, 4e-3), (torch.float16, 5e-6, 1e-3)],
+    ids=str,
+)
 def test_error_bounds_against_float64(name, parameters, dtype, value_error, gradient_error):
     z, y = pair(3, 5, 1000, dtype=dtype)
     expected, gradient = value_and_gradient(z.double(), y.double(), name, **parameters)
@@ -227,10 +301,20 @@ def test_error_bounds_against_float64(name, parameters, dtype, value_error, grad
     near(loss, expected, value_error)
     assert x.grad.dtype == dtype
     assert (x.grad.double() / scale - gradient).norm() <= gradient_error * gradient.norm()
-    assert loss.dtype == torch.float32 and distillation_loss(z.double(), y, name, **parameters).dtype == torch.float64
+    assert (
+        loss.dtype == torch.float32
+        and distillation_loss(z.double(), y, name, **parameters).dtype == torch.float64
+    )
 
 
-@pytest.mark.parametrize("name, parameters", [c for c in CASES if c[1].get("outside") != "drop" and c[1].get("skew") != 1 and c[1].get("k") != 1])
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        c
+        for c in CASES
+        if c[1].get("outside") != "drop" and c[1].get("skew") != 1 and c[1].get("k") != 1
+    ],
+)
 @pytest.mark.parametrize("vocabulary", [50, 20000])
 def test_near_convergence_the_digits_stay(name, parameters, vocabulary):
     """A KL of about 4e-6: the sum of p * log(p/q) in float32 has lost every digit there."""
@@ -240,10 +324,14 @@ def test_near_convergence_the_digits_stay(name, parameters, vocabulary):
     value, actual = value_and_gradient(z, y, name, **parameters)
     assert 0 < expected < 2e-5
     assert abs(value - expected) <= 1e-3 * expected
-    assert (actual.double() - gradient).norm() <= (1e-4 if name == "reverse_kl" else 1e-3) * gradient.norm()
+    assert (actual.double() - gradient).norm() <= (
+        1e-4 if name == "reverse_kl" else 1e-3
+    ) * gradient.norm()
 
 
-@pytest.mark.parametrize("name, parameters", [("reverse_kl", {}), ("forward_kl", {}), ("generalized_jsd", {"beta": 0.5})])
+@pytest.mark.parametrize(
+    "name, parameters", [("reverse_kl", {}), ("forward_kl", {}), ("generalized_jsd", {"beta": 0.5})]
+)
 def test_a_large_vocabulary_costs_no_digits(name, parameters):
     """torch.softmax alone is off by 5e-6 here, and the gradient with it."""
     z, y = pair(2, 151_936, scale=3.0, dtype=torch.float32)
@@ -272,7 +360,9 @@ def test_a_small_divergence_between_confident_models():
     for name in ("reverse_kl", "forward_kl"):
         expected = distillation_loss(z.double(), y.double(), name).item()
         assert distillation_loss(z, y, name).item() == pytest.approx(expected, rel=1e-5)
-    assert distillation_loss(y, z, "forward_kl").item() == pytest.approx(distillation_loss(z, y).item(), rel=1e-6)
+    assert distillation_loss(y, z, "forward_kl").item() == pytest.approx(
+        distillation_loss(z, y).item(), rel=1e-6
+    )
 
 
 def test_gradients_of_rows_sum_to_zero_and_identical_models_score_zero():
@@ -291,21 +381,29 @@ def test_float16_gradients_survive_a_loss_scale():
     x = z.clone().requires_grad_()
     (distillation_loss(x, y) * 2.0**14).backward()
     assert (x.grad.double() / 2.0**14 - expected).norm() <= 1e-3 * expected.norm()
-    assert value_and_gradient(z, y)[1].double().sub(expected).norm() > 1e-3 * expected.norm()  # what the scale is for
+    assert (
+        value_and_gradient(z, y)[1].double().sub(expected).norm() > 1e-3 * expected.norm()
+    )  # what the scale is for
 
 
 def test_a_loss_scale_is_not_rounded_to_bfloat16():
     z, y = pair(4, 300, dtype=torch.bfloat16)
     gradient = value_and_gradient(z, y)[1]
     scale = 1 + 2.0**-8  # 1 in bfloat16
-    assert torch.equal(value_and_gradient(z, y, loss=lambda *logits: scale * distillation_loss(*logits))[1], (scale * gradient.float()).bfloat16())
+    assert torch.equal(
+        value_and_gradient(z, y, loss=lambda *logits: scale * distillation_loss(*logits))[1],
+        (scale * gradient.float()).bfloat16(),
+    )
     assert not torch.equal((scale * gradient.float()).bfloat16(), gradient)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_low_precision_heads_accumulate_in_float32(dtype):
     draw = torch.Generator().manual_seed(0)
-    h, w, g, u = (torch.randn(*shape, generator=draw).to(dtype) for shape in ((512, 8), (3000, 8), (512, 16), (3000, 16)))
+    h, w, g, u = (
+        torch.randn(*shape, generator=draw).to(dtype)
+        for shape in ((512, 8), (3000, 8), (512, 16), (3000, 16))
+    )
     exact = [x.double().requires_grad_() for x in (h, w)]
     fused_linear_distillation_loss(*exact, g.double(), u.double()).backward()
     h.requires_grad_(), w.requires_grad_()
@@ -314,7 +412,9 @@ def test_low_precision_heads_accumulate_in_float32(dtype):
     (scale * value).backward()
     for actual, expected in zip((h, w), exact):
         assert actual.grad.dtype == dtype
-        assert (actual.grad.double() / scale - expected.grad).norm() <= torch.finfo(dtype).eps * expected.grad.norm()
+        assert (actual.grad.double() / scale - expected.grad).norm() <= torch.finfo(
+            dtype
+        ).eps * expected.grad.norm()
 
 
 # --- robust where others are not ---------------------------------------------------------
@@ -344,8 +444,12 @@ def test_a_token_that_one_model_bars(name, parameters):
             expected = getattr(objectives, name)(p, q, **parameters).mean()
             assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
             assert not gradient.isnan().any()
-            expected = torch.tensor(getattr(objectives, name + "_logit_gradient")(p, q, **parameters)) / 2
-            assert torch.equal(gradient.isposinf(), expected.isposinf()) and torch.equal(gradient.isneginf(), expected.isneginf())
+            expected = (
+                torch.tensor(getattr(objectives, name + "_logit_gradient")(p, q, **parameters)) / 2
+            )
+            assert torch.equal(gradient.isposinf(), expected.isposinf()) and torch.equal(
+                gradient.isneginf(), expected.isneginf()
+            )
             finite = expected.isfinite()
             near(gradient[finite], expected[finite], 1e-5 if dtype == torch.float32 else 1e-12)
 
@@ -385,8 +489,12 @@ def test_what_is_masked_does_not_matter(name, parameters):
         h, w = pair(3, 4, 5, dtype=torch.float32)[0], pair(11, 5, dtype=torch.float32)[0]
         h[mask == 0] = rubbish
         h.requires_grad_(), w.requires_grad_()
-        fused_linear_distillation_loss(h, w, h.detach(), -w.detach(), name, mask, **parameters).backward()
-        assert h.grad.isfinite().all() and w.grad.isfinite().all() and (h.grad[mask == 0] == 0).all()
+        fused_linear_distillation_loss(
+            h, w, h.detach(), -w.detach(), name, mask, **parameters
+        ).backward()
+        assert (
+            h.grad.isfinite().all() and w.grad.isfinite().all() and (h.grad[mask == 0] == 0).all()
+        )
 
 
 @case
@@ -395,7 +503,9 @@ def test_nothing_to_learn_from(name, parameters):
     value, gradient = value_and_gradient(z, y, name, torch.zeros(3, 4), **parameters)
     assert value == 0 and (gradient == 0).all()
     for shape in ((0, 4, 11), (3, 0, 11)):
-        value, gradient = value_and_gradient(torch.zeros(shape), torch.zeros(shape), name, **parameters)
+        value, gradient = value_and_gradient(
+            torch.zeros(shape), torch.zeros(shape), name, **parameters
+        )
         assert value == 0 and gradient.shape == shape
     h, w = pair(3, 4, 5)[0].requires_grad_(), pair(11, 5)[0].requires_grad_()
     loss = fused_linear_distillation_loss(h, w, h, w, name, torch.zeros(3, 4), **parameters)
@@ -406,10 +516,16 @@ def test_nothing_to_learn_from(name, parameters):
 def test_one_token_of_vocabulary_and_one_row():
     for name, parameters in CASES:
         if parameters.get("k", 1) == 1:
-            value, gradient = value_and_gradient(torch.tensor([[3.0], [-2.0]]), torch.tensor([[1.0], [8.0]]), name, **parameters)
+            value, gradient = value_and_gradient(
+                torch.tensor([[3.0], [-2.0]]), torch.tensor([[1.0], [8.0]]), name, **parameters
+            )
             assert value == 0 and (gradient == 0).all()
         z, y = pair(11)
-        near(value_and_gradient(z, y, name, **parameters)[1], value_and_gradient(z[None], y[None], name, **parameters)[1][0], 1e-15)
+        near(
+            value_and_gradient(z, y, name, **parameters)[1],
+            value_and_gradient(z[None], y[None], name, **parameters)[1][0],
+            1e-15,
+        )
 
 
 def test_many_tokens_of_a_small_vocabulary():
@@ -433,13 +549,19 @@ def test_extreme_logits_stay_finite():
 def test_a_shift_of_all_logits_changes_nothing():
     z, y = pair(5, 300, dtype=torch.float64)
     for name, parameters in CASES:
-        near(value_and_gradient(z + 1000.0, y - 500.0, name, **parameters)[1], value_and_gradient(z, y, name, **parameters)[1], 1e-11)
+        near(
+            value_and_gradient(z + 1000.0, y - 500.0, name, **parameters)[1],
+            value_and_gradient(z, y, name, **parameters)[1],
+            1e-11,
+        )
 
 
 def test_not_contiguous_logits():
     z, y = pair(3, 5, 11)
     mask = torch.rand(3, 4) < 0.7
-    expected = value_and_gradient(z[:, :-1].contiguous(), y[:, :-1].contiguous(), "reverse_kl", mask)
+    expected = value_and_gradient(
+        z[:, :-1].contiguous(), y[:, :-1].contiguous(), "reverse_kl", mask
+    )
     x = z.clone().requires_grad_()
     loss = distillation_loss(x[:, :-1], y[:, :-1], "reverse_kl", mask)
     loss.backward()
@@ -447,7 +569,13 @@ def test_not_contiguous_logits():
     near(x.grad[:, :-1], expected[1], 1e-15)
     assert (x.grad[:, -1] == 0).all()
     turned = z[:, :-1].transpose(1, 2).contiguous().transpose(1, 2)
-    near(value_and_gradient(turned, y[:, :-1].transpose(0, 1).contiguous().transpose(0, 1), "reverse_kl", mask)[1], expected[1], 1e-15)
+    near(
+        value_and_gradient(
+            turned, y[:, :-1].transpose(0, 1).contiguous().transpose(0, 1), "reverse_kl", mask
+        )[1],
+        expected[1],
+        1e-15,
+    )
 
 
 def test_gradients_over_the_logits():
@@ -478,10 +606,13 @@ def test_a_second_backward_is_refused():
     z.requires_grad_()
     loss = distillation_loss(z, y)
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match=r"backward\(\) was called a second time on one loss.*compute the loss again"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"backward\(\) was called a second time on one loss.*compute the loss again",
+    ):
         loss.backward()
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient, = torch.autograd.grad(distillation_loss(z, y) * z.sum(), z, create_graph=True)
+        (gradient,) = torch.autograd.grad(distillation_loss(z, y) * z.sum(), z, create_graph=True)
         gradient.sum().backward()
 
 
@@ -511,7 +642,9 @@ def test_autocast_changes_nothing():
         assert distillation_loss(h, -h) == outside
     loss.backward()
     assert loss == plain and torch.equal(h.grad, expected[0]) and torch.equal(w.grad, expected[1])
-    fused_linear_distillation_loss(h.bfloat16(), w, -h.detach().bfloat16(), w.detach()).backward()  # what autocast makes of a model
+    fused_linear_distillation_loss(
+        h.bfloat16(), w, -h.detach().bfloat16(), w.detach()
+    ).backward()  # what autocast makes of a model
     assert h.grad.isfinite().all()
 
 
@@ -556,11 +689,15 @@ def test_threads_change_nothing():
 
 def test_micro_batches_of_unequal_length_add_up():
     z, y = pair(4, 6, 11)
-    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 1]])
+    mask = torch.tensor(
+        [[1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 1]]
+    )
     value, gradient = value_and_gradient(z, y, "reverse_kl", mask)
     count = losses.token_count(*mask)
     assert count == 10
-    parts = [value_and_gradient(z[i], y[i], "reverse_kl", mask[i], normalizer=count) for i in range(4)]
+    parts = [
+        value_and_gradient(z[i], y[i], "reverse_kl", mask[i], normalizer=count) for i in range(4)
+    ]
     near(sum(part[0] for part in parts), value)
     near(torch.stack([part[1] for part in parts]), gradient)
     assert losses.token_count(mask[2]) == 1
@@ -597,7 +734,22 @@ open(out, "w").write("equal")
 
 
 def test_two_processes_are_one(tmp_path):
-    ranks = [subprocess.Popen([sys.executable, "-c", RANKS, str(rank), str(tmp_path / "store"), str(tmp_path / f"out{rank}")], cwd=ROOT, stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
+    ranks = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                RANKS,
+                str(rank),
+                str(tmp_path / "store"),
+                str(tmp_path / f"out{rank}"),
+            ],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
     for rank in ranks:
         _, errors = rank.communicate(timeout=120)
         assert rank.returncode == 0, errors
@@ -645,13 +797,19 @@ print("textbook", extra(lambda: (F.softmax(leaf, -1) * (F.log_softmax(leaf, -1) 
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="reads the peak from Linux's /proc")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/clear_refs"), reason="reads the peak from Linux's /proc"
+)
 def test_peak_memory_is_a_few_rows_and_the_gradient():
-    run = subprocess.run([sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(
+        [sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert run.returncode == 0, run.stderr
     extra = {name: float(mebibytes) for name, mebibytes in map(str.split, run.stdout.splitlines())}
     logits, head = 64 * 100_000 * 4 / 2**20, 16 * 100_000 * 4 / 2**20  # 24 and 6 MiB
-    assert extra["fused"] < head + 2 * 20 + 12, extra  # its gradient, two chunks of logits, a few rows
+    assert extra["fused"] < head + 2 * 20 + 12, (
+        extra
+    )  # its gradient, two chunks of logits, a few rows
     assert extra["no_grad"] < 12 and extra["overwrite"] < 12, extra
     for name in ("reverse_kl", "generalized_jsd", "top_k_reverse_kl", "sft"):
         assert extra[name] < logits + 16, extra
@@ -662,9 +820,17 @@ def test_peak_memory_is_a_few_rows_and_the_gradient():
 
 
 def test_token_log_probabilities():
-    for dtype, error in ((torch.float64, 1e-13), (torch.float32, 1e-6), (torch.bfloat16, 4e-3), (torch.float16, 1e-3)):
+    for dtype, error in (
+        (torch.float64, 1e-13),
+        (torch.float32, 1e-6),
+        (torch.bfloat16, 4e-3),
+        (torch.float16, 1e-3),
+    ):
         z = pair(3, 5, 300, dtype=dtype)[0]
-        tokens, upstream = torch.randint(300, (3, 5), generator=torch.Generator().manual_seed(0)), pair(3, 5)[0].to(torch.float64 if dtype == torch.float64 else torch.float32)
+        tokens, upstream = (
+            torch.randint(300, (3, 5), generator=torch.Generator().manual_seed(0)),
+            pair(3, 5)[0].to(torch.float64 if dtype == torch.float64 else torch.float32),
+        )
         upstream[1, 2] = 0.0
         exact = z.detach().clone().double().requires_grad_()
         expected = F.log_softmax(exact, -1).gather(-1, tokens[..., None])[..., 0]
@@ -673,7 +839,10 @@ def test_token_log_probabilities():
         actual = losses.token_log_probabilities(x[:, :], tokens)
         actual.backward(upstream)
         near(actual, expected, min(error, 1e-6))
-        assert x.grad.dtype == dtype and (x.grad.double() - exact.grad).norm() <= error * exact.grad.norm()
+        assert (
+            x.grad.dtype == dtype
+            and (x.grad.double() - exact.grad).norm() <= error * exact.grad.norm()
+        )
     z = torch.tensor([[[0.0, -INF, 1.0]]], requires_grad=True)
     lp = losses.token_log_probabilities(z, torch.tensor([[2]]))
     lp.sum().backward()
@@ -683,7 +852,9 @@ def test_token_log_probabilities():
 def test_sure_tokens_keep_their_digits():
     """log p near 0 beside a large logit: the difference of two large numbers would be 0."""
     z = torch.tensor([[1000.0, 990.0, 985.0]])
-    assert losses.token_log_probabilities(z, torch.tensor([0])).item() == pytest.approx(-math.log1p(math.exp(-10) + math.exp(-15)), rel=3e-3)
+    assert losses.token_log_probabilities(z, torch.tensor([0])).item() == pytest.approx(
+        -math.log1p(math.exp(-10) + math.exp(-15)), rel=3e-3
+    )
 
 
 def test_sft():
@@ -698,14 +869,22 @@ def test_sft():
     value, gradient = value_and_gradient(z, labels, mask, loss=losses.sft_loss)
     near(value, expected)
     near(gradient, x.grad)
-    near(value_and_gradient(z, labels, mask, normalizer=10.0, loss=losses.sft_loss)[1], 0.5 * x.grad)
+    near(
+        value_and_gradient(z, labels, mask, normalizer=10.0, loss=losses.sft_loss)[1], 0.5 * x.grad
+    )
 
 
 def test_discounted_return_skips_what_is_masked():
     costs = pair(3, 4)[0]
     for gamma in (0, 0.3, 1):
-        near(losses.discounted_return(costs, gamma), sequences.discounted_return(costs.numpy(), gamma))
-        wide, mask = torch.full((3, 7), math.nan, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0, 1])
+        near(
+            losses.discounted_return(costs, gamma),
+            sequences.discounted_return(costs.numpy(), gamma),
+        )
+        wide, mask = (
+            torch.full((3, 7), math.nan, dtype=torch.float64),
+            torch.tensor([0, 1, 0, 1, 1, 0, 1]),
+        )
         wide[:, mask == 1] = costs
         actual = losses.discounted_return(wide, gamma, mask.expand(3, 7))
         near(actual[:, mask == 1], sequences.discounted_return(costs.numpy(), gamma))
@@ -723,7 +902,10 @@ class Tree:
         self.chance = torch.tensor(self.tree.sequence_probabilities())[:, None]
 
     def log_probabilities(self):
-        count, (length, vocabulary) = torch.arange(len(self.tokens)), (self.tree.length, self.tree.vocabulary)
+        count, (length, vocabulary) = (
+            torch.arange(len(self.tokens)),
+            (self.tree.length, self.tree.vocabulary),
+        )
         rows = [z[count // vocabulary ** (length - t)] for t, z in enumerate(self.logits)]
         return losses.token_log_probabilities(torch.stack(rows, 1), self.tokens)
 
@@ -732,7 +914,12 @@ class Tree:
 
     def rows(self, make):
         """The gradient of each sequence's own loss (S, P); ``make`` maps log probabilities (1, T) and a slice to a loss."""
-        return torch.stack([self.gradient(make(self.log_probabilities()[i : i + 1], slice(i, i + 1))) for i in range(len(self.tokens))])
+        return torch.stack(
+            [
+                self.gradient(make(self.log_probabilities()[i : i + 1], slice(i, i + 1)))
+                for i in range(len(self.tokens))
+            ]
+        )
 
 
 STUDENT, TEACHER = Tree(seed=0), Tree(seed=1)
@@ -743,36 +930,95 @@ REWARD = torch.randn(27, generator=torch.Generator().manual_seed(2), dtype=torch
 @pytest.mark.parametrize("gamma", [0, 0.5, 1])
 def test_policy_gradient_of_every_sequence(gamma):
     """Not only in the mean: each drawn sequence has the row of the exact gradient table."""
-    rows = STUDENT.rows(lambda log_p, i: losses.policy_gradient_loss(log_p, Q[i], gamma=gamma, baseline=0.3, normalizer=1))
+    rows = STUDENT.rows(
+        lambda log_p, i: losses.policy_gradient_loss(
+            log_p, Q[i], gamma=gamma, baseline=0.3, normalizer=1
+        )
+    )
     near(rows, sequences.reward_to_go(STUDENT.tree, TEACHER.tree, gamma, baseline=0.3).dense())
 
 
 @pytest.mark.parametrize("gamma", [0, 0.5, 1])
 def test_policy_gradient_with_a_reward(gamma):
-    expected = sequences.reward_to_go(STUDENT.tree, TEACHER.tree, gamma).dense() + 0.7 * sequences.outcome(STUDENT.tree, REWARD.numpy()).dense()
-    rows = STUDENT.rows(lambda log_p, i: losses.policy_gradient_loss(log_p, Q[i], gamma=gamma, reward=REWARD[i], alpha=0.7, normalizer=1))
+    expected = (
+        sequences.reward_to_go(STUDENT.tree, TEACHER.tree, gamma).dense()
+        + 0.7 * sequences.outcome(STUDENT.tree, REWARD.numpy()).dense()
+    )
+    rows = STUDENT.rows(
+        lambda log_p, i: losses.policy_gradient_loss(
+            log_p, Q[i], gamma=gamma, reward=REWARD[i], alpha=0.7, normalizer=1
+        )
+    )
     near(rows, expected)
-    loss = losses.policy_gradient_loss(STUDENT.log_probabilities(), Q, None, gamma, reward=REWARD, alpha=0.7, weights=STUDENT.chance.expand(27, 3), normalizer=1)
+    loss = losses.policy_gradient_loss(
+        STUDENT.log_probabilities(),
+        Q,
+        None,
+        gamma,
+        reward=REWARD,
+        alpha=0.7,
+        weights=STUDENT.chance.expand(27, 3),
+        normalizer=1,
+    )
     near(STUDENT.gradient(loss), expected.T @ STUDENT.chance[:, 0].numpy())
     if gamma == 1:
-        near(STUDENT.gradient(loss_of_all(gamma=1, reward=REWARD, alpha=0.7)), sequences.mixed(STUDENT.tree, TEACHER.tree, REWARD.numpy(), 0.7).expectation())
-        near(STUDENT.gradient(loss_of_all(gamma=1)), sequences.sequence_kl_gradient(STUDENT.tree, TEACHER.tree))
+        near(
+            STUDENT.gradient(loss_of_all(gamma=1, reward=REWARD, alpha=0.7)),
+            sequences.mixed(STUDENT.tree, TEACHER.tree, REWARD.numpy(), 0.7).expectation(),
+        )
+        near(
+            STUDENT.gradient(loss_of_all(gamma=1)),
+            sequences.sequence_kl_gradient(STUDENT.tree, TEACHER.tree),
+        )
     if gamma == 0:
-        near(STUDENT.gradient(loss_of_all()), sequences.on_policy_gkd_gradient(STUDENT.tree, TEACHER.tree))
+        near(
+            STUDENT.gradient(loss_of_all()),
+            sequences.on_policy_gkd_gradient(STUDENT.tree, TEACHER.tree),
+        )
 
 
 def loss_of_all(**arguments):
-    return losses.policy_gradient_loss(STUDENT.log_probabilities(), Q, weights=STUDENT.chance.expand(27, 3), normalizer=1, **arguments)
+    return losses.policy_gradient_loss(
+        STUDENT.log_probabilities(),
+        Q,
+        weights=STUDENT.chance.expand(27, 3),
+        normalizer=1,
+        **arguments,
+    )
 
 
 def test_a_prompt_and_padding_change_no_gradient():
-    pad = lambda x: F.pad(x, (2, 3), value=math.nan)  # noqa: E731
+    pad = lambda x: F.pad(x, (2, 3), value=math.nan)
     mask = F.pad(torch.ones(27, 3), (2, 3))
     for gamma in (0, 0.5, 1):
         loss = losses.policy_gradient_loss(
-            pad(STUDENT.log_probabilities()), pad(Q), mask, gamma, pad(torch.full((27, 3), 0.2, dtype=torch.float64)), REWARD, 0.5, pad(Q), None, 2.0, pad(STUDENT.chance.expand(27, 3)), 1
+            pad(STUDENT.log_probabilities()),
+            pad(Q),
+            mask,
+            gamma,
+            pad(torch.full((27, 3), 0.2, dtype=torch.float64)),
+            REWARD,
+            0.5,
+            pad(Q),
+            None,
+            2.0,
+            pad(STUDENT.chance.expand(27, 3)),
+            1,
         )
-        plain = losses.policy_gradient_loss(STUDENT.log_probabilities(), Q, None, gamma, 0.2, REWARD, 0.5, Q, None, 2.0, STUDENT.chance.expand(27, 3), 1)
+        plain = losses.policy_gradient_loss(
+            STUDENT.log_probabilities(),
+            Q,
+            None,
+            gamma,
+            0.2,
+            REWARD,
+            0.5,
+            Q,
+            None,
+            2.0,
+            STUDENT.chance.expand(27, 3),
+            1,
+        )
         near(STUDENT.gradient(loss), STUDENT.gradient(plain), 1e-14)
         near(loss, plain)
 
@@ -781,7 +1027,13 @@ def test_importance_weights_make_another_policy_s_tokens_serve():
     """Drawn by the teacher, weighted token by token: at T = 1 exactly the student's own gradient."""
     student, teacher = Tree(5, 1, 0), Tree(5, 1, 1)
     q = teacher.log_probabilities().detach()
-    loss = losses.policy_gradient_loss(student.log_probabilities(), q, behaviour_log_probabilities=q, weights=teacher.chance, normalizer=1)
+    loss = losses.policy_gradient_loss(
+        student.log_probabilities(),
+        q,
+        behaviour_log_probabilities=q,
+        weights=teacher.chance,
+        normalizer=1,
+    )
     near(student.gradient(loss), sequences.sequence_kl_gradient(student.tree, teacher.tree))
 
 
@@ -794,19 +1046,33 @@ def test_clipping_and_truncation():
         x = log_p.detach().clone().requires_grad_()
         ratio, cost = x.exp(), log_p.detach() - teacher
         torch.maximum(cost * ratio, cost * ratio.clamp(1 - low, 1 + high)).mean().backward()
-        loss = losses.policy_gradient_loss(log_p[None], teacher[None], behaviour_log_probabilities=behaviour[None], clip=clip)
+        loss = losses.policy_gradient_loss(
+            log_p[None], teacher[None], behaviour_log_probabilities=behaviour[None], clip=clip
+        )
         near(torch.autograd.grad(loss, log_p)[0], x.grad)
         assert (x.grad == 0).any() and (x.grad != 0).any()
-    loss = losses.policy_gradient_loss(log_p[None], teacher[None], behaviour_log_probabilities=behaviour[None], truncate=1.2)
-    near(torch.autograd.grad(loss, log_p)[0], (log_p.detach() - teacher) * log_p.detach().exp().clamp_max(1.2) / 4)
+    loss = losses.policy_gradient_loss(
+        log_p[None], teacher[None], behaviour_log_probabilities=behaviour[None], truncate=1.2
+    )
+    near(
+        torch.autograd.grad(loss, log_p)[0],
+        (log_p.detach() - teacher) * log_p.detach().exp().clamp_max(1.2) / 4,
+    )
 
 
 def test_the_value_reported_is_the_mean_cost():
     mask = torch.ones(27, 3)
     mask[:5, 1] = 0
     cost = (STUDENT.log_probabilities().detach() - Q) - 0.5 * REWARD[:, None]
-    for extra in ({}, {"baseline": 3.0}, {"behaviour_log_probabilities": Q, "truncate": 1.5}, {"weights": torch.rand(27, 3)}):
-        value = losses.policy_gradient_loss(STUDENT.log_probabilities(), Q, mask, 0.9, reward=REWARD, alpha=0.5, **extra)
+    for extra in (
+        {},
+        {"baseline": 3.0},
+        {"behaviour_log_probabilities": Q, "truncate": 1.5},
+        {"weights": torch.rand(27, 3)},
+    ):
+        value = losses.policy_gradient_loss(
+            STUDENT.log_probabilities(), Q, mask, 0.9, reward=REWARD, alpha=0.5, **extra
+        )
         near(value, cost[mask == 1].mean())
 
 
@@ -814,17 +1080,26 @@ def test_fipo():
     old, arguments = Tree(seed=3), (0.7, 0.2, 0.05)
     log_old = old.log_probabilities().detach()
     for limit in (10.0, 1.1):
-        weight = losses.fipo_weight(STUDENT.log_probabilities(), log_old, None, *arguments, ratio_limit=limit)
+        weight = losses.fipo_weight(
+            STUDENT.log_probabilities(), log_old, None, *arguments, ratio_limit=limit
+        )
         near(weight, sequences.fipo_weight(STUDENT.tree, old.tree, *arguments, limit))
         assert not weight.requires_grad and weight.min() == 0.8 and weight.max() == 1.05
         rows = STUDENT.rows(
             lambda log_p, i: losses.policy_gradient_loss(
-                log_p, None, reward=(REWARD - (old.chance[:, 0] * REWARD).sum())[i], behaviour_log_probabilities=log_old[i], weights=weight[i], normalizer=1
+                log_p,
+                None,
+                reward=(REWARD - (old.chance[:, 0] * REWARD).sum())[i],
+                behaviour_log_probabilities=log_old[i],
+                weights=weight[i],
+                normalizer=1,
             )
         )
-        near(rows, sequences.fipo(STUDENT.tree, old.tree, REWARD.numpy(), *arguments, limit).dense())
+        near(
+            rows, sequences.fipo(STUDENT.tree, old.tree, REWARD.numpy(), *arguments, limit).dense()
+        )
     mask = F.pad(torch.ones(27, 3), (1, 2))
-    pad = lambda x: F.pad(x, (1, 2), value=math.nan)  # noqa: E731
+    pad = lambda x: F.pad(x, (1, 2), value=math.nan)
     wide = losses.fipo_weight(pad(STUDENT.log_probabilities()), pad(log_old), mask, *arguments)
     near(wide[:, 1:4], losses.fipo_weight(STUDENT.log_probabilities(), log_old, None, *arguments))
     assert (wide[mask == 0] == 1).all()
@@ -834,15 +1109,25 @@ def test_rewards_alone():
     reward = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 4.0])
     advantage = losses.group_advantage(reward, 4)
     groups = reward.view(2, 4)
-    near(advantage.view(2, 4), (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4), 1e-6)
-    near(losses.group_advantage(reward, 4, scale=False), reward - groups.mean(1).repeat_interleave(4))
+    near(
+        advantage.view(2, 4),
+        (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4),
+        1e-6,
+    )
+    near(
+        losses.group_advantage(reward, 4, scale=False), reward - groups.mean(1).repeat_interleave(4)
+    )
     assert (losses.group_advantage(torch.ones(4), 2) == 0).all()
     log_p, old = (x.clone().requires_grad_() for x in pair(8, 5, scale=0.3))
     old, mask = old.detach(), (torch.rand(8, 5, generator=torch.Generator().manual_seed(1)) < 0.7)
     ratio = (log_p - old).exp()
     A = advantage[:, None].double()
-    expected = torch.autograd.grad(-(torch.minimum(A * ratio, A * ratio.clamp(0.8, 1.2)))[mask].mean(), log_p)[0]
-    near(torch.autograd.grad(losses.grpo_loss(log_p, reward, mask, 4, old), log_p)[0], expected, 1e-6)
+    expected = torch.autograd.grad(
+        -(torch.minimum(A * ratio, A * ratio.clamp(0.8, 1.2)))[mask].mean(), log_p
+    )[0]
+    near(
+        torch.autograd.grad(losses.grpo_loss(log_p, reward, mask, 4, old), log_p)[0], expected, 1e-6
+    )
     plain = torch.autograd.grad(losses.grpo_loss(log_p, reward, mask, 4), log_p)[0]
     near(plain, torch.where(mask, -A, 0.0) / mask.sum(), 1e-6)
 
@@ -862,62 +1147,187 @@ def from_hidden(h=H, w=W, g=H, u=W, *arguments, **parameters):
 
 
 def gradient_of_policy(**arguments):
-    return losses.policy_gradient_loss(**{"student_log_probabilities": LP, "teacher_log_probabilities": LP} | arguments)
+    return losses.policy_gradient_loss(
+        **{"student_log_probabilities": LP, "teacher_log_probabilities": LP} | arguments
+    )
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: from_logits(objective="kl"), r"objective is 'kl'; give one of 'reverse_kl', 'forward_kl', 'generalized_jsd'"),
+        (
+            lambda: from_logits(objective="kl"),
+            r"objective is 'kl'; give one of 'reverse_kl', 'forward_kl', 'generalized_jsd'",
+        ),
         (lambda: from_logits(z=[1.0]), r"student_logits is \[1.0\]; give a torch tensor"),
-        (lambda: from_logits(z=Z.long()), r"student_logits has dtype torch.int64; give a float tensor"),
-        (lambda: from_logits(y=torch.zeros(2, 3, 0)), r"teacher_logits has shape \(2, 3, 0\); give \(\.\.\., V\) with V at least 1"),
-        (lambda: from_logits(y=torch.zeros(2, 4, 5)), r"student_logits has shape \(2, 3, 5\) and teacher_logits \(2, 4, 5\); their leading axes must be equal"),
-        (lambda: from_logits(y=torch.zeros(2, 3, 6)), r"student_logits has V = 5 and teacher_logits V = 6; both must have one vocabulary"),
-        (lambda: from_logits(y=Z.to("meta")), r"student_logits is on cpu and teacher_logits on meta; move both to one device"),
-        (lambda: from_logits(mask=torch.ones(2, 2)), r"mask has shape \(2, 2\); give one entry a token, shape \(2, 3\)"),
-        (lambda: from_logits(mask=[[1, 1, 1]] * 2), r"mask is \[\[1, 1, 1\], \[1, 1, 1\]\]; give a tensor of shape \(2, 3\)"),
-        (lambda: from_logits(mask=torch.full((2, 3), -100)), r"mask holds -100; give True or 1 for a valid token .* labels != -100"),
-        (lambda: from_logits(weights=torch.ones(3)), r"weights has shape \(3,\); give one entry a token, shape \(2, 3\)"),
+        (
+            lambda: from_logits(z=Z.long()),
+            r"student_logits has dtype torch.int64; give a float tensor",
+        ),
+        (
+            lambda: from_logits(y=torch.zeros(2, 3, 0)),
+            r"teacher_logits has shape \(2, 3, 0\); give \(\.\.\., V\) with V at least 1",
+        ),
+        (
+            lambda: from_logits(y=torch.zeros(2, 4, 5)),
+            r"student_logits has shape \(2, 3, 5\) and teacher_logits \(2, 4, 5\); their leading axes must be equal",
+        ),
+        (
+            lambda: from_logits(y=torch.zeros(2, 3, 6)),
+            r"student_logits has V = 5 and teacher_logits V = 6; both must have one vocabulary",
+        ),
+        (
+            lambda: from_logits(y=Z.to("meta")),
+            r"student_logits is on cpu and teacher_logits on meta; move both to one device",
+        ),
+        (
+            lambda: from_logits(mask=torch.ones(2, 2)),
+            r"mask has shape \(2, 2\); give one entry a token, shape \(2, 3\)",
+        ),
+        (
+            lambda: from_logits(mask=[[1, 1, 1]] * 2),
+            r"mask is \[\[1, 1, 1\], \[1, 1, 1\]\]; give a tensor of shape \(2, 3\)",
+        ),
+        (
+            lambda: from_logits(mask=torch.full((2, 3), -100)),
+            r"mask holds -100; give True or 1 for a valid token .* labels != -100",
+        ),
+        (
+            lambda: from_logits(weights=torch.ones(3)),
+            r"weights has shape \(3,\); give one entry a token, shape \(2, 3\)",
+        ),
         (lambda: from_logits(normalizer=0), r"normalizer is 0; give one number above 0"),
         (lambda: from_logits(normalizer=math.nan), r"normalizer is nan; give one number above 0"),
-        (lambda: from_logits(normalizer=torch.ones(2)), r"normalizer is tensor\(\[1., 1.\]\); give one number above 0"),
+        (
+            lambda: from_logits(normalizer=torch.ones(2)),
+            r"normalizer is tensor\(\[1., 1.\]\); give one number above 0",
+        ),
         (lambda: from_logits(temperature=0), r"temperature is 0; give a number above 0"),
         (lambda: from_logits(temperature="hot"), r"temperature .*'hot'"),
-        (lambda: from_logits(beta=0.5), r"beta = 0.5 is no parameter of 'reverse_kl', which takes none"),
-        (lambda: from_logits(objective="generalized_jsd"), r"beta is missing; 'generalized_jsd' takes beta"),
-        (lambda: from_logits(objective="generalized_jsd", beta=1.5), r"beta is 1.5; give one number from 0 to 1"),
-        (lambda: from_logits(objective="skewed_forward_kl", skew=-0.1), r"skew is -0.1; give one number from 0 to 1"),
-        (lambda: from_logits(objective="top_k_reverse_kl"), r"k is missing; 'top_k_reverse_kl' takes k, outside, support"),
-        (lambda: from_logits(objective="top_k_reverse_kl", k=6), r"k is 6; give a whole number \(an int\) from 1 to V = 5"),
-        (lambda: from_logits(objective="top_k_reverse_kl", k=2.0), r"k is 2.0; give a whole number"),
-        (lambda: from_logits(objective="top_k_reverse_kl", k=2, outside="none"), r"outside is 'none'; give one of 'renormalize', 'drop', 'tail'"),
-        (lambda: from_logits(objective="top_k_reverse_kl", k=2, support="both"), r"support is 'both'; give one of 'teacher', 'student'"),
-        (lambda: from_logits(z=Z.clone().requires_grad_(), overwrite_logits=True), r"overwrite_logits is True and student_logits a leaf"),
-        (lambda: from_logits(y=Z, overwrite_logits=True), r"overwrite_logits is True and student_logits shares memory"),
-        (lambda: from_hidden(w=torch.zeros(4, 5)), r"student_hidden has shape \(2, 3, 4\) and student_weight \(4, 5\); give \(\.\.\., H\) and \(V, H\)"),
-        (lambda: from_hidden(u=torch.zeros(6, 4)), r"student_weight has V = 5 and teacher_weight V = 6"),
-        (lambda: from_hidden(g=torch.zeros(2, 2, 4)), r"student_hidden has shape \(2, 3, 4\) and teacher_hidden \(2, 2, 4\)"),
+        (
+            lambda: from_logits(beta=0.5),
+            r"beta = 0.5 is no parameter of 'reverse_kl', which takes none",
+        ),
+        (
+            lambda: from_logits(objective="generalized_jsd"),
+            r"beta is missing; 'generalized_jsd' takes beta",
+        ),
+        (
+            lambda: from_logits(objective="generalized_jsd", beta=1.5),
+            r"beta is 1.5; give one number from 0 to 1",
+        ),
+        (
+            lambda: from_logits(objective="skewed_forward_kl", skew=-0.1),
+            r"skew is -0.1; give one number from 0 to 1",
+        ),
+        (
+            lambda: from_logits(objective="top_k_reverse_kl"),
+            r"k is missing; 'top_k_reverse_kl' takes k, outside, support",
+        ),
+        (
+            lambda: from_logits(objective="top_k_reverse_kl", k=6),
+            r"k is 6; give a whole number \(an int\) from 1 to V = 5",
+        ),
+        (
+            lambda: from_logits(objective="top_k_reverse_kl", k=2.0),
+            r"k is 2.0; give a whole number",
+        ),
+        (
+            lambda: from_logits(objective="top_k_reverse_kl", k=2, outside="none"),
+            r"outside is 'none'; give one of 'renormalize', 'drop', 'tail'",
+        ),
+        (
+            lambda: from_logits(objective="top_k_reverse_kl", k=2, support="both"),
+            r"support is 'both'; give one of 'teacher', 'student'",
+        ),
+        (
+            lambda: from_logits(z=Z.clone().requires_grad_(), overwrite_logits=True),
+            r"overwrite_logits is True and student_logits a leaf",
+        ),
+        (
+            lambda: from_logits(y=Z, overwrite_logits=True),
+            r"overwrite_logits is True and student_logits shares memory",
+        ),
+        (
+            lambda: from_hidden(w=torch.zeros(4, 5)),
+            r"student_hidden has shape \(2, 3, 4\) and student_weight \(4, 5\); give \(\.\.\., H\) and \(V, H\)",
+        ),
+        (
+            lambda: from_hidden(u=torch.zeros(6, 4)),
+            r"student_weight has V = 5 and teacher_weight V = 6",
+        ),
+        (
+            lambda: from_hidden(g=torch.zeros(2, 2, 4)),
+            r"student_hidden has shape \(2, 3, 4\) and teacher_hidden \(2, 2, 4\)",
+        ),
         (lambda: from_hidden(chunk_tokens=0), r"chunk_tokens is 0; give a whole number"),
         (lambda: losses.token_count(torch.tensor([1, 2])), r"mask holds 2; give True or 1"),
-        (lambda: losses.token_count(LP, [1]), r"masks\[0\] is \[1\]; give a tensor with one entry a token"),
-        (lambda: losses.token_log_probabilities(Z, torch.zeros(2, 2).long()), r"tokens has shape \(2, 2\); give one entry a token, shape \(2, 3\)"),
-        (lambda: losses.token_log_probabilities(Z, torch.full((2, 3), -100)), r"tokens holds -100; give whole numbers from 0 to V - 1 = 4"),
-        (lambda: losses.token_log_probabilities(Z, LP), r"tokens has dtype torch.float32; give whole numbers"),
-        (lambda: losses.sft_loss(Z, torch.full((2, 3), 5)), r"tokens holds 5; give whole numbers from 0 to V - 1 = 4"),
+        (
+            lambda: losses.token_count(LP, [1]),
+            r"masks\[0\] is \[1\]; give a tensor with one entry a token",
+        ),
+        (
+            lambda: losses.token_log_probabilities(Z, torch.zeros(2, 2).long()),
+            r"tokens has shape \(2, 2\); give one entry a token, shape \(2, 3\)",
+        ),
+        (
+            lambda: losses.token_log_probabilities(Z, torch.full((2, 3), -100)),
+            r"tokens holds -100; give whole numbers from 0 to V - 1 = 4",
+        ),
+        (
+            lambda: losses.token_log_probabilities(Z, LP),
+            r"tokens has dtype torch.float32; give whole numbers",
+        ),
+        (
+            lambda: losses.sft_loss(Z, torch.full((2, 3), 5)),
+            r"tokens holds 5; give whole numbers from 0 to V - 1 = 4",
+        ),
         (lambda: losses.discounted_return(LP, 1.5), r"gamma is 1.5; give one number from 0 to 1"),
-        (lambda: gradient_of_policy(teacher_log_probabilities=torch.zeros(2, 4)), r"teacher_log_probabilities has shape \(2, 4\); give one entry a token, shape \(2, 3\)"),
-        (lambda: gradient_of_policy(teacher_log_probabilities=None), r"teacher_log_probabilities and reward are both None"),
-        (lambda: gradient_of_policy(reward=LP), r"(?s)reward is tensor.*give one number a text, a tensor of shape \(B,\)"),
-        (lambda: gradient_of_policy(reward=torch.zeros(2), alpha=INF), r"alpha is inf; give one finite number"),
-        (lambda: gradient_of_policy(baseline=torch.zeros(3)), r"baseline has shape \(3,\); give a number, or a tensor of shape \(2, 3\) or \(2, 1\)"),
+        (
+            lambda: gradient_of_policy(teacher_log_probabilities=torch.zeros(2, 4)),
+            r"teacher_log_probabilities has shape \(2, 4\); give one entry a token, shape \(2, 3\)",
+        ),
+        (
+            lambda: gradient_of_policy(teacher_log_probabilities=None),
+            r"teacher_log_probabilities and reward are both None",
+        ),
+        (
+            lambda: gradient_of_policy(reward=LP),
+            r"(?s)reward is tensor.*give one number a text, a tensor of shape \(B,\)",
+        ),
+        (
+            lambda: gradient_of_policy(reward=torch.zeros(2), alpha=INF),
+            r"alpha is inf; give one finite number",
+        ),
+        (
+            lambda: gradient_of_policy(baseline=torch.zeros(3)),
+            r"baseline has shape \(3,\); give a number, or a tensor of shape \(2, 3\) or \(2, 1\)",
+        ),
         (lambda: gradient_of_policy(clip=0.2), r"clip is 0.2 and behaviour_log_probabilities None"),
-        (lambda: gradient_of_policy(truncate=2.0), r"truncate is 2.0 and behaviour_log_probabilities None"),
-        (lambda: gradient_of_policy(behaviour_log_probabilities=LP, clip=0.2, truncate=2.0), r"clip is 0.2 and truncate 2.0; give one of them"),
-        (lambda: gradient_of_policy(behaviour_log_probabilities=LP, clip=-1), r"clip is -1; give a number of at least 0"),
-        (lambda: losses.fipo_weight(LP, LP, None, 0.5, 0.2, -1), r"high is -1.0; give a number of at least 0"),
-        (lambda: losses.group_advantage(torch.zeros(5), 2), r"reward has shape \(5,\); give \(B,\) with B a multiple of group_size = 2"),
-        (lambda: losses.group_advantage(torch.zeros(4), 1), r"group_size is 1; give a whole number \(an int\) of at least 2"),
+        (
+            lambda: gradient_of_policy(truncate=2.0),
+            r"truncate is 2.0 and behaviour_log_probabilities None",
+        ),
+        (
+            lambda: gradient_of_policy(behaviour_log_probabilities=LP, clip=0.2, truncate=2.0),
+            r"clip is 0.2 and truncate 2.0; give one of them",
+        ),
+        (
+            lambda: gradient_of_policy(behaviour_log_probabilities=LP, clip=-1),
+            r"clip is -1; give a number of at least 0",
+        ),
+        (
+            lambda: losses.fipo_weight(LP, LP, None, 0.5, 0.2, -1),
+            r"high is -1.0; give a number of at least 0",
+        ),
+        (
+            lambda: losses.group_advantage(torch.zeros(5), 2),
+            r"reward has shape \(5,\); give \(B,\) with B a multiple of group_size = 2",
+        ),
+        (
+            lambda: losses.group_advantage(torch.zeros(4), 1),
+            r"group_size is 1; give a whole number \(an int\) of at least 2",
+        ),
     ],
 )
 def test_errors_say_what_would_be_right(call, message):
@@ -926,5 +1336,12 @@ def test_errors_say_what_would_be_right(call, message):
 
 
 def test_the_core_stays_free_of_torch():
-    run = subprocess.run([sys.executable, "-c", "import sys, opd_toy, opd_toy.sequences, opd_toy.lm; sys.exit('torch' in sys.modules)"], cwd=ROOT)
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, opd_toy, opd_toy.sequences, opd_toy.lm; sys.exit('torch' in sys.modules)",
+        ],
+        cwd=ROOT,
+    )
     assert run.returncode == 0

@@ -8,7 +8,18 @@ import safetensors.torch
 import torch
 
 from opd_toy.lm import model as module
-from opd_toy.lm.model import Shape, Transformer, draw, load, notes, response_mask, rotate, sample, save, uniforms
+from opd_toy.lm.model import (
+    Shape,
+    Transformer,
+    draw,
+    load,
+    notes,
+    response_mask,
+    rotate,
+    sample,
+    save,
+    uniforms,
+)
 
 SHAPE = Shape(vocabulary=11, width=16, layers=2, heads=2, length=12)
 END, PAD = 9, 10
@@ -36,16 +47,22 @@ def reference(model, read):
         y = norm(x, block.attention_norm) @ block.query_key_value.weight.T
         mixed = []
         for head in range(shape.heads):
-            query, key, value = (y[..., part * shape.width + head * width :][..., :width] for part in range(3))
+            query, key, value = (
+                y[..., part * shape.width + head * width :][..., :width] for part in range(3)
+            )
             score = torch.zeros(len(read), length, length, dtype=torch.float64)
             for i in range(width // 2):  # a pair as one complex number, turned by its position
                 angle = torch.exp(1j * position * module.TURN_BASE ** (-2 * i / width))
                 turned = [(z[..., 2 * i] + 1j * z[..., 2 * i + 1]) * angle for z in (query, key)]
-                score += torch.einsum("bs,bt->bst", turned[0], turned[1].conj()).real / math.sqrt(width)
+                score += torch.einsum("bs,bt->bst", turned[0], turned[1].conj()).real / math.sqrt(
+                    width
+                )
             score = score.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
             mixed.append(score.softmax(-1) @ value)
         x = x + torch.cat(mixed, -1) @ block.mixed.weight.T
-        gate, up = (norm(x, block.feed_forward_norm) @ block.gate_and_up.weight.T).split(shape.feed_forward, -1)
+        gate, up = (norm(x, block.feed_forward_norm) @ block.gate_and_up.weight.T).split(
+            shape.feed_forward, -1
+        )
         x = x + (gate / (1 + (-gate).exp()) * up) @ block.down.weight.T
     return norm(x, model.norm) @ model.head.weight.T
 
@@ -74,7 +91,12 @@ def test_scores_of_attention_depend_on_the_distance_alone():
     query, key = uniforms(3, shape=(2, 1, 8)) - 0.5
     turns = module._turns(64, 8, torch.device("cpu"), torch.float64)
     at = lambda x, position: rotate(x, turns[position : position + 1])
-    scores = {distance: [(at(query, start + distance) * at(key, start)).sum().item() for start in (0, 1, 17, 40)] for distance in range(5)}
+    scores = {
+        distance: [
+            (at(query, start + distance) * at(key, start)).sum().item() for start in (0, 1, 17, 40)
+        ]
+        for distance in range(5)
+    }
     for distance, score in scores.items():
         assert score == pytest.approx([score[0]] * 4, abs=1e-14)
     assert len({round(score[0], 6) for score in scores.values()}) == 5
@@ -84,7 +106,9 @@ def test_scores_of_attention_depend_on_the_distance_alone():
 
 def test_gradients_reach_every_weight():
     model = transformer()
-    module.F.cross_entropy(model(tokens(4, 12)).flatten(0, 1), tokens(4, 12, seed=1).flatten()).backward()
+    module.F.cross_entropy(
+        model(tokens(4, 12)).flatten(0, 1), tokens(4, 12, seed=1).flatten()
+    ).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.norm() > 0, name
 
@@ -101,11 +125,19 @@ def test_weights_depend_on_shape_and_seed_alone():
     assert {parameter.dtype for parameter in first.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("sizes", [{}, dict(width=48, heads=3, layers=1), dict(vocabulary=300, width=8, heads=1)])
+@pytest.mark.parametrize(
+    "sizes", [{}, dict(width=48, heads=3, layers=1), dict(vocabulary=300, width=8, heads=1)]
+)
 def test_weights_are_counted(sizes):
     model = transformer(**sizes)
     assert model.shape.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert [Shape(2, width, 1, 1, 1).feed_forward for width in (8, 16, 48, 64, 96)] == [24, 48, 128, 176, 256]
+    assert [Shape(2, width, 1, 1, 1).feed_forward for width in (8, 16, 48, 64, 96)] == [
+        24,
+        48,
+        128,
+        176,
+        256,
+    ]
 
 
 def test_autocast_computes_in_bfloat16():
@@ -138,7 +170,9 @@ def test_memory_of_the_cache_is_taken_once():
         for part in tokens(2, 8).split(1, 1):
             model(part, cache)
         assert cache.stored.data_ptr() == place and cache.stored.shape == (2, 2, 2, 2, 8, 8)
-        with pytest.raises(ValueError, match="tokens reach position 9 and the cache was made for length 8"):
+        with pytest.raises(
+            ValueError, match="tokens reach position 9 and the cache was made for length 8"
+        ):
             model(tokens(2, 1), cache)
 
 
@@ -162,14 +196,20 @@ def test_a_text_does_not_depend_on_who_else_is_in_the_batch():
     model, prompts, numbers = transformer(), tokens(16, 4), uniforms(7, shape=(16, 9))
     together = sample(model, prompts, numbers, END, PAD)
     for row in range(16):
-        assert sample(model, prompts[row : row + 1], numbers[row : row + 1], END, PAD).equal(together[row : row + 1])
+        assert sample(model, prompts[row : row + 1], numbers[row : row + 1], END, PAD).equal(
+            together[row : row + 1]
+        )
     assert sample(model, prompts.flip(0), numbers.flip(0), END, PAD).flip(0).equal(together)
 
 
 def test_every_token_is_read_once_and_sampling_stops_when_all_have_ended(monkeypatch):
     model, read = transformer(), []
     hidden = Transformer.hidden
-    monkeypatch.setattr(Transformer, "hidden", lambda self, new, cache=None: read.append(new) or hidden(self, new, cache))
+    monkeypatch.setattr(
+        Transformer,
+        "hidden",
+        lambda self, new, cache=None: read.append(new) or hidden(self, new, cache),
+    )
     prompts, numbers = tokens(2, 4), uniforms(0, shape=(2, 9))
     texts = sample(model, prompts, numbers, END, PAD)
     longest = int(response_mask(texts, 4, END).sum(1).max())
@@ -203,15 +243,42 @@ def test_no_number_draws_a_token_without_probability():
 
 
 def test_response_mask_has_the_end_and_nothing_after_it():
-    texts = torch.tensor([[1, 9, 2, 3, 9, 10, 10], [1, 9, 9, 10, 10, 10, 10], [1, 9, 2, 10, 2, 2, 2], [1, 9, 9, 2, 9, 2, 9]])
-    assert response_mask(texts, 2, 9).long().tolist() == [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
+    texts = torch.tensor(
+        [
+            [1, 9, 2, 3, 9, 10, 10],
+            [1, 9, 9, 10, 10, 10, 10],
+            [1, 9, 2, 10, 2, 2, 2],
+            [1, 9, 9, 2, 9, 2, 9],
+        ]
+    )
+    assert response_mask(texts, 2, 9).long().tolist() == [
+        [1, 1, 1, 0, 0],
+        [1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 1],
+        [1, 0, 0, 0, 0],
+    ]
 
 
 def test_uniform_numbers_are_keyed_by_all_that_is_named():
     first = uniforms(1, "texts", 2, shape=(3, 4))
-    assert first.dtype == torch.float64 and first.shape == (3, 4) and ((first >= 0) & (first < 1)).all()
+    assert (
+        first.dtype == torch.float64
+        and first.shape == (3, 4)
+        and ((first >= 0) & (first < 1)).all()
+    )
     assert uniforms(np.int64(1), "texts", 2, shape=(3, 4)).equal(first)
-    others = [uniforms(*key, shape=(3, 4)) for key in ((2, "texts", 2), (1, "texts", 3), (1, "text", 2), (1, "texts", "2"), (1, "texts"), (1, "texts", 2, 0), (1, 2, "texts"))]
+    others = [
+        uniforms(*key, shape=(3, 4))
+        for key in (
+            (2, "texts", 2),
+            (1, "texts", 3),
+            (1, "text", 2),
+            (1, "texts", "2"),
+            (1, "texts"),
+            (1, "texts", 2, 0),
+            (1, 2, "texts"),
+        )
+    ]
     assert len({tuple(numbers.flatten().tolist()) for numbers in (first, *others)}) == 8
     # Fixed, so that a run is taken up, and a record made again, by another version of the libraries.
     assert uniforms(1, "texts", 2, shape=(2,)).tolist() == [0.43851221349923797, 0.7224255135497838]
@@ -230,7 +297,9 @@ def test_a_saved_model_comes_back_as_it_was(tmp_path, double):
     assert again.shape == SHAPE and again.head.weight.dtype == model.head.weight.dtype
     assert again(tokens(2, 12)).equal(model(tokens(2, 12)))
     assert notes(tmp_path / "new" / "a.safetensors")["made_by"] == "a test"
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.safetensors"], "nothing else is left"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.safetensors"], (
+        "nothing else is left"
+    )
 
 
 def test_a_write_that_fails_leaves_the_file_before(tmp_path, monkeypatch):
@@ -260,14 +329,19 @@ def test_files_that_hold_no_model_are_refused(tmp_path):
     whole = path.read_bytes()
     for length in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="no whole safetensors file .*; make it again with save"):
+        with pytest.raises(
+            ValueError, match="no whole safetensors file .*; make it again with save"
+        ):
             load(path)
     path.write_text("some other file")
     with pytest.raises(ValueError, match="no whole safetensors file"):
         load(path)
     for metadata in (None, {"format": "pt"}):
         safetensors.torch.save_file({"a": torch.zeros(2)}, path, metadata)
-        with pytest.raises(ValueError, match=f"with the format {metadata and 'pt'!r} in its metadata; give a file that save wrote"):
+        with pytest.raises(
+            ValueError,
+            match=f"with the format {metadata and 'pt'!r} in its metadata; give a file that save wrote",
+        ):
             load(path)
 
 
@@ -284,7 +358,9 @@ def test_files_that_hold_no_model_are_refused(tmp_path):
 def test_weights_that_do_not_fit_the_shape_are_refused(tmp_path, shape, weights):
     weights = transformer().state_dict() if weights is None else weights
     safetensors.torch.save_file(weights, tmp_path / "a", {"format": module.FORMAT, "shape": shape})
-    with pytest.raises(ValueError, match="path is '.*', whose weights do not fit the shape it names"):
+    with pytest.raises(
+        ValueError, match="path is '.*', whose weights do not fit the shape it names"
+    ):
         load(tmp_path / "a")
 
 
@@ -297,7 +373,10 @@ def test_weights_that_do_not_fit_the_shape_are_refused(tmp_path, shape, weights)
         (dict(vocabulary=0), "vocabulary is 0; give a whole number \\(an int\\) of at least 1"),
         (dict(layers=1.0), "layers is 1.0; give a whole number"),
         (dict(length=True), "length is True; give a whole number"),
-        (dict(heads=3), "heads is 3 and width 16; give heads that divide the width into even parts"),
+        (
+            dict(heads=3),
+            "heads is 3 and width 16; give heads that divide the width into even parts",
+        ),
         (dict(heads=16), "heads is 16 and width 16"),
     ],
 )
@@ -308,21 +387,30 @@ def test_sizes_that_make_no_transformer_are_refused(sizes, message):
 
 def test_too_long_a_text_is_refused():
     model = transformer()
-    with pytest.raises(ValueError, match="tokens has shape \\(2, 13\\) and follows 0 tokens; the model has 12 positions \\(length\\), so give at most 12"):
+    with pytest.raises(
+        ValueError,
+        match="tokens has shape \\(2, 13\\) and follows 0 tokens; the model has 12 positions \\(length\\), so give at most 12",
+    ):
         model(tokens(2, 13))
     cache = model.cache(2, 20)
     model(tokens(2, 8), cache)
     with pytest.raises(ValueError, match="follows 8 tokens; .* give at most 4"):
         model(tokens(2, 5), cache)
     assert sample(model, tokens(2, 4), uniforms(0, shape=(2, 9)), END, PAD).shape == (2, 13)
-    with pytest.raises(ValueError, match="the model reads 12 positions \\(length\\), and P \\+ T - 1 is 13"):
+    with pytest.raises(
+        ValueError, match="the model reads 12 positions \\(length\\), and P \\+ T - 1 is 13"
+    ):
         sample(model, tokens(2, 4), uniforms(0, shape=(2, 10)), END, PAD)
 
 
 @pytest.mark.parametrize(
     "numbers, temperature, message",
     [
-        (torch.zeros(2, 3), 1.0, "dtype torch.float32; give one float64 number for each token to draw, shape \\(2, T\\)"),
+        (
+            torch.zeros(2, 3),
+            1.0,
+            "dtype torch.float32; give one float64 number for each token to draw, shape \\(2, T\\)",
+        ),
         (torch.zeros(3, 3).double(), 1.0, "uniforms has shape \\(3, 3\\)"),
         (torch.ones(2, 3).double(), 1.0, "uniforms holds a number outside \\[0, 1\\)"),
         (-torch.ones(2, 3).double(), 1.0, "uniforms holds a number outside"),

@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from opd_toy.records.checkpoints import Stop
 from opd_toy.lm import presets, pretraining
 from opd_toy.lm.model import Shape, Transformer, load, notes, response_mask, save, uniforms
 from opd_toy.lm.presets import PRESETS, Distillation, Preset, Recipe
 from opd_toy.lm.pretraining import corpus, pretrain, rate
 from opd_toy.lm.tasks import Sums, is_test
+from opd_toy.records.checkpoints import Stop
 
 TASK = Sums(terms=2, digits=1)
 SHAPE = Shape(TASK.vocabulary, 16, 2, 2, TASK.prompt_length + TASK.length)
@@ -33,9 +33,19 @@ def equal(a, b):
 
 def test_the_loss_is_the_cross_entropy_of_the_response_alone():
     model, texts = Transformer(SHAPE).double(), corpus(TASK, 6, 1)
-    losses = F.cross_entropy(model(texts)[:, :-1].flatten(0, 1), texts[:, 1:].flatten(), reduction="none").view(6, -1)
-    counts = torch.cat([torch.zeros(6, TASK.prompt_length - 1), response_mask(texts, TASK.prompt_length, TASK.end)], 1)
-    assert 0 < counts.sum() < counts.numel() and counts[:, TASK.prompt_length - 1 :].eq(0).any(), "the prompt and the padding do not count"
+    losses = F.cross_entropy(
+        model(texts)[:, :-1].flatten(0, 1), texts[:, 1:].flatten(), reduction="none"
+    ).view(6, -1)
+    counts = torch.cat(
+        [
+            torch.zeros(6, TASK.prompt_length - 1),
+            response_mask(texts, TASK.prompt_length, TASK.end),
+        ],
+        1,
+    )
+    assert 0 < counts.sum() < counts.numel() and counts[:, TASK.prompt_length - 1 :].eq(0).any(), (
+        "the prompt and the padding do not count"
+    )
     due = (losses * counts).sum() / counts.sum()
     torch.testing.assert_close(pretraining._loss(model, TASK, texts, None), due, rtol=0, atol=1e-13)
 
@@ -43,12 +53,24 @@ def test_the_loss_is_the_cross_entropy_of_the_response_alone():
 def test_training_is_plain_adamw(monkeypatch):
     """Five steps against torch's own loss, optimizer and clipping, in a loop written out."""
     recipe = dataclasses.replace(SMALL.teacher, steps=5)
-    monkeypatch.setattr(pretraining, "Transformer", lambda *settings: Transformer(*settings).double())
+    monkeypatch.setattr(
+        pretraining, "Transformer", lambda *settings: Transformer(*settings).double()
+    )
     model = Transformer(SHAPE, 0).double()
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
     for step in range(5):
         texts = corpus(TASK, 16, 0, "teacher", step)
-        labels = texts.masked_fill(torch.cat([torch.zeros(16, TASK.prompt_length), response_mask(texts, TASK.prompt_length, TASK.end)], 1) == 0, -100)
+        labels = texts.masked_fill(
+            torch.cat(
+                [
+                    torch.zeros(16, TASK.prompt_length),
+                    response_mask(texts, TASK.prompt_length, TASK.end),
+                ],
+                1,
+            )
+            == 0,
+            -100,
+        )
         optimizer.zero_grad()
         F.cross_entropy(model(texts)[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -68,7 +90,10 @@ def test_the_learning_rate_rises_then_falls_to_nothing():
 
 def test_the_corpus_holds_no_sum_of_the_tests():
     texts = corpus(SMALL.task, 500, 3)
-    assert not is_test(TASK.read_terms(texts).sort(1).values).any() and TASK.workings(texts).ge(0).all()
+    assert (
+        not is_test(TASK.read_terms(texts).sort(1).values).any()
+        and TASK.workings(texts).ge(0).all()
+    )
     assert corpus(TASK, 500, 3).equal(texts) and not corpus(TASK, 500, 4).equal(texts)
     shares = TASK.workings(corpus(TASK, 4000, 5)).bincount() / 4000
     assert shares.tolist() == pytest.approx(TASK.order_probabilities.tolist(), abs=0.03)
@@ -80,15 +105,27 @@ def test_the_corpus_holds_no_sum_of_the_tests():
 def test_a_model_is_made_once_and_from_its_seed_alone(tmp_path):
     torch.manual_seed(1)
     heard, steps = [], []
-    first = pretraining.teacher(SMALL, tmp_path / "a", say=heard.append, report=lambda done, total: steps.append((done, total)))
+    first = pretraining.teacher(
+        SMALL,
+        tmp_path / "a",
+        say=heard.append,
+        report=lambda done, total: steps.append((done, total)),
+    )
     assert steps == [(step, 12) for step in range(1, 13)] and not heard
-    again = pretraining.teacher(SMALL, tmp_path / "a", say=heard.append, report=lambda *_: pytest.fail("trained again"))
+    again = pretraining.teacher(
+        SMALL, tmp_path / "a", say=heard.append, report=lambda *_: pytest.fail("trained again")
+    )
     torch.manual_seed(2)
     elsewhere = pretraining.teacher(SMALL, tmp_path / "b", say=heard.append)
     assert equal(first, again) and equal(first, elsewhere) and not heard
     student = pretraining.student(SMALL, tmp_path / "a", say=heard.append)
-    assert not equal(first, student) and equal(load(tmp_path / "a" / "small-student.safetensors"), student)
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["small-student.safetensors", "small-teacher.safetensors"], "no checkpoint is left"
+    assert not equal(first, student) and equal(
+        load(tmp_path / "a" / "small-student.safetensors"), student
+    )
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "small-student.safetensors",
+        "small-teacher.safetensors",
+    ], "no checkpoint is left"
 
 
 def test_a_model_of_another_recipe_or_code_is_made_anew_with_a_word(tmp_path, monkeypatch):
@@ -108,12 +145,16 @@ def test_a_model_of_another_recipe_or_code_is_made_anew_with_a_word(tmp_path, mo
     for other in others:
         assert equal(made(SMALL)[0], first)
         model, heard = made(other)
-        assert heard == [f"{path} was made by another recipe or other code; making it anew"] and not equal(model, first)
+        assert heard == [
+            f"{path} was made by another recipe or other code; making it anew"
+        ] and not equal(model, first)
         assert made(other)[1] == []
     assert equal(made(SMALL)[0], first)
-    later = dataclasses.replace(SMALL, seeds=(5,), distillation=dataclasses.replace(SMALL.distillation, steps=9))
+    later = dataclasses.replace(
+        SMALL, seeds=(5,), distillation=dataclasses.replace(SMALL.distillation, steps=9)
+    )
     assert made(later)[1] == [], "what comes after does not matter to a teacher"
-    monkeypatch.setattr(pretraining, "SOURCES", ["opd_toy/lm/model.py"])
+    monkeypatch.setattr(pretraining, "MODULES", ["opd_toy.lm.model"])
     assert "other code" in made(SMALL)[1][0]
 
 
@@ -123,9 +164,16 @@ def test_a_torn_or_foreign_file_is_made_anew_with_a_word(tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     heard = []
     assert equal(pretraining.teacher(SMALL, tmp_path, say=heard.append), first)
-    assert len(heard) == 1 and "no whole safetensors file" in heard[0] and heard[0].endswith("making it anew")
+    assert (
+        len(heard) == 1
+        and "no whole safetensors file" in heard[0]
+        and heard[0].endswith("making it anew")
+    )
     save(path, first)
-    assert equal(pretraining.teacher(SMALL, tmp_path, say=heard.append), first) and "other recipe" in heard[1]
+    assert (
+        equal(pretraining.teacher(SMALL, tmp_path, say=heard.append), first)
+        and "other recipe" in heard[1]
+    )
     assert notes(path)["recipe"]
 
 
@@ -140,17 +188,26 @@ torch.set_num_threads(1)
 pretraining.Checkpoint = functools.partial(pretraining.Checkpoint, seconds=0.0)
 pretraining.teacher(SMALL, sys.argv[1], report=lambda done, total: done == 7 and os.kill(os.getpid(), signal.SIGKILL))
 """
-    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=pretraining.provenance.ROOT, capture_output=True, text=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=pretraining.provenance.ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     heard, steps = [], []
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        resumed = pretraining.teacher(SMALL, tmp_path, say=heard.append, report=lambda done, total: steps.append(done))
+        resumed = pretraining.teacher(
+            SMALL, tmp_path, say=heard.append, report=lambda done, total: steps.append(done)
+        )
         whole = pretrain(SMALL.teacher, TASK, "teacher")
     finally:
         torch.set_num_threads(threads)
-    assert steps == [8, 9, 10, 11, 12] and len(heard) == 1 and heard[0].endswith("after iteration 7")
+    assert (
+        steps == [8, 9, 10, 11, 12] and len(heard) == 1 and heard[0].endswith("after iteration 7")
+    )
     assert equal(resumed, whole)
     assert [path.name for path in tmp_path.iterdir()] == ["small-teacher.safetensors"]
 
@@ -193,12 +250,17 @@ def test_the_gpu_preset_is_as_large_as_its_docstring_counts():
     counts = []
     for recipe in (gpu.teacher, gpu.student):
         model = Transformer(recipe.shape)
-        weights, head = sum(parameter.numel() for parameter in model.parameters()), model.head.weight.numel()
+        weights, head = (
+            sum(parameter.numel() for parameter in model.parameters()),
+            model.head.weight.numel(),
+        )
         blocks = weights - 2 * head
         text = 6 * (blocks * positions + head * responses)
         counts.append((weights, blocks, head, text, text * recipe.batch * recipe.steps))
     (weights, blocks, head, text, total), (smaller, *_, student_text, student_total) = counts
-    step = gpu.distillation.batch * (text / 3 + student_text * 4 / 3)  # the teacher reads, the student draws and learns
+    step = gpu.distillation.batch * (
+        text / 3 + student_text * 4 / 3
+    )  # the teacher reads, the student draws and learns
     said = " ".join(presets.__doc__.split())
     for words in (
         f"its teacher has {weights / 1e6:.1f} million weights, {blocks / 1e6:.1f} of them in the blocks and {head / 1e6:.1f} in the head, its student {smaller / 1e6:.1f}",
@@ -214,7 +276,9 @@ def test_the_gpu_preset_is_as_large_as_its_docstring_counts():
 def test_a_small_transformer_learns_the_task_of_the_gpu_preset():
     """Its base, terms and digits, with a vocabulary and a model cut down to what a processor trains in a moment, in bfloat16."""
     task = dataclasses.replace(PRESETS["gpu"].task, vocabulary=128)
-    recipe = Recipe(Shape(128, 32, 2, 4, task.prompt_length + task.length), steps=30, batch=16, rate=1e-2)
+    recipe = Recipe(
+        Shape(128, 32, 2, 4, task.prompt_length + task.length), steps=30, batch=16, rate=1e-2
+    )
     texts = corpus(task, 64, "held out")
     models = Transformer(recipe.shape, 0), pretrain(recipe, task, "teacher", autocast="bfloat16")
     before, after = (pretraining._loss(model, task, texts, None).item() for model in models)

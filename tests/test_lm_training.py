@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +20,13 @@ from opd_toy.__main__ import main
 from opd_toy.lm import methods, presets, pretraining, training
 from opd_toy.lm.methods import METHODS, Batch, find_method
 from opd_toy.lm.model import load, response_mask, sample, uniforms
-from opd_toy.lm.training import distill, fingerprint, loss_and_gradient, loss_of, rows_of_rank, student_path
+from opd_toy.lm.training import (
+    distill,
+    fingerprint,
+    loss_and_gradient,
+    rows_of_rank,
+    student_path,
+)
 from tests.conftest import ROOT
 from tests.lm_training_runs import KILLED, RANKS, SMALL, TASK, in_float64
 
@@ -53,7 +58,9 @@ def pair(folder):
 
 
 def changed(**settings):
-    return dataclasses.replace(SMALL, distillation=dataclasses.replace(SMALL.distillation, **settings))
+    return dataclasses.replace(
+        SMALL, distillation=dataclasses.replace(SMALL.distillation, **settings)
+    )
 
 
 def but_for_seconds(curve):
@@ -61,7 +68,14 @@ def but_for_seconds(curve):
 
 
 def process(*arguments, **options):
-    return subprocess.Popen([sys.executable, "-m", *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 # --- the methods -------------------------------------------------------------------------
@@ -85,7 +99,9 @@ def definition(name, z, y, tokens, mask, reward, group):
     cost = (drawn - log_q.gather(-1, tokens[..., None])[..., 0]).detach()
     reverse = (p * (log_p - log_q)).sum(-1)
     groups = reward.view(-1, group)
-    advantage = ((groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)).view(-1, 1)
+    advantage = (
+        (groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)
+    ).view(-1, 1)
     half = (p + q) / 2
     top = y.topk(4, -1).indices
     top_p, top_q = z.gather(-1, top).log_softmax(-1), y.gather(-1, top).log_softmax(-1)
@@ -117,10 +133,22 @@ def test_each_method_has_the_gradient_of_its_definition(name):
     mask = torch.arange(length) < torch.tensor([5, 1, 3, 2, 5, 4, 1, 5])[:, None]
     reward = torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 1], dtype=torch.float64)
     method = find_method(name)
-    assert method.texts == ("teacher" if name in TEACHER_TEXTS else "student") and method.grouped == (name in GROUPED)
-    seen = Batch(z, y if method.teacher else None, tokens, mask, reward if method.grouped else None, group, torch.tensor(100.0))
+    assert method.texts == (
+        "teacher" if name in TEACHER_TEXTS else "student"
+    ) and method.grouped == (name in GROUPED)
+    seen = Batch(
+        z,
+        y if method.teacher else None,
+        tokens,
+        mask,
+        reward if method.grouped else None,
+        group,
+        torch.tensor(100.0),
+    )
     (ours,) = torch.autograd.grad(method.loss(seen), z)
-    (plain,) = torch.autograd.grad((definition(name, z, y, tokens, mask, reward, group) * mask).sum() / 100, z)
+    (plain,) = torch.autograd.grad(
+        (definition(name, z, y, tokens, mask, reward, group) * mask).sum() / 100, z
+    )
     torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-15)
     assert (ours[~mask] == 0).all() and ours[mask].abs().sum() > 0
 
@@ -143,15 +171,29 @@ def test_the_loss_sees_the_tokens_behind_the_prompt(name, pair):
     """Against a plain forward pass of whole texts; what a method does not ask for is not computed."""
     teacher, student = (copy.deepcopy(model).double() for model in pair)
     prompts = TASK.prompts(2, "loss").repeat_interleave(4, 0)
-    texts = sample(teacher, prompts, uniforms(0, "loss", shape=(8, TASK.length)), TASK.end, TASK.pad)
+    texts = sample(
+        teacher, prompts, uniforms(0, "loss", shape=(8, TASK.length)), TASK.end, TASK.pad
+    )
     texts[0, PROMPT] = TASK.end
     texts[0, PROMPT + 1 :] = TASK.pad
-    loss, gradient = loss_and_gradient(name, student, teacher if METHODS[name].teacher else None, TASK, texts, group=4)
-    z, y, mask = student(texts[:, :-1])[:, PROMPT - 1 :], teacher(texts[:, :-1])[:, PROMPT - 1 :].detach(), response_mask(texts, PROMPT, TASK.end)
-    plain = (definition(name, z, y, texts[:, PROMPT:], mask, TASK.rewards(texts), 4) * mask).sum() / mask.sum()
-    wanted = torch.cat([part.flatten() for part in torch.autograd.grad(plain, list(student.parameters()))])
+    loss, gradient = loss_and_gradient(
+        name, student, teacher if METHODS[name].teacher else None, TASK, texts, group=4
+    )
+    z, y, mask = (
+        student(texts[:, :-1])[:, PROMPT - 1 :],
+        teacher(texts[:, :-1])[:, PROMPT - 1 :].detach(),
+        response_mask(texts, PROMPT, TASK.end),
+    )
+    plain = (
+        definition(name, z, y, texts[:, PROMPT:], mask, TASK.rewards(texts), 4) * mask
+    ).sum() / mask.sum()
+    wanted = torch.cat(
+        [part.flatten() for part in torch.autograd.grad(plain, list(student.parameters()))]
+    )
     torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-12)
-    assert math.isfinite(loss) and all(parameter.grad is None for parameter in [*teacher.parameters(), *student.parameters()])
+    assert math.isfinite(loss) and all(
+        parameter.grad is None for parameter in [*teacher.parameters(), *student.parameters()]
+    )
 
 
 # --- the loop ----------------------------------------------------------------------------
@@ -164,42 +206,88 @@ def test_the_loop_is_adamw_on_fresh_texts(name, pair, folder, tmp_path):
     settings, group = SMALL.distillation, 4 if name in GROUPED else 1
     distill(name, SMALL, 7, teacher, student, folder=tmp_path, steps=5, **QUIET)
     trained = load(student_path(tmp_path, name, SMALL, 7, 5)).state_dict()
-    first, second = ([torch.zeros_like(weight) for weight in student.parameters()] for _ in range(2))
+    first, second = (
+        [torch.zeros_like(weight) for weight in student.parameters()] for _ in range(2)
+    )
     for step in range(1, 6):
-        prompts = TASK.prompts(settings.batch // group, 7, "distillation", step).repeat_interleave(group, 0)
+        prompts = TASK.prompts(settings.batch // group, 7, "distillation", step).repeat_interleave(
+            group, 0
+        )
         numbers = uniforms(7, "distillation", step, shape=(settings.batch, TASK.length))
-        texts = sample(teacher if name in TEACHER_TEXTS else student, prompts, numbers, TASK.end, TASK.pad)
+        texts = sample(
+            teacher if name in TEACHER_TEXTS else student, prompts, numbers, TASK.end, TASK.pad
+        )
         loss, gradient = loss_and_gradient(name, student, teacher, TASK, texts, group=group)
         gradient = gradient / max(1.0, gradient.norm().item())
         rate = settings.rate * min(1.0, step / 10)
-        for weight, part, m, v in zip(student.parameters(), gradient.split([w.numel() for w in student.parameters()]), first, second):
+        for weight, part, m, v in zip(
+            student.parameters(),
+            gradient.split([w.numel() for w in student.parameters()]),
+            first,
+            second,
+        ):
             part = part.view_as(weight)
             m.mul_(0.9).add_(part, alpha=0.1), v.mul_(0.95).addcmul_(part, part, value=0.05)
             weight.data -= rate * (m / (1 - 0.9**step)) / ((v / (1 - 0.95**step)).sqrt() + 1e-8)
     for key, weight in student.state_dict().items():
-        torch.testing.assert_close(trained[key], weight, rtol=0, atol=3e-7)  # clipping adds 1e-6 to the norm
+        torch.testing.assert_close(
+            trained[key], weight, rtol=0, atol=3e-7
+        )  # clipping adds 1e-6 to the norm
 
 
 def test_the_curve_starts_at_the_start_and_counts_tokens(pair, tmp_path):
     teacher, student = pair
     before, calls = fingerprint(student), []
-    curve = distill("pg_0", SMALL, 1, teacher, student, folder=tmp_path, report=lambda done, steps: calls.append((done, steps)), steps=6, **QUIET)
-    assert curve["steps"] == [0, 4, 6] and curve["memory"] is None and calls == [(i, 6) for i in range(1, 7)]
-    assert curve["seconds"][0] == curve["tokens"][0] == 0 and curve["seconds"] == sorted(curve["seconds"]) and curve["seconds"][2] > curve["seconds"][1] > 0
+    curve = distill(
+        "pg_0",
+        SMALL,
+        1,
+        teacher,
+        student,
+        folder=tmp_path,
+        report=lambda done, steps: calls.append((done, steps)),
+        steps=6,
+        **QUIET,
+    )
+    assert (
+        curve["steps"] == [0, 4, 6]
+        and curve["memory"] is None
+        and calls == [(i, 6) for i in range(1, 7)]
+    )
+    assert (
+        curve["seconds"][0] == curve["tokens"][0] == 0
+        and curve["seconds"] == sorted(curve["seconds"])
+        and curve["seconds"][2] > curve["seconds"][1] > 0
+    )
     assert fingerprint(student) == before  # the caller's is left as it was
     trained = load(student_path(tmp_path, "pg_0", SMALL, 1, 6))
     for place, model in ((0, student), (2, trained)):
-        assert {name: curve[name][place] for name in curve.keys() - {"steps", "tokens", "seconds", "memory"}} == measured(model, teacher)
-    texts = sample(student, TASK.prompts(16, 1, "distillation", 1), uniforms(1, "distillation", 1, shape=(16, TASK.length)), TASK.end, TASK.pad)
+        assert {
+            name: curve[name][place]
+            for name in curve.keys() - {"steps", "tokens", "seconds", "memory"}
+        } == measured(model, teacher)
+    texts = sample(
+        student,
+        TASK.prompts(16, 1, "distillation", 1),
+        uniforms(1, "distillation", 1, shape=(16, TASK.length)),
+        TASK.end,
+        TASK.pad,
+    )
     one = distill("pg_0", SMALL, 1, teacher, student, folder=tmp_path, steps=1, **QUIET)
     assert one["tokens"] == [0, int(response_mask(texts, PROMPT, TASK.end).sum())]
 
 
 def measured(student, teacher):
     state = {"iteration": 0, "tokens": 0, "seconds": 0, "curve": {}}
-    run = training.Run("gkd", SMALL, 1, 1, slice(0), 1, torch.device("cpu"), teacher, student, None, None)
+    run = training.Run(
+        "gkd", SMALL, 1, 1, slice(0), 1, torch.device("cpu"), teacher, student, None, None
+    )
     training._measure(run, state)
-    return {name: values[0] for name, values in state["curve"].items() if name not in ("steps", "tokens", "seconds")}
+    return {
+        name: values[0]
+        for name, values in state["curve"].items()
+        if name not in ("steps", "tokens", "seconds")
+    }
 
 
 def test_a_finished_run_is_read_and_not_trained_again(pair, tmp_path):
@@ -207,17 +295,24 @@ def test_a_finished_run_is_read_and_not_trained_again(pair, tmp_path):
     first = run(**QUIET)
     weights = student_path(tmp_path, "gkd", SMALL, 1, 2)
     made = weights.stat().st_mtime_ns
-    assert run(report=lambda done, steps: pytest.fail("trained again"), **QUIET) == first and weights.stat().st_mtime_ns == made
+    assert (
+        run(report=lambda done, steps: pytest.fail("trained again"), **QUIET) == first
+        and weights.stat().st_mtime_ns == made
+    )
     whole, said = weights.read_bytes(), []
     trained = fingerprint(load(weights))
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # of another run, say
     assert but_for_seconds(run(say=said.append)) == but_for_seconds(first)
-    assert fingerprint(load(weights)) == trained and "is not what that run left; starting anew" in " ".join(said)
+    assert fingerprint(
+        load(weights)
+    ) == trained and "is not what that run left; starting anew" in " ".join(said)
 
 
 @pytest.mark.parametrize("what", ["settings", "code", "torn"])
 def test_a_checkpoint_of_something_else_is_not_taken_up(what, pair, tmp_path, monkeypatch):
-    run = lambda preset=SMALL, **more: distill("sft", preset, 1, *pair, folder=tmp_path, steps=2, **more)
+    run = lambda preset=SMALL, **more: distill(
+        "sft", preset, 1, *pair, folder=tmp_path, steps=2, **more
+    )
     first, said, preset = run(**QUIET), [], SMALL
     if what == "settings":
         preset = changed(rate=1e-2)
@@ -246,12 +341,28 @@ def test_killed_it_comes_to_the_same_curve_and_weights(folder, pair):
     kept = torch.load(path.with_suffix(".pt"))["state"]
     assert until - 1 <= kept["iteration"] < steps and not path.exists()
     said, reported = [], []
-    again = distill(method, SMALL, seed, *pair, folder=folder / "killed", steps=steps, report=lambda done, steps: reported.append(done), say=said.append)
-    assert reported[0] == kept["iteration"] + 1 and f"after iteration {kept['iteration']}" in said[0]
+    again = distill(
+        method,
+        SMALL,
+        seed,
+        *pair,
+        folder=folder / "killed",
+        steps=steps,
+        report=lambda done, steps: reported.append(done),
+        say=said.append,
+    )
+    assert (
+        reported[0] == kept["iteration"] + 1 and f"after iteration {kept['iteration']}" in said[0]
+    )
     assert but_for_seconds(again) == but_for_seconds(curve)
-    assert fingerprint(load(path)) == fingerprint(load(student_path(folder / "whole", method, SMALL, seed, steps)))
+    assert fingerprint(load(path)) == fingerprint(
+        load(student_path(folder / "whole", method, SMALL, seed, steps))
+    )
     done = len(kept["curve"]["seconds"])
-    assert again["seconds"][:done] == kept["curve"]["seconds"] and again["seconds"][done] > kept["seconds"] >= again["seconds"][done - 1]  # they add up over the kill
+    assert (
+        again["seconds"][:done] == kept["curve"]["seconds"]
+        and again["seconds"][done] > kept["seconds"] >= again["seconds"][done - 1]
+    )  # they add up over the kill
 
 
 def test_a_full_disk_stops_nothing_but_the_end(pair, tmp_path, monkeypatch):
@@ -261,14 +372,23 @@ def test_a_full_disk_stops_nothing_but_the_end(pair, tmp_path, monkeypatch):
     said = []
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        first = distill("gkd", SMALL, 1, *pair, folder=tmp_path, steps=3, seconds=0, say=said.append)
-    assert len(said) == 3 and all("No space left on device" in text and "the run goes on" in text for text in said)
-    assert but_for_seconds(distill("gkd", SMALL, 1, *pair, folder=tmp_path / "free", steps=3, **QUIET)) == but_for_seconds(first)
+        first = distill(
+            "gkd", SMALL, 1, *pair, folder=tmp_path, steps=3, seconds=0, say=said.append
+        )
+    assert len(said) == 3 and all(
+        "No space left on device" in text and "the run goes on" in text for text in said
+    )
+    assert but_for_seconds(
+        distill("gkd", SMALL, 1, *pair, folder=tmp_path / "free", steps=3, **QUIET)
+    ) == but_for_seconds(first)
 
 
 def test_micro_batches_have_the_same_gradient(folder, tmp_path):
     for method in ("gkd", "opd_reward"):
-        whole, parts = (in_float64(folder, tmp_path / str(count), method, micro_batches=count) for count in (1, 4))
+        whole, parts = (
+            in_float64(folder, tmp_path / str(count), method, micro_batches=count)
+            for count in (1, 4)
+        )
         assert max((whole[key] - parts[key]).abs().max() for key in whole) < 1e-10
         assert any((whole[key] != parts[key]).any() for key in whole)  # it was taken in parts
 
@@ -276,19 +396,53 @@ def test_micro_batches_have_the_same_gradient(folder, tmp_path):
 def test_bfloat16_follows_float32(pair, tmp_path):
     """One step's gradient points the same way, a few steps stay finite and near."""
     teacher, student = pair
-    texts = sample(student, TASK.prompts(16, "bf16"), uniforms(0, "bf16", shape=(16, TASK.length)), TASK.end, TASK.pad)
+    texts = sample(
+        student,
+        TASK.prompts(16, "bf16"),
+        uniforms(0, "bf16", shape=(16, TASK.length)),
+        TASK.end,
+        TASK.pad,
+    )
     for name in METHODS:
         if name in GROUPED:
             continue
-        full, half = (loss_and_gradient(name, student, teacher, TASK, texts, autocast=autocast)[1] for autocast in (None, "bfloat16"))
+        full, half = (
+            loss_and_gradient(name, student, teacher, TASK, texts, autocast=autocast)[1]
+            for autocast in (None, "bfloat16")
+        )
         assert half.dtype == torch.float32 and not torch.equal(full, half), name
-        assert torch.cosine_similarity(full, half, 0) > 0.99 and abs(half.norm() / full.norm() - 1) < 0.1, name
+        assert (
+            torch.cosine_similarity(full, half, 0) > 0.99
+            and abs(half.norm() / full.norm() - 1) < 0.1
+        ), name
     mixed = dataclasses.replace(SMALL, autocast="bfloat16")
-    curves = [distill("gkd", preset, 1, teacher, student, folder=tmp_path / str(i), steps=4, **QUIET) for i, preset in enumerate((SMALL, mixed))]
-    assert all(math.isfinite(value) for name, values in curves[1].items() if name != "memory" for value in values if value is not None)
-    weights = [torch.cat([w.flatten() for w in load(student_path(tmp_path / str(i), "gkd", SMALL, 1, 4)).state_dict().values()]) for i in (0, 1)]
+    curves = [
+        distill("gkd", preset, 1, teacher, student, folder=tmp_path / str(i), steps=4, **QUIET)
+        for i, preset in enumerate((SMALL, mixed))
+    ]
+    assert all(
+        math.isfinite(value)
+        for name, values in curves[1].items()
+        if name != "memory"
+        for value in values
+        if value is not None
+    )
+    weights = [
+        torch.cat(
+            [
+                w.flatten()
+                for w in load(student_path(tmp_path / str(i), "gkd", SMALL, 1, 4))
+                .state_dict()
+                .values()
+            ]
+        )
+        for i in (0, 1)
+    ]
     start = torch.cat([w.flatten() for w in student.state_dict().values()])
-    assert weights[1].dtype == torch.float32 and (weights[0] - weights[1]).norm() < 0.5 * (weights[0] - start).norm()
+    assert (
+        weights[1].dtype == torch.float32
+        and (weights[0] - weights[1]).norm() < 0.5 * (weights[0] - start).norm()
+    )
 
 
 def test_what_is_not_finite_stops_the_run_and_is_named(pair, tmp_path, monkeypatch):
@@ -299,10 +453,15 @@ def test_what_is_not_finite_stops_the_run_and_is_named(pair, tmp_path, monkeypat
         return METHODS["sft"].loss(batch) * (math.nan if len(calls) == 6 else 1.0)
 
     monkeypatch.setitem(METHODS, "pg_1", dataclasses.replace(METHODS["sft"], loss=breaks))
-    with pytest.raises(training.NotFinite, match=r"pg_1, step 6: the gradient is not finite \(its norm is nan, the loss nan\); what was reached by step 5 is kept in .*pg_1.*pt") as stopped:
+    with pytest.raises(
+        training.NotFinite,
+        match=r"pg_1, step 6: the gradient is not finite \(its norm is nan, the loss nan\); what was reached by step 5 is kept in .*pg_1.*pt",
+    ) as stopped:
         distill("pg_1", SMALL, 1, *pair, folder=tmp_path, **QUIET)
     assert stopped.value.curve["steps"] == [0, 4]
-    assert math.isfinite(sum(distill("pg_1", SMALL, 1, *pair, folder=tmp_path, **QUIET)["tokens"]))  # it goes on from step 5
+    assert math.isfinite(
+        sum(distill("pg_1", SMALL, 1, *pair, folder=tmp_path, **QUIET)["tokens"])
+    )  # it goes on from step 5
     assert len(calls) == 6 + 3
     kept = load(student_path(tmp_path, "pg_1", SMALL, 1))
     assert all(weight.isfinite().all() for weight in kept.state_dict().values())
@@ -314,7 +473,10 @@ def test_what_is_not_finite_stops_the_run_and_is_named(pair, tmp_path, monkeypat
         ({"steps": -1}, "steps is -1; give a whole number (an int) of at least 0"),
         ({"seed": 1.5}, "seed is 1.5; give a whole number (an int) of at least 0"),
         ({"method": "opd"}, "method is 'opd'; give one of sft, seqkd"),
-        ({"micro_batches": 3}, "batch is 16, which cannot be split among 1 processes with 3 micro-batches each in whole groups of 1; give a multiple of 3"),
+        (
+            {"micro_batches": 3},
+            "batch is 16, which cannot be split among 1 processes with 3 micro-batches each in whole groups of 1; give a multiple of 3",
+        ),
         ({"micro_batches": 0}, "micro_batches is 0; give a whole number (an int) of at least 1"),
         ({"method": "rlvr", "micro_batches": 8}, "in whole groups of 4; give a multiple of 32"),
     ],
@@ -322,7 +484,14 @@ def test_what_is_not_finite_stops_the_run_and_is_named(pair, tmp_path, monkeypat
 def test_wrong_settings_are_named(arguments, message, pair, tmp_path):
     arguments = {"method": "gkd", "seed": 1} | arguments
     with pytest.raises(ValueError, match=re.escape(message)):
-        distill(arguments.pop("method"), SMALL, arguments.pop("seed"), *pair, folder=tmp_path, **arguments)
+        distill(
+            arguments.pop("method"),
+            SMALL,
+            arguments.pop("seed"),
+            *pair,
+            folder=tmp_path,
+            **arguments,
+        )
 
 
 # --- several processes -------------------------------------------------------------------
@@ -331,7 +500,16 @@ def test_wrong_settings_are_named(arguments, message, pair, tmp_path):
 @pytest.fixture(scope="module")
 def two(folder):
     """What two processes print and say; their weights lie below the folder."""
-    run = process("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tests.lm_training_runs", "ranks", folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    run = process(
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "tests.lm_training_runs",
+        "ranks",
+        folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     try:
         printed, said = run.communicate(timeout=300)
     finally:
@@ -351,7 +529,13 @@ def test_two_processes_equal_one(method, folder, two):
     assert all((one[key] != weight).any() for key, weight in start.state_dict().items())
     writer = load(folder / "tiny-teacher.safetensors").double() if method == "sft" else start
     group = 4 if method in GROUPED else 1
-    texts = sample(writer, TASK.prompts(16 // group, 3, "distillation", 1).repeat_interleave(group, 0), uniforms(3, "distillation", 1, shape=(16, TASK.length)), TASK.end, TASK.pad)
+    texts = sample(
+        writer,
+        TASK.prompts(16 // group, 3, "distillation", 1).repeat_interleave(group, 0),
+        uniforms(3, "distillation", 1, shape=(16, TASK.length)),
+        TASK.end,
+        TASK.pad,
+    )
     tokens = response_mask(texts, PROMPT, TASK.end).sum(1)
     assert tokens[:8].sum() != tokens[8:].sum()
 
@@ -367,7 +551,12 @@ def test_two_processes_keep_one_curve_and_name_a_batch_they_cannot_share(folder,
             alone = curve
     for name in curve.keys() - {"seconds"}:
         assert curve[name] == pytest.approx(alone[name], rel=1e-9), name
-    assert two[0].count("batch is 12, which cannot be split among 2 processes with 1 micro-batches each in whole groups of 4; give a multiple of 8") == 2
+    assert (
+        two[0].count(
+            "batch is 12, which cannot be split among 2 processes with 1 micro-batches each in whole groups of 4; give a multiple of 8"
+        )
+        == 2
+    )
 
 
 def test_asked_to_stop_all_processes_stop_after_one_step(two):
@@ -376,16 +565,38 @@ def test_asked_to_stop_all_processes_stop_after_one_step(two):
 
 
 def test_rows_are_shared_out_in_order():
-    assert [rows_of_rank(24, 3, 2, rank, 4) for rank in range(4)] == [slice(0, 6), slice(6, 12), slice(12, 18), slice(18, 24)]
+    assert [rows_of_rank(24, 3, 2, rank, 4) for rank in range(4)] == [
+        slice(0, 6),
+        slice(6, 12),
+        slice(12, 18),
+        slice(18, 24),
+    ]
 
 
 def test_the_command_on_two_processes(folder, two):
     printed, said = two
     found = json.loads(printed.splitlines()[0])  # of one rank
-    assert found["curve"]["steps"] == [0, 3] and printed.count('"curve"') == said.count("gkd: tiny, seed 1 3/3") == said.count("teacher: tiny 60/60") == 1
+    assert (
+        found["curve"]["steps"] == [0, 3]
+        and printed.count('"curve"')
+        == said.count("gkd: tiny, seed 1 3/3")
+        == said.count("teacher: tiny 60/60")
+        == 1
+    )
     made = folder / "made by two"
-    alone = distill("gkd", SMALL, 1, load(made / "tiny-teacher.safetensors"), load(made / "tiny-student.safetensors"), folder=folder / "alone", steps=3, **QUIET)
-    assert found["curve"]["tokens"] == alone["tokens"] and found["curve"]["sequence_kl"] == pytest.approx(alone["sequence_kl"], rel=1e-4)
+    alone = distill(
+        "gkd",
+        SMALL,
+        1,
+        load(made / "tiny-teacher.safetensors"),
+        load(made / "tiny-student.safetensors"),
+        folder=folder / "alone",
+        steps=3,
+        **QUIET,
+    )
+    assert found["curve"]["tokens"] == alone["tokens"] and found["curve"][
+        "sequence_kl"
+    ] == pytest.approx(alone["sequence_kl"], rel=1e-4)
 
 
 # --- the command -------------------------------------------------------------------------
@@ -408,19 +619,33 @@ def command(folder, monkeypatch):
 def test_it_prints_the_curve(command, folder, pair):
     printed, said = command("--method", "jsd", "--seed", "2", "--steps", "6")
     words, _, header, rule, *rows = printed.splitlines()
-    assert words == f"jsd: {METHODS['jsd'].words}" and header.split()[:3] == ["steps", "tokens", "seconds"] and "accuracy" in header
-    assert [int(row.split()[0]) for row in rows] == [0, 4, 6] and len({len(row) for row in rows}) == 1
+    assert (
+        words == f"jsd: {METHODS['jsd'].words}"
+        and header.split()[:3] == ["steps", "tokens", "seconds"]
+        and "accuracy" in header
+    )
+    assert [int(row.split()[0]) for row in rows] == [0, 4, 6] and len(
+        {len(row) for row in rows}
+    ) == 1
     assert "jsd: tiny, seed 2 6/6" in said and str(student_path(folder, "jsd", SMALL, 2, 6)) in said
     printed, said = command("--method", "jsd", "--seed", "2", "--steps", "6", "--json")
     found = json.loads(printed)
-    assert "after iteration 6" in said and found["clock"] == "processor seconds" and found["device"] == "cpu"
+    assert (
+        "after iteration 6" in said
+        and found["clock"] == "processor seconds"
+        and found["device"] == "cpu"
+    )
     assert found["curve"] == distill("jsd", SMALL, 2, *pair, folder=folder, steps=6, **QUIET)
-    assert [f"{value:.3f}" for value in found["curve"]["accuracy"]] == [row.split()[header.split().index("accuracy")] for row in rows]
+    assert [f"{value:.3f}" for value in found["curve"]["accuracy"]] == [
+        row.split()[header.split().index("accuracy")] for row in rows
+    ]
 
 
 def test_without_a_method_it_lists_them(command):
     printed, _ = command()
-    assert [line.split()[0] for line in printed.splitlines()] == list(METHODS) and all(method.words in printed for method in METHODS.values())
+    assert [line.split()[0] for line in printed.splitlines()] == list(METHODS) and all(
+        method.words in printed for method in METHODS.values()
+    )
 
 
 def test_interrupted_it_says_so_and_goes_on(folder, pair, tmp_path):
@@ -433,7 +658,9 @@ def test_interrupted_it_says_so_and_goes_on(folder, pair, tmp_path):
     run.send_signal(signal.SIGINT)
     printed, said = run.communicate(timeout=300)
     assert run.returncode == 130 and printed == "" and "Traceback" not in said
-    reached = int(re.search(r"stopped by SIGINT; the same command goes on after iteration (\d+)", said)[1])
+    reached = int(
+        re.search(r"stopped by SIGINT; the same command goes on after iteration (\d+)", said)[1]
+    )
     kept = torch.load(student_path(tmp_path, "pg_0.9", SMALL, 1, 400).with_suffix(".pt"))["state"]
     assert kept["iteration"] == reached and 1 <= reached < 400
 
@@ -445,9 +672,15 @@ def test_interrupted_it_says_so_and_goes_on(folder, pair, tmp_path):
         (["--method", "gkd", "--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, gpu"),
         (["--method", "gkd", "--steps", "-2"], "steps is -2; give a whole number"),
         (["--method", "gkd", "--seed", "-2"], "seed is -2; give a whole number"),
-        (["--method", "gkd", "--device", "abacus"], "device is 'abacus', which cannot be used here"),
+        (
+            ["--method", "gkd", "--device", "abacus"],
+            "device is 'abacus', which cannot be used here",
+        ),
         (["--method", "gkd", "--threads", "0"], "threads is 0; give a whole number from 1"),
-        (["--method", "gkd", "--micro-batches", "5"], "batch is 16, which cannot be split among 1 processes with 5 micro-batches"),
+        (
+            ["--method", "gkd", "--micro-batches", "5"],
+            "batch is 16, which cannot be split among 1 processes with 5 micro-batches",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message, folder, capsys, monkeypatch):
@@ -459,7 +692,13 @@ def test_wrong_arguments_are_named(arguments, message, folder, capsys, monkeypat
 
 def test_not_finite_and_a_full_disk_end_it_with_a_word(folder, monkeypatch):
     monkeypatch.setitem(presets.PRESETS, "tiny", SMALL)
-    monkeypatch.setitem(METHODS, "sft", dataclasses.replace(METHODS["sft"], loss=lambda batch: batch.student_logits.sum() * math.inf))
+    monkeypatch.setitem(
+        METHODS,
+        "sft",
+        dataclasses.replace(
+            METHODS["sft"], loss=lambda batch: batch.student_logits.sum() * math.inf
+        ),
+    )
     with pytest.raises(SystemExit, match="sft, step 1: the gradient is not finite"):
         main(["train", "--method", "sft", "--folder", str(folder)])
 

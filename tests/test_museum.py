@@ -35,7 +35,10 @@ def pairs(sizes=(3, 5, 8), scale=1.0, seed=0):
     return [NOTES, *(tuple(softmax(random.normal(0, scale, (2, size)))) for size in sizes)]
 
 
-FAR = [(softmax(np.array([-4.0, 1, 2, 0])), softmax(np.array([3.0, -2, 0, 1]))), (np.array([0.01, 0.09, 0.9]), np.array([0.9, 0.07, 0.03]))]
+FAR = [
+    (softmax(np.array([-4.0, 1, 2, 0])), softmax(np.array([3.0, -2, 0, 1]))),
+    (np.array([0.01, 0.09, 0.9]), np.array([0.9, 0.07, 0.03])),
+]
 
 
 def table_of(loss, student, teacher):
@@ -56,7 +59,10 @@ def expected(loss, student, teacher):
 
 def close(found, wanted, scale=None):
     found, wanted = np.asarray(found), np.asarray(wanted)
-    assert np.abs(found - wanted).max() <= 1e-12 * max(np.abs(wanted).max(), scale or 0), (found, wanted)
+    assert np.abs(found - wanted).max() <= 1e-12 * max(np.abs(wanted).max(), scale or 0), (
+        found,
+        wanted,
+    )
 
 
 def descended(loss, student, teacher, rate, steps):
@@ -71,7 +77,11 @@ def descended(loss, student, teacher, rate, steps):
 
 
 def functions():
-    found = {function.__name__: function for exhibit in EXHIBITS.values() for function in (exhibit.wrong, exhibit.right)}
+    found = {
+        function.__name__: function
+        for exhibit in EXHIBITS.values()
+        for function in (exhibit.wrong, exhibit.right)
+    }
     assert len(found) >= 20
     return found
 
@@ -81,7 +91,9 @@ def test_an_exhibit_is_short_and_takes_what_its_level_says(name):
     function = functions()[name]
     (definition,) = ast.parse(inspect.getsource(function)).body
     assert 3 <= len(definition.body) <= 8 and isinstance(definition.body[-1], ast.Return)
-    levels = {exhibit.level for exhibit in EXHIBITS.values() if function in (exhibit.wrong, exhibit.right)}
+    levels = {
+        exhibit.level for exhibit in EXHIBITS.values() if function in (exhibit.wrong, exhibit.right)
+    }
     (level,) = levels
     taken = list(inspect.signature(function).parameters)
     assert taken[:2] == ["student_logits", "teacher_logits"]
@@ -90,14 +102,21 @@ def test_an_exhibit_is_short_and_takes_what_its_level_says(name):
 
 def test_the_exhibits_know_nothing_of_the_engine():
     tree = ast.parse(inspect.getsource(museum))
-    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imported == {"math", "collections.abc", "dataclasses", "torch", "torch.nn.functional"}
 
 
 def test_every_exhibit_says_one_thing():
     assert list(EXHIBITS) == [exhibit.name for exhibit in EXHIBITS.values()]
-    assert len(TOKEN_LEVEL) == 10 and len({exhibit.title for exhibit in EXHIBITS.values()}) == len(EXHIBITS)
+    assert len(TOKEN_LEVEL) == 10 and len({exhibit.title for exhibit in EXHIBITS.values()}) == len(
+        EXHIBITS
+    )
     for exhibit in EXHIBITS.values():
         assert exhibit.level in ("token", "sequence") and exhibit.wrong is not exhibit.right
         assert exhibit.mistake.endswith(".") and exhibit.mistake.count(". ") == 0, "one sentence"
@@ -133,7 +152,10 @@ FOLLOWS = {
     "stop_gradient": (lambda p, q: reverse(p, q) + negative_entropy_gradient(p), reverse),
     "direction": (forward, reverse),
     "beta": (lambda p, q: objectives.generalized_jsd_logit_gradient(p, q, 0.999), reverse),
-    "tail": (lambda p, q: objectives.top_k_reverse_kl_logit_gradient(p, q, 2, "drop"), lambda p, q: objectives.top_k_reverse_kl_logit_gradient(p, q, 2, "tail")),
+    "tail": (
+        lambda p, q: objectives.top_k_reverse_kl_logit_gradient(p, q, 2, "drop"),
+        lambda p, q: objectives.top_k_reverse_kl_logit_gradient(p, q, 2, "tail"),
+    ),
     "value_clamp": (clamped_k3, forward),
     "ratio_clamp": (lambda p, q: p @ estimators.truncated_policy_gradient(p, q, 1.0), reverse),
     "temperature": (lambda p, q: tempered(p, q, 2.0), lambda p, q: 4 * tempered(p, q, 2.0)),
@@ -157,7 +179,9 @@ def test_the_wrong_one_differs_and_the_right_one_rests_at_the_teacher(name):
     assert np.abs(wrong - right).max() > 0.05 * np.abs(right).max()
     close(expected(exhibit.right, q, q), 0 * q, scale=1)
     # the two that still push where student and teacher agree
-    assert (np.abs(expected(exhibit.wrong, q, q)).max() > 0.05) == (name in ("stop_gradient", "tail"))
+    assert (np.abs(expected(exhibit.wrong, q, q)).max() > 0.05) == (
+        name in ("stop_gradient", "tail")
+    )
 
 
 def test_the_value_of_k1_is_the_reverse_kl_and_that_of_k3_too():
@@ -176,14 +200,18 @@ def test_without_stop_gradient_descent_ends_at_the_teacher_at_temperature_two():
     p, q = NOTES
     end = descended(museum.without_stop_gradient, p, q, rate=1.0, steps=150)
     np.testing.assert_allclose(end, softmax(SQUARE_ROOT * np.log(q)), atol=1e-9)
-    np.testing.assert_allclose(descended(museum.policy_gradient, p, q, rate=1.0, steps=300), q, atol=1e-9)
+    np.testing.assert_allclose(
+        descended(museum.policy_gradient, p, q, rate=1.0, steps=300), q, atol=1e-9
+    )
 
 
 def test_with_the_tail_dropped_descent_ends_on_the_token_left_out():
     p, q = NOTES
     end = descended(museum.tail_dropped, p, q, rate=2.0, steps=300)
     np.testing.assert_allclose(end, [q[0] / np.e, q[1] / np.e, 1 - 0.9 / np.e], atol=1e-9)
-    np.testing.assert_allclose(descended(museum.tail_as_one_bucket, p, q, rate=1.0, steps=300), q, atol=1e-9)
+    np.testing.assert_allclose(
+        descended(museum.tail_as_one_bucket, p, q, rate=1.0, steps=300), q, atol=1e-9
+    )
 
 
 def test_near_its_end_jsd_keeps_the_direction_and_loses_the_strength():
@@ -214,7 +242,9 @@ def test_the_clamped_ratio_is_right_within_the_clamp_and_ends_at_the_teacher():
     near = q * np.array([1.2, 0.8, 0.9])
     near /= near.sum()
     close(expected(museum.clamped_policy_gradient, near, q), reverse(near, q))
-    np.testing.assert_allclose(descended(museum.clamped_policy_gradient, NOTES[0], q, rate=1.0, steps=300), q, atol=1e-9)
+    np.testing.assert_allclose(
+        descended(museum.clamped_policy_gradient, NOTES[0], q, rate=1.0, steps=300), q, atol=1e-9
+    )
 
 
 # ---- what the auditor says, which sees nothing but the code ----
@@ -226,7 +256,10 @@ VERDICTS = {
     "stop_gradient": ("reverse KL − entropy", "reverse KL"),
     "direction": ("forward KL", "reverse KL"),
     "beta": ("JSD(β = 0.999)", "reverse KL"),
-    "tail": ("reverse KL on the teacher's top 2, tail dropped", "reverse KL on the teacher's top 2, tail as one token"),
+    "tail": (
+        "reverse KL on the teacher's top 2, tail dropped",
+        "reverse KL on the teacher's top 2, tail as one token",
+    ),
     "value_clamp": ("forward KL while the two are close", "forward KL"),
     "ratio_clamp": ("reverse KL while the two are close", "reverse KL"),
     "temperature": ("forward KL at temperature 2", "4 × forward KL at temperature 2"),
@@ -239,15 +272,28 @@ def test_the_auditor_tells_the_wrong_one_from_the_right_one(name):
     reports = [audited(EXHIBITS[name].wrong), audited(EXHIBITS[name].right)]
     assert tuple(report.optimises for report in reports) == VERDICTS[name]
     assert [report.holds_everywhere for report in reports] == [not name.endswith("_clamp"), True]
-    noisy = {"k1": (True, True), "k3": (True, True), "advantage": (True, False), "stop_gradient": (True, True), "value_clamp": (True, False), "ratio_clamp": (True, True)}
+    noisy = {
+        "k1": (True, True),
+        "k3": (True, True),
+        "advantage": (True, False),
+        "stop_gradient": (True, True),
+        "value_clamp": (True, False),
+        "ratio_clamp": (True, True),
+    }
     assert tuple(report.variance > 0.1 for report in reports) == noisy.get(name, (False, False))
 
 
 VERDICTS_ON_TEXTS = {
     museum.sum_over_tokens: ("sum of local reverse KLs", None),
     museum.mean_over_tokens: ("1/T × sum of local reverse KLs", None),
-    museum.padding_in_reward_to_go: ("sequence reverse KL where nothing is masked", "what masked positions hold changes the gradient of the valid ones"),
-    museum.mask_forgotten_in_the_return: ("sequence reverse KL where nothing is masked", "masked positions get a gradient"),
+    museum.padding_in_reward_to_go: (
+        "sequence reverse KL where nothing is masked",
+        "what masked positions hold changes the gradient of the valid ones",
+    ),
+    museum.mask_forgotten_in_the_return: (
+        "sequence reverse KL where nothing is masked",
+        "masked positions get a gradient",
+    ),
     museum.masked_reward_to_go: ("sequence reverse KL", None),
 }
 
@@ -258,11 +304,15 @@ def test_the_auditor_tells_wrong_from_right_on_whole_texts(loss):
     report = audit_sequence(loss)
     assert report.optimises == verdict
     broken = [edge["finding"] for edge in report.edges if edge["severity"] == "broken"]
-    assert len(broken) == (finding is not None) and all(found.startswith(finding) for found in broken), broken
+    assert len(broken) == (finding is not None) and all(
+        found.startswith(finding) for found in broken
+    ), broken
 
 
 def test_the_auditor_finds_the_dead_gradient_of_the_value_clamp():
-    broken = [edge["finding"] for edge in audited(museum.k3_clamped).edges if edge["severity"] == "broken"]
+    broken = [
+        edge["finding"] for edge in audited(museum.k3_clamped).edges if edge["severity"] == "broken"
+    ]
     assert any("log q/p" in finding and "2.61" in finding for finding in broken), broken
     assert not any(edge["edge"] == "dead gradient" for edge in audited(museum.k3_as_loss).edges)
 
@@ -273,7 +323,11 @@ def test_the_auditor_finds_the_dead_gradient_of_the_value_clamp():
 def tree(vocabulary, length, seed):
     """Logits of the next token after every prefix: {prefix: (V,)}."""
     random = np.random.default_rng(seed)
-    return {prefix: random.normal(0, 1, vocabulary) for t in range(length) for prefix in itertools.product(range(vocabulary), repeat=t)}
+    return {
+        prefix: random.normal(0, 1, vocabulary)
+        for t in range(length)
+        for prefix in itertools.product(range(vocabulary), repeat=t)
+    }
 
 
 def leaves(logits):
@@ -281,7 +335,9 @@ def leaves(logits):
 
 
 def gradient_of(value, parameters):
-    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(
+        value, list(parameters.values()), allow_unused=True, materialize_grads=True
+    )
     return torch.cat(found).numpy()
 
 
@@ -298,7 +354,11 @@ def over_texts(loss, student, teacher, length, mask_of=None, written=None):
         q = torch.tensor(np.array([teacher[tokens[:t]] for t in range(length)]))
         chance = 1.0
         for t, token in enumerate(tokens):
-            chance *= softmax(student[tokens[:t]])[token] if written is None or written(t) else 1 / vocabulary
+            chance *= (
+                softmax(student[tokens[:t]])[token]
+                if written is None or written(t)
+                else 1 / vocabulary
+            )
         rest = [] if mask_of is None else [torch.tensor(mask_of(tokens))]
         total = total + chance * loss(z, q, torch.tensor(tokens), *rest)
     return gradient_of(total, parameters)
@@ -319,7 +379,10 @@ def text_kl_gradient(student, teacher, length, end=None, written=None):
         for t in range(last):
             if written is None or written(t):
                 log_p = torch.log_softmax(parameters[tokens[:t]], -1)[tokens[t]]
-                chance, cost = chance + log_p, cost + log_p - log_softmax(teacher[tokens[:t]])[tokens[t]]
+                chance, cost = (
+                    chance + log_p,
+                    cost + log_p - log_softmax(teacher[tokens[:t]])[tokens[t]],
+                )
             else:
                 chance = chance - np.log(vocabulary)
         total = total + torch.exp(torch.as_tensor(chance)) * cost
@@ -329,7 +392,10 @@ def text_kl_gradient(student, teacher, length, end=None, written=None):
 def test_a_sum_over_tokens_is_the_mean_times_the_length():
     for length in (2, 3):
         student, teacher = tree(2, length, 1), tree(2, length, 2)
-        by_sum, by_mean = (over_texts(loss, student, teacher, length) for loss in (museum.sum_over_tokens, museum.mean_over_tokens))
+        by_sum, by_mean = (
+            over_texts(loss, student, teacher, length)
+            for loss in (museum.sum_over_tokens, museum.mean_over_tokens)
+        )
         close(by_sum, length * by_mean)
         # each is a sum or mean of the local reverse KLs at the prefixes visited
         root = by_mean[:2] * length
@@ -357,7 +423,10 @@ def test_what_stands_in_the_padding_changes_the_wrong_one_only():
     random = np.random.default_rng(5)
     logits, teacher = random.normal(0, 1, (2, 5, 4))
     tokens, mask = torch.tensor([2, 0, 1, 3, 3]), torch.tensor([1.0, 1, 1, 0, 0])
-    for loss, immune in ((museum.masked_reward_to_go, True), (museum.padding_in_reward_to_go, False)):
+    for loss, immune in (
+        (museum.masked_reward_to_go, True),
+        (museum.padding_in_reward_to_go, False),
+    ):
         gradients = []
         for garbage in (0.0, 7.0):
             z = torch.tensor(logits, requires_grad=True)
@@ -373,7 +442,10 @@ def test_a_mask_forgotten_in_the_return_trains_what_the_student_has_not_written(
     written = lambda t: t != 1  # position 1 is a tool's output
     student, teacher = tree(3, 3, 6), tree(3, 3, 7)
     mask_of = lambda tokens: [1.0, 0.0, 1.0]
-    right, wrong = (over_texts(loss, student, teacher, 3, mask_of, written) for loss in (museum.masked_reward_to_go, museum.mask_forgotten_in_the_return))
+    right, wrong = (
+        over_texts(loss, student, teacher, 3, mask_of, written)
+        for loss in (museum.masked_reward_to_go, museum.mask_forgotten_in_the_return)
+    )
     exact = text_kl_gradient(student, teacher, 3, written=written)
     tool = slice(3, 12)  # the three prefixes of length 1
     close(right, exact, scale=1)
@@ -381,7 +453,13 @@ def test_a_mask_forgotten_in_the_return_trains_what_the_student_has_not_written(
     same = np.r_[0:3, 12:39]
     close(wrong[same], exact[same], scale=1)
     # and so does the other mistake: the tool's costs in the returns
-    assert np.abs(over_texts(museum.padding_in_reward_to_go, student, teacher, 3, mask_of, written) - exact).max() > 0.01
+    assert (
+        np.abs(
+            over_texts(museum.padding_in_reward_to_go, student, teacher, 3, mask_of, written)
+            - exact
+        ).max()
+        > 0.01
+    )
 
 
 # ---- the slider shows these exhibits ----
@@ -390,17 +468,28 @@ def test_a_mask_forgotten_in_the_return_trains_what_the_student_has_not_written(
 def test_the_slider_has_every_exhibit_of_one_position_by_its_title():
     assert list(loss_museum.EXHIBITS) == TOKEN_LEVEL == list(MUSEUM)
     script = (HERE / "loss_museum.js").read_text(encoding="utf-8")
-    assert re.findall(r'^  (\w+): \{\n    label: "([^"]*)"', script, flags=re.MULTILINE) == [(name, EXHIBITS[name].title) for name in TOKEN_LEVEL]
+    assert re.findall(r'^  (\w+): \{\n    label: "([^"]*)"', script, flags=re.MULTILINE) == [
+        (name, EXHIBITS[name].title) for name in TOKEN_LEVEL
+    ]
 
 
 def test_the_slider_shows_the_exhibits_code():
     script = (HERE / "loss_museum.js").read_text(encoding="utf-8")
-    script = re.sub(r"right: (PLAIN|EXACT)", lambda found: "right: " + re.search(rf"const {found[1]} = (.*);", script)[1], script)
+    script = re.sub(
+        r"right: (PLAIN|EXACT)",
+        lambda found: "right: " + re.search(rf"const {found[1]} = (.*);", script)[1],
+        script,
+    )
     for name in TOKEN_LEVEL:
         part = re.search(rf"^  {name}: \{{.*?^  \}},$", script, flags=re.MULTILINE | re.DOTALL)[0]
         for side in ("wrong", "right"):
-            text = re.search(rf"\b{side}: \{{\s*code: (\[.*?\](?=,? ?\n| ?,\s*rows))", part, flags=re.DOTALL)[1]
-            source = [line.strip() for line in inspect.getsource(getattr(EXHIBITS[name], side)).splitlines()]
+            text = re.search(
+                rf"\b{side}: \{{\s*code: (\[.*?\](?=,? ?\n| ?,\s*rows))", part, flags=re.DOTALL
+            )[1]
+            source = [
+                line.strip()
+                for line in inspect.getsource(getattr(EXHIBITS[name], side)).splitlines()
+            ]
             *before, last = ast.literal_eval(text)
             assert f"return {last}" == source[-1] and set(before) <= set(source), (name, side)
 
@@ -409,7 +498,9 @@ def test_the_slider_shows_the_exhibits_code():
 def test_the_sliders_tables_are_the_exhibits_by_autograd(name):
     random = np.random.default_rng(9)
     for p, q in [NOTES, FAR[1], (NOTES[1], NOTES[1]), *random.dirichlet(np.ones(3), (4, 2))]:
-        for loss, table in zip((EXHIBITS[name].wrong, EXHIBITS[name].right), MUSEUM[name], strict=True):
+        for loss, table in zip(
+            (EXHIBITS[name].wrong, EXHIBITS[name].right), MUSEUM[name], strict=True
+        ):
             found = table_of(loss, p, q)[0]
             close(found, table(p, q), scale=np.abs(found).max() + 1e-2)
 
@@ -420,7 +511,13 @@ def test_nothing_reaches_the_teacher():
         for loss in (exhibit.wrong, exhibit.right):
             shape = (3,) if exhibit.level == "token" else (4, 3)
             z, q = (torch.tensor(random.normal(0, 1, shape), requires_grad=True) for _ in range(2))
-            rest = [torch.tensor(1)] if exhibit.level == "token" else [torch.tensor([0, 2, 1, 1]), torch.tensor([1.0, 1, 0, 1])][: len(inspect.signature(loss).parameters) - 2]
+            rest = (
+                [torch.tensor(1)]
+                if exhibit.level == "token"
+                else [torch.tensor([0, 2, 1, 1]), torch.tensor([1.0, 1, 0, 1])][
+                    : len(inspect.signature(loss).parameters) - 2
+                ]
+            )
             loss(z, q, *rest).backward()
             assert q.grad is None or torch.count_nonzero(q.grad) == 0
             assert torch.isfinite(z.grad).all()

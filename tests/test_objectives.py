@@ -31,7 +31,11 @@ from tests.test_distributions import pairs
 
 P, Q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
 
-case = pytest.mark.parametrize("name, arguments", reference.CASES, ids=lambda x: x if isinstance(x, str) else ",".join(map(str, x.values())) or "-")
+case = pytest.mark.parametrize(
+    "name, arguments",
+    reference.CASES,
+    ids=lambda x: x if isinstance(x, str) else ",".join(map(str, x.values())) or "-",
+)
 
 
 def both(name):
@@ -46,9 +50,15 @@ def test_values_at_50_digits(name, arguments):
     for vocabulary in (3, 10, 300):
         for seed in range(3):
             p, q = reference.random_pair(vocabulary, seed)
-            expected = reference.value(name, reference.normalised(p), reference.normalised(q), arguments)
+            expected = reference.value(
+                name, reference.normalised(p), reference.normalised(q), arguments
+            )
             # The one value that is a plain alternating sum is held to the size of its terms.
-            reference.close(both(name)[0](p, q, **arguments), expected, 1e-12 if arguments.get("outside") != "drop" else 1e-11)
+            reference.close(
+                both(name)[0](p, q, **arguments),
+                expected,
+                1e-12 if arguments.get("outside") != "drop" else 1e-11,
+            )
 
 
 @case
@@ -56,7 +66,9 @@ def test_gradients_against_differences_at_50_digits(name, arguments):
     for vocabulary, seed in ((3, 0), (5, 1)):
         logits = np.random.default_rng(seed).normal(scale=2, size=vocabulary)
         _, q = reference.random_pair(vocabulary, seed)
-        expected = reference.logit_gradient(name, [mp.mpf(z) for z in logits], reference.normalised(q), arguments)
+        expected = reference.logit_gradient(
+            name, [mp.mpf(z) for z in logits], reference.normalised(q), arguments
+        )
         if arguments in ({"skew": 1}, {"k": 1, "outside": "renormalize"}):
             assert np.all(both(name)[1](softmax(logits), q, **arguments) == 0)
         else:
@@ -78,10 +90,15 @@ def test_jsd_near_its_ends_and_near_equality(vocabulary, gap, beta):
         middle = reference.mix(exact_p, exact_q, beta)
         ratio = [mp.log(a / m) for a, m in zip(exact_p, middle)]
         mean = mp.fsum(a * r for a, r in zip(exact_p, ratio))
-        reference.close(generalized_jsd_logit_gradient(p, q, beta), [(1 - mp.mpf(beta)) * a * (r - mean) for a, r in zip(exact_p, ratio)])
+        reference.close(
+            generalized_jsd_logit_gradient(p, q, beta),
+            [(1 - mp.mpf(beta)) * a * (r - mean) for a, r in zip(exact_p, ratio)],
+        )
 
 
-@pytest.mark.parametrize("name, arguments", [c for c in reference.CASES if c[1].get("outside") != "drop"], ids=str)
+@pytest.mark.parametrize(
+    "name, arguments", [c for c in reference.CASES if c[1].get("outside") != "drop"], ids=str
+)
 def test_nearly_equal_pairs_keep_their_digits(name, arguments):
     p, _ = reference.random_pair(4, 11)
     value, gradient = both(name)
@@ -99,7 +116,9 @@ def test_nearly_equal_pairs_keep_their_digits(name, arguments):
         tolerance = 1e-15 / gap if "k" in arguments else 1e-12
         reference.close(value(p, q, **arguments), expected, tolerance)
         if gradient(p, q, **arguments).tolist() == (p - q).tolist():
-            expected_gradient = p - q  # the forward KL's is p - q to the last digit, not that of rows divided by their sums
+            expected_gradient = (
+                p - q
+            )  # the forward KL's is p - q to the last digit, not that of rows divided by their sums
         if arguments.get("skew") != 1:
             reference.close(gradient(p, q, **arguments), expected_gradient, tolerance)
 
@@ -136,7 +155,12 @@ def torch_value(name, z, q, beta=None, alpha=None, skew=None, k=None, outside=No
 @case
 def test_gradients_against_torch_autograd(name, arguments):
     # Autograd of the textbook alpha-divergence divides a rounding error by alpha or 1 - alpha.
-    ends = any(0 < abs(x - end) < 1e-6 for x in arguments.values() if isinstance(x, float) for end in (0, 1))
+    ends = any(
+        0 < abs(x - end) < 1e-6
+        for x in arguments.values()
+        if isinstance(x, float)
+        for end in (0, 1)
+    )
     for vocabulary in (3, 50):
         generator = np.random.default_rng(vocabulary)
         z = torch.tensor(generator.normal(size=vocabulary), requires_grad=True)
@@ -157,7 +181,10 @@ def test_two_hundred_thousand_tokens_at_50_digits():
     reference.close(reverse_kl_logit_gradient(p, q), [x * (r - mean) for x, r in zip(a, ratio)])
     reference.close(forward_kl_logit_gradient(p, q), [x - y for x, y in zip(a, b)])
     middle = [mp.log((1 + x) / 2) for x in quotient]  # log(M/p)
-    reference.close(generalized_jsd(p, q, 0.5), -(mp.fdot(a, middle) + mp.fdot(b, middle) + mp.fdot(b, ratio)) / 2)
+    reference.close(
+        generalized_jsd(p, q, 0.5),
+        -(mp.fdot(a, middle) + mp.fdot(b, middle) + mp.fdot(b, ratio)) / 2,
+    )
 
 
 def test_two_hundred_thousand_tokens_nearly_equal():
@@ -170,7 +197,10 @@ def test_two_hundred_thousand_tokens_nearly_equal():
     second, third = mp.fsum(squares), mp.fdot(squares, r)
     for beta in (1e-9, 0.5, 1 - 1e-9):
         weight = mp.mpf(beta)
-        reference.close(generalized_jsd(p, q, beta), (weight - weight**2) * second / 2 - (weight - weight**3) * third / 6)
+        reference.close(
+            generalized_jsd(p, q, beta),
+            (weight - weight**2) * second / 2 - (weight - weight**3) * third / 6,
+        )
     reference.close(forward_kl(p, q), second / 2 - third / 6)
 
 
@@ -183,16 +213,26 @@ def test_three_token_rkl():
     assert f"{reverse_kl(P, Q):.2f}" == "0.68"
     gradient = reverse_kl_logit_gradient(P, Q)
     assert [f"{x:+.2f}" for x in gradient] == ["-0.39", "-0.08", "+0.47"]
-    reference.close(gradient, reference.logit_gradient("reverse_kl", [mp.log(x) for x in P], reference.normalised(Q), {}))
+    reference.close(
+        gradient,
+        reference.logit_gradient("reverse_kl", [mp.log(x) for x in P], reference.normalised(Q), {}),
+    )
     assert P[1] > Q[1] and gradient[1] < 0  # t2 is raised although p2 > q2
 
 
 def test_three_token_fkl():
     gradient = forward_kl_logit_gradient(P, Q)
     np.testing.assert_allclose(gradient, [-0.5, 0.1, 0.4], rtol=1e-14)
-    reference.close(gradient, reference.logit_gradient("forward_kl", [mp.log(x) for x in P], reference.normalised(Q), {}))
+    reference.close(
+        gradient,
+        reference.logit_gradient("forward_kl", [mp.log(x) for x in P], reference.normalised(Q), {}),
+    )
     # Descent lowers t2 here and raises it under the reverse KL; on t1 and t3 they agree.
-    assert (np.sign(gradient) == np.sign(reverse_kl_logit_gradient(P, Q))).tolist() == [True, False, True]
+    assert (np.sign(gradient) == np.sign(reverse_kl_logit_gradient(P, Q))).tolist() == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_top_k_head_pushes_the_wrong_token():
@@ -203,7 +243,11 @@ def test_top_k_head_pushes_the_wrong_token():
     assert renormalised[2] == 0
     assert dropped[2] < 0 and Q[2] == Q.min()  # descent raises the token the teacher likes least
     # One token is left outside: as a bucket it is itself, and nothing is lost.
-    np.testing.assert_allclose(top_k_reverse_kl_logit_gradient(P, Q, 2, outside="tail"), reverse_kl_logit_gradient(P, Q), rtol=1e-14)
+    np.testing.assert_allclose(
+        top_k_reverse_kl_logit_gradient(P, Q, 2, outside="tail"),
+        reverse_kl_logit_gradient(P, Q),
+        rtol=1e-14,
+    )
 
 
 def test_jsd_endpoints():
@@ -212,7 +256,11 @@ def test_jsd_endpoints():
     reference.close(generalized_jsd_logit_gradient(P, Q, 1e-14) / 1e-14, P - Q, 1e-13)
     near_one = 1 - 2.0**-46
     reference.close(generalized_jsd(P, Q, near_one) / 2.0**-46, [reverse_kl(P, Q)], 1e-13)
-    reference.close(generalized_jsd_logit_gradient(P, Q, near_one) / 2.0**-46, reverse_kl_logit_gradient(P, Q), 1e-13)
+    reference.close(
+        generalized_jsd_logit_gradient(P, Q, near_one) / 2.0**-46,
+        reverse_kl_logit_gradient(P, Q),
+        1e-13,
+    )
     assert generalized_jsd(P, Q, 0) == forward_kl(P, Q)
     assert generalized_jsd(P, Q, 1) == reverse_kl(P, Q)
 
@@ -235,16 +283,24 @@ def test_seqkd_is_forward_kl():
 
 
 def test_limits_of_the_families():
-    assert alpha_divergence(P, Q, 1) == reverse_kl(P, Q) and alpha_divergence(P, Q, 0) == forward_kl(P, Q)
+    assert alpha_divergence(P, Q, 1) == reverse_kl(P, Q) and alpha_divergence(
+        P, Q, 0
+    ) == forward_kl(P, Q)
     np.testing.assert_allclose(alpha_divergence(P, Q, 1 - 1e-15), reverse_kl(P, Q), rtol=1e-13)
     np.testing.assert_allclose(alpha_divergence(P, Q, 1e-15), forward_kl(P, Q), rtol=1e-13)
-    np.testing.assert_allclose(alpha_divergence(P, Q, 0.5), 4 * (1 - np.sqrt(P * Q).sum()), rtol=1e-14)
+    np.testing.assert_allclose(
+        alpha_divergence(P, Q, 0.5), 4 * (1 - np.sqrt(P * Q).sum()), rtol=1e-14
+    )
     np.testing.assert_allclose(alpha_divergence(P, Q, 2), ((P - Q) ** 2 / Q).sum() / 2, rtol=1e-14)
     for skewed, plain in ((skewed_forward_kl, forward_kl), (skewed_reverse_kl, reverse_kl)):
         assert skewed(P, Q, 0) == plain(P, Q) and skewed(P, Q, 1) == 0
     for outside in ("renormalize", "drop", "tail"):
         np.testing.assert_allclose(top_k_reverse_kl(P, Q, 3, outside), reverse_kl(P, Q), rtol=1e-14)
-        np.testing.assert_allclose(top_k_reverse_kl_logit_gradient(P, Q, 3, outside), reverse_kl_logit_gradient(P, Q), rtol=1e-13)
+        np.testing.assert_allclose(
+            top_k_reverse_kl_logit_gradient(P, Q, 3, outside),
+            reverse_kl_logit_gradient(P, Q),
+            rtol=1e-13,
+        )
 
 
 def test_top_k_breaks_ties_by_the_lower_index():
@@ -255,7 +311,9 @@ def test_top_k_breaks_ties_by_the_lower_index():
 
 # Properties -----------------------------------------------------------------------
 
-METHODS = [(n, a) for n, a in reference.CASES if "k" not in a] + [("top_k_reverse_kl", {"k": 1, "outside": o}) for o in ("renormalize", "drop", "tail")]
+METHODS = [(n, a) for n, a in reference.CASES if "k" not in a] + [
+    ("top_k_reverse_kl", {"k": 1, "outside": o}) for o in ("renormalize", "drop", "tail")
+]
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -268,9 +326,18 @@ def test_every_pair_has_a_value_and_a_gradient(pair, method):
         assert value >= 0
     if np.isfinite(gradient).all():
         # p - q sums to what the rows' sums differ by, a rounding.
-        assert abs(gradient.sum()) <= 1e-12 * np.abs(gradient).max() + 2 * abs(math.fsum(p - q)) + 1e-100
-        if np.isinf(value):  # a finite limit, reached where all of p is barred or the value alone diverges
-            assert name in ("forward_kl", "generalized_jsd", "alpha_divergence", "skewed_forward_kl") or not (p * q).any() or name == "top_k_reverse_kl"
+        assert (
+            abs(gradient.sum())
+            <= 1e-12 * np.abs(gradient).max() + 2 * abs(math.fsum(p - q)) + 1e-100
+        )
+        if np.isinf(
+            value
+        ):  # a finite limit, reached where all of p is barred or the value alone diverges
+            assert (
+                name in ("forward_kl", "generalized_jsd", "alpha_divergence", "skewed_forward_kl")
+                or not (p * q).any()
+                or name == "top_k_reverse_kl"
+            )
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -281,7 +348,12 @@ def test_gradients_follow_the_order_of_tokens(pair, method, random):
     gradient = both(name)[1](p, q, **arguments)
     with np.errstate(invalid="ignore"):
         scale = np.abs(gradient[np.isfinite(gradient)]).max(initial=0)
-    np.testing.assert_allclose(both(name)[1](p[order], q[order], **arguments), gradient[order], rtol=1e-10, atol=1e-12 * scale + 1e-30)
+    np.testing.assert_allclose(
+        both(name)[1](p[order], q[order], **arguments),
+        gradient[order],
+        rtol=1e-10,
+        atol=1e-12 * scale + 1e-30,
+    )
 
 
 @case
@@ -303,14 +375,20 @@ def test_one_token_has_nothing_to_learn(name, arguments):
     if "k" in arguments:
         arguments = {**arguments, "k": 1}
     value, gradient = both(name)
-    assert value([1.0], [1.0], **arguments) == 0 and gradient([1.0], [1.0], **arguments).tolist() == [0.0]
+    assert value([1.0], [1.0], **arguments) == 0 and gradient(
+        [1.0], [1.0], **arguments
+    ).tolist() == [0.0]
 
 
 def test_disjoint_support_is_infinite_not_nan():
     p, q = [1.0, 0.0], [0.0, 1.0]
     assert forward_kl(p, q) == reverse_kl(p, q) == math.inf
     np.testing.assert_allclose(generalized_jsd(p, q, 0.5), math.log(2), rtol=1e-15)
-    np.testing.assert_allclose(generalized_jsd(p, q, 1e-9), -1e-9 * math.log(1e-9) - (1 - 1e-9) * math.log1p(-1e-9), rtol=1e-13)
+    np.testing.assert_allclose(
+        generalized_jsd(p, q, 1e-9),
+        -1e-9 * math.log(1e-9) - (1 - 1e-9) * math.log1p(-1e-9),
+        rtol=1e-13,
+    )
     np.testing.assert_allclose(skewed_forward_kl(p, q, 0.1), -math.log(0.1), rtol=1e-15)
     np.testing.assert_allclose(skewed_reverse_kl(p, q, 0.1), -math.log(0.1), rtol=1e-15)
     np.testing.assert_allclose(alpha_divergence(p, q, 0.25), 1 / (0.25 * 0.75), rtol=1e-14)
@@ -328,26 +406,46 @@ ZERO_PAIRS = [
 
 
 @pytest.mark.parametrize("p, q", ZERO_PAIRS)
-@pytest.mark.parametrize("name, arguments", [c for c in METHODS if c[1].get("outside") != "renormalize"], ids=str)
+@pytest.mark.parametrize(
+    "name, arguments", [c for c in METHODS if c[1].get("outside") != "renormalize"], ids=str
+)
 def test_zeros_are_the_limit_of_equal_small_numbers(p, q, name, arguments):
     """Replace the zeros to blame by epsilon = 10^-n, n ever larger, the others by far smaller ones."""
     parameter = next(iter(arguments.values()), 1)
-    student_to_blame = name in ("forward_kl", "skewed_forward_kl") or name != "skewed_reverse_kl" and "k" not in arguments and parameter <= 0
+    student_to_blame = (
+        name in ("forward_kl", "skewed_forward_kl")
+        or name != "skewed_reverse_kl"
+        and "k" not in arguments
+        and parameter <= 0
+    )
     actual = both(name)[1](p, q, **arguments)
     value = both(name)[0](p, q, **arguments)
     with mp.workdps(60):
         limits = []
         for n in (10**11, 10**12):
             small, smaller = mp.mpf(10) ** -n, mp.mpf(10) ** (-100 * n)
-            a = reference.normalised([mp.mpf(x) or (small if student_to_blame else smaller) for x in p])
-            b = reference.normalised([mp.mpf(x) or (smaller if student_to_blame else small) for x in q])
-            limits.append((closed_form_gradient(name, a, b, arguments), reference.value(name, a, b, arguments)))
+            a = reference.normalised(
+                [mp.mpf(x) or (small if student_to_blame else smaller) for x in p]
+            )
+            b = reference.normalised(
+                [mp.mpf(x) or (smaller if student_to_blame else small) for x in q]
+            )
+            limits.append(
+                (
+                    closed_form_gradient(name, a, b, arguments),
+                    reference.value(name, a, b, arguments),
+                )
+            )
     (before, value_before), (after, value_after) = limits
     for mine, x, y in zip(actual, before, after):
         if np.isinf(mine):
             assert mp.sign(y) == np.sign(mine) and abs(y) > 5 * abs(x), (actual, x, y)
         else:
-            assert abs(mine - y) <= 1e-10 * (1 + abs(y)) and abs(x - y) <= 1e-8 * (1 + abs(y)), (actual, x, y)
+            assert abs(mine - y) <= 1e-10 * (1 + abs(y)) and abs(x - y) <= 1e-8 * (1 + abs(y)), (
+                actual,
+                x,
+                y,
+            )
     if np.isinf(value):
         assert value_after > 5 * value_before > 0
     else:
@@ -359,7 +457,9 @@ def closed_form_gradient(name, p, q, arguments):
     parameter = next((mp.mpf(x) for x in arguments.values() if not isinstance(x, str)), None)
     if name == "forward_kl" or (name in ("generalized_jsd", "alpha_divergence") and parameter == 0):
         g = [-b / a for a, b in zip(p, q)]
-    elif name == "reverse_kl" or (name in ("generalized_jsd", "alpha_divergence") and parameter == 1):
+    elif name == "reverse_kl" or (
+        name in ("generalized_jsd", "alpha_divergence") and parameter == 1
+    ):
         g = [mp.log(a / b) for a, b in zip(p, q)]
     elif name == "generalized_jsd":
         g = [(1 - parameter) * mp.log(a / m) for a, m in zip(p, reference.mix(p, q, parameter))]
@@ -368,7 +468,10 @@ def closed_form_gradient(name, p, q, arguments):
     elif name == "skewed_forward_kl":
         g = [-(1 - parameter) * b / m for b, m in zip(q, reference.mix(p, q, parameter))]
     elif name == "skewed_reverse_kl":
-        g = [mp.log(a / m) + (1 - parameter) * b / m for a, b, m in zip(p, q, reference.mix(q, p, parameter))]
+        g = [
+            mp.log(a / m) + (1 - parameter) * b / m
+            for a, b, m in zip(p, q, reference.mix(q, p, parameter))
+        ]
     else:
         head = sorted(range(len(q)), key=lambda v: (-q[v], v))[: arguments["k"]]
         rest = [v for v in range(len(q)) if v not in head]
@@ -385,7 +488,9 @@ def test_saturated_student_keeps_its_small_gradient():
     # One token has all but 1e-12 of the mass: the gradient is 1e-11 and still has its digits.
     p = softmax([30.0, 0.0, 1.0])
     with mp.workdps(60):
-        exact = closed_form_gradient("reverse_kl", reference.normalised(p), reference.normalised(Q), {})
+        exact = closed_form_gradient(
+            "reverse_kl", reference.normalised(p), reference.normalised(Q), {}
+        )
     reference.close(reverse_kl_logit_gradient(p, Q), exact, 1e-13)
 
 
@@ -397,7 +502,11 @@ def test_far_too_large_for_float64_is_signed_infinity():
 
 def test_underflowing_mixture_is_not_infinite():
     p, q = [1.0, 5e-324], [1.0, 0.0]
-    for value in (generalized_jsd(p, q, 0.9), skewed_forward_kl(q, p, 0.9), skewed_reverse_kl(p, q, 0.1)):
+    for value in (
+        generalized_jsd(p, q, 0.9),
+        skewed_forward_kl(q, p, 0.9),
+        skewed_reverse_kl(p, q, 0.1),
+    ):
         assert 0 <= value < 1e-300
 
 
@@ -412,19 +521,32 @@ def test_mode_seeking_covering():
     """
     v = np.linspace(-1, 1, 40)
     features = np.stack([v, v * v])
-    teacher = softmax(np.log(0.5 * np.exp(-(((v - 0.5) / 0.12) ** 2) / 2) + 0.5 * np.exp(-(((v + 0.5) / 0.12) ** 2) / 2)))
+    teacher = softmax(
+        np.log(
+            0.5 * np.exp(-(((v - 0.5) / 0.12) ** 2) / 2)
+            + 0.5 * np.exp(-(((v + 0.5) / 0.12) ** 2) / 2)
+        )
+    )
 
     def fit(gradient, start, steps, rate):
-        path = descend(lambda w: features @ gradient(softmax(w @ features), teacher), start, rate, steps)
+        path = descend(
+            lambda w: features @ gradient(softmax(w @ features), teacher), start, rate, steps
+        )
         p = softmax(path[-1] @ features)
         assert np.abs(features @ gradient(p, teacher)).max() < 1e-8
         return p, p @ v, math.sqrt(p @ v**2 - (p @ v) ** 2)
 
     p, mean, width = fit(forward_kl_logit_gradient, [10.0, -10.0], 8000, 7.0)
-    np.testing.assert_allclose([mean, width], [0, math.sqrt(teacher @ v**2)], atol=1e-7)  # between the modes, as wide as both
+    np.testing.assert_allclose(
+        [mean, width], [0, math.sqrt(teacher @ v**2)], atol=1e-7
+    )  # between the modes, as wide as both
     for side in (-1, 1):
-        p, mean, width = fit(reverse_kl_logit_gradient, [side * 10.0, -10.0], 4000, 20.0)  # from a bell around side * 0.5
-        assert abs(mean - side * 0.5) < 0.01 and abs(width - 0.12) < 0.01  # on that mode, as wide as it
+        p, mean, width = fit(
+            reverse_kl_logit_gradient, [side * 10.0, -10.0], 4000, 20.0
+        )  # from a bell around side * 0.5
+        assert (
+            abs(mean - side * 0.5) < 0.01 and abs(width - 0.12) < 0.01
+        )  # on that mode, as wide as it
         assert p[v * side < 0].sum() < 1e-3
     # With a logit for every token there is nothing to give up.
     for gradient, rate in ((forward_kl_logit_gradient, 20.0), (reverse_kl_logit_gradient, 10.0)):

@@ -42,7 +42,9 @@ def test_show_gives_the_labelled_claim_and_every_checked_step(claim):
 
 
 def test_show_names_the_near_misses():
-    with pytest.raises(KeyError, match=r"claim must be the id.*rkl-logit-gradient.*not 'rkl-logit-gradiant'"):
+    with pytest.raises(
+        KeyError, match=r"claim must be the id.*rkl-logit-gradient.*not 'rkl-logit-gradiant'"
+    ):
         show("rkl-logit-gradiant")
 
 
@@ -53,7 +55,9 @@ def test_an_exercise_wants_a_finite_answer(answer):
 
 
 def test_an_exercise_wants_its_answer_among_the_choices():
-    with pytest.raises(ValueError, match=r"answer must be one of the choices \['up', 'down'\], not 'sideways'"):
+    with pytest.raises(
+        ValueError, match=r"answer must be one of the choices \['up', 'down'\], not 'sideways'"
+    ):
         exercise("1.1", "sideways", choices=["up", "down"])
 
 
@@ -78,7 +82,9 @@ def test_a_figure_is_drawn_for_both_papers_with_words():
 def open_exercise(page, tmp_path, *exercises):
     file = tmp_path / "exercise.html"
     bodies = "".join(each._repr_html_() for each in exercises)
-    file.write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>x</title>{bodies}')
+    file.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>x</title>{bodies}'
+    )
     page.goto(file.as_uri())
     return page.locator(".opd-exercise")
 
@@ -111,7 +117,9 @@ def test_the_answer_is_shown_only_after_a_prediction(page, tmp_path):
 
 
 def test_choices_work_with_the_keyboard(page, tmp_path):
-    box = open_exercise(page, tmp_path, exercise("1.1", "down", choices=["up", "down", "<still>"], why="It falls."))
+    box = open_exercise(
+        page, tmp_path, exercise("1.1", "down", choices=["up", "down", "<still>"], why="It falls.")
+    )
     box.get_by_role("button", name="Check").click()
     assert box.get_attribute("data-state") == "empty"
     box.get_by_role("radio", name="up").focus()

@@ -2,6 +2,7 @@
 
 Every check runs on every page, those of the table of contents and the search.
 """
+
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,7 +21,12 @@ PHONE = {"width": 360, "height": 740}
 def chapters():
     """The pages of the table of contents, in reading order."""
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    entries = [page for part in contents["parts"] for entry in part["chapters"] for page in (entry, *entry.get("sections", []))]
+    entries = [
+        page
+        for part in contents["parts"]
+        for entry in part["chapters"]
+        for page in (entry, *entry.get("sections", []))
+    ]
     return [contents["root"]] + [entry["file"] for entry in entries]
 
 
@@ -49,11 +55,14 @@ def settle(page):
 
 def size_on_disk(addresses):
     """Bytes of each file asked for, by path."""
-    paths = {unquote(urlsplit(address).path) for address in addresses if address.startswith("file:")}
+    paths = {
+        unquote(urlsplit(address).path) for address in addresses if address.startswith("file:")
+    }
     return {path: Path(path).stat().st_size for path in paths if Path(path).is_file()}
 
 
 # Each page ---------------------------------------------------------------------------
+
 
 def test_asks_nothing_of_the_network(opened):
     assert opened.refused == []
@@ -71,14 +80,19 @@ def test_loads_no_foreign_script_or_style(opened):
 
 
 def test_every_file_it_asks_for_exists(opened):
-    missing = [path for path in map(unquote, (urlsplit(a).path for a in opened.asked if a.startswith("file:")))
-               if not Path(path).is_file()]
+    missing = [
+        path
+        for path in map(unquote, (urlsplit(a).path for a in opened.asked if a.startswith("file:")))
+        if not Path(path).is_file()
+    ]
     assert missing == []
 
 
 def test_weighs_little(opened):
     sizes = size_on_disk(opened.asked)
-    assert any(path.endswith(".css") for path in sizes), "no style sheet was counted: the measure is broken"
+    assert any(path.endswith(".css") for path in sizes), (
+        "no style sheet was counted: the measure is broken"
+    )
     counted = {path: size for path, size in sizes.items() if "/_static/mathjax/" not in path}
     heaviest = sorted(counted.items(), key=lambda item: -item[1])[:6]
     assert sum(counted.values()) <= HEAVIEST, heaviest
@@ -103,7 +117,13 @@ def test_mathematics_is_set(opened):
             raw,
         };
     }""")
-    assert {**state, "count": None} == {"count": None, "unset": [], "wrong": [], "unknown": [], "raw": []}
+    assert {**state, "count": None} == {
+        "count": None,
+        "unset": [],
+        "wrong": [],
+        "unknown": [],
+        "raw": [],
+    }
     if re.search(r"/\d\d-", opened.name):
         assert state["count"] > 0, "a chapter without mathematics: the measure is broken"
 
@@ -151,16 +171,25 @@ def test_is_accessible(opened, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
     opened.emulate_media(color_scheme=scheme)
-    opened.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+    opened.wait_for_function(
+        "scheme => document.documentElement.dataset.theme === scheme", arg=scheme
+    )
     opened.wait_for_timeout(400)  # colours pass over
     found = Axe().run(opened, options={"resultTypes": ["violations"]}).response["violations"]
     assert [
-        (fault["id"], fault["impact"], [node["target"] for node in fault["nodes"]][:5], fault["nodes"][0]["failureSummary"][:300])
-        for fault in found if fault["impact"] in ("serious", "critical")
+        (
+            fault["id"],
+            fault["impact"],
+            [node["target"] for node in fault["nodes"]][:5],
+            fault["nodes"][0]["failureSummary"][:300],
+        )
+        for fault in found
+        if fault["impact"] in ("serious", "critical")
     ] == []
 
 
 # Links -------------------------------------------------------------------------------
+
 
 class Anchors(HTMLParser):
     """The ids of a page, and where its links point."""
@@ -179,7 +208,10 @@ class Anchors(HTMLParser):
 
 @pytest.fixture(scope="module")
 def anchors(built_book):
-    return {path.resolve(): Anchors(path.read_text(encoding="utf-8")) for path in built_book.rglob("*.html")}
+    return {
+        path.resolve(): Anchors(path.read_text(encoding="utf-8"))
+        for path in built_book.rglob("*.html")
+    }
 
 
 def broken_links(page, anchors):
@@ -192,7 +224,10 @@ def broken_links(page, anchors):
         target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
         fragment = unquote(parts.fragment)
         if not target.is_file() or (
-            fragment and "=" not in fragment and target in anchors and fragment not in anchors[target].ids
+            fragment
+            and "=" not in fragment
+            and target in anchors
+            and fragment not in anchors[target].ids
         ):
             broken.append(link)
     return broken
@@ -217,12 +252,15 @@ def test_previous_and_next_follow_the_contents(at, built_book, anchors):
     for side, other in (("left-prev", at - 1), ("right-next", at + 1)):
         found = re.findall(rf'<a class="{side}"\s+href="([^"]+)"', text)
         if 0 <= other < len(CHAPTERS):
-            assert [(page.parent / link).resolve() for link in found] == [(built_book / f"{CHAPTERS[other]}.html").resolve()]
+            assert [(page.parent / link).resolve() for link in found] == [
+                (built_book / f"{CHAPTERS[other]}.html").resolve()
+            ]
         else:
             assert found == []
 
 
 # The whole ---------------------------------------------------------------------------
+
 
 def test_index_leads_to_the_front_page(page, built_book):
     page.goto((built_book / "index.html").as_uri())
@@ -265,7 +303,9 @@ def test_colours_follow_the_system_and_the_button(browser, built_book):
     seen = set()
     for _ in range(3):
         page.locator("button.theme-switch-button:visible").click()
-        seen.add((page.evaluate("() => document.documentElement.dataset.mode"), page.evaluate(theme)))
+        seen.add(
+            (page.evaluate("() => document.documentElement.dataset.mode"), page.evaluate(theme))
+        )
     assert seen == {("light", "light"), ("dark", "dark"), ("auto", "light")}
     page.context.close()
 
@@ -302,7 +342,9 @@ def test_code_can_be_copied(browser, built_book):
     block.hover()
     block.get_by_role("button", name="Copy").click()
     block.get_by_role("button", name="Copied").wait_for()
-    assert page.evaluate("() => navigator.clipboard.readText()") == block.locator("pre").text_content()
+    assert (
+        page.evaluate("() => navigator.clipboard.readText()") == block.locator("pre").text_content()
+    )
     page.context.close()
 
 
@@ -321,7 +363,12 @@ def test_menu_opens_on_a_phone(browser, built_book):
 
 
 def test_print_opens_what_is_folded_and_drops_the_menus(page, built_book):
-    chapter = next(name for name in CHAPTERS if '<details class="opd-folded"' in (built_book / f"{name}.html").read_text(encoding="utf-8"))
+    chapter = next(
+        name
+        for name in CHAPTERS
+        if '<details class="opd-folded"'
+        in (built_book / f"{name}.html").read_text(encoding="utf-8")
+    )
     page.goto((built_book / f"{chapter}.html").as_uri())
     settle(page)
     inside = page.locator("main article details > :not(summary)").first
@@ -329,22 +376,30 @@ def test_print_opens_what_is_folded_and_drops_the_menus(page, built_book):
     page.emulate_media(media="print")
     assert inside.is_visible()
     assert inside.bounding_box()["height"] > 5
-    for menu in (".bd-sidebar-primary", ".bd-sidebar-secondary", ".bd-header-article", ".prev-next-footer"):
+    for menu in (
+        ".bd-sidebar-primary",
+        ".bd-sidebar-secondary",
+        ".bd-header-article",
+        ".prev-next-footer",
+    ):
         assert not page.locator(menu).first.is_visible()
     assert page.locator("main h1").first.is_visible()
     assert page.pdf().startswith(b"%PDF")
 
 
-@pytest.mark.parametrize("text, kept", [
-    (".used{a:b}.unused{a:b}", ".used{a:b}"),
-    (".used .unused,.used:hover{a:b}", ".used:hover{a:b}"),
-    ("#unused{a:b}#used{a:b}", "#used{a:b}"),
-    (".used:not(.unused){a:b}", ".used:not(.unused){a:b}"),
-    ("@media print{.unused{a:b}.used{a:b}}", "@media print{.used{a:b}}"),
-    ("@media print{.unused{a:b}}", ""),
-    ("p{a:b}", "p{a:b}"),
-    ("@font-face{src:url(x)}", "@font-face{src:url(x)}"),
-])
+@pytest.mark.parametrize(
+    "text, kept",
+    [
+        (".used{a:b}.unused{a:b}", ".used{a:b}"),
+        (".used .unused,.used:hover{a:b}", ".used:hover{a:b}"),
+        ("#unused{a:b}#used{a:b}", "#used{a:b}"),
+        (".used:not(.unused){a:b}", ".used:not(.unused){a:b}"),
+        ("@media print{.unused{a:b}.used{a:b}}", "@media print{.used{a:b}}"),
+        ("@media print{.unused{a:b}}", ""),
+        ("p{a:b}", "p{a:b}"),
+        ("@font-face{src:url(x)}", "@font-face{src:url(x)}"),
+    ],
+)
 def test_only_unused_rules_are_dropped(built_book, text, kept):
     import whole_pages
 
@@ -354,7 +409,11 @@ def test_only_unused_rules_are_dropped(built_book, text, kept):
 def test_only_unread_variables_are_dropped(built_book):
     import whole_pages
 
-    sheets = {"one": "a{--kept:url('x;y');--chain:var(--link);--unread:calc(1px*(2 + 3));b:var(--kept)}", "two": "a{--link:1;--scripted:2}"}
+    sheets = {
+        "one": "a{--kept:url('x;y');--chain:var(--link);--unread:calc(1px*(2 + 3));b:var(--kept)}",
+        "two": "a{--link:1;--scripted:2}",
+    }
     assert whole_pages.keep_used_variables(sheets, 'setProperty("--scripted", 1)') == {
-        "one": "a{--kept:url('x;y');b:var(--kept)}", "two": "a{--scripted:2}",
+        "one": "a{--kept:url('x;y');b:var(--kept)}",
+        "two": "a{--scripted:2}",
     }

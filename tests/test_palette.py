@@ -12,9 +12,27 @@ SIDES = {"light": 0, "dark": 1}
 # Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB.
 EYES = {
     "all three cones": np.eye(3),
-    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
-    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
-    "tritanopia": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    "tritanopia": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
 }
 
 # The least CIELAB distance (1976) between two roles, just below what was measured when
@@ -48,15 +66,21 @@ def seen(colour, eye):
 
 def test_the_measures_give_the_known_values():
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)  # the lightest grey that passes AA
+    assert contrast("#767676", "#ffffff") == pytest.approx(
+        4.54, abs=0.005
+    )  # the lightest grey that passes AA
     np.testing.assert_allclose(seen("#ff0000", "all three cones"), [53.24, 80.09, 67.20], atol=0.05)
     for eye in EYES:  # no eye sees a colour in grey
         np.testing.assert_allclose(seen("#808080", eye)[1:], 0, atol=0.05)
     # what each eye confuses: red with green, and for the third blue with green
     apart = lambda one, other, eye: np.linalg.norm(seen(one, eye) - seen(other, eye))
     for eye in ("protanopia", "deuteranopia"):
-        assert apart("#c04040", "#408040", eye) < 0.4 * apart("#c04040", "#408040", "all three cones")
-    assert apart("#0080c0", "#008080", "tritanopia") < 0.4 * apart("#0080c0", "#008080", "all three cones")
+        assert apart("#c04040", "#408040", eye) < 0.4 * apart(
+            "#c04040", "#408040", "all three cones"
+        )
+    assert apart("#0080c0", "#008080", "tritanopia") < 0.4 * apart(
+        "#0080c0", "#008080", "all three cones"
+    )
 
 
 @pytest.mark.parametrize("mode", SIDES)
@@ -82,7 +106,9 @@ def test_roles_stay_apart(eye, mode):
         (float(np.linalg.norm(seen(colours[a], eye) - seen(colours[b], eye))), a, b)
         for a, b in itertools.combinations(colours, 2)
     )
-    assert distance >= LEAST_DISTANCE[eye], f"{one} and {other} are {distance:.1f} apart in {mode} to {eye}"
+    assert distance >= LEAST_DISTANCE[eye], (
+        f"{one} and {other} are {distance:.1f} apart in {mode} to {eye}"
+    )
 
 
 def test_the_style_sheet_carries_the_palette():

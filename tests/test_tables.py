@@ -35,8 +35,16 @@ def test_the_notes_log_ratios():
 def test_the_notes_table_of_directions():
     table = columns("three-token-fkl")
     assert table["p"] == (0.2, 0.3, 0.5) and table["q"] == (0.7, 0.2, 0.1)
-    assert table["rKL direction"] == ("up", "up", "down") and table["rKL strength"] == ("strong", "weak", "strong")
-    assert table["fKL direction"] == ("up", "down", "down") and table["fKL strength"] == ("strong", "weak", "strong")
+    assert table["rKL direction"] == ("up", "up", "down") and table["rKL strength"] == (
+        "strong",
+        "weak",
+        "strong",
+    )
+    assert table["fKL direction"] == ("up", "down", "down") and table["fKL strength"] == (
+        "strong",
+        "weak",
+        "strong",
+    )
     assert digits(table["fKL gradient"]) == ["-0.50", "+0.10", "+0.40"]
 
 
@@ -47,18 +55,31 @@ def test_the_notes_gkd_against_pg():
     assert digits(table["PG gradient"]) == ["-0.32", "-0.48", "+0.80"]
     assert table["GKD direction"] == table["PG direction"] == ("up", "up", "down")
     assert table["GKD strength"] == ("strong", "weak", "strong")
-    assert "notes print +.81" in TABLES["three-token-gkd-versus-pg"]["note"] and "0.8047" in TABLES["three-token-gkd-versus-pg"]["note"]
+    assert (
+        "notes print +.81" in TABLES["three-token-gkd-versus-pg"]["note"]
+        and "0.8047" in TABLES["three-token-gkd-versus-pg"]["note"]
+    )
 
 
 def test_the_notes_t1_drawn():
     table = columns("three-token-pg")
     assert digits(table["PG gradient"]) == ["-1.00", "+0.38", "+0.63"]
-    assert table["PG direction"] == ("up", "down", "down") and table["PG strength"] == ("strong", "medium", "strong")
+    assert table["PG direction"] == ("up", "down", "down") and table["PG strength"] == (
+        "strong",
+        "medium",
+        "strong",
+    )
 
 
 def test_every_draw_and_their_mean():
     rows = TABLES["pg-sign-flip"]["rows"]
-    assert [row[0] for row in rows] == ["t1 drawn", "t2 drawn", "t3 drawn", "mean of PG", "GKD, any draw"]
+    assert [row[0] for row in rows] == [
+        "t1 drawn",
+        "t2 drawn",
+        "t3 drawn",
+        "mean of PG",
+        "GKD, any draw",
+    ]
     assert rows[3][2:] == pytest.approx(rows[4][2:], rel=1e-12)
     assert [row[3] < 0 for row in rows] == [False, False, True, True, True]
 
@@ -92,7 +113,9 @@ def test_command_line_prints_the_tables(capsys):
 
 def test_command_line_helps_and_refuses():
     def run(*arguments):
-        return subprocess.run([sys.executable, "-m", "opd_toy", *arguments], capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "opd_toy", *arguments], capture_output=True, text=True
+        )
 
     for arguments in (["--help"], ["tables", "--help"]):
         done = run(*arguments)
@@ -106,6 +129,11 @@ def test_command_line_helps_and_refuses():
 def test_a_reader_who_stops_early_is_no_error():
     reading, writing = os.pipe()
     os.close(reading)  # as head does, only sooner
-    run = subprocess.run([sys.executable, "-m", "opd_toy", "tables"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "opd_toy", "tables"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     os.close(writing)
     assert (run.returncode, run.stderr) == (0, "")

@@ -54,7 +54,9 @@ def a_pair(random, size, family):
     if family == "tiny":
         p, q = np.exp(random.normal(0, 60, (2, size)).clip(-300, 0))
     if family == "confident":
-        p, q = np.exp(-random.uniform(5, 40) * (np.arange(size) != random.integers(size, size=(2, 1))))
+        p, q = np.exp(
+            -random.uniform(5, 40) * (np.arange(size) != random.integers(size, size=(2, 1)))
+        )
     if family == "zeros":
         p, q = np.where(random.random((2, size)) < 0.4, 0.0, [p, q])
         p[random.integers(size)] += 0.5
@@ -87,7 +89,9 @@ def cases():
             "reward": random.normal(0, 1, size),
             "beta": random.choice([0, 1, 0.5, 1e-9, 1 - 1e-9, random.random(), random.random()]),
             "skew": random.choice([0, 0.1, 0.5, 1e-9, 0.99, random.random(), random.random()]),
-            "alpha": random.choice([0, 1, 0.5, 1e-9, 1 - 1e-9, random.uniform(-1, 2), random.uniform(-1, 2)]),
+            "alpha": random.choice(
+                [0, 1, 0.5, 1e-9, 1 - 1e-9, random.uniform(-1, 2), random.uniform(-1, 2)]
+            ),
             "baseline": random.normal(),
             "clip": random.uniform(0.5, 3),
             "limit": random.uniform(0.1, 3),
@@ -133,7 +137,9 @@ def twin_page(browser):
 @pytest.fixture(scope="module")
 def exports(twin_page):
     """The names that mathematics.js exports."""
-    return twin_page.evaluate("async (source) => Object.keys(await import(source))", module_address())
+    return twin_page.evaluate(
+        "async (source) => Object.keys(await import(source))", module_address()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +151,9 @@ def compared(exports):
 def results(twin_page, compared):
     """{name: [(family, case, engine's array, twin's numbers), ...]}"""
     every = list(cases())
-    parameters = [[name, list(inspect.signature(function).parameters)] for name, function in compared.items()]
+    parameters = [
+        [name, list(inspect.signature(function).parameters)] for name, function in compared.items()
+    ]
     plain = [{key: getattr(x, "tolist", lambda: x)() for key, x in case.items()} for case in every]
     sizes, data = twin_page.evaluate(RUN, [module_address(), parameters, plain])
     pieces = iter(np.split(np.frombuffer(base64.b64decode(data)), np.cumsum(sizes)[:-1]))
@@ -180,7 +188,9 @@ def scale(name, family, case, engine):
     if engine.ndim == 0 or name in EACH_BY_ITSELF:
         return np.abs(engine)
     row = np.abs(engine).max(axis=-1, keepdims=True)
-    may_be_constant = family in ("tiny", "zeros") and re.fullmatch("(skewed|alpha).*LogitGradient", name)
+    may_be_constant = family in ("tiny", "zeros") and re.fullmatch(
+        "(skewed|alpha).*LogitGradient", name
+    )
     summed = name == "topKReverseKlLogitGradient" and case["outside"] != "drop"
     return np.maximum(row, 2e-16 / TOLERANCE) if may_be_constant or summed else row
 
@@ -194,14 +204,20 @@ def error(name, family, case, engine, twin):
         return np.inf
     difference = np.abs(np.where(finite, twin - np.where(finite, engine, 0), 0))
     with np.errstate(invalid="ignore"):
-        size = np.broadcast_to(scale(name, family, case, np.where(finite, engine, 0)), difference.shape)
+        size = np.broadcast_to(
+            scale(name, family, case, np.where(finite, engine, 0)), difference.shape
+        )
     wrong = difference > 0
     return float(np.max(difference[wrong] / np.maximum(size[wrong], 1e-300), initial=0.0))
 
 
 # ---- the tests ----
 
-EXPORTS = re.findall(r"^export (?:const|function|class|let) (\w+)", (HERE / "mathematics.js").read_text(), flags=re.MULTILINE)
+EXPORTS = re.findall(
+    r"^export (?:const|function|class|let) (\w+)",
+    (HERE / "mathematics.js").read_text(),
+    flags=re.MULTILINE,
+)
 TWINS = [name for name in EXPORTS if snake(name) in ENGINE]
 
 
@@ -213,7 +229,9 @@ def test_every_export_is_tested(exports):
 
 def widget_modules():
     """{file name: text} of the widgets of opd_toy.explorables."""
-    names = {getattr(explorables, name).__module__.rsplit(".", 1)[-1] for name in explorables.__all__}
+    names = {
+        getattr(explorables, name).__module__.rsplit(".", 1)[-1] for name in explorables.__all__
+    }
     return {f"{name}.js": (HERE / f"{name}.js").read_text() for name in sorted(names)}
 
 
@@ -222,11 +240,15 @@ def test_a_widget_takes_the_engines_functions_from_the_twin(file):
     text = widget_modules()[file]
     imported = re.findall(r"import \{([^}]*)\} from \"./mathematics.js\"", text)
     taken = set(re.findall(r"\w+", " ".join(imported)))
-    assert taken or file in ("control_study.js", "learning_curves.js"), f"{file} imports nothing from mathematics.js"  # those show recordings
+    assert taken or file in ("control_study.js", "learning_curves.js"), (
+        f"{file} imports nothing from mathematics.js"
+    )  # those show recordings
     assert taken <= set(EXPORTS), f"mathematics.js has no {taken - set(EXPORTS)}"
     defined = re.findall(r"(?:function\*?|const|let|var) (\w+)", text)
     own = {name for name in defined if snake(name) in {*ENGINE, *OF_TREES}}
-    assert not own, f"{file} has its own {own}: the engine has it too, so it belongs in mathematics.js or tree_mathematics.js"
+    assert not own, (
+        f"{file} has its own {own}: the engine has it too, so it belongs in mathematics.js or tree_mathematics.js"
+    )
 
 
 def test_there_are_a_thousand_cases_of_every_kind(results):
@@ -236,29 +258,42 @@ def test_there_are_a_thousand_cases_of_every_kind(results):
     assert {1, 2, 50} <= sizes
     values = np.array([engine for _, _, engine, _ in random])
     assert np.isinf(values).sum() >= 50 and (values == 0).sum() >= 50
-    assert ((values > 0) & (values < 1e-15)).sum() >= 20 and (values[np.isfinite(values)] > 20).sum() >= 20
+    assert ((values > 0) & (values < 1e-15)).sum() >= 20 and (
+        values[np.isfinite(values)] > 20
+    ).sum() >= 20
 
 
 @pytest.mark.parametrize("name", TWINS)
 def test_the_twin_agrees_with_the_engine(name, results):
-    worst = max(((error(name, *row), index) for index, row in enumerate(results[name])), key=lambda pair: pair[0])
+    worst = max(
+        ((error(name, *row), index) for index, row in enumerate(results[name])),
+        key=lambda pair: pair[0],
+    )
     family, case, engine, twin = results[name][worst[1]]
     assert worst[0] <= TOLERANCE, (
         f"{name}, case {worst[1]} ({family}): error {worst[0]:.1e} of the scale\n"
-        + "\n".join(f"{key} = {case[key]!r}" for key in inspect.signature(ENGINE[snake(name)]).parameters)
+        + "\n".join(
+            f"{key} = {case[key]!r}" for key in inspect.signature(ENGINE[snake(name)]).parameters
+        )
         + f"\nengine {engine!r}\ntwin {twin.reshape(engine.shape)!r}"
     )
 
 
 def call(page, expression, arguments):
-    return page.evaluate(f"async ([source, all]) => {{ const m = await import(source); return all.map((x) => m.{expression}); }}",
-                         [module_address(), arguments])
+    return page.evaluate(
+        f"async ([source, all]) => {{ const m = await import(source); return all.map((x) => m.{expression}); }}",
+        [module_address(), arguments],
+    )
 
 
 def test_a_step_is_the_engines_softmax_of_the_moved_logits(twin_page):
     random = np.random.default_rng(1)
-    moves = [(p, random.normal(0, 1, 6), random.uniform(0, 5)) for p in random.dirichlet(np.ones(6), 200)]
-    stepped = call(twin_page, "step(...x)", [[p.tolist(), g.tolist(), rate] for p, g, rate in moves])
+    moves = [
+        (p, random.normal(0, 1, 6), random.uniform(0, 5)) for p in random.dirichlet(np.ones(6), 200)
+    ]
+    stepped = call(
+        twin_page, "step(...x)", [[p.tolist(), g.tolist(), rate] for p, g, rate in moves]
+    )
     expected = [distributions.softmax(np.log(p) - rate * g) for p, g, rate in moves]
     np.testing.assert_allclose(stepped, expected, rtol=TOLERANCE)
 
@@ -269,7 +304,11 @@ def test_a_score_table_is_weight_times_score(twin_page):
     tables = call(twin_page, "scoreTable(...x)", [[p.tolist(), w.tolist()] for p, w in pairs])
     expected = [w[:, None] * (np.eye(5) - p) for p, w in pairs]
     np.testing.assert_allclose(tables, expected, rtol=1e-9, atol=TOLERANCE)
-    assert call(twin_page, "sum(x)", [[0.1] * 10, [], [1, 2, 4]]) == [pytest.approx(1, rel=TOLERANCE), 0, 7]
+    assert call(twin_page, "sum(x)", [[0.1] * 10, [], [1, 2, 4]]) == [
+        pytest.approx(1, rel=TOLERANCE),
+        0,
+        7,
+    ]
 
 
 def test_equal_rows_have_no_variance_at_all(twin_page):
@@ -284,7 +323,13 @@ def test_setting_one_probability_keeps_a_distribution(twin_page):
     settings = []
     for _ in range(400):
         p = np.maximum(random.dirichlet(np.full(5, random.choice([0.2, 1, 5]))), floor)
-        settings.append([(p / p.sum()).tolist(), int(random.integers(5)), random.choice([0, 1, random.random()])])
+        settings.append(
+            [
+                (p / p.sum()).tolist(),
+                int(random.integers(5)),
+                random.choice([0, 1, random.random()]),
+            ]
+        )
     results = np.array(call(twin_page, "setProbability(...x, 0.005)", settings))
     np.testing.assert_allclose(results.sum(axis=1), 1, rtol=TOLERANCE)
     assert results.min() >= floor - TOLERANCE
@@ -295,14 +340,22 @@ def test_setting_one_probability_keeps_a_distribution(twin_page):
         if now[others].min() > floor + 1e-9:  # no other is held up by the floor
             kept += 1
             assert now[index] == pytest.approx(target, rel=TOLERANCE)
-            np.testing.assert_allclose(now[others] / now[others].sum(), np.array(p)[others] / (1 - p[index]), rtol=1e-9)
+            np.testing.assert_allclose(
+                now[others] / now[others].sum(), np.array(p)[others] / (1 - p[index]), rtol=1e-9
+            )
         else:
             assert target - 4 * floor <= now[index] <= target + TOLERANCE
     assert 50 <= kept <= 350
 
 
 def test_the_floor_is_kept_and_the_rest_pays(twin_page):
-    results = np.array(call(twin_page, "floored(x, 0.01)", [[0.5, 0.5, 0.0], [0.98, 0.02, 0.0], [0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]))
+    results = np.array(
+        call(
+            twin_page,
+            "floored(x, 0.01)",
+            [[0.5, 0.5, 0.0], [0.98, 0.02, 0.0], [0.2, 0.3, 0.5], [1.0, 0.0, 0.0]],
+        )
+    )
     np.testing.assert_allclose(results.sum(axis=1), 1, rtol=TOLERANCE)
     np.testing.assert_allclose(results[0], [0.495, 0.495, 0.01], rtol=TOLERANCE)
     np.testing.assert_allclose(results[2], [0.2, 0.3, 0.5], rtol=TOLERANCE)
@@ -313,7 +366,8 @@ def test_an_unknown_kind_is_refused(twin_page):
     for name in ("kEstimator", "kEstimatorAsLoss", "kEstimatorAsReward"):
         message = twin_page.evaluate(
             f'async (source) => {{ try {{ (await import(source)).{name}([1], [1], "k4"); }} catch (e) {{ return e.message; }} }}',
-            module_address())
+            module_address(),
+        )
         assert message == 'kind must be "k1", "k2" or "k3", not "k4"'
 
 
@@ -322,11 +376,24 @@ def test_an_unknown_kind_is_refused(twin_page):
 TREE_TEXT = (HERE / "tree_mathematics.js").read_text()
 TREE_EXPORTS = re.findall(r"^export (?:const|function) (\w+)", TREE_TEXT, flags=re.MULTILINE)
 TREE_TWINS = {"tokenCosts", "discountedReturn", "stateValues", "futureKl", "fipoWeight"}
-TREE_HELPERS = {"tokenTree", "randomTrees", "repeated", "chances", "lagMoments", "biasAndVariance", "squaredBias", "polynomial", "leastErrorGamma"}
+TREE_HELPERS = {
+    "tokenTree",
+    "randomTrees",
+    "repeated",
+    "chances",
+    "lagMoments",
+    "biasAndVariance",
+    "squaredBias",
+    "polynomial",
+    "leastErrorGamma",
+}
 
 
 def tree_module():
-    plain = [re.sub("^(import [^;]*;|export )", "", (HERE / name).read_text(), flags=re.MULTILINE) for name in ("mathematics.js", "interface.js")]
+    plain = [
+        re.sub("^(import [^;]*;|export )", "", (HERE / name).read_text(), flags=re.MULTILINE)
+        for name in ("mathematics.js", "interface.js")
+    ]
     text = "".join(plain) + re.sub("^import [^;]*;", "", TREE_TEXT, flags=re.MULTILINE)
     return "data:text/javascript;base64," + base64.b64encode(text.encode()).decode()
 
@@ -337,17 +404,27 @@ def tree_cases():
     for number in range(60):
         vocabulary, length = int(random.integers(2, 5)), int(random.integers(1, 6))
         scale, distance = random.choice([0.3, 1, 4]), [2.0, 1.0, 1e-3][number % 3]
-        logits = [scale * random.standard_normal((vocabulary**t, vocabulary)) for t in range(length)]
+        logits = [
+            scale * random.standard_normal((vocabulary**t, vocabulary)) for t in range(length)
+        ]
         teacher = [z + distance * random.standard_normal(z.shape) for z in logits]
         gamma = [0.0, 1.0, 0.999, *random.random(3)][number % 6]
-        yield sequences.TokenTree(logits), sequences.TokenTree(teacher), gamma, float(10 ** random.uniform(0, 5))
+        yield (
+            sequences.TokenTree(logits),
+            sequences.TokenTree(teacher),
+            gamma,
+            float(10 ** random.uniform(0, 5)),
+        )
 
 
 @pytest.fixture(scope="module")
 def tree_cases_in_both(twin_page):
     """[(case, what the JavaScript makes of it)]"""
     every = list(tree_cases())
-    plain = [[[z.reshape(-1).tolist() for z in tree.logits] for tree in case[:2]] + list(case[2:]) for case in every]
+    plain = [
+        [[z.reshape(-1).tolist() for z in tree.logits] for tree in case[:2]] + list(case[2:])
+        for case in every
+    ]
     found = twin_page.evaluate(
         """async ([source, cases]) => {
           const m = await import(source);
@@ -376,7 +453,9 @@ def near(found, engine, scale=0.0):
     """Equal to 1e-12 of the largest, or of ``scale``."""
     found, engine = np.asarray(found, float), np.asarray(engine, float)
     assert found.shape == engine.shape
-    assert np.abs(found - engine).max(initial=0) <= TOLERANCE * max(np.abs(engine).max(initial=0), scale)
+    assert np.abs(found - engine).max(initial=0) <= TOLERANCE * max(
+        np.abs(engine).max(initial=0), scale
+    )
 
 
 def test_every_export_for_trees_is_tested():
@@ -387,42 +466,72 @@ def test_every_export_for_trees_is_tested():
 def test_trees_and_the_costs_on_them(tree_cases_in_both):
     for (student, teacher, gamma, _), found in tree_cases_in_both:
         costs = sequences.token_costs(student, teacher)
-        size = np.abs(np.concatenate([z.reshape(-1) for z in student.log_probabilities])).max()  # two of these are subtracted
+        size = np.abs(
+            np.concatenate([z.reshape(-1) for z in student.log_probabilities])
+        ).max()  # two of these are subtracted
         for mine, theirs in zip(found["probabilities"], student.probabilities, strict=True):
             near(mine, theirs.reshape(-1))
-        for mine, theirs in zip(found["chances"], [*student.prefix_probabilities(), student.sequence_probabilities()], strict=True):
+        for mine, theirs in zip(
+            found["chances"],
+            [*student.prefix_probabilities(), student.sequence_probabilities()],
+            strict=True,
+        ):
             near(mine, theirs)
         near(found["tokenCosts"], costs, size)
         near(found["discountedReturn"], sequences.discounted_return(costs, gamma), size)
-        for mine, theirs in zip(found["stateValues"], sequences.state_values(student, costs, gamma), strict=True):
+        for mine, theirs in zip(
+            found["stateValues"], sequences.state_values(student, costs, gamma), strict=True
+        ):
             near(mine, theirs, size)
         near(found["futureKl"], sequences.future_kl(student, teacher, gamma, 2.0), size)
-        near(found["fipoWeight"], sequences.fipo_weight(student, teacher, gamma, 0.2, 0.3, 2.0), size)
+        near(
+            found["fipoWeight"], sequences.fipo_weight(student, teacher, gamma, 0.2, 0.3, 2.0), size
+        )
 
 
 def test_bias_and_variance_on_trees(tree_cases_in_both):
     for (student, teacher, gamma, samples), found in tree_cases_in_both:
         gradient = sequences.sequence_kl_gradient(student, teacher)
-        rounding = 1e-15 * np.abs(np.concatenate([z.reshape(-1) for z in student.log_probabilities])).max()  # of a cost
+        rounding = (
+            1e-15 * np.abs(np.concatenate([z.reshape(-1) for z in student.log_probabilities])).max()
+        )  # of a cost
         for signal, mine in zip(("sampled", "full_vocabulary"), found["signals"], strict=True):
             bias, variance = sequences.bias_variance_polynomials(student, teacher, signal)
-            loose = (rounding / np.abs(sequences.token_costs(student, teacher)).max()) / TOLERANCE  # costs near 0 have fewer digits
-            second = sum(np.abs(x).max() for x in (bias, variance)) + (gradient**2).sum()  # mean products, of which both are differences
+            loose = (
+                rounding / np.abs(sequences.token_costs(student, teacher)).max()
+            ) / TOLERANCE  # costs near 0 have fewer digits
+            second = (
+                sum(np.abs(x).max() for x in (bias, variance)) + (gradient**2).sum()
+            )  # mean products, of which both are differences
             near(mine["polynomials"][0], bias, max(1, loose) * second)
             near(mine["polynomials"][1], variance, max(1, loose) * second)
             table = sequences.reward_to_go(student, teacher, gamma, signal)
             exact = (table.bias(gradient) ** 2).sum()
             near(mine["at"], [exact, table.total_variance()], max(1, loose) * second)
             assert gamma < 1 or mine["bias"] == 0
-            near(mine["bias"], exact, max(1, loose) * (gradient**2).sum() * (1 - gamma) ** 2 + 1e-30 / TOLERANCE)
+            near(
+                mine["bias"],
+                exact,
+                max(1, loose) * (gradient**2).sum() * (1 - gamma) ** 2 + 1e-30 / TOLERANCE,
+            )
             # the γ itself is known less well than the error there
-            error = lambda x: sequences.reward_to_go(student, teacher, float(x), signal).mean_squared_error(gradient, samples)
+            error = lambda x: sequences.reward_to_go(
+                student, teacher, float(x), signal
+            ).mean_squared_error(gradient, samples)
             least = error(sequences.best_gamma(student, teacher, samples, signal))
             assert 0 <= mine["best"] <= 1 and error(mine["best"]) <= least * (1 + 1e-9) + 1e-30
 
 
 def test_the_page_draws_the_trees_that_python_draws(twin_page):
-    settings = [[2, 2, 0, 1.0], [3, 5, 248, 1.0], [3, 6, 2, 1.0], [4, 6, 9999, 0.35], [4, 3, 77, 0.0], [2, 6, 5, 3.0], [3, 5, 248, 0.5]]
+    settings = [
+        [2, 2, 0, 1.0],
+        [3, 5, 248, 1.0],
+        [3, 6, 2, 1.0],
+        [4, 6, 9999, 0.35],
+        [4, 3, 77, 0.0],
+        [2, 6, 5, 3.0],
+        [3, 5, 248, 0.5],
+    ]
     found = twin_page.evaluate(
         """async ([source, settings]) => {
           const m = await import(source);
@@ -435,7 +544,10 @@ def test_the_page_draws_the_trees_that_python_draws(twin_page):
             assert (theirs.vocabulary, theirs.length) == tuple(setting[:2])
             for level, rows in zip(mine, theirs.log_probabilities, strict=True):
                 near(level, rows.reshape(-1))
-    repeated = twin_page.evaluate("async ([source, p]) => (await import(source)).repeated(p, 3).probabilities.map((level) => [...level])", [tree_module(), trees.NOTES[0]])
+    repeated = twin_page.evaluate(
+        "async ([source, p]) => (await import(source)).repeated(p, 3).probabilities.map((level) => [...level])",
+        [tree_module(), trees.NOTES[0]],
+    )
     for level, rows in zip(repeated, trees.notes_trees(3)[0].probabilities, strict=True):
         near(level, rows.reshape(-1))
 

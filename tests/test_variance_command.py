@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from opd_toy.records import provenance
-from opd_toy.commands import variance as variance_command
 from opd_toy.__main__ import main
+from opd_toy.commands import variance as variance_command
+from opd_toy.records import provenance
 from opd_toy.records.checkpoints import Checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +30,15 @@ def results(path):
 
 
 def command(folder, *more):
-    return ["variance", *SHORT, "--directory", str(folder), "--checkpoints", str(folder / "waiting"), *more]
+    return [
+        "variance",
+        *SHORT,
+        "--directory",
+        str(folder),
+        "--checkpoints",
+        str(folder / "waiting"),
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +53,21 @@ def short(tmp_path_factory):
 def test_it_records_prints_and_leaves_no_checkpoint(short, capsys):
     folder, printed, said = short
     found = results(folder / "control-study.json")
-    assert np.shape(found["variance"]) == (5, 3, 30) and np.shape(found["trajectories"]) == (5, 3, len(found["checkpoints"]), 2, 6, 21)
+    assert np.shape(found["variance"]) == (5, 3, 30) and np.shape(found["trajectories"]) == (
+        5,
+        3,
+        len(found["checkpoints"]),
+        2,
+        6,
+        21,
+    )
     assert found["checkpoints"][0] == 0 and found["checkpoints"][-1] == 30
     assert np.shape(found["final_position"]["mean"]) == (5, 3, 2, len(found["checkpoints"]))
     counts = np.array(found["visitation"]["counts"])
-    assert counts.shape == (3, 2, 21, 64) and (counts.sum(-1) == found["visitation"]["trajectories"]).all()
+    assert (
+        counts.shape == (3, 2, 21, 64)
+        and (counts.sum(-1) == found["visitation"]["trajectories"]).all()
+    )
     assert provenance.is_current(folder / "control-study.json")
     assert printed.count("\n") == 15 + 5 and "drifts" in printed
     assert list((folder / "waiting").iterdir()) == []
@@ -64,7 +82,18 @@ def test_a_trial_does_not_take_the_place_of_the_record(tmp_path, capsys, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "control-study.json").write_text('{"results": "whole"}')
-    main(["variance", "--iterations", "2", "--teacher-iterations", "1", "--checkpoints", "waiting", "--json"])
+    main(
+        [
+            "variance",
+            "--iterations",
+            "2",
+            "--teacher-iterations",
+            "1",
+            "--checkpoints",
+            "waiting",
+            "--json",
+        ]
+    )
     assert (tmp_path / "figures" / "control-study.json").read_text() == '{"results": "whole"}'
     captured = capsys.readouterr()
     assert results(tmp_path / "waiting" / "control-study.json") == json.loads(captured.out)
@@ -74,17 +103,27 @@ def test_a_trial_does_not_take_the_place_of_the_record(tmp_path, capsys, monkeyp
 
 
 def test_interrupted_it_says_so_and_goes_on_to_the_same_numbers(short, tmp_path, capsys):
-    run = subprocess.Popen([sys.executable, "-m", "opd_toy", *command(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "opd_toy", *command(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while "students" not in run.stderr.readline():
         assert run.poll() is None
     run.send_signal(signal.SIGINT)
     printed, said = run.communicate(timeout=60)
     assert run.returncode == 130 and printed == "" and "Traceback" not in said
-    reached = int(re.search(r"stopped by SIGINT; the same command goes on after iteration (\d+)", said)[1])
+    reached = int(
+        re.search(r"stopped by SIGINT; the same command goes on after iteration (\d+)", said)[1]
+    )
     assert 1 <= reached < 30 and not (tmp_path / "control-study.json").exists()
     main(command(tmp_path))
     said = capsys.readouterr().err
-    assert f"after iteration {reached}" in said and "after iteration 8" in said  # the teachers are not trained again
+    assert (
+        f"after iteration {reached}" in said and "after iteration 8" in said
+    )  # the teachers are not trained again
     assert results(tmp_path / "control-study.json") == results(short[0] / "control-study.json")
 
 
@@ -94,7 +133,10 @@ def test_a_record_that_cannot_be_written_loses_nothing(short, tmp_path, capsys, 
 
     with monkeypatch.context() as patch:
         patch.setattr(provenance, "record", full)
-        with pytest.raises(SystemExit, match="No space left on device.*Nothing trained is lost.*study-students.pt.*same command again"):
+        with pytest.raises(
+            SystemExit,
+            match="No space left on device.*Nothing trained is lost.*study-students.pt.*same command again",
+        ):
             main(command(tmp_path))
     capsys.readouterr()
     main(command(tmp_path))
@@ -107,7 +149,14 @@ def test_frozen_and_sensitivity_in_short(tmp_path, capsys, monkeypatch):
 
     function = frozen.frozen
     monkeypatch.setattr(frozen, "RESAMPLES", 20)
-    few = lambda *arguments, **options: function(*arguments, trajectories=64, growth_trajectories=32, lengths=(3, 6), gammas=(0.0, 1.0), **options)
+    few = lambda *arguments, **options: function(
+        *arguments,
+        trajectories=64,
+        growth_trajectories=32,
+        lengths=(3, 6),
+        gammas=(0.0, 1.0),
+        **options,
+    )
     few.__module__ = function.__module__
     monkeypatch.setattr(frozen, "frozen", few)
     main(command(tmp_path, "frozen", "--iterations", "4"))
@@ -115,7 +164,9 @@ def test_frozen_and_sensitivity_in_short(tmp_path, capsys, monkeypatch):
     assert all(stage in printed for stage in frozen.STAGES) and "Rao-Blackwellised" in printed
     found = results(tmp_path / "control-frozen.json")
     assert found["stages"]["late"]["iteration"] == 4 and len(found["growth"]["late"]) == 5 * 2
-    assert json.loads((tmp_path / "control-frozen.json").read_text())["provenance"]["seed"] == [frozen.STUDENT_SEED]
+    assert json.loads((tmp_path / "control-frozen.json").read_text())["provenance"]["seed"] == [
+        frozen.STUDENT_SEED
+    ]
     main(command(tmp_path, "exponents"))
     printed = capsys.readouterr().out
     assert "full return" in printed and "fitted exponents" in printed
@@ -124,17 +175,28 @@ def test_frozen_and_sensitivity_in_short(tmp_path, capsys, monkeypatch):
     found = results(tmp_path / "control-sensitivity.json")
     rows = found["rows"]
     assert len(found["crossed"]) == 9
-    for cell in found["crossed"]:  # after three iterations students are where their own bounds have them, whoever teaches
-        alone = next(row for row in rows if (row["bounds"], row["optimiser"], row["gamma"]) == (cell["student"], "Adam 1e-3", 1))
+    for cell in found[
+        "crossed"
+    ]:  # after three iterations students are where their own bounds have them, whoever teaches
+        alone = next(
+            row
+            for row in rows
+            if (row["bounds"], row["optimiser"], row["gamma"]) == (cell["student"], "Adam 1e-3", 1)
+        )
         assert cell["distance"] == pytest.approx([run[-1] for run in alone["distance"]], abs=0.2)
-    assert {row["bounds"] for row in rows} == {"-3 to 1", "-2 to 0", "-5 to 2", "none"} and {row["gamma"] for row in rows} == {0, 1}
+    assert {row["bounds"] for row in rows} == {"-3 to 1", "-2 to 0", "-5 to 2", "none"} and {
+        row["gamma"] for row in rows
+    } == {0, 1}
 
 
 def test_exact_exponents_stay_under_the_bounds():
     found = variance_command.independent_exponents()
     by = {(row["signal"], row["gamma"], row["causal"]): row["exponents"] for row in found["rows"]}
     assert by["sampled", 0.0, True] == pytest.approx([1] * 6)
-    assert by["sampled", 1.0, True][0] < by["sampled", 1.0, True][-1] < 3 and by["sampled", 1.0, False][-1] < 3
+    assert (
+        by["sampled", 1.0, True][0] < by["sampled", 1.0, True][-1] < 3
+        and by["sampled", 1.0, False][-1] < 3
+    )
     assert 1 < by["sampled", 0.9, True][-1] < 1.2 < 2 < by["sampled", 0.9, True][0]
 
 
@@ -151,7 +213,10 @@ def test_benchmark_prints_both(capsys):
         (["--teacher-iterations", "-5"], "teacher_iterations is -5; give a whole number from 0"),
         (["--device", "abacus"], "device is 'abacus', which cannot be used here"),
         (["--threads", "0"], "threads is 0; give a whole number from 1"),
-        (["--show", "--directory", "nowhere"], "directory is 'nowhere', which holds no control-study.json; make it by the same command without --show"),
+        (
+            ["--show", "--directory", "nowhere"],
+            "directory is 'nowhere', which holds no control-study.json; make it by the same command without --show",
+        ),
         (["nonsense"], "invalid choice: 'nonsense'"),
         (["--dtype", "float16"], "invalid choice: 'float16'"),
     ],
@@ -180,7 +245,9 @@ def test_progress_on_a_terminal_is_one_line():
         progress(i, 100)
     assert stream.getvalue().count("\n") == 1 and "100/100" in stream.getvalue()
     lines = stream.getvalue().split("\r")[1:]
-    assert len({len(line.rstrip("\n")) for line in lines}) == 1  # a shorter one leaves nothing of a longer one behind
+    assert (
+        len({len(line.rstrip("\n")) for line in lines}) == 1
+    )  # a shorter one leaves nothing of a longer one behind
 
 
 def test_two_processes_on_one_checkpoint_leave_it_whole(tmp_path, monkeypatch):
@@ -210,7 +277,7 @@ def test_a_record_on_a_full_disk_leaves_the_old_one_and_no_litter(tmp_path, monk
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
-        provenance.record(tmp_path / "r.json", {}, sources=["opd_toy/explorables/palette.py"], packages=["numpy"])
+        provenance.record(tmp_path / "r.json", {}, modules=["opd_toy.explorables.palette"])
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
@@ -229,15 +296,25 @@ def test_records_are_modest():
 
 def test_recorded_study_is_the_whole_one(control):
     assert control["gammas"] == [0, 0.25, 0.5, 0.75, 1] and control["seeds"] == [42, 43, 2026]
-    assert control["settings"]["iterations run"] == control["iterations"][-1] == control["checkpoints"][-1] == 2000
+    assert (
+        control["settings"]["iterations run"]
+        == control["iterations"][-1]
+        == control["checkpoints"][-1]
+        == 2000
+    )
 
 
 def test_recorded_teachers_reach_their_targets(control):
-    assert np.allclose(control["teachers"]["final_position_mean"], [-3, 3], atol=0.1) and max(control["teachers"]["final_position_sd"]) < 0.1
+    assert (
+        np.allclose(control["teachers"]["final_position_mean"], [-3, 3], atol=0.1)
+        and max(control["teachers"]["final_position_sd"]) < 0.1
+    )
 
 
 def test_recorded_small_gammas_reach_both_targets_and_gamma_1_is_lost_in_some_seeds(control):
-    distance = np.array(control["final_position"]["distance_to_target"])  # [gamma][seed][task][checkpoint]
+    distance = np.array(
+        control["final_position"]["distance_to_target"]
+    )  # [gamma][seed][task][checkpoint]
     assert distance[:3, :, :, -1].max() < 0.1
     after = [i for i, iteration in enumerate(control["checkpoints"]) if iteration >= 200]
     lost = (distance[-1][..., after] > 1).any(axis=(1, 2))
@@ -246,7 +323,9 @@ def test_recorded_small_gammas_reach_both_targets_and_gamma_1_is_lost_in_some_se
 
 
 def test_recorded_variance_rises_with_gamma_where_no_run_is_lost(control):
-    late = np.log(np.array(control["window_geometric_mean"])[..., -5:]).mean(-1)  # [gamma][seed][task]
+    late = np.log(np.array(control["window_geometric_mean"])[..., -5:]).mean(
+        -1
+    )  # [gamma][seed][task]
     assert (np.diff(late[:, 0], axis=0) > 0).all()  # seed 42
     assert (late[-1] > late[0] + 1).all()  # every seed: gamma = 1 more than e times gamma = 0
     assert (late[-1] - late[0]).max() > np.log(1e4)  # and orders of magnitude in one that is lost
@@ -259,18 +338,29 @@ def rows_of(at):
 def test_recorded_effect_of_gamma_shrinks_as_the_student_comes_near():
     found = results(FIGURES / "control-frozen.json")["stages"]
     for task in ("left", "right"):
-        intervals = [rows_of(found[stage]["tasks"][task])["sampled", 1]["output_layer"]["ratio_to_immediate_interval"] for stage in found]
+        intervals = [
+            rows_of(found[stage]["tasks"][task])["sampled", 1]["output_layer"][
+                "ratio_to_immediate_interval"
+            ]
+            for stage in found
+        ]
         assert intervals[0][0] > 10 and intervals[-1][1] < 2 and intervals[-1][0] > 1
         for stage in found:
             rows = rows_of(found[stage]["tasks"][task])
             variance = lambda name, gamma: rows[name, gamma]["output_layer"]["variance"]
             assert variance("full_vocabulary", 0) < variance("sampled", 0) / 10
-            assert [variance("sampled", g) for g in (0, 0.25, 0.5, 0.75, 1)] == sorted(variance("sampled", g) for g in (0, 0.25, 0.5, 0.75, 1))
+            assert [variance("sampled", g) for g in (0, 0.25, 0.5, 0.75, 1)] == sorted(
+                variance("sampled", g) for g in (0, 0.25, 0.5, 0.75, 1)
+            )
             assert variance("full_return", 1) > variance("sampled", 1)
 
 
 def test_recorded_exponents_stay_under_the_bounds():
-    limits = {("sampled", 0): 2, ("sampled", 1): 3, ("full_return", 1): 3}  # the bounds speak of these
+    limits = {
+        ("sampled", 0): 2,
+        ("sampled", 1): 3,
+        ("full_return", 1): 3,
+    }  # the bounds speak of these
     for rows in results(FIGURES / "control-frozen.json")["growth"].values():
         for row in rows:
             assert row["interval"][1] < limits.get((row["estimator"], row["gamma"]), math.inf)
@@ -280,20 +370,42 @@ def test_recorded_drift_hangs_on_how_sharp_the_policies_may_be():
     rows = results(FIGURES / "control-sensitivity.json")["rows"]
     drifting = {(row["bounds"], row["optimiser"], row["gamma"]): sum(row["drifts"]) for row in rows}
     assert all(number == 0 for (_, _, gamma), number in drifting.items() if gamma == 0)
-    of_gamma_1 = {bounds: [number for (b, _, gamma), number in drifting.items() if b == bounds and gamma == 1] for bounds in ("-2 to 0", "-3 to 1", "-5 to 2", "none")}
-    assert set(of_gamma_1["-2 to 0"]) == {0} and set(of_gamma_1["-5 to 2"]) == set(of_gamma_1["none"]) == {3}
-    assert all(1 <= number <= 3 for number in of_gamma_1["-3 to 1"])  # whatever the optimiser, clipped or not
+    of_gamma_1 = {
+        bounds: [number for (b, _, gamma), number in drifting.items() if b == bounds and gamma == 1]
+        for bounds in ("-2 to 0", "-3 to 1", "-5 to 2", "none")
+    }
+    assert set(of_gamma_1["-2 to 0"]) == {0} and set(of_gamma_1["-5 to 2"]) == set(
+        of_gamma_1["none"]
+    ) == {3}
+    assert all(
+        1 <= number <= 3 for number in of_gamma_1["-3 to 1"]
+    )  # whatever the optimiser, clipped or not
 
 
 def test_recorded_drift_hangs_on_the_teachers_bounds_rather_than_the_students():
-    arrived = {(row["teacher"], row["student"]): 3 - sum(row["drifts"]) for row in results(FIGURES / "control-sensitivity.json")["crossed"]}
-    by_teacher, by_student = ([sum(n for pair, n in arrived.items() if pair[side] == bounds) for bounds in ("-2 to 0", "-3 to 1", "-5 to 2")] for side in (0, 1))
+    arrived = {
+        (row["teacher"], row["student"]): 3 - sum(row["drifts"])
+        for row in results(FIGURES / "control-sensitivity.json")["crossed"]
+    }
+    by_teacher, by_student = (
+        [
+            sum(n for pair, n in arrived.items() if pair[side] == bounds)
+            for bounds in ("-2 to 0", "-3 to 1", "-5 to 2")
+        ]
+        for side in (0, 1)
+    )
     assert by_teacher[0] == 9 and by_teacher[2] == 0 and 0 < by_teacher[1] < 9
     assert max(by_student) - min(by_student) <= 2
 
 
 def test_records_are_compact_and_their_words_untouched(tmp_path):
-    kept = {"text": "a { b\n [1,\n 2] }", "rows": [[1, 2.5, None], [-1e-9, 3, True]], "short": {"a": 1, "b": [1, 2]}, "empty": [], "mixed": [1, "two"]}
-    provenance.record(tmp_path / "r.json", kept, sources=["opd_toy/explorables/palette.py"], packages=["numpy"])
+    kept = {
+        "text": "a { b\n [1,\n 2] }",
+        "rows": [[1, 2.5, None], [-1e-9, 3, True]],
+        "short": {"a": 1, "b": [1, 2]},
+        "empty": [],
+        "mixed": [1, "two"],
+    }
+    provenance.record(tmp_path / "r.json", kept, modules=["opd_toy.explorables.palette"])
     assert results(tmp_path / "r.json") == kept
     assert "[ 1, 2.5, null ]" in (tmp_path / "r.json").read_text()

@@ -8,6 +8,7 @@
 
 It also sets the package's docstrings, which are plain text, on the page of its functions.
 """
+
 import base64
 import hashlib
 import re
@@ -40,7 +41,9 @@ REPEATED = re.compile(r"<(style|script)>.*?</\1>", re.DOTALL)
 STILL = re.compile(r'(<img class="opd-fallback[^"]*" src=")data:image/png;base64,([^"]*)')
 VARIABLE = re.compile(r"--[\w-]+")
 # A custom property and its value, which is plain, quoted or in brackets.
-VARIABLE_DECLARED = re.compile(r"""(?<=[{;\s])(--[\w-]+)\s*:(?:[^;{}"'()]|"[^"]*"|'[^']*'|\((?:[^()"']|"[^"]*"|'[^']*'|\([^()]*\))*\))*(?:;|(?=\}))""")
+VARIABLE_DECLARED = re.compile(
+    r"""(?<=[{;\s])(--[\w-]+)\s*:(?:[^;{}"'()]|"[^"]*"|'[^']*'|\((?:[^()"']|"[^"]*"|'[^']*'|\([^()]*\))*\))*(?:;|(?=\}))"""
+)
 # MathJax comes in every flavour; the book loads one, its fonts, and the extensions it may ask for.
 MATHJAX_KEPT = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
 # What the pages are made of besides.
@@ -56,10 +59,14 @@ ICON_FONT = "vendor/fontawesome/webfonts"
 
 
 def setup(app):
-    app.add_config_value("comments_config", {}, "")  # Jupyter Book sets it, a left-out extension reads it
+    app.add_config_value(
+        "comments_config", {}, ""
+    )  # Jupyter Book sets it, a left-out extension reads it
     app.add_config_value("book_ingredients", "", "env")
     app.add_config_value("book_sources", "", "")
-    TocTreeCollectorWithStyles.assign_section_numbers = by_file_name(TocTreeCollectorWithStyles.assign_section_numbers)
+    TocTreeCollectorWithStyles.assign_section_numbers = by_file_name(
+        TocTreeCollectorWithStyles.assign_section_numbers
+    )
     app.connect("config-inited", tie_outputs_to_their_ingredients)
     app.connect("env-get-outdated", check_the_ledger_again)
     app.connect("doctree-read", warn_of_cells_never_run)
@@ -72,6 +79,7 @@ def setup(app):
 
 
 # Numbered ------------------------------------------------------------------------------
+
 
 def by_file_name(assign):
     """Sphinx counts the chapters of its table of contents; let 08-name be chapter 8 even if it is the seventh there."""
@@ -97,13 +105,17 @@ def by_file_name(assign):
 
 # Fresh ---------------------------------------------------------------------------------
 
+
 def fingerprint(root, parts):
     """One hash of the files below `root` that `parts` names, tests left out, and of the Python that runs."""
     digest = hashlib.sha256(sys.version.encode())
     for name, suffixes in parts.items():
         top = root / name
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
-            hidden = any(part.startswith((".", "__pycache__", "test_")) for part in path.relative_to(root).parts)
+            hidden = any(
+                part.startswith((".", "__pycache__", "test_"))
+                for part in path.relative_to(root).parts
+            )
             if path.is_file() and path.suffix in suffixes and not hidden:
                 digest.update(path.relative_to(root).as_posix().encode() + b"\0")
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -113,7 +125,9 @@ def fingerprint(root, parts):
 def tie_outputs_to_their_ingredients(app, config):
     """Name the cache after the ingredients: when one changes, every chapter runs again."""
     config.book_ingredients = fingerprint(Path(app.srcdir), INGREDIENTS)
-    config.book_sources = fingerprint(Path(app.srcdir), SOURCES)  # now: they may change while the book is built
+    config.book_sources = fingerprint(
+        Path(app.srcdir), SOURCES
+    )  # now: they may change while the book is built
     caches = Path(app.outdir).parent / ".jupyter_cache"
     config.nb_execution_cache_path = str(caches / config.book_ingredients)
     for old in caches.glob("*"):
@@ -124,7 +138,10 @@ def tie_outputs_to_their_ingredients(app, config):
 def check_the_ledger_again(app, env, added, changed, removed):
     """The ledger's page also checks what its cache does not know: the tests, the labels of all pages."""
     root = Path(app.srcdir)
-    tests = [path.read_bytes() for path in sorted([*root.glob("tests/*.py"), *root.glob("opd_toy/derivations/test_*.py")])]
+    tests = [
+        path.read_bytes()
+        for path in sorted([*root.glob("tests/*.py"), *root.glob("opd_toy/derivations/test_*.py")])
+    ]
     checked = fingerprint(root, {"book": (".md",)}), hashlib.sha256(b"".join(tests)).hexdigest()
     if getattr(env, "ledger_checked", None) == checked or "book/ledger" not in env.found_docs:
         return []
@@ -138,8 +155,13 @@ def warn_of_cells_never_run(app, doctree):
         logger.warning("the chapters are not executed", type="whole_pages", subtype="cell")
     for cell in doctree.findall(nodes.container):
         if cell.get("nb_element") == "cell_code" and not cell.get("exec_count"):
-            logger.warning("code cell %s was not executed", cell["cell_index"], location=cell,
-                           type="whole_pages", subtype="cell")
+            logger.warning(
+                "code cell %s was not executed",
+                cell["cell_index"],
+                location=cell,
+                type="whole_pages",
+                subtype="cell",
+            )
 
 
 def leave_out_widget_states(app, doctree):
@@ -148,6 +170,7 @@ def leave_out_widget_states(app, doctree):
 
 
 # Docstrings ----------------------------------------------------------------------------
+
 
 def set_plain_text(app, what, name, thing, options, lines):
     """Docstrings are plain text: escape what reStructuredText would read as markup.
@@ -181,6 +204,7 @@ def lead_to_the_ledger(app, env, node, content):
 
 # Whole ---------------------------------------------------------------------------------
 
+
 def executed_well(env, name):
     record = NbMetadataCollector.get_exec_data(env, name)
     return record is None or record["succeeded"]
@@ -194,18 +218,25 @@ def mend_body(app, page, template, context, doctree):
     if "citation-list" in body:
         body = re.sub(r' role="(list|doc-biblioentry)"', "", body)
     seen = set()
-    body = REPEATED.sub(lambda found: "" if found[0] in seen else seen.add(found[0]) or found[0], body)
-    context["body"] = STILL.sub(lambda found: found[1] + still_file(app, found[2], context["pathto"]), body)
+    body = REPEATED.sub(
+        lambda found: "" if found[0] in seen else seen.add(found[0]) or found[0], body
+    )
+    context["body"] = STILL.sub(
+        lambda found: found[1] + still_file(app, found[2], context["pathto"]), body
+    )
     if "generate_toctree_html" in context:
         context["generate_toctree_html"] = name_the_folds(context["generate_toctree_html"])
 
 
 def name_the_folds(menu):
     """The menu folds the pages of a chapter under a button that shows an arrow only: give it a name."""
+
     def named(*args, **options):
         tree = menu(*args, **options)
         for fold in tree.find_all("details"):
-            fold.summary["aria-label"] = f"Pages of {fold.find_previous_sibling('a').get_text(strip=True)}"
+            fold.summary["aria-label"] = (
+                f"Pages of {fold.find_previous_sibling('a').get_text(strip=True)}"
+            )
         return tree
 
     return named
@@ -233,7 +264,9 @@ def finish(app, error):
     if error:
         return
     if changed:
-        raise SphinxError("the package changed while its chapters were executed: build the book again")
+        raise SphinxError(
+            "the package changed while its chapters were executed: build the book again"
+        )
     raised = sorted(name for name in app.env.all_docs if not executed_well(app.env, name))
     if raised:
         raise SphinxError(f"these chapters raised an error: {', '.join(raised)}")
@@ -247,22 +280,35 @@ def drop_pages_no_longer_in_the_book(app):
     site = Path(app.outdir)
     kept = {Path(app.builder.get_outfilename(name)).resolve() for name in app.env.all_docs}
     for page in site.rglob("*.html"):
-        if page.parent != site and site / "_static" not in page.parents and page.resolve() not in kept:
+        if (
+            page.parent != site
+            and site / "_static" not in page.parents
+            and page.resolve() not in kept
+        ):
             page.unlink()
 
 
 # Light ---------------------------------------------------------------------------------
+
 
 def lighten(site):
     """Leave out of a built site the style rules, icons and files that none of its pages use."""
     static = site / "_static"
     drop_unused_files(static)
     pages = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
-    scripts = [path.read_text(encoding="utf-8") for path in [*static.glob("*.js"), *static.glob("scripts/*.js")]]
+    scripts = [
+        path.read_text(encoding="utf-8")
+        for path in [*static.glob("*.js"), *static.glob("scripts/*.js")]
+    ]
     words = set()
-    for text in scripts + [names for page in pages for names in [*NAMED.findall(page), *SCRIPT.findall(page)]]:
+    for text in scripts + [
+        names for page in pages for names in [*NAMED.findall(page), *SCRIPT.findall(page)]
+    ]:
         words.update(WORD.findall(text))
-    sheets = {path: path.read_text(encoding="utf-8") for path in [*static.glob("*.css"), *static.glob("styles/*.css")]}
+    sheets = {
+        path: path.read_text(encoding="utf-8")
+        for path in [*static.glob("*.css"), *static.glob("styles/*.css")]
+    }
     lean = {path: keep_used_rules(text, words) for path, text in sheets.items()}
     lean = keep_used_variables(lean, "".join(pages + scripts))
     for path, text in lean.items():
@@ -321,9 +367,12 @@ def is_used(selector, words):
     """Whether every class and id of a selector occurs; what stands in :not(…) need not."""
     asked, previous = [], None
     for token in selector:
-        if token.type == "hash":
-            asked.append(token.value)
-        elif token.type == "ident" and previous is not None and previous.type == "literal" and previous.value == ".":
+        if token.type == "hash" or (
+            token.type == "ident"
+            and previous is not None
+            and previous.type == "literal"
+            and previous.value == "."
+        ):
             asked.append(token.value)
         previous = token
     return all(name in words for name in asked)
@@ -335,8 +384,10 @@ def keep_used_variables(sheets, elsewhere):
         read = set(VARIABLE.findall(elsewhere))
         for text in sheets.values():
             read.update(re.findall(r"var\(\s*(--[\w-]+)", text))
-        after = {path: VARIABLE_DECLARED.sub(lambda found: found[0] if found[1] in read else "", text)
-                 for path, text in sheets.items()}
+        after = {
+            path: VARIABLE_DECLARED.sub(lambda found: found[0] if found[1] in read else "", text)
+            for path, text in sheets.items()
+        }
         if after == sheets:
             return after
         sheets = after

@@ -12,8 +12,13 @@ new ResizeObserver(reachWideEquations).observe(document.querySelector("main"));
 // Paper is white.
 const dressed = document.documentElement.dataset;
 let worn;
-addEventListener("beforeprint", () => { worn = dressed.theme; dressed.theme = "light"; });
-addEventListener("afterprint", () => { dressed.theme = worn; });
+addEventListener("beforeprint", () => {
+  worn = dressed.theme;
+  dressed.theme = "light";
+});
+addEventListener("afterprint", () => {
+  dressed.theme = worn;
+});
 
 // Each piece of code can be copied. The clipboard may be refused; then the button says so.
 for (const code of document.querySelectorAll("div.highlight")) {
@@ -22,9 +27,15 @@ for (const code of document.querySelectorAll("div.highlight")) {
   button.className = "copy";
   button.textContent = "Copy";
   button.addEventListener("click", async () => {
-    const copied = navigator.clipboard?.writeText(code.querySelector("pre").textContent) ?? Promise.reject();
-    button.textContent = await copied.then(() => "Copied", () => "Select the code to copy it");
-    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    const copied =
+      navigator.clipboard?.writeText(code.querySelector("pre").textContent) ?? Promise.reject();
+    button.textContent = await copied.then(
+      () => "Copied",
+      () => "Select the code to copy it",
+    );
+    setTimeout(() => {
+      button.textContent = "Copy";
+    }, 2000);
   });
   code.append(button);
 }

@@ -55,7 +55,14 @@ class Called:
         return precision(self.student_gradient)
 
 
-def gradient_of(loss, student, teacher, *rest, names=("student_logits", "teacher_logits", "token"), wanted=TOKEN_WISE):
+def gradient_of(
+    loss,
+    student,
+    teacher,
+    *rest,
+    names=("student_logits", "teacher_logits", "token"),
+    wanted=TOKEN_WISE,
+):
     """Call ``loss(student, teacher, *rest)`` and differentiate it; -> Called.
 
     ``student`` and ``teacher`` are logits of any shape, ``rest`` whatever the loss
@@ -64,7 +71,10 @@ def gradient_of(loss, student, teacher, *rest, names=("student_logits", "teacher
     floating-point number; NoGradient where no gradient reaches the student.  A value
     or gradient that is not finite is handed back as it is.
     """
-    leaves = [torch.tensor(np.asarray(values), dtype=torch.float64, requires_grad=True) for values in (student, teacher)]
+    leaves = [
+        torch.tensor(np.asarray(values), dtype=torch.float64, requires_grad=True)
+        for values in (student, teacher)
+    ]
     others = [torch.as_tensor(value) for value in rest]
     with torch.inference_mode(False), torch.enable_grad():
         # Clones, as logits come from a model: a loss that writes into them can be followed.
@@ -84,7 +94,9 @@ def gradient_of(loss, student, teacher, *rest, names=("student_logits", "teacher
             "The student comes first and the teacher second; give lambda student, teacher, *rest: loss(teacher, student, *rest) if yours has them the other way round",
             float(value.detach()),
         )
-    student_gradient, teacher_gradient = (None if gradient is None else gradient.numpy() for gradient in gradients)
+    student_gradient, teacher_gradient = (
+        None if gradient is None else gradient.numpy() for gradient in gradients
+    )
     return Called(float(value.detach()), student_gradient, teacher_gradient, touched)
 
 
@@ -113,7 +125,9 @@ def check_unchanged(loss, first, student, teacher, *rest, **messages):
 
 
 def _same(one, other):
-    return np.array_equal(one.value, other.value, equal_nan=True) and np.array_equal(one.student_gradient, other.student_gradient, equal_nan=True)
+    return np.array_equal(one.value, other.value, equal_nan=True) and np.array_equal(
+        one.student_gradient, other.student_gradient, equal_nan=True
+    )
 
 
 def arguments_taken(loss, most, wanted=TOKEN_WISE):
@@ -125,12 +139,16 @@ def arguments_taken(loss, most, wanted=TOKEN_WISE):
     AuditError for a signature that cannot take the two logits, or wants a mask third.
     """
     if inspect.isclass(loss):
-        raise AuditError(f"loss is the class {loss.__name__}, whose call makes an object and no loss; give an object of it: {loss.__name__}()")
+        raise AuditError(
+            f"loss is the class {loss.__name__}, whose call makes an object and no loss; give an object of it: {loss.__name__}()"
+        )
     try:
         signature = inspect.signature(loss.forward if isinstance(loss, torch.nn.Module) else loss)
     except (TypeError, ValueError):
         if not callable(loss):
-            raise AuditError(f"loss is {loss!r}, which cannot be called; give a function {wanted} -> scalar tensor") from None
+            raise AuditError(
+                f"loss is {loss!r}, which cannot be called; give a function {wanted} -> scalar tensor"
+            ) from None
         return most
     positional, needed = 0, 0
     for parameter in signature.parameters.values():
@@ -138,13 +156,29 @@ def arguments_taken(loss, most, wanted=TOKEN_WISE):
             positional = needed = max(positional, _accepted(loss, most))
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             positional += 1
-            if positional == 3 and parameter.name.endswith("mask") and parameter.default is parameter.empty:
-                instead = "lambda student, teacher, tokens, mask: loss(student, teacher, mask)" if most == 4 else "lambda student, teacher: loss(student, teacher, mask=...)"
-                raise AuditError(f"the loss is {_name(loss)}{signature}, whose third argument is a mask; it is called as {wanted}: give {instead}")
-            if parameter.default is parameter.empty or (positional == 3 and parameter.name in ("token", "tokens")) or (positional == most == 4 and parameter.name.endswith("mask")):
+            if (
+                positional == 3
+                and parameter.name.endswith("mask")
+                and parameter.default is parameter.empty
+            ):
+                instead = (
+                    "lambda student, teacher, tokens, mask: loss(student, teacher, mask)"
+                    if most == 4
+                    else "lambda student, teacher: loss(student, teacher, mask=...)"
+                )
+                raise AuditError(
+                    f"the loss is {_name(loss)}{signature}, whose third argument is a mask; it is called as {wanted}: give {instead}"
+                )
+            if (
+                parameter.default is parameter.empty
+                or (positional == 3 and parameter.name in ("token", "tokens"))
+                or (positional == most == 4 and parameter.name.endswith("mask"))
+            ):
                 needed = positional
         elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-            raise AuditError(f"the loss is {_name(loss)}{signature}: its argument {parameter.name} has no default; it is called as {wanted}, so set it: functools.partial(loss, {parameter.name}=...)")
+            raise AuditError(
+                f"the loss is {_name(loss)}{signature}: its argument {parameter.name} has no default; it is called as {wanted}, so set it: functools.partial(loss, {parameter.name}=...)"
+            )
     if positional < 2 or needed > most:
         raise AuditError(f"the loss is {_name(loss)}{signature}; it is called as {wanted}. {ADAPT}")
     return max(2, needed)
@@ -154,7 +188,10 @@ def _accepted(loss, most):
     """How many arguments reach through a loss of ``*arguments`` to what it calls: most, unless that takes fewer."""
     for count in range(most, 2, -1):
         try:
-            loss(*(torch.zeros(3, dtype=torch.float64, requires_grad=True) for _ in range(2)), *(torch.zeros((), dtype=torch.int64) for _ in range(count - 2)))
+            loss(
+                *(torch.zeros(3, dtype=torch.float64, requires_grad=True) for _ in range(2)),
+                *(torch.zeros((), dtype=torch.int64) for _ in range(count - 2)),
+            )
         except TypeError as error:
             if "positional argument" in str(error):
                 continue
@@ -171,7 +208,9 @@ def precision(*gradients):
     float32's numbers.  Zeros, and numbers that are not finite, say nothing; neither do
     many numbers of which few differ.
     """
-    numbers = torch.tensor(np.concatenate([np.ravel(gradient) for gradient in gradients]), dtype=torch.float64)
+    numbers = torch.tensor(
+        np.concatenate([np.ravel(gradient) for gradient in gradients]), dtype=torch.float64
+    )
     numbers = numbers[torch.isfinite(numbers) & (numbers != 0)]
     if len(numbers) and not (len(numbers) > 4 * FEW and len(numbers.abs().unique()) <= FEW):
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
@@ -192,11 +231,16 @@ def formats_inside(loss, student, teacher, *rest):
                     seen.add(str(value.dtype).removeprefix("torch."))
             return result
 
-    inputs = [torch.tensor(np.asarray(values), dtype=torch.float64, requires_grad=True).clone() for values in (student, teacher)]
+    inputs = [
+        torch.tensor(np.asarray(values), dtype=torch.float64, requires_grad=True).clone()
+        for values in (student, teacher)
+    ]
     try:
         with Watch():
             loss(*inputs, *[torch.as_tensor(value) for value in rest])
-    except Exception:  # it can be called, but not under watch (compiled code): what was seen must do
+    except (
+        Exception
+    ):  # it can be called, but not under watch (compiled code): what was seen must do
         pass
     return seen
 
@@ -207,20 +251,35 @@ def _call(loss, inputs, names, wanted):
     except AuditError:
         raise
     except Exception as error:
-        shapes = ", ".join(f"{name} {tuple(value.shape)}" if value.ndim else f"{name} {value.item()!r} (a tensor without axes)" for name, value in zip(names, inputs))
-        raise AuditError(f"the loss raised {type(error).__name__}: {_first_line(error)}. It was called as {wanted}, here with {shapes}. {ADAPT}") from error
+        shapes = ", ".join(
+            f"{name} {tuple(value.shape)}"
+            if value.ndim
+            else f"{name} {value.item()!r} (a tensor without axes)"
+            for name, value in zip(names, inputs)
+        )
+        raise AuditError(
+            f"the loss raised {type(error).__name__}: {_first_line(error)}. It was called as {wanted}, here with {shapes}. {ADAPT}"
+        ) from error
 
 
 def _scalar(value):
     """``value`` as a real floating tensor without axes."""
     if isinstance(value, (tuple, list, dict)):
-        raise AuditError(f"the loss returns a {type(value).__name__} of {len(value)}; return the loss alone, such as lambda *inputs: loss(*inputs)[0]")
+        raise AuditError(
+            f"the loss returns a {type(value).__name__} of {len(value)}; return the loss alone, such as lambda *inputs: loss(*inputs)[0]"
+        )
     if not isinstance(value, torch.Tensor):
-        raise AuditError(f"the loss returns {value!r}, a {type(value).__name__}; return the scalar tensor itself, without .item(), float() or .numpy(), so that it can be differentiated")
+        raise AuditError(
+            f"the loss returns {value!r}, a {type(value).__name__}; return the scalar tensor itself, without .item(), float() or .numpy(), so that it can be differentiated"
+        )
     if value.is_complex() or not value.is_floating_point():
-        raise AuditError(f"the loss returns a tensor of dtype {value.dtype}; return one real floating-point number")
+        raise AuditError(
+            f"the loss returns a tensor of dtype {value.dtype}; return one real floating-point number"
+        )
     if value.numel() != 1:
-        raise AuditError(f"the loss returns a tensor of shape {tuple(value.shape)}; return one number: add .sum() or .mean(), whichever your training takes")
+        raise AuditError(
+            f"the loss returns a tensor of shape {tuple(value.shape)}; return one number: add .sum() or .mean(), whichever your training takes"
+        )
     return value.reshape(())
 
 
@@ -230,18 +289,34 @@ def _differentiate(value, leaves, touched):
     except RuntimeError as error:
         if "inplace" in str(error) or "in-place" in str(error):
             changed = " and ".join(touched) or "a tensor it still needs"
-            raise AuditError(f"the loss changes {changed} in place, so that its gradient cannot be computed; use the form without the trailing underscore, or .clone() first ({_first_line(error)})") from error
-        raise AuditError(f"the loss can be called, but its gradient raised {type(error).__name__}: {_first_line(error)}") from error
+            raise AuditError(
+                f"the loss changes {changed} in place, so that its gradient cannot be computed; use the form without the trailing underscore, or .clone() first ({_first_line(error)})"
+            ) from error
+        raise AuditError(
+            f"the loss can be called, but its gradient raised {type(error).__name__}: {_first_line(error)}"
+        ) from error
 
 
 def _why_no_gradient(loss, leaves, others):
     """Does the value hang on the student's logits although no gradient does?"""
     values = []
     for shift in (0.0, 0.1):
-        student = leaves[0].detach() + shift * torch.cos(torch.arange(leaves[0].numel(), dtype=torch.float64)).reshape(leaves[0].shape)
+        student = leaves[0].detach() + shift * torch.cos(
+            torch.arange(leaves[0].numel(), dtype=torch.float64)
+        ).reshape(leaves[0].shape)
         try:
-            values.append(float(loss(student.requires_grad_(), leaves[1].clone(), *[value.clone() for value in others]).detach()))
-        except Exception:  # the second logits are ours, not the caller's: nothing to report about them
+            values.append(
+                float(
+                    loss(
+                        student.requires_grad_(),
+                        leaves[1].clone(),
+                        *[value.clone() for value in others],
+                    ).detach()
+                )
+            )
+        except (
+            Exception
+        ):  # the second logits are ours, not the caller's: nothing to report about them
             values.append(values[0])
     if values[0] != values[1]:
         return (

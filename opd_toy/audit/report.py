@@ -13,7 +13,9 @@ MARK = {"broken": "!!", "note": " !", "fine": "  "}
 def plain(value):
     """Dataclasses, arrays and tuples as dicts, lists, floats and strings; NaN and infinities as None."""
     if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
     if isinstance(value, dict):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -40,19 +42,34 @@ def number(value, digits=4):
 
 
 def vector(values, digits=4):
-    return "(" + ", ".join(number(0.0 if abs(value) < 1e-12 else float(value), digits) for value in values) + ")"
+    return (
+        "("
+        + ", ".join(number(0.0 if abs(value) < 1e-12 else float(value), digits) for value in values)
+        + ")"
+    )
 
 
 def finding_lines(findings):
     """The findings that matter, then one line that names the edges where all is well."""
-    lines = [f"  {MARK[entry['severity']]} {entry['edge']}: {entry['finding']}" for entry in findings if entry["severity"] != "fine"]
+    lines = [
+        f"  {MARK[entry['severity']]} {entry['edge']}: {entry['finding']}"
+        for entry in findings
+        if entry["severity"] != "fine"
+    ]
     fine = [entry["edge"] for entry in findings if entry["severity"] == "fine"]
     return lines + ([f"     fine: {'; '.join(fine)}"] if fine else [])
 
 
 def token_text(report):
     """The verdict and what it rests on, in at most some 25 lines."""
-    return "\n".join([f"optimises: {report.optimises}", *(f"  {line}" for line in _verdict_lines(report)), "edges:", *finding_lines(report.edges)])
+    return "\n".join(
+        [
+            f"optimises: {report.optimises}",
+            *(f"  {line}" for line in _verdict_lines(report)),
+            "edges:",
+            *finding_lines(report.edges),
+        ]
+    )
 
 
 def _verdict_lines(report):
@@ -68,7 +85,11 @@ def _verdict_lines(report):
     if report.with_other_tokens:
         other = "teacher" if report.drawn_from == "student" else "student"
         yield f"with tokens drawn from the {other}: {report.with_other_tokens}"
-    drawn = f"tokens enumerated as drawn from the {report.drawn_from}" if report.uses_token else "the whole vocabulary, whatever the token"
+    drawn = (
+        f"tokens enumerated as drawn from the {report.drawn_from}"
+        if report.uses_token
+        else "the whole vocabulary, whatever the token"
+    )
     yield f"shown on {report.pairs} pairs (seed {report.seed}), V = {sizes[0]} to {sizes[-1]}, |log p/q| up to {number(report.farthest, 2)}; {drawn}"
     of = "of single draws" if report.optimises == "zero" else "of the gradient"
     yield f"computes in {report.precision}; a bias below {number(report.tolerance, 1)} {of} cannot be seen"
@@ -76,7 +97,13 @@ def _verdict_lines(report):
     compared = report.variance_compared
     yield f"variance of single draws there: {number(report.variance)} (GKD 0, plain policy gradient {number(compared['plain policy gradient'])})"
     yield "distance from " + ", from ".join(
-        f"{name}: {number(entry['as_given'], 3)} of its length" + (f" ({number(entry['at_best_scale'], 3)} at the best scale)" if entry["at_best_scale"] is not None else "") for name, entry in report.bias.items()
+        f"{name}: {number(entry['as_given'], 3)} of its length"
+        + (
+            f" ({number(entry['at_best_scale'], 3)} at the best scale)"
+            if entry["at_best_scale"] is not None
+            else ""
+        )
+        for name, entry in report.bias.items()
     )
     at_teacher = report.value_at_teacher
     meaning = f" ({at_teacher['is']})" if at_teacher["is"] and at_teacher["is"] != "zero" else ""
@@ -89,7 +116,11 @@ def _verdict_lines(report):
 
 
 def _fixed_point(fixed):
-    at = "the gradient is 0 at student = teacher" if fixed["is_fixed"] else f"the gradient is not 0 at student = teacher: {number(fixed['gradient_norm_relative'], 3)} of an ordinary gradient"
+    at = (
+        "the gradient is 0 at student = teacher"
+        if fixed["is_fixed"]
+        else f"the gradient is not 0 at student = teacher: {number(fixed['gradient_norm_relative'], 3)} of an ordinary gradient"
+    )
     end = fixed["descent"]
     if end["steps"] == 0:
         return f"{at}; descent does not move the notes' student"
@@ -108,7 +139,9 @@ def _small(value):
 
 def page(text, figure):
     """A report for a notebook: one figure (HTML) and the text under it; it takes the page's own colours."""
-    body = f'<pre style="white-space:pre-wrap;color:inherit;background:none">{html.escape(text)}</pre>'
+    body = (
+        f'<pre style="white-space:pre-wrap;color:inherit;background:none">{html.escape(text)}</pre>'
+    )
     return f'<div class="opd-audit">{figure}{body}</div>'
 
 
@@ -121,7 +154,9 @@ def token_html(report):
         f"Expected gradient of the loss at the notes' pair, {gradient}, beside the forward KL's (−0.5, 0.1, 0.4) and the reverse KL's (−0.387, −0.082, 0.469). "
         f"Single draws have a standard deviation of {number(spread, 3)}. Verdict: {report.optimises}."
     )
-    return page(str(report), figure(lambda style: draw_gradients(report, style), alt=alt)._repr_html_())
+    return page(
+        str(report), figure(lambda style: draw_gradients(report, style), alt=alt)._repr_html_()
+    )
 
 
 def draw_gradients(report, style):
@@ -140,8 +175,21 @@ def draw_gradients(report, style):
     )
     for place, (label, heights, colour) in enumerate(bars):
         axes.bar(tokens + 0.27 * (place - 1), heights, 0.25, color=colour, label=label)
-    axes.errorbar(tokens, report.expected_gradient, yerr=report.standard_deviation, fmt="none", ecolor=style["ink"], capsize=4, linewidth=1.2)
+    axes.errorbar(
+        tokens,
+        report.expected_gradient,
+        yerr=report.standard_deviation,
+        fmt="none",
+        ecolor=style["ink"],
+        capsize=4,
+        linewidth=1.2,
+    )
     axes.axhline(0, color=style["muted"], linewidth=1)
-    axes.set(xticks=tokens, xticklabels=["t₁", "t₂", "t₃"], ylabel="gradient in the logit", title=f"follows: {report.optimises}")
+    axes.set(
+        xticks=tokens,
+        xticklabels=["t₁", "t₂", "t₃"],
+        ylabel="gradient in the logit",
+        title=f"follows: {report.optimises}",
+    )
     axes.legend(loc="upper left", fontsize=9)
     return drawn

@@ -14,12 +14,37 @@ def add(commands):
         description="Which objective does a loss follow in expectation, how biased and how noisy is it? Shown by enumeration: see opd_toy.audit.",
         epilog=EXIT,
     )
-    parser.add_argument("loss", metavar="MODULE:FUNCTION", help="loss(student_logits (V,), teacher_logits (V,), token) -> scalar tensor, such as my_package.losses:reverse_kl; modules of the current directory are found")
-    parser.add_argument("--sequence", action="store_true", help="the loss takes sequences: logits (T, V) and tokens (T,)")
-    parser.add_argument("--batched", action="store_true", help="with --sequence: the loss takes batches, (B, T, V) and (B, T)")
-    parser.add_argument("--reward", metavar="MODULE:FUNCTION", help="with --sequence: reward(tokens (T,)) -> number, the outcome that the loss rewards")
-    parser.add_argument("--expect", metavar="OBJECTIVE", help='what it is to optimise, as the report says it, such as "reverse KL"')
-    parser.add_argument("--drawn-from", choices=("student", "teacher"), default="student", help="whose tokens the loss is trained on (default: student)")
+    parser.add_argument(
+        "loss",
+        metavar="MODULE:FUNCTION",
+        help="loss(student_logits (V,), teacher_logits (V,), token) -> scalar tensor, such as my_package.losses:reverse_kl; modules of the current directory are found",
+    )
+    parser.add_argument(
+        "--sequence",
+        action="store_true",
+        help="the loss takes sequences: logits (T, V) and tokens (T,)",
+    )
+    parser.add_argument(
+        "--batched",
+        action="store_true",
+        help="with --sequence: the loss takes batches, (B, T, V) and (B, T)",
+    )
+    parser.add_argument(
+        "--reward",
+        metavar="MODULE:FUNCTION",
+        help="with --sequence: reward(tokens (T,)) -> number, the outcome that the loss rewards",
+    )
+    parser.add_argument(
+        "--expect",
+        metavar="OBJECTIVE",
+        help='what it is to optimise, as the report says it, such as "reverse KL"',
+    )
+    parser.add_argument(
+        "--drawn-from",
+        choices=("student", "teacher"),
+        default="student",
+        help="whose tokens the loss is trained on (default: student)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random pairs (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=lambda arguments: sys.exit(run(arguments)))
@@ -41,13 +66,29 @@ def run(arguments):
         if given and not arguments.sequence:
             return _refuse(f"{option} is for losses of sequences; give --sequence too")
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what the loss prints is no part of the report
-            options = {"batched": arguments.batched, "reward": arguments.reward and load(arguments.reward)} if arguments.sequence else {}
-            report = look(load(arguments.loss), drawn_from=arguments.drawn_from, seed=arguments.seed, **options)
+        with contextlib.redirect_stdout(
+            sys.stderr
+        ):  # what the loss prints is no part of the report
+            options = (
+                {
+                    "batched": arguments.batched,
+                    "reward": arguments.reward and load(arguments.reward),
+                }
+                if arguments.sequence
+                else {}
+            )
+            report = look(
+                load(arguments.loss),
+                drawn_from=arguments.drawn_from,
+                seed=arguments.seed,
+                **options,
+            )
     except AuditError as error:
         return _refuse(str(error))
     except SystemExit as ended:
-        return _refuse(f"{arguments.loss} ended the program, with sys.exit({ended.code!r}) or the like, where it is imported or called; put what runs it under if __name__ == '__main__'")
+        return _refuse(
+            f"{arguments.loss} ended the program, with sys.exit({ended.code!r}) or the like, where it is imported or called; put what runs it under if __name__ == '__main__'"
+        )
     print(report.to_json() if arguments.json else report)
     if arguments.expect is None:
         return int(report.optimises.split(" where ")[0] in ("zero", "none of these"))
@@ -63,19 +104,37 @@ def load(name):
 
     module_name, colon, path = name.partition(":")
     if not (module_name and colon and path):
-        raise AuditError(f"loss is {name!r}; name it as MODULE:FUNCTION, such as my_package.losses:reverse_kl")
+        raise AuditError(
+            f"loss is {name!r}; name it as MODULE:FUNCTION, such as my_package.losses:reverse_kl"
+        )
     sys.path.insert(0, "")
     try:
         found = importlib.import_module(module_name)
     except Exception as error:
-        hint = f"; a module's name has no .py and no slashes, so perhaps {module_name.removesuffix('.py').strip('./').replace('/', '.')}:{path}" if module_name.endswith(".py") or "/" in module_name else ""
-        raise AuditError(f"{module_name} cannot be imported from {name!r}: {type(error).__name__}: {error}{hint}") from error
+        hint = (
+            f"; a module's name has no .py and no slashes, so perhaps {module_name.removesuffix('.py').strip('./').replace('/', '.')}:{path}"
+            if module_name.endswith(".py") or "/" in module_name
+            else ""
+        )
+        raise AuditError(
+            f"{module_name} cannot be imported from {name!r}: {type(error).__name__}: {error}{hint}"
+        ) from error
     finally:
         sys.path.remove("")
     for part in path.split("."):
         if not hasattr(found, part):
-            known = sorted(entry for entry, value in vars(found).items() if callable(value) and not entry.startswith("_"))[:8] if hasattr(found, "__dict__") else []
-            raise AuditError(f"{module_name} has no {path!r}; it has {', '.join(known) or 'no functions'}")
+            known = (
+                sorted(
+                    entry
+                    for entry, value in vars(found).items()
+                    if callable(value) and not entry.startswith("_")
+                )[:8]
+                if hasattr(found, "__dict__")
+                else []
+            )
+            raise AuditError(
+                f"{module_name} has no {path!r}; it has {', '.join(known) or 'no functions'}"
+            )
         found = getattr(found, part)
     return found
 

@@ -17,23 +17,49 @@ def add(commands):
         description="Train the student of a preset by every method and seed, at equal numbers of texts, measure what becomes of it and record the figures with their provenance. "
         "Interrupted or killed, the same command goes on; what is finished is not done again.",
     )
-    parser.add_argument("--preset", default="cpu", help="sizes and steps: tiny, cpu or gpu (default: cpu)")
-    parser.add_argument("--methods", help="names with commas between, such as gkd,pg_0 (default: all)")
+    parser.add_argument(
+        "--preset", default="cpu", help="sizes and steps: tiny, cpu or gpu (default: cpu)"
+    )
+    parser.add_argument(
+        "--methods", help="names with commas between, such as gkd,pg_0 (default: all)"
+    )
     parser.add_argument("--steps", type=int, help="steps of a run (default: the preset's)")
     parser.add_argument("--seeds", help="numbers with commas between (default: the preset's)")
-    parser.add_argument("--workers", type=int, help="processes of one thread each, on the CPU (default: the preset's)")
-    parser.add_argument("--device", help="where to train, such as cpu or cuda (default: cuda for the gpu preset, else cpu)")
-    parser.add_argument("--folder", type=Path, default=Path("_build/lm"), help="where models and unfinished work are kept (default: _build/lm)")
-    parser.add_argument("--directory", type=Path, help="where the record goes (default: figures for the book's own settings of cpu and gpu, else --folder, so that a trial does not take the record's place)")
-    parser.add_argument("--show", action="store_true", help="print the recorded figures; train nothing")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON in the place of tables")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="processes of one thread each, on the CPU (default: the preset's)",
+    )
+    parser.add_argument(
+        "--device",
+        help="where to train, such as cpu or cuda (default: cuda for the gpu preset, else cpu)",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("_build/lm"),
+        help="where models and unfinished work are kept (default: _build/lm)",
+    )
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        help="where the record goes (default: figures for the book's own settings of cpu and gpu, else --folder, so that a trial does not take the record's place)",
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print the recorded figures; train nothing"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the figures as JSON in the place of tables"
+    )
     parser.set_defaults(run=lambda arguments: run(parser, arguments))
 
 
 def run(parser, arguments):
     # read when PyTorch is first imported: threads wait asleep, for on a busy machine those that spin take each other's time
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products on a GPU do not repeat bit for bit
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # without it matrix products on a GPU do not repeat bit for bit
     from opd_toy.records.checkpoints import Stop
 
     try:
@@ -42,7 +68,9 @@ def run(parser, arguments):
     except ValueError as error:
         parser.error(str(error))
     except OSError as error:
-        sys.exit(f"could not read or write ({error}). Nothing finished is lost: make room and give the same command again.")
+        sys.exit(
+            f"could not read or write ({error}). Nothing finished is lost: make room and give the same command again."
+        )
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
@@ -67,16 +95,24 @@ def _plan(arguments, preset):
         if arguments.steps < 1:
             raise ValueError(f"steps is {arguments.steps}; give a whole number from 1")
         every = max(1, min(preset.distillation.evaluate_every, arguments.steps))
-        settings["distillation"] = dataclasses.replace(preset.distillation, steps=arguments.steps, evaluate_every=every)
+        settings["distillation"] = dataclasses.replace(
+            preset.distillation, steps=arguments.steps, evaluate_every=every
+        )
     if arguments.seeds is not None:
         try:
             settings["seeds"] = tuple(int(seed) for seed in arguments.seeds.split(","))
         except ValueError:
-            raise ValueError(f"seeds is {arguments.seeds!r}; give whole numbers with commas between, such as 1,2,3") from None
+            raise ValueError(
+                f"seeds is {arguments.seeds!r}; give whole numbers with commas between, such as 1,2,3"
+            ) from None
         if min(settings["seeds"]) < 0 or len(set(settings["seeds"])) < len(settings["seeds"]):
             raise ValueError(f"seeds is {arguments.seeds!r}; give different numbers of at least 0")
     preset = dataclasses.replace(preset, **settings)
-    methods = tuple(METHODS) if arguments.methods is None else tuple(dict.fromkeys(arguments.methods.split(",")))
+    methods = (
+        tuple(METHODS)
+        if arguments.methods is None
+        else tuple(dict.fromkeys(arguments.methods.split(",")))
+    )
     ours = preset == asked and methods == tuple(METHODS) and preset.name in RECORDED
     directory = arguments.directory or (Path("figures") if ours else arguments.folder)
     return directory / f"lm-study-{preset.name}.json", preset, methods
@@ -86,16 +122,19 @@ def _read(path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))["results"]
     except FileNotFoundError:
-        raise ValueError(f"directory is {str(path.parent)!r}, which holds no {path.name}; make it by the same command without --show") from None
+        raise ValueError(
+            f"directory is {str(path.parent)!r}, which holds no {path.name}; make it by the same command without --show"
+        ) from None
 
 
 def _make(path, preset, methods, arguments):
     import torch
 
-    from opd_toy.records import provenance
-    from opd_toy.lm.study.stages import SOURCES, study
-    from opd_toy.control.task import find_device
+    from opd_toy.commands.running import unchanged
     from opd_toy.commands.variance import Progress
+    from opd_toy.control.task import find_device
+    from opd_toy.lm.study.stages import MODULES, study
+    from opd_toy.records import provenance
 
     device = find_device(arguments.device or ("cuda" if preset.name == "gpu" else "cpu"))
     workers = preset.workers if arguments.workers is None else arguments.workers
@@ -103,17 +142,28 @@ def _make(path, preset, methods, arguments):
         raise ValueError(f"workers is {workers}; give a whole number from 1")
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)
-    code, started, before = provenance.source_hash(SOURCES), time.monotonic(), torch.get_num_threads()
+    started, before = time.monotonic(), torch.get_num_threads()
     torch.set_num_threads(workers)
     try:
-        results = study(preset, arguments.folder, methods=methods, workers=workers, device=device, watch=lambda stage: Progress(f"study {preset.name}: {stage}"))
+        with unchanged(path, MODULES):
+            results = study(
+                preset,
+                arguments.folder,
+                methods=methods,
+                workers=workers,
+                device=device,
+                watch=lambda stage: Progress(f"study {preset.name}: {stage}"),
+            )
     finally:
         torch.set_num_threads(before)
-    if provenance.source_hash(SOURCES) != code:
-        sys.exit(f"{', '.join(SOURCES)}: one has changed while this ran, so that {path} would name code that did not make it; nothing is recorded. Give the command again.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    provenance.record(path, results, sources=SOURCES, packages=["numpy", "torch"], seed=list(preset.seeds), device=results["device"])
-    print(f"study {preset.name}: {time.monotonic() - started:.0f} s in this go; recorded in {path}", file=sys.stderr)
+    provenance.record(
+        path, results, modules=MODULES, seed=list(preset.seeds), device=results["device"]
+    )
+    print(
+        f"study {preset.name}: {time.monotonic() - started:.0f} s in this go; recorded in {path}",
+        file=sys.stderr,
+    )
     return results
 
 
@@ -121,7 +171,17 @@ def _make(path, preset, methods, arguments):
 
 
 def report(results):
-    return "\n\n".join([header(results), methods_table(results), *broken(results), *([sweep_table(results)] if results["sweep"] else []), *([teacher_table(results)] if results["from_teacher"] else []), *(frozen_table(results, student) for student in results["frozen"]), claims_table(results)])
+    return "\n\n".join(
+        [
+            header(results),
+            methods_table(results),
+            *broken(results),
+            *([sweep_table(results)] if results["sweep"] else []),
+            *([teacher_table(results)] if results["from_teacher"] else []),
+            *(frozen_table(results, student) for student in results["frozen"]),
+            claims_table(results),
+        ]
+    )
 
 
 def header(results):
@@ -129,7 +189,15 @@ def header(results):
     return f"{results['preset']['name']}: {steps} steps of {batch} texts, seeds {', '.join(map(str, results['seeds']))}, on {results['device']}; measured on {results['final']['prompts']} prompts kept for tests"
 
 
-MEASURES = ("accuracy", "right_working", "sequence_kl", "forward_sequence_kl", "order_entropy", "distinct", "length")
+MEASURES = (
+    "accuracy",
+    "right_working",
+    "sequence_kl",
+    "forward_sequence_kl",
+    "order_entropy",
+    "distinct",
+    "length",
+)
 
 
 def methods_table(results):
@@ -142,14 +210,29 @@ def methods_table(results):
         rows.append([name, *(_plain(final[name][measure]) for measure in MEASURES), "", ""])
     for name, runs in results["curves"].items():
         ends = [[seed and seed[measure] for seed in final[name]] for measure in MEASURES]
-        rows.append([name, *(_plain(_mean(values)) for values in ends), f"{_mean([run['tokens'][-1] for run in runs]):.0f}", f"{_mean([run['seconds'][-1] for run in runs]):.0f}"])
+        rows.append(
+            [
+                name,
+                *(_plain(_mean(values)) for values in ends),
+                f"{_mean([run['tokens'][-1] for run in runs]):.0f}",
+                f"{_mean([run['seconds'][-1] for run in runs]):.0f}",
+            ]
+        )
     return _aligned(rows)
 
 
 def broken(results):
     """A line for every run that has no end."""
-    runs = results["curves"] | {f"{name} from the teacher": found["curves"] for name, found in results["from_teacher"].get("methods", {}).items()}
-    return [f"{name}, seed {seed}, broke down and is in no mean: {curve['not_finite']}" for name, curves in runs.items() for seed, curve in zip(results["seeds"], curves) if "not_finite" in curve]
+    runs = results["curves"] | {
+        f"{name} from the teacher": found["curves"]
+        for name, found in results["from_teacher"].get("methods", {}).items()
+    }
+    return [
+        f"{name}, seed {seed}, broke down and is in no mean: {curve['not_finite']}"
+        for name, curves in runs.items()
+        for seed, curve in zip(results["seeds"], curves)
+        if "not_finite" in curve
+    ]
 
 
 def teacher_table(results):
@@ -157,11 +240,26 @@ def teacher_table(results):
     from opd_toy.commands.variance import _aligned
 
     found = results["from_teacher"]
-    rows = [["", "gain in right workings", *(name.replace("_", " ") for name in MEASURES)], ["teacher", "", *(_plain(results["final"]["teacher"][measure]) for measure in MEASURES)]]
+    rows = [
+        ["", "gain in right workings", *(name.replace("_", " ") for name in MEASURES)],
+        ["teacher", "", *(_plain(results["final"]["teacher"][measure]) for measure in MEASURES)],
+    ]
     for name, of in found["methods"].items():
         gain = _mean([seed and seed["gain"][0] for seed in of["final"]])
-        rows.append([name, "-" if gain is None else f"{gain:.4f}", *(_plain(_mean([seed and seed[measure] for seed in of["final"]])) for measure in MEASURES)])
-    return f"Students that start as the teacher: {found['steps']} steps at the rate {found['rate']:.2g}\n\n" + _aligned(rows)
+        rows.append(
+            [
+                name,
+                "-" if gain is None else f"{gain:.4f}",
+                *(
+                    _plain(_mean([seed and seed[measure] for seed in of["final"]]))
+                    for measure in MEASURES
+                ),
+            ]
+        )
+    return (
+        f"Students that start as the teacher: {found['steps']} steps at the rate {found['rate']:.2g}\n\n"
+        + _aligned(rows)
+    )
 
 
 def sweep_table(results):
@@ -171,28 +269,55 @@ def sweep_table(results):
     rates = [row["rate"] for row in next(iter(results["sweep"].values()))]
     rows = [["rate", *(f"{rate:.2g}" for rate in rates)]]
     for name, found in results["sweep"].items():
-        rows.append([name, *(f"{_plain(row['sequence_kl'])} ({_plain(row['accuracy'])})" for row in found)])
-    return f"Sequence KL (accuracy) at the end by rate, seed {results['seeds'][0]}\n\n" + _aligned(rows)
+        rows.append(
+            [name, *(f"{_plain(row['sequence_kl'])} ({_plain(row['accuracy'])})" for row in found)]
+        )
+    return f"Sequence KL (accuracy) at the end by rate, seed {results['seeds'][0]}\n\n" + _aligned(
+        rows
+    )
 
 
 def frozen_table(results, student):
     from opd_toy.commands.variance import _aligned
 
     found = results["frozen"][student]
-    columns = ("variance", "ratio_to_gkd", "token_noise", "cosine_with_gkd", "cosine_with_sequence_kl", "bias")
+    columns = (
+        "variance",
+        "ratio_to_gkd",
+        "token_noise",
+        "cosine_with_gkd",
+        "cosine_with_sequence_kl",
+        "bias",
+    )
     rows = [["", *(name.replace("_", " ") for name in columns), "growth"]]
     for name, row in found["estimators"].items():
-        rows.append([name, *(_with_error(row[column]) for column in columns), " ".join(_plain(value) for value, _ in found["growth"][name]["exponents"])])
+        rows.append(
+            [
+                name,
+                *(_with_error(row[column]) for column in columns),
+                " ".join(_plain(value) for value, _ in found["growth"][name]["exponents"]),
+            ]
+        )
     lengths = ", ".join(map(str, found["growth"]["lengths"]))
-    return f"Gradients of one text at a frozen student: {student}, {found['texts']} texts (± standard error); local exponents of the variance between lengths {lengths}\n\n" + _aligned(rows)
+    return (
+        f"Gradients of one text at a frozen student: {student}, {found['texts']} texts (± standard error); local exponents of the variance between lengths {lengths}\n\n"
+        + _aligned(rows)
+    )
 
 
 def claims_table(results):
     lines = []
     for row in results["claims"]:
-        figure = "; ".join(f"{name} {_with_error(value) if isinstance(value, list) else _plain(value)}" for name, value in row["figure"].items())
+        figure = "; ".join(
+            f"{name} {_with_error(value) if isinstance(value, list) else _plain(value)}"
+            for name, value in row["figure"].items()
+        )
         held = ", ".join(what for what, true in row["parts"].items() if true)
-        lines.append(f"{row['id']}: {row['verdict']}" + (f" ({held})" if row["verdict"] == "seen under conditions" else "") + f"\n  {row['claim']}\n  {figure}")
+        lines.append(
+            f"{row['id']}: {row['verdict']}"
+            + (f" ({held})" if row["verdict"] == "seen under conditions" else "")
+            + f"\n  {row['claim']}\n  {figure}"
+        )
     return "\n".join(lines)
 
 
@@ -207,4 +332,6 @@ def _plain(value):
 
 def _with_error(pair):
     value, error = pair
-    return "-" if value is None else f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.1g}"
+    return (
+        "-" if value is None else f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.1g}"
+    )

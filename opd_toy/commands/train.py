@@ -7,7 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-PATIENCE = datetime.timedelta(hours=2)  # that ranks wait for the first, which makes the models and evaluates
+PATIENCE = datetime.timedelta(
+    hours=2
+)  # that ranks wait for the first, which makes the models and evaluates
 
 
 def add(commands):
@@ -20,25 +22,45 @@ def add(commands):
         epilog="Without --method: what each method is.",
     )
     parser.add_argument("--method", help="sft, seqkd, gkd, pg_0, ...; without it they are listed")
-    parser.add_argument("--preset", default="tiny", help="sizes and steps: tiny, cpu or gpu (default: tiny)")
+    parser.add_argument(
+        "--preset", default="tiny", help="sizes and steps: tiny, cpu or gpu (default: tiny)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of prompts and draws (default: 1)")
     parser.add_argument("--steps", type=int, help="steps to train for (default: the preset's)")
-    parser.add_argument("--micro-batches", type=int, default=1, help="parts in which each process takes its texts: less memory, the same gradient (default: 1)")
-    parser.add_argument("--device", default="cpu", help="where to train, such as cpu or cuda (default: cpu)")
-    parser.add_argument("--threads", type=int, default=1, help="threads PyTorch may use, a process (default: 1)")
-    parser.add_argument("--folder", type=Path, default=Path("_build/lm"), help="where models and checkpoints are kept (default: _build/lm)")
-    parser.add_argument("--json", action="store_true", help="print the curve as JSON in the place of a table")
+    parser.add_argument(
+        "--micro-batches",
+        type=int,
+        default=1,
+        help="parts in which each process takes its texts: less memory, the same gradient (default: 1)",
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="where to train, such as cpu or cuda (default: cpu)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads PyTorch may use, a process (default: 1)"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("_build/lm"),
+        help="where models and checkpoints are kept (default: _build/lm)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the curve as JSON in the place of a table"
+    )
     parser.set_defaults(run=lambda arguments: run(parser, arguments))
 
 
 def run(parser, arguments):
     # read when PyTorch is first imported: threads wait asleep, for on a busy machine those that spin take each other's time
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it matrix products on a GPU do not repeat bit for bit
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # without it matrix products on a GPU do not repeat bit for bit
     import torch
 
-    from opd_toy.records.checkpoints import Stop
     from opd_toy.lm.training import NotFinite
+    from opd_toy.records.checkpoints import Stop
 
     before, first = torch.get_num_threads(), int(os.environ.get("RANK", 0)) == 0
     try:
@@ -52,7 +74,9 @@ def run(parser, arguments):
     except NotFinite as error:
         sys.exit(str(error) if first else 1)
     except OSError as error:  # of the models, as a checkpoint that cannot be written stops nothing
-        sys.exit(f"could not read or write in {arguments.folder} ({error}); make room, or name another --folder, and give the same command again")
+        sys.exit(
+            f"could not read or write in {arguments.folder} ({error}); make room, or name another --folder, and give the same command again"
+        )
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
@@ -60,21 +84,28 @@ def run(parser, arguments):
 
 
 def _run(arguments, first):
+    from opd_toy.commands.variance import Progress
     from opd_toy.lm.methods import METHODS, find_method
     from opd_toy.lm.presets import PRESETS
     from opd_toy.lm.training import distill, student_path
-    from opd_toy.commands.variance import Progress
 
     if arguments.method is None:
         width = max(map(len, METHODS))
-        print("\n".join(f"{name:{width}}  {method.words}" for name, method in METHODS.items()) if first else "")
+        print(
+            "\n".join(f"{name:{width}}  {method.words}" for name, method in METHODS.items())
+            if first
+            else ""
+        )
         return
     find_method(arguments.method)
     if arguments.preset not in PRESETS:
         raise ValueError(f"preset is {arguments.preset!r}; give one of {', '.join(PRESETS)}")
     preset = PRESETS[arguments.preset]
     device = _device(arguments.device)
-    with _processes(device, lambda: _models(preset, arguments.folder, device)) as (teacher, student):
+    with _processes(device, lambda: _models(preset, arguments.folder, device)) as (
+        teacher,
+        student,
+    ):
         curve = distill(
             arguments.method, preset, arguments.seed, teacher, student, folder=arguments.folder, steps=arguments.steps, micro_batches=arguments.micro_batches,
             device=device, report=Progress(f"{arguments.method}: {preset.name}, seed {arguments.seed}"),
@@ -84,17 +115,32 @@ def _run(arguments, first):
     path = student_path(arguments.folder, arguments.method, preset, arguments.seed, arguments.steps)
     if arguments.json:
         clock = "processor seconds" if device.type == "cpu" else "seconds"
-        print(json.dumps({"method": arguments.method, "preset": preset.name, "seed": arguments.seed, "device": str(device), "clock": clock, "student": str(path), "curve": curve}))
+        print(
+            json.dumps(
+                {
+                    "method": arguments.method,
+                    "preset": preset.name,
+                    "seed": arguments.seed,
+                    "device": str(device),
+                    "clock": clock,
+                    "student": str(path),
+                    "curve": curve,
+                }
+            )
+        )
     else:
         print(f"{arguments.method}: {METHODS[arguments.method].words}\n\n{curve_table(curve)}")
         print(f"the trained student is {path}", file=sys.stderr)
 
 
 def _models(preset, folder, device):
-    from opd_toy.lm.pretraining import student, teacher
     from opd_toy.commands.variance import Progress
+    from opd_toy.lm.pretraining import student, teacher
 
-    return tuple(make(preset, folder, report=Progress(f"{make.__name__}: {preset.name}"), device=device) for make in (teacher, student))
+    return tuple(
+        make(preset, folder, report=Progress(f"{make.__name__}: {preset.name}"), device=device)
+        for make in (teacher, student)
+    )
 
 
 # --- processes and devices ---------------------------------------------------------------
@@ -108,7 +154,9 @@ def _device(name):
 
     device = find_device(name)
     if device.type == "cuda":
-        device = find_device(f"cuda:{device.index if device.index is not None else os.environ.get('LOCAL_RANK', 0)}")
+        device = find_device(
+            f"cuda:{device.index if device.index is not None else os.environ.get('LOCAL_RANK', 0)}"
+        )
         torch.cuda.set_device(device)
         torch.use_deterministic_algorithms(True, warn_only=True)
     return device
@@ -148,4 +196,10 @@ def curve_table(curve):
 def _figure(name, value):
     if value is None:
         return "-"
-    return str(value) if isinstance(value, int) else f"{value:.1f}" if name == "seconds" else f"{value:.3f}"
+    return (
+        str(value)
+        if isinstance(value, int)
+        else f"{value:.1f}"
+        if name == "seconds"
+        else f"{value:.3f}"
+    )

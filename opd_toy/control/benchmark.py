@@ -18,13 +18,19 @@ from opd_toy.control import task as pc
 class Policy(nn.Module):
     def __init__(self, parameters, bounds):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(pc.INPUTS, pc.HIDDEN), nn.Tanh(), nn.Linear(pc.HIDDEN, pc.HIDDEN), nn.Tanh())
+        self.body = nn.Sequential(
+            nn.Linear(pc.INPUTS, pc.HIDDEN), nn.Tanh(), nn.Linear(pc.HIDDEN, pc.HIDDEN), nn.Tanh()
+        )
         self.head = nn.Linear(pc.HIDDEN, pc.OUTPUTS)
         self.bounds = bounds
         self.to(parameters.dtype)
         w1, b1, w2, b2, w3, b3 = (part[0] for part in pc.unpack(parameters[None]))
         with torch.no_grad():
-            for layer, weight, bias in ((self.body[0], w1, b1), (self.body[2], w2, b2), (self.head, w3, b3)):
+            for layer, weight, bias in (
+                (self.body[0], w1, b1),
+                (self.body[2], w2, b2),
+                (self.head, w3, b3),
+            ):
                 layer.weight.copy_(weight.T)
                 layer.bias.copy_(bias[0])
 
@@ -35,7 +41,9 @@ class Policy(nn.Module):
     def flat(self):
         """The parameters in the stacked study's order."""
         layers = (self.body[0], self.body[2], self.head)
-        return torch.cat([part.flatten() for layer in layers for part in (layer.weight.T, layer.bias)])
+        return torch.cat(
+            [part.flatten() for layer in layers for part in (layer.weight.T, layer.bias)]
+        )
 
 
 def plain_step(policy, optimiser, teacher, gamma, task, noise):
@@ -43,7 +51,9 @@ def plain_step(policy, optimiser, teacher, gamma, task, noise):
     batch, length = noise.shape
     states, actions = noise.new_empty(length, batch, 3), noise.new_empty(length, batch)
     states[..., 0] = pc.IDENTITIES[task]
-    states[..., 2] = (torch.arange(length, dtype=noise.dtype, device=noise.device) / length)[:, None]
+    states[..., 2] = (torch.arange(length, dtype=noise.dtype, device=noise.device) / length)[
+        :, None
+    ]
     position = noise.new_full((batch,), pc.STARTS[task])
     with torch.no_grad():
         for t in range(length):
@@ -70,22 +80,47 @@ def benchmark(iterations=20, repeats=5, dtype=torch.float32, device="cpu"):
     """Seconds an iteration of all runs, plain and stacked, interleaved; and how far their numbers are apart."""
     pc.count("iterations", iterations, least=1)
     runs = pc.make_runs(pc.GAMMAS, pc.SEEDS, dtype=dtype, device=device)
-    teachers = pc.initial_parameters((1, 2), runs.gamma)  # the time does not depend on what they learnt
-    noises = {i: pc.normal_noise(runs.seed, pc.TRAINING, i, pc.LENGTH, pc.BATCH, runs.gamma) for i in range(1, repeats * iterations + 1)}
+    teachers = pc.initial_parameters(
+        (1, 2), runs.gamma
+    )  # the time does not depend on what they learnt
+    noises = {
+        i: pc.normal_noise(runs.seed, pc.TRAINING, i, pc.LENGTH, pc.BATCH, runs.gamma)
+        for i in range(1, repeats * iterations + 1)
+    }
     state = pc.initial_state(runs, repeats * iterations, ())
     gradient = pc.distillation(runs, teachers, noise=noises.get)
-    policies = [Policy(parameters.clone(), pc.BOUNDS).to(device) for parameters in state["parameters"]]
-    optimisers = [torch.optim.Adam(policy.parameters(), lr=pc.RATE, betas=pc.BETAS, eps=pc.EPSILON) for policy in policies]
+    policies = [
+        Policy(parameters.clone(), pc.BOUNDS).to(device) for parameters in state["parameters"]
+    ]
+    optimisers = [
+        torch.optim.Adam(policy.parameters(), lr=pc.RATE, betas=pc.BETAS, eps=pc.EPSILON)
+        for policy in policies
+    ]
     plain_teachers = [Policy(parameters, pc.BOUNDS).to(device) for parameters in teachers]
     gammas = runs.gamma.tolist()
-    rows = {i: [noise[:, r].T.contiguous() for r in range(len(gammas))] for i, noise in noises.items()}
+    rows = {
+        i: [noise[:, r].T.contiguous() for r in range(len(gammas))] for i, noise in noises.items()
+    }
 
     def stacked(span):
         for _ in span:
             pc.step(state, runs, gradient)
 
     def plain(span):
-        return [[plain_step(policies[r], optimisers[r], plain_teachers[(i + 1) % 2], gammas[r], (i + 1) % 2, rows[i][r]) for i in span] for r in range(len(gammas))]
+        return [
+            [
+                plain_step(
+                    policies[r],
+                    optimisers[r],
+                    plain_teachers[(i + 1) % 2],
+                    gammas[r],
+                    (i + 1) % 2,
+                    rows[i][r],
+                )
+                for i in span
+            ]
+            for r in range(len(gammas))
+        ]
 
     seconds, variances = {"plain": [], "stacked": []}, []
     for repeat in range(repeats):
@@ -97,7 +132,9 @@ def benchmark(iterations=20, repeats=5, dtype=torch.float32, device="cpu"):
             synchronize(device)
             seconds[name].append((time.perf_counter() - started) / iterations)
             if done:
-                variances.append(torch.tensor([[float(v) for v in run] for run in done], dtype=torch.float64).T)
+                variances.append(
+                    torch.tensor([[float(v) for v in run] for run in done], dtype=torch.float64).T
+                )
     variances, ours = torch.cat(variances), state["variance"].cpu().double()
     parameters = torch.stack([policy.flat().detach() for policy in policies])
     return {

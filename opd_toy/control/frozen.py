@@ -31,17 +31,29 @@ PART = {"output_layer": pc.OUTPUT_LAYER, "all_parameters": slice(None)}
 def trajectory_gradients(parameters, rollout, signal):
     """One gradient a trajectory, (N, P), for a rollout of one run (R = 1) and its signal (T, 1, N, 2)."""
     _, _, w2, _, w3, _ = (part[0] for part in pc.sigmoid_form(parameters))
-    inputs, first, second, signal = (x[:, 0].transpose(0, 1) for x in (rollout.inputs, rollout.hidden[0], rollout.hidden[1], signal))
+    inputs, first, second, signal = (
+        x[:, 0].transpose(0, 1)
+        for x in (rollout.inputs, rollout.hidden[0], rollout.hidden[1], signal)
+    )
     at_second = signal @ w3.T * second * (1 - second)
     at_first = at_second @ w2.T * first * (1 - first)
     w1 = inputs.mT @ at_first
-    sums = [w1[:, : pc.INPUTS], w1[:, pc.INPUTS :], first.mT @ at_second, at_second.sum(1, keepdim=True), second.mT @ signal, signal.sum(1, keepdim=True)]
+    sums = [
+        w1[:, : pc.INPUTS],
+        w1[:, pc.INPUTS :],
+        first.mT @ at_second,
+        at_second.sum(1, keepdim=True),
+        second.mT @ signal,
+        signal.sum(1, keepdim=True),
+    ]
     return pc.pack(pc.tanh_gradient(*sums))
 
 
 def signals(rollout, teacher_mean, teacher_log_std, gammas):
     """Every estimator's signal (T, 1, N, 2) at the network's output: {(name, gamma): signal}."""
-    costs = rollout.log_density - pc.gaussian_log_density(rollout.actions, teacher_mean, teacher_log_std)
+    costs = rollout.log_density - pc.gaussian_log_density(
+        rollout.actions, teacher_mean, teacher_log_std
+    )
     pair = rollout.mean, rollout.log_std, teacher_mean, teacher_log_std
     kl, local = pc.gaussian_kl(*pair), pc.gaussian_kl_gradient(*pair)
     local[..., 1] *= rollout.inside
@@ -49,7 +61,9 @@ def signals(rollout, teacher_mean, teacher_log_std, gammas):
     for gamma in gammas:
         tensor = costs.new_tensor([gamma])
         found["sampled", gamma] = pc.discounted_return(costs, tensor)[..., None] * rollout.score
-        found["full_vocabulary", gamma] = local + (pc.discounted_return(kl, tensor) - kl)[..., None] * rollout.score
+        found["full_vocabulary", gamma] = (
+            local + (pc.discounted_return(kl, tensor) - kl)[..., None] * rollout.score
+        )
     return found
 
 
@@ -57,7 +71,9 @@ def frozen_rollout(parameters, runs, teachers, task, length, trajectories):
     """Fresh trajectories of one student (1, P) and the teacher's Gaussian at the states they visit."""
     noise = pc.normal_noise(runs.seed, pc.FROZEN, length, length, trajectories, runs.gamma)
     rollout = pc.roll_out(parameters, runs.lower, runs.upper, pc.both(task, runs), noise)
-    return rollout, pc.gaussian_at(teachers[task : task + 1], runs.lower, runs.upper, rollout.inputs)
+    return rollout, pc.gaussian_at(
+        teachers[task : task + 1], runs.lower, runs.upper, rollout.inputs
+    )
 
 
 def total_variance(gradients):
@@ -67,7 +83,9 @@ def total_variance(gradients):
 
 def resample_weights(trajectories, seed=0):
     """Bootstrap weights (RESAMPLES, N), each row summing to 1."""
-    counts = np.random.default_rng(seed).multinomial(trajectories, np.full(trajectories, 1 / trajectories), size=RESAMPLES)
+    counts = np.random.default_rng(seed).multinomial(
+        trajectories, np.full(trajectories, 1 / trajectories), size=RESAMPLES
+    )
     return torch.from_numpy(counts / trajectories)
 
 
@@ -76,7 +94,11 @@ def resampled_variances(gradients, weights):
     centred = gradients - gradients.mean(0)  # large common means would cancel badly
     means = weights @ centred
     corrected = len(gradients) / (len(gradients) - 1)
-    return {where: ((weights @ (centred[:, part] ** 2).sum(1)) - (means[:, part] ** 2).sum(1)) * corrected for where, part in PART.items()}
+    return {
+        where: ((weights @ (centred[:, part] ** 2).sum(1)) - (means[:, part] ** 2).sum(1))
+        * corrected
+        for where, part in PART.items()
+    }
 
 
 def squared_norm_of_mean(batch_means):
@@ -88,7 +110,9 @@ def squared_norm_of_mean(batch_means):
     off = gram - np.diag(np.diag(gram))
     k = len(gram)
     left_out = (off.sum() - 2 * off.sum(1)) / ((k - 1) * (k - 2))
-    return off.sum() / (k * (k - 1)), math.sqrt((k - 1) / k * ((left_out - left_out.mean()) ** 2).sum())
+    return off.sum() / (k * (k - 1)), math.sqrt(
+        (k - 1) / k * ((left_out - left_out.mean()) ** 2).sum()
+    )
 
 
 def interval(values):
@@ -101,14 +125,23 @@ def at_stage(parameters, runs, teachers, task, gammas, trajectories):
     weights = resample_weights(trajectories)
     found = signals(rollout, *teacher, gammas)
     unbiased = trajectory_gradients(parameters, rollout, found["full_vocabulary", 1.0])
-    immediate = resampled_variances(trajectory_gradients(parameters, rollout, found["sampled", 0.0]), weights)
+    immediate = resampled_variances(
+        trajectory_gradients(parameters, rollout, found["sampled", 0.0]), weights
+    )
     estimators = []
     for (name, gamma), signal in found.items():
         gradients = trajectory_gradients(parameters, rollout, signal)
-        row, resampled = {"estimator": name, "gamma": gamma}, resampled_variances(gradients, weights)
+        row, resampled = (
+            {"estimator": name, "gamma": gamma},
+            resampled_variances(gradients, weights),
+        )
         for where, part in PART.items():
             ratio = interval(resampled[where] / immediate[where])
-            row[where] = {"variance": total_variance(gradients[:, part]), "interval": interval(resampled[where]), "ratio_to_immediate_interval": ratio}
+            row[where] = {
+                "variance": total_variance(gradients[:, part]),
+                "interval": interval(resampled[where]),
+                "ratio_to_immediate_interval": ratio,
+            }
             if name == "full_vocabulary":
                 row[where] |= bias(gradients[:, part], unbiased[:, part])
         estimators.append(row)
@@ -116,7 +149,9 @@ def at_stage(parameters, runs, teachers, task, gammas, trajectories):
     return {
         "estimators": [rounded(row) for row in estimators],
         "final_position": decimals(torch.stack([end.mean(), end.std()])),
-        "kl_per_step": significant(pc.gaussian_kl(rollout.mean, rollout.log_std, *teacher).mean((1, 2))),
+        "kl_per_step": significant(
+            pc.gaussian_kl(rollout.mean, rollout.log_std, *teacher).mean((1, 2))
+        ),
     }
 
 
@@ -125,7 +160,12 @@ def bias(gradients, unbiased):
     means = lambda g: g.unflatten(0, (BATCHES, -1)).mean(1)
     square, error = squared_norm_of_mean(means(gradients - unbiased))
     norm, norm_error = squared_norm_of_mean(means(unbiased))
-    return {"squared_bias": square, "squared_bias_standard_error": error, "squared_norm": norm, "squared_norm_standard_error": norm_error}
+    return {
+        "squared_bias": square,
+        "squared_bias_standard_error": error,
+        "squared_norm": norm,
+        "squared_norm_standard_error": norm_error,
+    }
 
 
 def growth(parameters, runs, teachers, lengths, gammas, trajectories):
@@ -134,12 +174,16 @@ def growth(parameters, runs, teachers, lengths, gammas, trajectories):
     variances, resampled = {}, {}
     for length in lengths:
         for task in (0, 1):
-            rollout, teacher = frozen_rollout(parameters, runs, teachers, task, length, trajectories)
+            rollout, teacher = frozen_rollout(
+                parameters, runs, teachers, task, length, trajectories
+            )
             for key, signal in signals(rollout, *teacher, gammas).items():
                 gradients = trajectory_gradients(parameters, rollout, signal)
                 again = resampled_variances(gradients, weights)
                 for where, part in PART.items():
-                    variances.setdefault((*key, where), []).append(total_variance(gradients[:, part]))
+                    variances.setdefault((*key, where), []).append(
+                        total_variance(gradients[:, part])
+                    )
                     resampled.setdefault((*key, where), []).append(again[where].numpy())
     rows = []
     for (name, gamma, where), values in variances.items():
@@ -167,10 +211,23 @@ def rounded(row):
     return significant(np.float64(row)) if isinstance(row, float) else row
 
 
-def frozen(iterations=pc.ITERATIONS, *, trajectories=TRAJECTORIES, growth_trajectories=GROWTH_TRAJECTORIES, lengths=LENGTHS, gammas=pc.GAMMAS, teacher_iterations=pc.TEACHER_ITERATIONS, dtype=torch.float32, device="cpu", watch=None):
+def frozen(
+    iterations=pc.ITERATIONS,
+    *,
+    trajectories=TRAJECTORIES,
+    growth_trajectories=GROWTH_TRAJECTORIES,
+    lengths=LENGTHS,
+    gammas=pc.GAMMAS,
+    teacher_iterations=pc.TEACHER_ITERATIONS,
+    dtype=torch.float32,
+    device="cpu",
+    watch=None,
+):
     """The results of ``figures/control-frozen.json``.  Training in ``dtype``, all estimates in float64."""
     watch = watch or (lambda name: {})
-    teachers = pc.train_teachers(iterations=teacher_iterations, dtype=dtype, device=device, **watch("teachers"))[:, 0]
+    teachers = pc.train_teachers(
+        iterations=teacher_iterations, dtype=dtype, device=device, **watch("teachers")
+    )[:, 0]
     runs = pc.make_runs([STUDENT_GAMMA], [STUDENT_SEED], dtype=dtype, device=device)
     stages = {name: round(at * iterations / pc.ITERATIONS) for name, at in STAGES.items()}
     kept = tuple(sorted(set(stages.values())))
@@ -182,8 +239,13 @@ def frozen(iterations=pc.ITERATIONS, *, trajectories=TRAJECTORIES, growth_trajec
     for name in stages:
         student = snapshots[kept.index(stages[name])]
         at = [at_stage(student, runs, teachers, task, gammas, trajectories) for task in (0, 1)]
-        results["stages"][name] = {"iteration": stages[name], "tasks": dict(zip(("left", "right"), at))}
-        results["growth"][name] = growth(student, runs, teachers, lengths, gammas, growth_trajectories)
+        results["stages"][name] = {
+            "iteration": stages[name],
+            "tasks": dict(zip(("left", "right"), at)),
+        }
+        results["growth"][name] = growth(
+            student, runs, teachers, lengths, gammas, growth_trajectories
+        )
         done += 1
         if report is not None:
             report(done, len(stages))

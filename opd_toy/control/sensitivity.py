@@ -14,9 +14,18 @@ import torch
 from opd_toy.control import task as pc
 from opd_toy.control.study import decimals, significant
 
-BOUNDS = {"-3 to 1": (-3.0, 1.0), "-2 to 0": (-2.0, 0.0), "-5 to 2": (-5.0, 2.0), "none": (-math.inf, math.inf)}
+BOUNDS = {
+    "-3 to 1": (-3.0, 1.0),
+    "-2 to 0": (-2.0, 0.0),
+    "-5 to 2": (-5.0, 2.0),
+    "none": (-math.inf, math.inf),
+}
 GAMMAS = (0.0, 1.0)
-CROSSED = ("-2 to 0", "-3 to 1", "-5 to 2")  # teachers' and students' bounds, each with each, Adam 1e-3
+CROSSED = (
+    "-2 to 0",
+    "-3 to 1",
+    "-5 to 2",
+)  # teachers' and students' bounds, each with each, Adam 1e-3
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the iterations: when the distance is taken
 OPTIMISERS = {  # name -> (bounds it is tried with, options of make_runs)
     "Adam 1e-3": (tuple(BOUNDS), {}),
@@ -37,29 +46,71 @@ NOTES = [
 
 def settings():
     """[(bounds' name, optimiser's name, options)], in the order of the stack."""
-    return [(bounds, name, options) for name, (tried, options) in OPTIMISERS.items() for bounds in tried]
+    return [
+        (bounds, name, options) for name, (tried, options) in OPTIMISERS.items() for bounds in tried
+    ]
 
 
-def sensitivity(iterations=pc.ITERATIONS, *, seeds=pc.SEEDS, teacher_iterations=pc.TEACHER_ITERATIONS, dtype=torch.float32, device="cpu", watch=None):
+def sensitivity(
+    iterations=pc.ITERATIONS,
+    *,
+    seeds=pc.SEEDS,
+    teacher_iterations=pc.TEACHER_ITERATIONS,
+    dtype=torch.float32,
+    device="cpu",
+    watch=None,
+):
     """The results of ``figures/control-sensitivity.json``."""
     watch = watch or (lambda name: {})
-    teachers = pc.train_teachers(tuple(BOUNDS.values()), teacher_iterations, dtype=dtype, device=device, **watch("teachers"))
-    crossed = [(teacher, student) for teacher in CROSSED for student in CROSSED if teacher != student]  # the equal ones are among the settings
-    stacks = [pc.make_runs(GAMMAS, seeds, bounds=BOUNDS[bounds], dtype=dtype, device=device, **options) for bounds, _, options in settings()]
-    stacks += [pc.make_runs((1.0,), seeds, bounds=BOUNDS[student], dtype=dtype, device=device) for _, student in crossed]
+    teachers = pc.train_teachers(
+        tuple(BOUNDS.values()), teacher_iterations, dtype=dtype, device=device, **watch("teachers")
+    )
+    crossed = [
+        (teacher, student) for teacher in CROSSED for student in CROSSED if teacher != student
+    ]  # the equal ones are among the settings
+    stacks = [
+        pc.make_runs(GAMMAS, seeds, bounds=BOUNDS[bounds], dtype=dtype, device=device, **options)
+        for bounds, _, options in settings()
+    ]
+    stacks += [
+        pc.make_runs((1.0,), seeds, bounds=BOUNDS[student], dtype=dtype, device=device)
+        for _, student in crossed
+    ]
     runs = pc.join(stacks)
-    taught_by = [bounds for bounds, _, _ in settings() for _ in range(len(GAMMAS) * len(seeds))] + [teacher for teacher, _ in crossed for _ in seeds]
+    taught_by = [bounds for bounds, _, _ in settings() for _ in range(len(GAMMAS) * len(seeds))] + [
+        teacher for teacher, _ in crossed for _ in seeds
+    ]
     own = teachers[:, [list(BOUNDS).index(bounds) for bounds in taught_by]]
     limits = runs.gamma.new_tensor([BOUNDS[bounds] for bounds in taught_by]).unbind(-1)
-    kept = tuple(sorted({max(1, round(share * iterations)) for share in SHARES})) if iterations else (0,)
-    state = pc.train(runs, pc.distillation(runs, own, teacher_bounds=limits), iterations, kept, **watch("students"))
-    distance = torch.stack([pc.distance_to_target(pc.fresh_positions(parameters, runs)) for parameters in state["snapshots"]])
+    kept = (
+        tuple(sorted({max(1, round(share * iterations)) for share in SHARES}))
+        if iterations
+        else (0,)
+    )
+    state = pc.train(
+        runs,
+        pc.distillation(runs, own, teacher_bounds=limits),
+        iterations,
+        kept,
+        **watch("students"),
+    )
+    distance = torch.stack(
+        [
+            pc.distance_to_target(pc.fresh_positions(parameters, runs))
+            for parameters in state["snapshots"]
+        ]
+    )
     distance = distance.amax(1).T  # the worse task: (R, checkpoints)
     late = state["variance"][-(-len(state["variance"]) * 3 // 4) :].double().log().mean(0).exp()
     beyond = ~(distance <= pc.DRIFT)  # what is not finite is beyond, too
     of_settings = len(settings()) * len(GAMMAS) * len(seeds)
-    apart = lambda x: (x[:of_settings].unflatten(0, (-1, len(GAMMAS), len(seeds))), x[of_settings:].unflatten(0, (-1, len(seeds))))
-    (distance, far), (late, _), (diverged, _), (beyond, lost) = map(apart, (distance, late, state["diverged"], beyond))
+    apart = lambda x: (
+        x[:of_settings].unflatten(0, (-1, len(GAMMAS), len(seeds))),
+        x[of_settings:].unflatten(0, (-1, len(seeds))),
+    )
+    (distance, far), (late, _), (diverged, _), (beyond, lost) = map(
+        apart, (distance, late, state["diverged"], beyond)
+    )
     rows = []
     for i, (bounds, name, _) in enumerate(settings()):
         for g, gamma in enumerate(GAMMAS):
@@ -79,7 +130,11 @@ def sensitivity(iterations=pc.ITERATIONS, *, seeds=pc.SEEDS, teacher_iterations=
 def crossed_row(teacher, student, rows, crossed, distance, beyond):
     """Where students of gamma = 1 end, under their own bounds and a teacher's."""
     if teacher == student:
-        same = next(row for row in rows if (row["bounds"], row["optimiser"], row["gamma"]) == (student, "Adam 1e-3", 1.0))
+        same = next(
+            row
+            for row in rows
+            if (row["bounds"], row["optimiser"], row["gamma"]) == (student, "Adam 1e-3", 1.0)
+        )
         ends, drifts = [run[-1] for run in same["distance"]], same["drifts"]
     else:
         i = crossed.index((teacher, student))
@@ -92,4 +147,7 @@ def teachers_under(pair, bounds):
     runs = pc.make_runs([1.0], (0, 1), bounds=bounds, dtype=pair.dtype, device=pair.device)
     end = pc.fresh_positions(pair, runs)[:, -1]
     own = torch.stack([end[0, 0], end[1, 1]])
-    return {"final_position_mean": decimals(own.mean(-1)), "final_position_sd": decimals(own.std(-1))}
+    return {
+        "final_position_mean": decimals(own.mean(-1)),
+        "final_position_sd": decimals(own.std(-1)),
+    }

@@ -13,7 +13,16 @@ import torch
 from opd_toy.control import task as pc
 
 TASKS = ("left", "right")
-CHECKPOINTS = (0, 50, 100, 200, 400, 800, 1400, 2000)  # iterations at 2000; scaled for other lengths
+CHECKPOINTS = (
+    0,
+    50,
+    100,
+    200,
+    400,
+    800,
+    1400,
+    2000,
+)  # iterations at 2000; scaled for other lengths
 WINDOW, SHOWN, EVALUATED, TEACHERS_EVALUATED = 100, 6, 256, 1024
 VISITED = (0.0, 0.5, 1.0)  # gammas whose visitation is kept, as in the paper's heat-maps
 BINS = np.linspace(-8, 8, 65)
@@ -28,22 +37,36 @@ def recorded_iterations(iterations):
     return [i for i in range(1, iterations + 1) if i <= 100 or i % 10 in (9, 0)]
 
 
-def study(iterations=pc.ITERATIONS, *, gammas=pc.GAMMAS, seeds=pc.SEEDS, teacher_iterations=pc.TEACHER_ITERATIONS, dtype=torch.float32, device="cpu", watch=None):
+def study(
+    iterations=pc.ITERATIONS,
+    *,
+    gammas=pc.GAMMAS,
+    seeds=pc.SEEDS,
+    teacher_iterations=pc.TEACHER_ITERATIONS,
+    dtype=torch.float32,
+    device="cpu",
+    watch=None,
+):
     """Train and evaluate everything.  ``watch(name)`` gives ``train``'s checkpoint and report for a stage."""
     watch = watch or (lambda name: {})
     runs = pc.make_runs(gammas, seeds, dtype=dtype, device=device)
-    teachers = pc.train_teachers(iterations=teacher_iterations, dtype=dtype, device=device, **watch("teachers"))[:, 0]
+    teachers = pc.train_teachers(
+        iterations=teacher_iterations, dtype=dtype, device=device, **watch("teachers")
+    )[:, 0]
     kept = checkpoints(iterations)
     state = pc.train(runs, pc.distillation(runs, teachers), iterations, kept, **watch("students"))
     shape = (len(gammas), len(seeds))
-    positions = [pc.fresh_positions(parameters, runs, EVALUATED) for parameters in state["snapshots"]]
+    positions = [
+        pc.fresh_positions(parameters, runs, EVALUATED) for parameters in state["snapshots"]
+    ]
     end = torch.stack([p[:, -1] for p in positions])  # (checkpoints, tasks, R, B)
     distance = torch.stack([pc.distance_to_target(p) for p in positions])
     by_run = lambda x: x.movedim(-1, 0).unflatten(0, shape)  # (..., R) -> [gamma][seed]...
     variance = state["variance"].cpu().double().numpy().T.reshape(*shape, iterations)
     recorded = recorded_iterations(iterations)
     return {
-        "settings": pc.SETTINGS | {"dtype": str(dtype).removeprefix("torch."), "iterations run": iterations},
+        "settings": pc.SETTINGS
+        | {"dtype": str(dtype).removeprefix("torch."), "iterations run": iterations},
         "gammas": list(gammas),
         "seeds": list(seeds),
         "tasks": list(TASKS),
@@ -60,7 +83,9 @@ def study(iterations=pc.ITERATIONS, *, gammas=pc.GAMMAS, seeds=pc.SEEDS, teacher
             "trajectories": EVALUATED,
         },
         "diverged": by_run(state["diverged"]).tolist(),
-        "drifts": (~(by_run(distance[-1]) <= pc.DRIFT)).tolist(),  # what is not finite has drifted, too
+        "drifts": (
+            ~(by_run(distance[-1]) <= pc.DRIFT)
+        ).tolist(),  # what is not finite has drifted, too
         "trajectories": trajectories(positions, shape),
         "visitation": visitation(positions[-1], gammas, shape),
         "teachers": teachers_evaluated(teachers),
@@ -75,7 +100,10 @@ def windows(variance):
     iterations = variance.shape[-1]
     width = min(WINDOW, iterations - iterations % 2)
     ends = list(range(width, iterations + 1, width)) if width else []
-    parts = [np.stack([variance[..., end - width + task : end : 2] for task in (0, 1)], axis=-2) for end in ends]
+    parts = [
+        np.stack([variance[..., end - width + task : end : 2] for task in (0, 1)], axis=-2)
+        for end in ends
+    ]
     mean = [part.mean(-1) for part in parts]
     geometric = [np.exp(np.log(part).mean(-1)) for part in parts]
     return {
@@ -87,7 +115,9 @@ def windows(variance):
 
 def trajectories(positions, shape):
     """The first few, [gamma][seed][checkpoint][task][trajectory][T + 1]."""
-    shown = torch.stack([p[..., :SHOWN] for p in positions])  # (checkpoints, tasks, T + 1, R, shown)
+    shown = torch.stack(
+        [p[..., :SHOWN] for p in positions]
+    )  # (checkpoints, tasks, T + 1, R, shown)
     return decimals(shown.movedim(3, 0).transpose(3, 4).unflatten(0, shape), 2)
 
 
@@ -95,8 +125,23 @@ def visitation(positions, gammas, shape):
     """How many end-of-training trajectories (all seeds) stand in each bin: [gamma][task][time][bin]."""
     by_gamma = positions.cpu().double().numpy().reshape(2, positions.shape[1], *shape, -1)
     kept = [i for i, gamma in enumerate(gammas) if gamma in VISITED]
-    counts = [[[np.histogram(np.clip(by_gamma[task, t, i], BINS[0], BINS[-1]), BINS)[0].tolist() for t in range(by_gamma.shape[1])] for task in (0, 1)] for i in kept]
-    return {"gammas": [gammas[i] for i in kept], "bins": BINS.tolist(), "counts": counts, "trajectories": shape[1] * EVALUATED, "outermost": "hold what lies beyond, too"}
+    counts = [
+        [
+            [
+                np.histogram(np.clip(by_gamma[task, t, i], BINS[0], BINS[-1]), BINS)[0].tolist()
+                for t in range(by_gamma.shape[1])
+            ]
+            for task in (0, 1)
+        ]
+        for i in kept
+    ]
+    return {
+        "gammas": [gammas[i] for i in kept],
+        "bins": BINS.tolist(),
+        "counts": counts,
+        "trajectories": shape[1] * EVALUATED,
+        "outermost": "hold what lies beyond, too",
+    }
 
 
 def teachers_evaluated(teachers):
@@ -117,6 +162,7 @@ def teachers_evaluated(teachers):
 
 def significant(array, digits=4):
     """Nested lists rounded to so many significant digits; what is not finite becomes None."""
+
     def number(x):
         if not math.isfinite(x):
             return None

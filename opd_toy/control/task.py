@@ -28,7 +28,14 @@ import torch
 
 STARTS, TARGETS, IDENTITIES = (2.0, -2.0), (-3.0, 3.0), (-1.0, 1.0)  # left, right
 HIDDEN, INPUTS, OUTPUTS = 60, 3, 2
-SHAPES = ((INPUTS, HIDDEN), (1, HIDDEN), (HIDDEN, HIDDEN), (1, HIDDEN), (HIDDEN, OUTPUTS), (1, OUTPUTS))
+SHAPES = (
+    (INPUTS, HIDDEN),
+    (1, HIDDEN),
+    (HIDDEN, HIDDEN),
+    (1, HIDDEN),
+    (HIDDEN, OUTPUTS),
+    (1, OUTPUTS),
+)
 PARAMETERS = sum(a * b for a, b in SHAPES)
 OUTPUT_LAYER = slice(PARAMETERS - (HIDDEN + 1) * OUTPUTS, PARAMETERS)
 LENGTH, BATCH, MICRO_BATCHES = 20, 64, 8
@@ -96,15 +103,27 @@ class Rollout(NamedTuple):
     @property
     def score(self):
         """d log p / d (mean, raw log std), (T, R, B, 2)."""
-        return torch.stack([self.noise * (-self.log_std).exp(), (self.noise**2 - 1) * self.inside], dim=-1)
+        return torch.stack(
+            [self.noise * (-self.log_std).exp(), (self.noise**2 - 1) * self.inside], dim=-1
+        )
 
     @property
     def log_density(self):
         """log p(a_t|s_t), (T, R, B)."""
-        return -self.noise**2 / 2 - self.log_std - math.log(2 * math.pi) / 2
+        return -(self.noise**2) / 2 - self.log_std - math.log(2 * math.pi) / 2
 
 
-def make_runs(gammas, seeds, *, bounds=BOUNDS, adam=True, rate=RATE, clip=math.inf, dtype=torch.float32, device="cpu"):
+def make_runs(
+    gammas,
+    seeds,
+    *,
+    bounds=BOUNDS,
+    adam=True,
+    rate=RATE,
+    clip=math.inf,
+    dtype=torch.float32,
+    device="cpu",
+):
     """A run for every gamma with every seed, gamma slowest.  ValueError on anything out of range."""
     for gamma in gammas:
         if isinstance(gamma, bool) or not (isinstance(gamma, (int, float)) and 0 <= gamma <= 1):
@@ -112,7 +131,9 @@ def make_runs(gammas, seeds, *, bounds=BOUNDS, adam=True, rate=RATE, clip=math.i
     for seed in seeds:
         count("seed", seed, least=0)
     if not bounds[0] < bounds[1]:
-        raise ValueError(f"bounds is {bounds!r}; give the least and the largest log std, -inf and inf for none")
+        raise ValueError(
+            f"bounds is {bounds!r}; give the least and the largest log std, -inf and inf for none"
+        )
     if not 0 < rate < math.inf:
         raise ValueError(f"rate is {rate!r}; give a finite number above 0")
     if not clip > 0:
@@ -125,17 +146,33 @@ def make_runs(gammas, seeds, *, bounds=BOUNDS, adam=True, rate=RATE, clip=math.i
         return torch.full((len(pairs),), value, dtype=kind, device=device)
 
     gamma = torch.tensor([gamma for gamma, _ in pairs], dtype=dtype, device=device)
-    return Runs(gamma, tuple(seed for _, seed in pairs), each(bounds[0]), each(bounds[1]), each(adam, torch.bool), each(rate), each(clip))
+    return Runs(
+        gamma,
+        tuple(seed for _, seed in pairs),
+        each(bounds[0]),
+        each(bounds[1]),
+        each(adam, torch.bool),
+        each(rate),
+        each(clip),
+    )
 
 
 def join(stacks):
     """Several stacks of runs as one."""
-    return Runs(*(sum(parts, ()) if isinstance(parts[0], tuple) else torch.cat(parts) for parts in zip(*stacks)))
+    return Runs(
+        *(
+            sum(parts, ()) if isinstance(parts[0], tuple) else torch.cat(parts)
+            for parts in zip(*stacks)
+        )
+    )
 
 
 def normal_noise(seeds, stream, iteration, length, batch, like):
     """Standard normals (length, R, batch): of seed, stream and iteration alone, the same in any stack."""
-    draws = {seed: np.random.default_rng([seed, stream, iteration]).standard_normal((length, batch)) for seed in set(seeds)}
+    draws = {
+        seed: np.random.default_rng([seed, stream, iteration]).standard_normal((length, batch))
+        for seed in set(seeds)
+    }
     return torch.from_numpy(np.stack([draws[seed] for seed in seeds], axis=1)).to(like)
 
 
@@ -147,7 +184,10 @@ def initial_parameters(seeds, like):
     rows = {}
     for seed in set(seeds):
         random = np.random.default_rng([seed, INITIAL])
-        layers = [random.uniform(-1, 1, shape) / math.sqrt(SHAPES[i - i % 2][0]) for i, shape in enumerate(SHAPES)]
+        layers = [
+            random.uniform(-1, 1, shape) / math.sqrt(SHAPES[i - i % 2][0])
+            for i, shape in enumerate(SHAPES)
+        ]
         rows[seed] = np.concatenate([layer.ravel() for layer in layers])
     return torch.from_numpy(np.stack([rows[seed] for seed in seeds])).to(like)
 
@@ -169,7 +209,14 @@ def sigmoid_form(parameters):
     A linear map of the parameters; on a processor a sigmoid takes a fraction of a tanh's time.
     """
     w1, b1, w2, b2, w3, b3 = unpack(parameters)
-    return [2 * w1, 2 * b1, 4 * w2, 2 * (b2 - w2.sum(1, keepdim=True)), 2 * w3, b3 - w3.sum(1, keepdim=True)]
+    return [
+        2 * w1,
+        2 * b1,
+        4 * w2,
+        2 * (b2 - w2.sum(1, keepdim=True)),
+        2 * w3,
+        b3 - w3.sum(1, keepdim=True),
+    ]
 
 
 def tanh_gradient(w1, b1, w2, b2, w3, b3):
@@ -181,7 +228,9 @@ def network_inputs(task, batch, length, like):
     """(T, R, B, 4): task identity, position (left at 0), normalised time, 1; ``task`` (R,), 0 left or 1 right."""
     inputs = like.new_zeros(length, len(task), batch, INPUTS + 1)
     inputs[..., 0] = inputs.new_tensor(IDENTITIES)[task][:, None]
-    inputs[..., 2] = (torch.arange(length, dtype=inputs.dtype, device=inputs.device) / length)[:, None, None]
+    inputs[..., 2] = (torch.arange(length, dtype=inputs.dtype, device=inputs.device) / length)[
+        :, None, None
+    ]
     inputs[..., 3] = 1
     return inputs
 
@@ -196,14 +245,35 @@ def roll_out(parameters, lower, upper, task, noise, hidden=None):
     w1, b1, w2, b2, w3, b3 = sigmoid_form(parameters)
     hidden = noise.new_empty(2, length, runs, batch, HIDDEN) if hidden is None else hidden
     inputs = network_inputs(task, batch, length, noise)
-    fixed = inputs[:, :, :1] @ torch.cat([w1, b1], dim=1)  # (T, R, 1, H): all of the first layer that does not wait for the position
-    positions, raw = noise.new_empty(length + 1, runs, batch), noise.new_empty(length, runs, OUTPUTS, batch)
+    fixed = inputs[:, :, :1] @ torch.cat(
+        [w1, b1], dim=1
+    )  # (T, R, 1, H): all of the first layer that does not wait for the position
+    positions, raw = (
+        noise.new_empty(length + 1, runs, batch),
+        noise.new_empty(length, runs, OUTPUTS, batch),
+    )
     positions[0] = noise.new_tensor(STARTS)[task][:, None]
     lower, upper = lower[:, None], upper[:, None]
-    of_position, w3, b3 = w1[:, 1:2], w3.mT.contiguous(), b3.mT  # the narrow last layer is several times faster transposed
+    of_position, w3, b3 = (
+        w1[:, 1:2],
+        w3.mT.contiguous(),
+        b3.mT,
+    )  # the narrow last layer is several times faster transposed
     layers = hidden[0], hidden[1], hidden[1].mT
-    each = positions[:-1], positions[:-1, ..., None], positions[1:], noise, fixed, *layers, raw, raw[:, :, 0], raw[:, :, 1]
-    for position, column, after, draw, fixed, first, second, across, out, mean, log_std in zip(*(x.unbind() for x in each)):
+    each = (
+        positions[:-1],
+        positions[:-1, ..., None],
+        positions[1:],
+        noise,
+        fixed,
+        *layers,
+        raw,
+        raw[:, :, 0],
+        raw[:, :, 1],
+    )
+    for position, column, after, draw, fixed, first, second, across, out, mean, log_std in zip(
+        *(x.unbind() for x in each)
+    ):
         torch.addcmul(fixed, column, of_position, out=first).sigmoid_()
         torch.baddbmm(b2, first, w2, out=second).sigmoid_()
         torch.baddbmm(b3, w3, across, out=out)
@@ -220,8 +290,13 @@ def gaussian_at(parameters, lower, upper, inputs):
     length, runs, batch, _ = inputs.shape
     w1, b1, w2, b2, w3, b3 = sigmoid_form(parameters)
     w1, w3, b3 = torch.cat([w1, b1], dim=1), w3.mT.contiguous(), b3.mT
-    raw, (first, second) = inputs.new_empty(length, runs, OUTPUTS, batch), inputs.new_empty(2, runs, batch, HIDDEN)
-    for here, out in zip(inputs.unbind(), raw.unbind()):  # a step at a time stays in the processor's cache
+    raw, (first, second) = (
+        inputs.new_empty(length, runs, OUTPUTS, batch),
+        inputs.new_empty(2, runs, batch, HIDDEN),
+    )
+    for here, out in zip(
+        inputs.unbind(), raw.unbind()
+    ):  # a step at a time stays in the processor's cache
         torch.bmm(here, w1, out=first).sigmoid_()
         torch.baddbmm(b2, first, w2, out=second).sigmoid_()
         torch.baddbmm(b3, w3, second.mT, out=out)
@@ -235,12 +310,27 @@ def gaussian_log_density(x, mean, log_std):
 
 def gaussian_kl(mean, log_std, other_mean, other_log_std):
     """KL(N(mean, std) || N(other mean, other std))."""
-    return other_log_std - log_std + ((2 * (log_std - other_log_std)).exp() + ((mean - other_mean) * (-other_log_std).exp()) ** 2 - 1) / 2
+    return (
+        other_log_std
+        - log_std
+        + (
+            (2 * (log_std - other_log_std)).exp()
+            + ((mean - other_mean) * (-other_log_std).exp()) ** 2
+            - 1
+        )
+        / 2
+    )
 
 
 def gaussian_kl_gradient(mean, log_std, other_mean, other_log_std):
     """Its derivative in (mean, log std), (..., 2)."""
-    return torch.stack([(mean - other_mean) * (-2 * other_log_std).exp(), (2 * (log_std - other_log_std)).exp() - 1], dim=-1)
+    return torch.stack(
+        [
+            (mean - other_mean) * (-2 * other_log_std).exp(),
+            (2 * (log_std - other_log_std)).exp() - 1,
+        ],
+        dim=-1,
+    )
 
 
 def discounted_return(costs, gamma):
@@ -255,7 +345,9 @@ def discounted_return(costs, gamma):
 @torch.no_grad()
 def distillation_signal(rollout, gamma, teacher_mean, teacher_log_std):
     """G_t^(gamma) d log p(a_t|s_t) / d (mean, raw log std), (T, R, B, 2)."""
-    costs = rollout.log_density - gaussian_log_density(rollout.actions, teacher_mean, teacher_log_std)
+    costs = rollout.log_density - gaussian_log_density(
+        rollout.actions, teacher_mean, teacher_log_std
+    )
     return discounted_return(costs, gamma)[..., None] * rollout.score
 
 
@@ -269,14 +361,23 @@ def backward(parameters, rollout, signal, micro_batches=MICRO_BATCHES):
     _, runs, batch, _ = signal.shape
     rows = batch // micro_batches
     _, _, w2, _, w3, _ = (part.mT.contiguous() for part in sigmoid_form(parameters))
-    shapes = (runs, INPUTS + 1, HIDDEN), (runs, HIDDEN, HIDDEN), (runs, 1, HIDDEN), (runs * micro_batches, OUTPUTS, HIDDEN)
+    shapes = (
+        (runs, INPUTS + 1, HIDDEN),
+        (runs, HIDDEN, HIDDEN),
+        (runs, 1, HIDDEN),
+        (runs * micro_batches, OUTPUTS, HIDDEN),
+    )
     from_inputs, from_first, bias, from_second = (signal.new_zeros(shape) for shape in shapes)
     at_first, at_second = signal.new_empty(2, runs, batch, HIDDEN)
     ones, through = signal.new_ones(runs, 1, batch), torch.ops.aten.sigmoid_backward.grad_input
     first, second = rollout.hidden
-    own_signal, own_second = (x.flatten(1, 2).unflatten(1, (-1, rows)) for x in (signal, second))  # (T, R M, B / M, ...)
+    own_signal, own_second = (
+        x.flatten(1, 2).unflatten(1, (-1, rows)) for x in (signal, second)
+    )  # (T, R M, B / M, ...)
     each = signal, own_signal.mT, rollout.inputs.mT, first, first.mT, second, own_second
-    for arriving, own_arriving, inputs, first, across, second, own_second in zip(*(x.unbind() for x in each)):  # a step at a time stays in the cache
+    for arriving, own_arriving, inputs, first, across, second, own_second in zip(
+        *(x.unbind() for x in each)
+    ):  # a step at a time stays in the cache
         from_second.baddbmm_(own_arriving, own_second)
         through(torch.bmm(arriving, w3, out=at_second), second, grad_input=at_second)
         from_first.baddbmm_(across, at_second)
@@ -285,7 +386,14 @@ def backward(parameters, rollout, signal, micro_batches=MICRO_BATCHES):
         from_inputs.baddbmm_(inputs, at_first)
     weights = from_second.unflatten(0, (runs, micro_batches)).mT  # (R, M, H, 2)
     biases = signal.unflatten(2, (micro_batches, rows)).sum((0, 3))[:, :, None]  # (R, M, 1, 2)
-    whole = tanh_gradient(from_inputs[:, :INPUTS], from_inputs[:, INPUTS:], from_first, bias, weights.sum(1), biases.sum(1))
+    whole = tanh_gradient(
+        from_inputs[:, :INPUTS],
+        from_inputs[:, INPUTS:],
+        from_first,
+        bias,
+        weights.sum(1),
+        biases.sum(1),
+    )
     micro = torch.cat([2 * weights - biases, biases], dim=2).flatten(2)
     return pack(whole) / batch, micro / rows
 
@@ -297,18 +405,26 @@ def micro_batch_variance(gradients):
 
 def adam_direction(first, second, iteration):
     """Adam's step over its rate, from its two running means (Kingma & Ba, 2015)."""
-    return (first / (1 - BETAS[0] ** iteration)) / (second / (1 - BETAS[1] ** iteration)).sqrt_().add_(EPSILON)
+    return (first / (1 - BETAS[0] ** iteration)) / (
+        second / (1 - BETAS[1] ** iteration)
+    ).sqrt_().add_(EPSILON)
 
 
 def update(state, gradient, runs):
     """One optimiser step in place.  A run whose gradient is not finite stands still from then on."""
     norm = torch.linalg.vector_norm(gradient, dim=1)
-    state["diverged"] = torch.where((state["diverged"] == 0) & ~norm.isfinite(), state["iteration"], state["diverged"])
+    state["diverged"] = torch.where(
+        (state["diverged"] == 0) & ~norm.isfinite(), state["iteration"], state["diverged"]
+    )
     going = (state["diverged"] == 0)[:, None]
     gradient = torch.where(going, gradient * (runs.clip / (norm + 1e-6)).clamp(max=1)[:, None], 0.0)
     state["first"].lerp_(gradient, 1 - BETAS[0])
     state["second"].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-    direction = torch.where(runs.adam[:, None], adam_direction(state["first"], state["second"], state["iteration"]), gradient)
+    direction = torch.where(
+        runs.adam[:, None],
+        adam_direction(state["first"], state["second"], state["iteration"]),
+        gradient,
+    )
     state["parameters"] -= torch.where(going, runs.rate[:, None] * direction, 0.0)
 
 
@@ -320,7 +436,9 @@ def initial_state(runs, iterations, snapshots):
         "parameters": parameters,
         "first": torch.zeros_like(parameters),
         "second": torch.zeros_like(parameters),
-        "diverged": torch.zeros(len(runs.seed), dtype=torch.long, device=parameters.device),  # the iteration, or 0
+        "diverged": torch.zeros(
+            len(runs.seed), dtype=torch.long, device=parameters.device
+        ),  # the iteration, or 0
         "variance": parameters.new_full((iterations, len(runs.seed)), math.nan),
         "snapshots": parameters.new_zeros(len(snapshots), *parameters.shape),
     }
@@ -365,14 +483,20 @@ def distillation(runs, teachers, length=LENGTH, batch=BATCH, noise=None, teacher
     ``teacher_bounds``, (lower, upper) each (R,), that of the students' bounds of log std.
     """
     lower, upper = (runs.lower, runs.upper) if teacher_bounds is None else teacher_bounds
-    noise = noise or (lambda iteration: normal_noise(runs.seed, TRAINING, iteration, length, batch, runs.gamma))
+    noise = noise or (
+        lambda iteration: normal_noise(runs.seed, TRAINING, iteration, length, batch, runs.gamma)
+    )
     hidden = runs.gamma.new_empty(2, length, len(runs.seed), batch, HIDDEN)
 
     def gradient(parameters, iteration):
         left_or_right = (iteration + 1) % 2
-        rollout = roll_out(parameters, runs.lower, runs.upper, both(left_or_right, runs), noise(iteration), hidden)
+        rollout = roll_out(
+            parameters, runs.lower, runs.upper, both(left_or_right, runs), noise(iteration), hidden
+        )
         teacher = teachers[left_or_right].expand(len(runs.seed), -1)
-        signal = distillation_signal(rollout, runs.gamma, *gaussian_at(teacher, lower, upper, rollout.inputs))
+        signal = distillation_signal(
+            rollout, runs.gamma, *gaussian_at(teacher, lower, upper, rollout.inputs)
+        )
         whole, micro = backward(parameters, rollout, signal)
         return whole, micro_batch_variance(micro)
 
@@ -399,10 +523,17 @@ def both(task, runs):
     return torch.full((len(runs.seed),), task, device=runs.gamma.device)
 
 
-def train_teachers(bounds=(BOUNDS,), iterations=TEACHER_ITERATIONS, *, dtype=torch.float32, device="cpu", **options):
+def train_teachers(
+    bounds=(BOUNDS,), iterations=TEACHER_ITERATIONS, *, dtype=torch.float32, device="cpu", **options
+):
     """Two teachers for each pair of bounds, (2, len(bounds), P), all trained in one stack."""
     pair = (TEACHER_SEED, TEACHER_SEED + 1)
-    runs = join([make_runs([1.0], pair, bounds=pair_of_bounds, dtype=dtype, device=device) for pair_of_bounds in bounds])
+    runs = join(
+        [
+            make_runs([1.0], pair, bounds=pair_of_bounds, dtype=dtype, device=device)
+            for pair_of_bounds in bounds
+        ]
+    )
     task = torch.tensor([0, 1], device=device).repeat(len(bounds))
     state = train(runs, reinforcement(runs, task), iterations, **options)
     return state["parameters"].unflatten(0, (len(bounds), 2)).transpose(0, 1).contiguous()
@@ -411,7 +542,12 @@ def train_teachers(bounds=(BOUNDS,), iterations=TEACHER_ITERATIONS, *, dtype=tor
 def fresh_positions(parameters, runs, batch=256, length=LENGTH):
     """Positions (2 tasks, T + 1, R, batch) of fresh trajectories, the same noise whenever asked."""
     noise = normal_noise(runs.seed, EVALUATION, 0, length, batch, runs.gamma)
-    return torch.stack([roll_out(parameters, runs.lower, runs.upper, both(task, runs), noise).positions for task in (0, 1)])
+    return torch.stack(
+        [
+            roll_out(parameters, runs.lower, runs.upper, both(task, runs), noise).positions
+            for task in (0, 1)
+        ]
+    )
 
 
 def distance_to_target(positions):
@@ -430,5 +566,7 @@ def find_device(name):
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device is {name!r}, which cannot be used here ({reason}); give 'cpu', or 'cuda' where PyTorch finds a GPU") from None
+        raise ValueError(
+            f"device is {name!r}, which cannot be used here ({reason}); give 'cpu', or 'cuda' where PyTorch finds a GPU"
+        ) from None
     return torch.device(name)

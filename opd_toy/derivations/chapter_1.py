@@ -66,7 +66,10 @@ with sp.evaluate(False):
         (
             chain(
                 soft_label_loss,
-                (total(q[v] * log(q[v] / p[v])) - total(q[v] * log(q[v])), "Add and subtract the sum of q log q."),
+                (
+                    total(q[v] * log(q[v] / p[v])) - total(q[v] * log(q[v])),
+                    "Add and subtract the sum of q log q.",
+                ),
                 (KL(q, p) - total(q[v] * log(q[v])), "The first sum is forward KL."),
                 (KL(q, p) + Entropy(q), "The second is the teacher's entropy."),
                 title="the value",
@@ -87,23 +90,40 @@ with sp.evaluate(False):
         "As the teacher tends to one-hot on token n, the SeqKD gradient tends to the SFT gradient.",
         (
             chain(
-                Limit(p[j] - sharp[j] ** sharpness / total(sharp[v] ** sharpness), sharpness, sp.oo),
+                Limit(
+                    p[j] - sharp[j] ** sharpness / total(sharp[v] ** sharpness), sharpness, sp.oo
+                ),
                 (
-                    Limit(p[j] - exp(-sharpness * margin[j]) / total(exp(-sharpness * margin[v])), sharpness, sp.oo),
+                    Limit(
+                        p[j] - exp(-sharpness * margin[j]) / total(exp(-sharpness * margin[v])),
+                        sharpness,
+                        sp.oo,
+                    ),
                     "Divide above and below by the largest term: each probability is the largest one times exp(−Δ), with Δ zero at token n and positive elsewhere.",
                 ),
                 (
-                    p[j] - Limit(exp(-sharpness * margin[j]), sharpness, sp.oo) / total(Limit(exp(-sharpness * margin[v]), sharpness, sp.oo)),
+                    p[j]
+                    - Limit(exp(-sharpness * margin[j]), sharpness, sp.oo)
+                    / total(Limit(exp(-sharpness * margin[v]), sharpness, sp.oo)),
                     "A finite sum: take the limit term by term.",
                 ),
-                (p[j] - delta(j, n) / total(delta(v, n)), "Each exponential stays 1 at token n and vanishes elsewhere."),
+                (
+                    p[j] - delta(j, n) / total(delta(v, n)),
+                    "Each exponential stays 1 at token n and vanishes elsewhere.",
+                ),
                 (p[j] - delta(j, n), "The deltas sum to 1."),
                 title="lowering the teacher's temperature",
             ),
             chain(
                 Partial(-total(blend * log(p[v])), z[j]),
-                (p[j] - ((1 - skew) * q[j] + skew * delta(j, n)), "The forward-KL logit gradient, for this teacher."),
-                ((1 - skew) * (p[j] - q[j]) + skew * (p[j] - delta(j, n)), "Collect: a straight line from the SeqKD gradient to the SFT gradient."),
+                (
+                    p[j] - ((1 - skew) * q[j] + skew * delta(j, n)),
+                    "The forward-KL logit gradient, for this teacher.",
+                ),
+                (
+                    (1 - skew) * (p[j] - q[j]) + skew * (p[j] - delta(j, n)),
+                    "Collect: a straight line from the SeqKD gradient to the SFT gradient.",
+                ),
                 title="mixing in the one-hot label",
             ),
         ),

@@ -4,7 +4,19 @@ import sympy as sp
 from sympy import log
 
 from opd_toy.derivations.framework import Derivation, chain
-from opd_toy.derivations.notation import C, KL, Expectation, Gradient, R, StopGradient, k, p, q, total, y
+from opd_toy.derivations.notation import (
+    KL,
+    C,
+    Expectation,
+    Gradient,
+    R,
+    StopGradient,
+    k,
+    p,
+    q,
+    total,
+    y,
+)
 
 with sp.evaluate(False):
     log_derivative = Derivation(
@@ -14,7 +26,10 @@ with sp.evaluate(False):
         (
             chain(
                 Gradient(p[y]),
-                (p[y] * (Gradient(p[y]) / p[y]), "Multiply and divide by the probability, which is positive."),
+                (
+                    p[y] * (Gradient(p[y]) / p[y]),
+                    "Multiply and divide by the probability, which is positive.",
+                ),
                 (p[y] * Gradient(log(p[y])), "The derivative of a logarithm."),
             ),
         ),
@@ -30,7 +45,10 @@ with sp.evaluate(False):
                 (Gradient(total(p[y] * R[y], y)), "The mean, written out."),
                 (total(R[y] * Gradient(p[y]), y), "The reward does not depend on the parameters."),
                 (total(p[y] * R[y] * Gradient(log(p[y])), y), "The log-derivative trick."),
-                (Expectation(R[y] * Gradient(log(p[y])), y, p), "A sum weighted by the student's probabilities is a mean over its samples."),
+                (
+                    Expectation(R[y] * Gradient(log(p[y])), y, p),
+                    "A sum weighted by the student's probabilities is a mean over its samples.",
+                ),
             ),
         ),
     )
@@ -43,9 +61,18 @@ with sp.evaluate(False):
         (
             chain(
                 Expectation(Gradient(frozen * log(p[k])), k, p),
-                (Expectation(frozen * Gradient(log(p[k])), k, p), "The stop-gradient makes the cost a number."),
-                (Gradient(Expectation(frozen, k, p)), "The policy gradient, read backwards, with the detached cost as the reward."),
-                (total((log(p[k]) - log(q[k])) * Gradient(p[k]), k), "The definition of the cost C; only the probabilities are differentiated."),
+                (
+                    Expectation(frozen * Gradient(log(p[k])), k, p),
+                    "The stop-gradient makes the cost a number.",
+                ),
+                (
+                    Gradient(Expectation(frozen, k, p)),
+                    "The policy gradient, read backwards, with the detached cost as the reward.",
+                ),
+                (
+                    total((log(p[k]) - log(q[k])) * Gradient(p[k]), k),
+                    "The definition of the cost C; only the probabilities are differentiated.",
+                ),
                 (Gradient(KL(p, q)), "The reverse-KL gradient for any parameter."),
             ),
         ),

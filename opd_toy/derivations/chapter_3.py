@@ -4,7 +4,7 @@ import sympy as sp
 from sympy import Lt, exp, log
 
 from opd_toy.derivations.framework import Derivation, chain
-from opd_toy.derivations.notation import C, KL, Gradient, Partial, delta, j, k, p, q, total, v, z
+from opd_toy.derivations.notation import KL, C, Gradient, Partial, delta, j, k, p, q, total, v, z
 
 with sp.evaluate(False):
     ratio = log(p[v] / q[v])
@@ -18,10 +18,14 @@ with sp.evaluate(False):
                 Partial(p[v], z[j]),
                 (Partial(exp(z[v]) / total(exp(z[k]), k), z[j]), "p is the softmax of z."),
                 (
-                    (delta(v, j) * exp(z[v]) * total(exp(z[k]), k) - exp(z[v]) * exp(z[j])) / total(exp(z[k]), k) ** 2,
+                    (delta(v, j) * exp(z[v]) * total(exp(z[k]), k) - exp(z[v]) * exp(z[j]))
+                    / total(exp(z[k]), k) ** 2,
                     "The quotient rule; only the terms with index j depend on the logit j.",
                 ),
-                (delta(v, j) * p[v] - p[v] * p[j], "Each exponential over the normaliser is a probability."),
+                (
+                    delta(v, j) * p[v] - p[v] * p[j],
+                    "Each exponential over the normaliser is a probability.",
+                ),
                 (p[v] * (delta(v, j) - p[j]), "Take out the common factor."),
             ),
         ),
@@ -35,7 +39,10 @@ with sp.evaluate(False):
             chain(
                 Partial(log(p[v]), z[j]),
                 (Partial(z[v] - log(total(exp(z[k]), k)), z[j]), "The logarithm of the softmax."),
-                (delta(v, j) - exp(z[j]) / total(exp(z[k]), k), "The chain rule on the log of the normaliser."),
+                (
+                    delta(v, j) - exp(z[j]) / total(exp(z[k]), k),
+                    "The chain rule on the log of the normaliser.",
+                ),
                 (delta(v, j) - p[j], "The last term is the softmax again."),
             ),
         ),
@@ -49,10 +56,19 @@ with sp.evaluate(False):
             chain(
                 Gradient(KL(p, q)),
                 (Gradient(total(p[v] * ratio)), "The definition of reverse KL."),
-                (total(ratio * Gradient(p[v]) + p[v] * Gradient(ratio)), "The product rule, term by term."),
-                (total((ratio + 1) * Gradient(p[v])), "The teacher does not depend on the parameter, so the last gradient is that of log p: the gradient of p divided by p."),
+                (
+                    total(ratio * Gradient(p[v]) + p[v] * Gradient(ratio)),
+                    "The product rule, term by term.",
+                ),
+                (
+                    total((ratio + 1) * Gradient(p[v])),
+                    "The teacher does not depend on the parameter, so the last gradient is that of log p: the gradient of p divided by p.",
+                ),
                 (total(ratio * Gradient(p[v])) + total(Gradient(p[v])), "Split the sum."),
-                (total(ratio * Gradient(p[v])) + Gradient(total(p[v])), "A sum of gradients is the gradient of the sum."),
+                (
+                    total(ratio * Gradient(p[v])) + Gradient(total(p[v])),
+                    "A sum of gradients is the gradient of the sum.",
+                ),
                 (total(ratio * Gradient(p[v])), "The probabilities sum to 1, whose gradient is 0."),
             ),
         ),
@@ -66,7 +82,10 @@ with sp.evaluate(False):
             chain(
                 Partial(KL(p, q), z[j]),
                 (Partial(total(p[v] * ratio), z[j]), "The definition of reverse KL."),
-                (total((ratio + 1) * Partial(p[v], z[j])), "The chain rule; the teacher does not depend on the logits."),
+                (
+                    total((ratio + 1) * Partial(p[v], z[j])),
+                    "The chain rule; the teacher does not depend on the logits.",
+                ),
                 (total((ratio + 1) * p[v] * (delta(v, j) - p[j])), "The softmax Jacobian."),
                 (
                     total((ratio + 1) * p[v] * delta(v, j)) - total((ratio + 1) * p[v] * p[j]),
@@ -76,9 +95,15 @@ with sp.evaluate(False):
                     p[j] * (log(p[j] / q[j]) + 1) - p[j] * total(p[v] * (ratio + 1)),
                     "The delta keeps the term of token j; the factor of token j leaves the second sum.",
                 ),
-                (p[j] * (log(p[j] / q[j]) + 1) - p[j] * (total(p[v] * ratio) + 1), "The probabilities sum to 1."),
+                (
+                    p[j] * (log(p[j] / q[j]) + 1) - p[j] * (total(p[v] * ratio) + 1),
+                    "The probabilities sum to 1.",
+                ),
                 (p[j] * (log(p[j] / q[j]) - total(p[v] * ratio)), "The two +1 cancel."),
-                (p[j] * (log(p[j] / q[j]) - KL(p, q)), "The remaining sum is the KL divergence itself."),
+                (
+                    p[j] * (log(p[j] / q[j]) - KL(p, q)),
+                    "The remaining sum is the KL divergence itself.",
+                ),
             ),
         ),
     )
@@ -90,9 +115,24 @@ with sp.evaluate(False):
         (
             chain(
                 Lt(Partial(KL(p, q), z[j]), 0),
-                (Lt(p[j] * (log(p[j] / q[j]) - KL(p, q)), 0), "The reverse-KL logit gradient.", "<=>", (sp.S.One,)),
-                (Lt(log(p[j] / q[j]) - KL(p, q), 0), "Divide by the student's probability, which is positive.", "<=>", (p[j],)),
-                (Lt(log(p[j] / q[j]), KL(p, q)), "Move the KL divergence to the other side.", "<=>", (sp.S.One,)),
+                (
+                    Lt(p[j] * (log(p[j] / q[j]) - KL(p, q)), 0),
+                    "The reverse-KL logit gradient.",
+                    "<=>",
+                    (sp.S.One,),
+                ),
+                (
+                    Lt(log(p[j] / q[j]) - KL(p, q), 0),
+                    "Divide by the student's probability, which is positive.",
+                    "<=>",
+                    (p[j],),
+                ),
+                (
+                    Lt(log(p[j] / q[j]), KL(p, q)),
+                    "Move the KL divergence to the other side.",
+                    "<=>",
+                    (sp.S.One,),
+                ),
             ),
         ),
     )
@@ -104,8 +144,14 @@ with sp.evaluate(False):
         (
             chain(
                 Partial(KL(q, p), z[j]),
-                (Partial(total(q[v] * log(q[v])) - total(q[v] * log(p[v])), z[j]), "Split the logarithm of the ratio."),
-                (-total(q[v] * Partial(log(p[v]), z[j])), "The first sum does not depend on the logits."),
+                (
+                    Partial(total(q[v] * log(q[v])) - total(q[v] * log(p[v])), z[j]),
+                    "Split the logarithm of the ratio.",
+                ),
+                (
+                    -total(q[v] * Partial(log(p[v]), z[j])),
+                    "The first sum does not depend on the logits.",
+                ),
                 (-total(q[v] * (delta(v, j) - p[j])), "The log-softmax Jacobian."),
                 (-q[j] + p[j] * total(q[v]), "The delta keeps the term of token j."),
                 (p[j] - q[j], "The teacher's probabilities sum to 1."),
@@ -115,8 +161,14 @@ with sp.evaluate(False):
                 Partial(KL(q, p), z[j]),
                 (total(-(q[v] / p[v]) * Partial(p[v], z[j])), "The chain rule through p."),
                 (total(-(q[v] / p[v]) * p[v] * (delta(v, j) - p[j])), "The softmax Jacobian."),
-                (-total(q[v] * (delta(v, j) - p[j])), "The student's probability cancels: the same sum as on the first route."),
-                (p[j] - q[j], "The delta keeps the term of token j, and the teacher's probabilities sum to 1."),
+                (
+                    -total(q[v] * (delta(v, j) - p[j])),
+                    "The student's probability cancels: the same sum as on the first route.",
+                ),
+                (
+                    p[j] - q[j],
+                    "The delta keeps the term of token j, and the teacher's probabilities sum to 1.",
+                ),
                 title="through p",
             ),
         ),
@@ -130,7 +182,10 @@ with sp.evaluate(False):
             chain(
                 total(Partial(KL(p, q), z[j]), j),
                 (total(p[j] * (log(p[j] / q[j]) - KL(p, q)), j), "The reverse-KL logit gradient."),
-                (KL(p, q) - KL(p, q) * total(p[j], j), "The first sum is the KL divergence; the second takes it out as a factor."),
+                (
+                    KL(p, q) - KL(p, q) * total(p[j], j),
+                    "The first sum is the KL divergence; the second takes it out as a factor.",
+                ),
                 (sp.S.Zero, "The student's probabilities sum to 1."),
                 title="reverse KL",
             ),

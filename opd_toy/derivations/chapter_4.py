@@ -5,8 +5,8 @@ from sympy import Lt, exp, log
 
 from opd_toy.derivations.framework import Derivation, chain
 from opd_toy.derivations.notation import (
-    C,
     KL,
+    C,
     Expectation,
     Gradient,
     Partial,
@@ -37,19 +37,33 @@ with sp.evaluate(False):
         (
             chain(
                 Expectation(log(p[k]) - log(q[k]), k, p),
-                (total(p[k] * (log(p[k]) - log(q[k])), k), "The mean over the student's tokens, written out."),
-                (total(p[k] * log(p[k] / q[k]), k), "A difference of logarithms is the logarithm of the ratio."),
+                (
+                    total(p[k] * (log(p[k]) - log(q[k])), k),
+                    "The mean over the student's tokens, written out.",
+                ),
+                (
+                    total(p[k] * log(p[k] / q[k]), k),
+                    "A difference of logarithms is the logarithm of the ratio.",
+                ),
                 (KL(p, q), "The definition of the KL divergence."),
                 title="the mean",
             ),
             chain(
                 Lt(log(p[k]), log(q[k])),
-                (Lt(p[k], q[k]), "The logarithm is increasing: a draw's cost is negative exactly where the teacher gives more.", "<=>", (log,)),
+                (
+                    Lt(p[k], q[k]),
+                    "The logarithm is increasing: a draw's cost is negative exactly where the teacher gives more.",
+                    "<=>",
+                    (log,),
+                ),
                 title="the sign of one draw",
             ),
             chain(
                 total(p[k] - q[k], k),
-                (sp.S.Zero, "Both sum to 1: unless p = q, the teacher gives more to some tokens and less to others, so both signs occur."),
+                (
+                    sp.S.Zero,
+                    "Both sum to 1: unless p = q, the teacher gives more to some tokens and less to others, so both signs occur.",
+                ),
                 title="both signs occur",
             ),
         ),
@@ -75,10 +89,20 @@ with sp.evaluate(False):
         (
             chain(
                 Partial(surrogate, z[k]) * Partial(surrogate, z[j]),
-                (C[k] * (1 - p[k]) * (C[k] * (0 - p[j])), "The logit gradient of one sample, at the drawn token k and at another token j."),
+                (
+                    C[k] * (1 - p[k]) * (C[k] * (0 - p[j])),
+                    "The logit gradient of one sample, at the drawn token k and at another token j.",
+                ),
                 (-(C[k] ** 2 * p[j] * (1 - p[k])), "Collect the factors."),
-                (-(C[k] ** 2 * p[j] * total((1 - delta(u, k)) * p[u], u)), "What the drawn token leaves is the mass of the others."),
-                (sp.S.Zero, "A square, a probability and a sum of probabilities: all positive.", "<"),
+                (
+                    -(C[k] ** 2 * p[j] * total((1 - delta(u, k)) * p[u], u)),
+                    "What the drawn token leaves is the mass of the others.",
+                ),
+                (
+                    sp.S.Zero,
+                    "A square, a probability and a sum of probabilities: all positive.",
+                    "<",
+                ),
                 distinct=((j, k),),
             ),
         ),
@@ -96,23 +120,38 @@ with sp.evaluate(False):
                     C[k] * (0 - p[j]) / total((1 - delta(i, k)) * (C[k] * (delta(k, i) - p[i])), i),
                     "The logit gradient of one sample, at token j and at all tokens but the drawn one.",
                 ),
-                (C[k] * p[j] / (C[k] * total((1 - delta(i, k)) * p[i], i)), "The delta is 0 away from the drawn token; the sign cancels."),
-                (p[j] / (1 - p[k]), "The cost cancels; the others hold what the drawn token leaves. No teacher probability is left."),
+                (
+                    C[k] * p[j] / (C[k] * total((1 - delta(i, k)) * p[i], i)),
+                    "The delta is 0 away from the drawn token; the sign cancels.",
+                ),
+                (
+                    p[j] / (1 - p[k]),
+                    "The cost cancels; the others hold what the drawn token leaves. No teacher probability is left.",
+                ),
                 title="the share of token j",
                 distinct=((j, k),),
             ),
             chain(
                 Partial(sample, q[i]),
                 (Partial(C[k], q[i]) * (delta(k, j) - p[j]), "Only the cost knows the teacher."),
-                (-(delta(k, i) / q[k]) * (delta(k, j) - p[j]), "And it knows it at the drawn token alone."),
+                (
+                    -(delta(k, i) / q[k]) * (delta(k, j) - p[j]),
+                    "And it knows it at the drawn token alone.",
+                ),
                 (sp.S.Zero, "Token i was not drawn."),
                 title="the teacher's opinion of token i",
                 distinct=((i, k),),
             ),
             chain(
                 total(Partial(p[j], z[i]) * (C[k] * (delta(k, i) - p[i])), i),
-                (total(p[j] * (delta(j, i) - p[i]) * (C[k] * (delta(k, i) - p[i])), i), "The softmax Jacobian."),
-                (C[k] * p[j] * (-p[j] - p[k] + total(p[i] ** 2, i)), "Multiply out and evaluate the deltas. Descent moves the probability of token j by minus this, which is not in proportion to p."),
+                (
+                    total(p[j] * (delta(j, i) - p[i]) * (C[k] * (delta(k, i) - p[i])), i),
+                    "The softmax Jacobian.",
+                ),
+                (
+                    C[k] * p[j] * (-p[j] - p[k] + total(p[i] ** 2, i)),
+                    "Multiply out and evaluate the deltas. Descent moves the probability of token j by minus this, which is not in proportion to p.",
+                ),
                 title="the probabilities themselves move otherwise",
                 distinct=((j, k),),
             ),
@@ -127,23 +166,33 @@ with sp.evaluate(False):
         (
             chain(
                 Partial(StopGradient(C[k] - weight * R[k]) * log(p[k]), z[j]),
-                ((C[k] - weight * R[k]) * (delta(k, j) - p[j]), "The logit gradient of one sample, with the mixed cost."),
+                (
+                    (C[k] - weight * R[k]) * (delta(k, j) - p[j]),
+                    "The logit gradient of one sample, with the mixed cost.",
+                ),
                 (sample - weight * (R[k] * (delta(k, j) - p[j])), "It is linear in the cost."),
                 title="one sample",
             ),
             chain(
                 Expectation((C[k] - weight * R[k]) * Gradient(log(p[k])), k, p),
                 (
-                    Expectation(C[k] * Gradient(log(p[k])), k, p) - weight * Expectation(R[k] * Gradient(log(p[k])), k, p),
+                    Expectation(C[k] * Gradient(log(p[k])), k, p)
+                    - weight * Expectation(R[k] * Gradient(log(p[k])), k, p),
                     "A mean is linear.",
                 ),
-                (Gradient(KL(p, q)) - weight * Gradient(Expectation(R[k], k, p)), "OPD's policy gradient, and the policy gradient of the reward."),
+                (
+                    Gradient(KL(p, q)) - weight * Gradient(Expectation(R[k], k, p)),
+                    "OPD's policy gradient, and the policy gradient of the reward.",
+                ),
                 (Gradient(KL(p, q) - weight * Expectation(R[k], k, p)), "A gradient is linear."),
                 title="the mean",
             ),
             chain(
                 KL(p, q) - weight * Expectation(R[k], k, p),
-                (total(p[v] * log(p[v] / (q[v] * exp(weight * R[v])))), "Write the reward as the logarithm of its exponential."),
+                (
+                    total(p[v] * log(p[v] / (q[v] * exp(weight * R[v])))),
+                    "Write the reward as the logarithm of its exponential.",
+                ),
                 (
                     KL(p, tilted) - log(total(q[v] * exp(weight * R[v]))),
                     "Divide by the normaliser of the tilted teacher, which is proportional to q exp(λR): the student is drawn to that teacher.",

@@ -5,10 +5,10 @@ from sympy import log
 
 from opd_toy.derivations.framework import Derivation, chain
 from opd_toy.derivations.notation import (
-    C,
     C2,
     KL,
     AlphaDivergence,
+    C,
     Expectation,
     Gradient,
     JensenShannon,
@@ -74,7 +74,10 @@ with sp.evaluate(False):
             chain(
                 Partial(KL(p, q), z[j]),
                 (rkl_gradient, "The reverse-KL logit gradient."),
-                (p[j] * (log(p[j] / q[j]) - Expectation(ratio, v, p)), "KL is the mean log-ratio under the student."),
+                (
+                    p[j] * (log(p[j] / q[j]) - Expectation(ratio, v, p)),
+                    "KL is the mean log-ratio under the student.",
+                ),
                 title="the log-ratio less its mean",
             ),
             chain(
@@ -86,10 +89,14 @@ with sp.evaluate(False):
             chain(
                 Expectation((C[k] - baseline) * (delta(k, j) - p[j]), k, p),
                 (
-                    Expectation(C[k] * (delta(k, j) - p[j]), k, p) - baseline * Expectation(delta(k, j) - p[j], k, p),
+                    Expectation(C[k] * (delta(k, j) - p[j]), k, p)
+                    - baseline * Expectation(delta(k, j) - p[j], k, p),
                     "Any constant baseline b comes out of the mean.",
                 ),
-                (rkl_gradient - baseline * (p[j] - p[j]), "The sampled cost gives the exact gradient; the scores have mean 0."),
+                (
+                    rkl_gradient - baseline * (p[j] - p[j]),
+                    "The sampled cost gives the exact gradient; the scores have mean 0.",
+                ),
                 (rkl_gradient, "A constant baseline does not change the mean."),
                 title="a constant baseline changes nothing in the mean",
             ),
@@ -149,7 +156,10 @@ with sp.evaluate(False):
         total(c[v] * Partial(p[v], z[j])),
         (total(c[v] * (p[v] * (delta(v, j) - p[j]))), "The softmax Jacobian."),
         (p[j] * c[j] - p[j] * total(p[v] * c[v]), "The delta keeps the term of token j."),
-        (p[j] * (c[j] - Expectation(c[v], v, p)), "Take out the common factor: the price less its mean."),
+        (
+            p[j] * (c[j] - Expectation(c[v], v, p)),
+            "Take out the common factor: the price less its mean.",
+        ),
         title="any objective, with the prices c its derivatives by p",
     )
 
@@ -157,14 +167,27 @@ with sp.evaluate(False):
     jsd = chain(
         Partial(JensenShannon(), z[j]),
         (
-            Partial(beta * total(q[v] * log(q[v] / jsd_mixture[v])) + (1 - beta) * total(p[v] * log(p[v] / jsd_mixture[v])), z[j]),
+            Partial(
+                beta * total(q[v] * log(q[v] / jsd_mixture[v]))
+                + (1 - beta) * total(p[v] * log(p[v] / jsd_mixture[v])),
+                z[j],
+            ),
             "The definition, with the mixture m = (1 − β) p + β q.",
         ),
         (
-            total(((1 - beta) * (log(p[v] / jsd_mixture[v]) + 1) - (1 - beta) * (((1 - beta) * p[v] + beta * q[v]) / jsd_mixture[v])) * Partial(p[v], z[j])),
+            total(
+                (
+                    (1 - beta) * (log(p[v] / jsd_mixture[v]) + 1)
+                    - (1 - beta) * (((1 - beta) * p[v] + beta * q[v]) / jsd_mixture[v])
+                )
+                * Partial(p[v], z[j])
+            ),
             "The chain rule; the derivative of m by p is 1 − β.",
         ),
-        ((1 - beta) * total(log(p[v] / jsd_mixture[v]) * Partial(p[v], z[j])), "The last fraction is 1 and cancels the +1."),
+        (
+            (1 - beta) * total(log(p[v] / jsd_mixture[v]) * Partial(p[v], z[j])),
+            "The last fraction is 1 and cancels the +1.",
+        ),
         (jsd_gradient, "The softmax Jacobian: the price less its mean."),
         title="generalised Jensen–Shannon divergence",
     )
@@ -174,8 +197,14 @@ with sp.evaluate(False):
     alpha_gradient = p[j] / (alpha - 1) * (power_j - total(p[v] * power))
     alpha_chain = chain(
         Partial(AlphaDivergence(), z[j]),
-        (Partial((total(p[v] ** alpha * q[v] ** (1 - alpha)) - 1) / (alpha * (alpha - 1)), z[j]), "The definition."),
-        (1 / (alpha - 1) * total(power * Partial(p[v], z[j])), "The chain rule; the factor α cancels."),
+        (
+            Partial((total(p[v] ** alpha * q[v] ** (1 - alpha)) - 1) / (alpha * (alpha - 1)), z[j]),
+            "The definition.",
+        ),
+        (
+            1 / (alpha - 1) * total(power * Partial(p[v], z[j])),
+            "The chain rule; the factor α cancels.",
+        ),
         (alpha_gradient, "The softmax Jacobian: the price less its mean."),
         title="α-divergence",
     )
@@ -184,28 +213,40 @@ with sp.evaluate(False):
     skewed_forward_gradient = (1 - skew) * p[j] * (mean_share - q[j] / forward_mixture[j])
     skewed_forward = chain(
         Partial(KL(q, forward_mixture), z[j]),
-        (-total(q[v] / forward_mixture[v] * Partial(forward_mixture[v], z[j])), "The chain rule on −q log p̄, with the smoothed student p̄ = s q + (1 − s) p."),
-        (-(1 - skew) * total(q[v] / forward_mixture[v] * Partial(p[v], z[j])), "The teacher's part of p̄ does not depend on the logits."),
+        (
+            -total(q[v] / forward_mixture[v] * Partial(forward_mixture[v], z[j])),
+            "The chain rule on −q log p̄, with the smoothed student p̄ = s q + (1 − s) p.",
+        ),
+        (
+            -(1 - skew) * total(q[v] / forward_mixture[v] * Partial(p[v], z[j])),
+            "The teacher's part of p̄ does not depend on the logits.",
+        ),
         (skewed_forward_gradient, "The softmax Jacobian: the price less its mean."),
         title="skewed forward KL, p̄ = s q + (1 − s) p",
     )
 
-    price = lambda w: log(p[w] / reverse_mixture[w]) - skew * (p[w] / reverse_mixture[w])  # noqa: E731
+    price = lambda w: log(p[w] / reverse_mixture[w]) - skew * (p[w] / reverse_mixture[w])
     skewed_reverse_gradient = p[j] * (price(j) - total(p[v] * price(v)))
     skewed_reverse = chain(
         Partial(KL(p, reverse_mixture), z[j]),
         (
-            total((log(p[v] / reverse_mixture[v]) + 1) * Partial(p[v], z[j])) - total(p[v] / reverse_mixture[v] * Partial(reverse_mixture[v], z[j])),
+            total((log(p[v] / reverse_mixture[v]) + 1) * Partial(p[v], z[j]))
+            - total(p[v] / reverse_mixture[v] * Partial(reverse_mixture[v], z[j])),
             "The chain rule on p log(p/q̄), with the smoothed teacher q̄ = s p + (1 − s) q.",
         ),
         (total((price(v) + 1) * Partial(p[v], z[j])), "The derivative of q̄ by p is s."),
-        (skewed_reverse_gradient, "The softmax Jacobian: the price less its mean, and the +1 goes with it."),
+        (
+            skewed_reverse_gradient,
+            "The softmax Jacobian: the price less its mean, and the +1 goes with it.",
+        ),
         title="skewed reverse KL, q̄ = s p + (1 − s) q",
     )
 
     def ends(part):
         """The first and last line of a chain, as a chain of its own."""
-        return chain(part.left, (part.right, "Its own proof has the steps between."), title=part.title)
+        return chain(
+            part.left, (part.right, "Its own proof has the steps between."), title=part.title
+        )
 
     improve_objective = Derivation(
         "improve-objective",
@@ -213,8 +254,16 @@ with sp.evaluate(False):
         "Changing the objective changes the price of each token; every logit gradient is the probability times the price less its mean. Here m = (1 − β) p + β q, p̄ = s q + (1 − s) p and q̄ = s p + (1 − s) q.",
         (
             general_rule,
-            chain(Partial(KL(q, p), z[j]), (p[j] - q[j], "The forward-KL logit gradient; the price is −q/p, its mean −1."), title="forward KL"),
-            chain(Partial(KL(p, q), z[j]), (rkl_gradient, "The reverse-KL logit gradient; the price is the log-ratio."), title="reverse KL"),
+            chain(
+                Partial(KL(q, p), z[j]),
+                (p[j] - q[j], "The forward-KL logit gradient; the price is −q/p, its mean −1."),
+                title="forward KL",
+            ),
+            chain(
+                Partial(KL(p, q), z[j]),
+                (rkl_gradient, "The reverse-KL logit gradient; the price is the log-ratio."),
+                title="reverse KL",
+            ),
             ends(jsd),
             ends(alpha_chain),
             ends(skewed_forward),
@@ -265,15 +314,24 @@ with sp.evaluate(False):
             chain(
                 Limit(AlphaDivergence(), alpha, 0),
                 (Limit(total(alpha_term_q), alpha, 0), "Write the 1 as the sum of q."),
-                (total(Limit(alpha_term_q, alpha, 0)), "A finite sum: take the limit term by term."),
+                (
+                    total(Limit(alpha_term_q, alpha, 0)),
+                    "A finite sum: take the limit term by term.",
+                ),
                 (-total(q[v] * ratio), "The derivative of a power by its exponent."),
                 (KL(q, p), "Forward KL."),
                 title="α to 0",
             ),
             chain(
                 Limit(alpha_gradient, alpha, 1),
-                (Limit(p[j] * total(p[v] * ((power_j - power) / (alpha - 1))), alpha, 1), "The first term does not depend on v, and p sums to 1."),
-                (p[j] * total(p[v] * (log(p[j] / q[j]) - ratio)), "The derivative of a power by its exponent, term by term."),
+                (
+                    Limit(p[j] * total(p[v] * ((power_j - power) / (alpha - 1))), alpha, 1),
+                    "The first term does not depend on v, and p sums to 1.",
+                ),
+                (
+                    p[j] * total(p[v] * (log(p[j] / q[j]) - ratio)),
+                    "The derivative of a power by its exponent, term by term.",
+                ),
                 (rkl_gradient, "The reverse-KL logit gradient."),
                 title="the gradient, α to 1",
             ),
@@ -320,20 +378,39 @@ with sp.evaluate(False):
             chain(
                 Partial(variance, baseline),
                 (
-                    Partial(Expectation((C[k] - baseline) ** 2 * total((delta(k, j) - p[j]) ** 2, j), k, p) - total(g[j] ** 2, j), baseline),
+                    Partial(
+                        Expectation(
+                            (C[k] - baseline) ** 2 * total((delta(k, j) - p[j]) ** 2, j), k, p
+                        )
+                        - total(g[j] ** 2, j),
+                        baseline,
+                    ),
                     "A variance is the mean square less the square of the mean, and the mean is the exact gradient whatever b is.",
                 ),
                 (
-                    Partial(Expectation((C[k] - baseline) ** 2 * score_norm[k], k, p) - total(g[j] ** 2, j), baseline),
+                    Partial(
+                        Expectation((C[k] - baseline) ** 2 * score_norm[k], k, p)
+                        - total(g[j] ** 2, j),
+                        baseline,
+                    ),
                     "Call w the squared length of the score of a token.",
                 ),
-                (2 * Expectation((baseline - C[k]) * score_norm[k], k, p), "The second sum does not depend on b."),
-                (2 * mean_norm * (baseline - mean_cost / mean_norm), "A mean is linear. The slope is negative below the weighted mean cost and positive above it."),
+                (
+                    2 * Expectation((baseline - C[k]) * score_norm[k], k, p),
+                    "The second sum does not depend on b.",
+                ),
+                (
+                    2 * mean_norm * (baseline - mean_cost / mean_norm),
+                    "A mean is linear. The slope is negative below the weighted mean cost and positive above it.",
+                ),
                 title="the slope of the variance",
             ),
             chain(
                 score_norm[k],
-                (total((delta(k, j) - p[j]) ** 2, j), "The score is one at the drawn token, less p."),
+                (
+                    total((delta(k, j) - p[j]) ** 2, j),
+                    "The score is one at the drawn token, less p.",
+                ),
                 (1 - 2 * p[k] + total(p[j] ** 2, j), "Multiply out and evaluate the deltas."),
                 title="the squared length of a score",
             ),
@@ -360,19 +437,32 @@ with sp.evaluate(False):
             ),
             chain(
                 Expectation((C[k] - KL(p, q)) * score, k, p),
-                (Expectation(C[k] * score, k, p) - KL(p, q) * Expectation(score, k, p), "KL is a constant."),
-                (Gradient(KL(p, q)) - KL(p, q) * sp.S.Zero, "The sampled gradient is unbiased, and the mean score is 0."),
-                (Gradient(KL(p, q)), "The same mean: KL is a valid baseline. Its variance is another matter."),
+                (
+                    Expectation(C[k] * score, k, p) - KL(p, q) * Expectation(score, k, p),
+                    "KL is a constant.",
+                ),
+                (
+                    Gradient(KL(p, q)) - KL(p, q) * sp.S.Zero,
+                    "The sampled gradient is unbiased, and the mean score is 0.",
+                ),
+                (
+                    Gradient(KL(p, q)),
+                    "The same mean: KL is a valid baseline. Its variance is another matter.",
+                ),
                 title="as the baseline: unbiased",
             ),
             chain(
                 mean((C[a] + C2[a, b]) * first + C2[a, b] * second),
                 (
-                    Expectation(C[a] * first, a, p) + Expectation(Expectation(C2[a, b], b, p2, a) * first, a, p) + Expectation(Expectation(C2[a, b] * second, b, p2, a), a, p),
+                    Expectation(C[a] * first, a, p)
+                    + Expectation(Expectation(C2[a, b], b, p2, a) * first, a, p)
+                    + Expectation(Expectation(C2[a, b] * second, b, p2, a), a, p),
                     "Take the mean over the second token first; the first token's cost and score do not depend on it.",
                 ),
                 (
-                    Gradient(KL(p, q)) + Expectation(future * first, a, p) + Expectation(Gradient(future), a, p),
+                    Gradient(KL(p, q))
+                    + Expectation(future * first, a, p)
+                    + Expectation(Gradient(future), a, p),
                     "The mean sampled cost of the second token is its full-vocabulary KL, and each sampled gradient has its exact gradient as its mean.",
                 ),
                 (

@@ -10,10 +10,10 @@ import sympy as sp
 from opd_toy.derivations.chapter_5 import first, future, mean, second
 from opd_toy.derivations.framework import Derivation, chain
 from opd_toy.derivations.notation import (
-    C,
     C2,
     KL,
     R2,
+    C,
     Expectation,
     Gradient,
     InnerProduct,
@@ -72,7 +72,10 @@ with sp.evaluate(False):
             chain(
                 mean(sp.log((p[a] * p2[a, b]) / (q[a] * q2[a, b]))),
                 (mean(cost_a + cost_b), "The logarithm of a product is a sum: one cost a token."),
-                (Expectation(cost_a, a, p) + Expectation(Expectation(cost_b, b, p2, a), a, p), "The first cost does not depend on the second token."),
+                (
+                    Expectation(cost_a, a, p) + Expectation(Expectation(cost_b, b, p2, a), a, p),
+                    "The first cost does not depend on the second token.",
+                ),
                 (sequence_kl, "At each prefix the mean cost is the full-vocabulary KL there."),
             ),
         ),
@@ -87,15 +90,27 @@ with sp.evaluate(False):
             chain(
                 mean(Gradient(cost_a + cost_b)),
                 (mean(first + second), "The teacher does not depend on the parameters."),
-                (Expectation(first, a, p) + Expectation(Expectation(second, b, p2, a), a, p), "The first score does not depend on the second token."),
-                (sp.S.Zero + Expectation(sp.S.Zero, a, p), "The mean score of one token is 0, whatever the prefix."),
+                (
+                    Expectation(first, a, p) + Expectation(Expectation(second, b, p2, a), a, p),
+                    "The first score does not depend on the second token.",
+                ),
+                (
+                    sp.S.Zero + Expectation(sp.S.Zero, a, p),
+                    "The mean score of one token is 0, whatever the prefix.",
+                ),
                 (sp.S.Zero, "Nothing is left."),
                 title="token by token",
             ),
             chain(
                 mean(Gradient(sp.log(p[a] * p2[a, b]))),
-                (total(total(Gradient(p[a] * p2[a, b]), b), a), "The log-derivative trick for the probability of the sequence."),
-                (Gradient(total(total(p[a] * p2[a, b], b), a)), "A sum of gradients is the gradient of the sum."),
+                (
+                    total(total(Gradient(p[a] * p2[a, b]), b), a),
+                    "The log-derivative trick for the probability of the sequence.",
+                ),
+                (
+                    Gradient(total(total(p[a] * p2[a, b], b), a)),
+                    "A sum of gradients is the gradient of the sum.",
+                ),
                 (Gradient(sp.S.One), "The probabilities of all sequences sum to 1."),
                 (sp.S.Zero, "A constant."),
                 title="the sequence as a whole",
@@ -111,20 +126,32 @@ with sp.evaluate(False):
         (
             chain(
                 mean(cost_a * second),
-                (Expectation(cost_a * Expectation(second, b, p2, a), a, p), "The first cost is a number once a is drawn."),
-                (Expectation(cost_a * sp.S.Zero, a, p), "The mean score of the second token is 0, whatever the prefix."),
+                (
+                    Expectation(cost_a * Expectation(second, b, p2, a), a, p),
+                    "The first cost is a number once a is drawn.",
+                ),
+                (
+                    Expectation(cost_a * sp.S.Zero, a, p),
+                    "The mean score of the second token is 0, whatever the prefix.",
+                ),
                 (sp.S.Zero, "Nothing is left."),
                 title="the cost before",
             ),
             chain(
                 mean(R[a] * second),
-                (Expectation(R[a] * Expectation(second, b, p2, a), a, p), "The same for any reward R of the prefix."),
+                (
+                    Expectation(R[a] * Expectation(second, b, p2, a), a, p),
+                    "The same for any reward R of the prefix.",
+                ),
                 (sp.S.Zero, "The mean score of the second token is 0."),
                 title="any reward of the prefix",
             ),
             chain(
                 mean(cost_b * second),
-                (Expectation(Gradient(future), a, p), "At each prefix the sampled gradient has the exact one as its mean: this does not vanish."),
+                (
+                    Expectation(Gradient(future), a, p),
+                    "At each prefix the sampled gradient has the exact one as its mean: this does not vanish.",
+                ),
                 title="the token's own cost, for contrast",
             ),
             chain(
@@ -144,19 +171,32 @@ with sp.evaluate(False):
         (
             chain(
                 Gradient(sequence_kl),
-                (Gradient(mean(cost_a + cost_b)), "The KL of two sequences is the mean of the summed costs."),
+                (
+                    Gradient(mean(cost_a + cost_b)),
+                    "The KL of two sequences is the mean of the summed costs.",
+                ),
                 (mean((cost_a + cost_b) * (first + second)) + mean(first + second), product_rule),
-                (mean((cost_a + cost_b) * (first + second)), "The mean score is 0. This is the full return."),
-                (mean((cost_a + cost_b) * first + cost_b * second) + mean(cost_a * second), "Sort by score."),
+                (
+                    mean((cost_a + cost_b) * (first + second)),
+                    "The mean score is 0. This is the full return.",
+                ),
+                (
+                    mean((cost_a + cost_b) * first + cost_b * second) + mean(cost_a * second),
+                    "Sort by score.",
+                ),
                 (mean((cost_a + cost_b) * first + cost_b * second), "The past term vanishes."),
                 title="two positions",
             ),
             chain(
                 Gradient(SequenceMean(over_positions(cost[t]))),
                 (SequenceMean(all_costs * all_scores) + SequenceMean(all_scores), product_rule),
-                (SequenceMean(all_costs * all_scores), "The mean score is 0. This is the full return."),
                 (
-                    SequenceMean(over_positions(over_positions(cost[u], u, 1, t - 1) * score)) + SequenceMean(reward_to_go_estimate),
+                    SequenceMean(all_costs * all_scores),
+                    "The mean score is 0. This is the full return.",
+                ),
+                (
+                    SequenceMean(over_positions(over_positions(cost[u], u, 1, t - 1) * score))
+                    + SequenceMean(reward_to_go_estimate),
                     "Split the costs at each score's position: those before it, and those from it on.",
                 ),
                 (SequenceMean(reward_to_go_estimate), "The past terms vanish."),
@@ -174,20 +214,38 @@ with sp.evaluate(False):
         (
             chain(
                 to_the_end(gamma ** (u - t) * cost[u]),
-                (cost[t] + to_the_end(gamma ** (u - t) * cost[u], t + 1), "The first weight is 1: the token's own cost stands alone. With γ = 0 nothing else is left, with γ = 1 every weight is 1."),
-                (cost[t] + gamma * to_the_end(gamma ** (u - t - 1) * cost[u], t + 1), "Take out one γ: the next position's return."),
+                (
+                    cost[t] + to_the_end(gamma ** (u - t) * cost[u], t + 1),
+                    "The first weight is 1: the token's own cost stands alone. With γ = 0 nothing else is left, with γ = 1 every weight is 1.",
+                ),
+                (
+                    cost[t] + gamma * to_the_end(gamma ** (u - t - 1) * cost[u], t + 1),
+                    "Take out one γ: the next position's return.",
+                ),
                 title="one return from the next",
             ),
             chain(
                 discounted,
-                (mean(cost_a * first + cost_b * second) + gamma * mean(cost_b * first), "Only the first position has a later cost."),
-                (local_gradients + gamma * mean(cost_b * first), "At γ = 0, in the mean, on-policy GKD: the exact gradient at each visited prefix."),
-                (local_gradients + gamma * coupling, "The mean sampled cost of the second token is its full-vocabulary KL."),
+                (
+                    mean(cost_a * first + cost_b * second) + gamma * mean(cost_b * first),
+                    "Only the first position has a later cost.",
+                ),
+                (
+                    local_gradients + gamma * mean(cost_b * first),
+                    "At γ = 0, in the mean, on-policy GKD: the exact gradient at each visited prefix.",
+                ),
+                (
+                    local_gradients + gamma * coupling,
+                    "The mean sampled cost of the second token is its full-vocabulary KL.",
+                ),
                 title="its mean, for two positions",
             ),
             chain(
                 discounted - Gradient(sequence_kl),
-                (local_gradients + gamma * coupling - (local_gradients + coupling), "The mean just found, and the sequence's gradient by the product rule."),
+                (
+                    local_gradients + gamma * coupling - (local_gradients + coupling),
+                    "The mean just found, and the sequence's gradient by the product rule.",
+                ),
                 ((gamma - 1) * coupling, "The bias: none at γ = 1, all of the last term at γ = 0."),
                 title="its bias, for two positions",
             ),
@@ -209,18 +267,30 @@ with sp.evaluate(False):
             ),
             chain(
                 to_the_end(gamma ** (u - t) * outcome),
-                (outcome * ((1 - gamma ** (T - t + 1)) / (1 - gamma)), "A geometric series, for γ < 1."),
+                (
+                    outcome * ((1 - gamma ** (T - t + 1)) / (1 - gamma)),
+                    "A geometric series, for γ < 1.",
+                ),
                 title="the same with a discount",
             ),
             chain(
                 broadcast,
-                (mean(R2[a, b] * (first + second)) + mean(R2[a, b] * first), "The first token's score carries R twice."),
-                (Gradient(mean(R2[a, b])) + mean(R2[a, b] * first), "The policy gradient, once; what is left belongs to the first position alone."),
+                (
+                    mean(R2[a, b] * (first + second)) + mean(R2[a, b] * first),
+                    "The first token's score carries R twice.",
+                ),
+                (
+                    Gradient(mean(R2[a, b])) + mean(R2[a, b] * first),
+                    "The policy gradient, once; what is left belongs to the first position alone.",
+                ),
                 title="what is followed, for two positions",
             ),
             chain(
                 2 * Gradient(mean(R2[a, b])) - broadcast,
-                (mean(R2[a, b] * second), "Against the gradient of the summed rewards 2R the second score's first R is missing, and it has no reason to vanish."),
+                (
+                    mean(R2[a, b] * second),
+                    "Against the gradient of the summed rewards 2R the second score's first R is missing, and it has no reason to vanish.",
+                ),
                 title="what is missing",
             ),
         ),
@@ -235,20 +305,29 @@ with sp.evaluate(False):
             chain(
                 Gradient(sequence_kl),
                 (Gradient(KL(p, q)) + Gradient(Expectation(future, a, p)), "Position by position."),
-                (local_gradients + total(future * Gradient(p[a]), a), "The product rule: the KL at each prefix moves, and so does the chance of the prefix."),
+                (
+                    local_gradients + total(future * Gradient(p[a]), a),
+                    "The product rule: the KL at each prefix moves, and so does the chance of the prefix.",
+                ),
                 (local_gradients + coupling, "The log-derivative trick."),
                 title="two positions",
             ),
             chain(
                 Gradient(SequenceMean(over_positions(cost[t]))),
                 (SequenceMean(reward_to_go_estimate), "Reward-to-go."),
-                (SequenceMean(over_positions(cost[t] * score)) + SequenceMean(over_positions(to_the_end(cost[u], t + 1) * score)), "Each token's own cost apart from the later ones."),
                 (
-                    SequenceMean(over_positions(local_gradient[t])) + SequenceMean(over_positions(to_the_end(cost[u], t + 1) * score)),
+                    SequenceMean(over_positions(cost[t] * score))
+                    + SequenceMean(over_positions(to_the_end(cost[u], t + 1) * score)),
+                    "Each token's own cost apart from the later ones.",
+                ),
+                (
+                    SequenceMean(over_positions(local_gradient[t]))
+                    + SequenceMean(over_positions(to_the_end(cost[u], t + 1) * score)),
                     "At each prefix the sampled gradient has the exact one as its mean.",
                 ),
                 (
-                    SequenceMean(over_positions(local_gradient[t])) + SequenceMean(over_positions(to_the_end(local_kl[u], t + 1) * score)),
+                    SequenceMean(over_positions(local_gradient[t]))
+                    + SequenceMean(over_positions(to_the_end(local_kl[u], t + 1) * score)),
                     "At each later prefix the mean cost is the full-vocabulary KL there.",
                 ),
                 title="T positions",
@@ -265,22 +344,35 @@ with sp.evaluate(False):
         (
             chain(
                 Expectation(Gradient(KL(p, q)) + Gradient(future) + future * first, a, p),
-                (Gradient(KL(p, q)) + Expectation(Gradient(future), a, p) + coupling, "A mean is linear, and the first gradient is a constant."),
-                (Gradient(KL(p, q)) + Gradient(Expectation(future, a, p)), "The product rule backwards."),
+                (
+                    Gradient(KL(p, q)) + Expectation(Gradient(future), a, p) + coupling,
+                    "A mean is linear, and the first gradient is a constant.",
+                ),
+                (
+                    Gradient(KL(p, q)) + Gradient(Expectation(future, a, p)),
+                    "The product rule backwards.",
+                ),
                 (Gradient(sequence_kl), "The gradient of the sequence KL."),
                 title="two positions, γ = 1",
             ),
             chain(
                 SequenceMean(over_positions(local_gradient[t] + local_return * score)),
                 (
-                    SequenceMean(over_positions(cost[t] * score)) + SequenceMean(over_positions(local_return * score)),
+                    SequenceMean(over_positions(cost[t] * score))
+                    + SequenceMean(over_positions(local_return * score)),
                     "At each prefix the exact gradient is the mean of the sampled one.",
                 ),
                 (
-                    SequenceMean(over_positions(cost[t] * score)) + SequenceMean(over_positions(to_the_end(gamma ** (u - t) * cost[u], t + 1) * score)),
+                    SequenceMean(over_positions(cost[t] * score))
+                    + SequenceMean(
+                        over_positions(to_the_end(gamma ** (u - t) * cost[u], t + 1) * score)
+                    ),
                     "At each later prefix KL is the mean of the sampled cost.",
                 ),
-                (SequenceMean(over_positions(to_the_end(gamma ** (u - t) * cost[u]) * score)), "Together: the sampled discounted return."),
+                (
+                    SequenceMean(over_positions(to_the_end(gamma ** (u - t) * cost[u]) * score)),
+                    "Together: the sampled discounted return.",
+                ),
                 title="T positions, every discount",
             ),
         ),
@@ -309,12 +401,21 @@ with sp.evaluate(False):
         """From the full return's mean square to the summed squares of its scores."""
         squared_sum = SquaredLength(all_scores)
         return (
-            (SequenceMean(all_costs**2 * squared_sum), "The return is one number; take it out of the length."),
+            (
+                SequenceMean(all_costs**2 * squared_sum),
+                "The return is one number; take it out of the length.",
+            ),
             (
                 SequenceMean(T * over_positions(cost[u] ** 2, u) * squared_sum),
                 "Cauchy–Schwarz for the costs.",
                 "<=",
-                (SequenceMean(half * over_positions(over_positions((cost[t] - cost[u]) ** 2, u), t) * squared_sum),),
+                (
+                    SequenceMean(
+                        half
+                        * over_positions(over_positions((cost[t] - cost[u]) ** 2, u), t)
+                        * squared_sum
+                    ),
+                ),
             ),
             (
                 T**2 * cost_bound**2 * SequenceMean(squared_sum),
@@ -355,13 +456,22 @@ with sp.evaluate(False):
                     T * cost_bound**2 * SequenceMean(squares),
                     "No cost is larger than its bound.",
                     "<=",
-                    (T * SequenceMean(over_positions((cost_bound**2 - cost[t] ** 2) * SquaredLength(score))),),
+                    (
+                        T
+                        * SequenceMean(
+                            over_positions((cost_bound**2 - cost[t] ** 2) * SquaredLength(score))
+                        ),
+                    ),
                 ),
                 (
                     T**2 * bounds,
                     score_bound_reason,
                     "<=",
-                    (T * cost_bound**2 * SequenceMean(over_positions(score_bound**2 - SquaredLength(score))),),
+                    (
+                        T
+                        * cost_bound**2
+                        * SequenceMean(over_positions(score_bound**2 - SquaredLength(score))),
+                    ),
                 ),
                 title="token level",
             ),
@@ -379,7 +489,11 @@ with sp.evaluate(False):
                     T**4 * bounds,
                     score_bound_reason,
                     "<=",
-                    (T**3 * cost_bound**2 * SequenceMean(over_positions(score_bound**2 - SquaredLength(score))),),
+                    (
+                        T**3
+                        * cost_bound**2
+                        * SequenceMean(over_positions(score_bound**2 - SquaredLength(score))),
+                    ),
                 ),
                 title="full return",
             ),
@@ -392,30 +506,67 @@ with sp.evaluate(False):
         estimate = over_positions(to_the_end(discount(u - t) * cost[u]) * score)
 
         def earlier(at):
-            return over_positions(discount(at - t) * score, t, 1, at)  # the scores that answer for the cost at this position
+            return over_positions(
+                discount(at - t) * score, t, 1, at
+            )  # the scores that answer for the cost at this position
 
         by_cost = over_positions(cost[u] * earlier(u), u)
         weights = over_positions(over_positions(discount(2 * (u - t)), t, 1, u), u)
-        answered = over_positions(over_positions(discount(2 * (u - t)) * SquaredLength(score), t, 1, u), u)
-        room = over_positions(over_positions(discount(2 * (u - t)) * (score_bound**2 - SquaredLength(score)), t, 1, u), u)
+        answered = over_positions(
+            over_positions(discount(2 * (u - t)) * SquaredLength(score), t, 1, u), u
+        )
+        room = over_positions(
+            over_positions(
+                discount(2 * (u - t)) * (score_bound**2 - SquaredLength(score)), t, 1, u
+            ),
+            u,
+        )
         return (
             Variance(estimate),
             *second_moment(estimate),
-            (SequenceMean(SquaredLength(by_cost)), "Sort by cost: each cost times the scores up to its own position."),
+            (
+                SequenceMean(SquaredLength(by_cost)),
+                "Sort by cost: each cost times the scores up to its own position.",
+            ),
             (
                 T * SequenceMean(over_positions(cost[u] ** 2 * SquaredLength(earlier(u)), u)),
                 "Cauchy–Schwarz over the costs.",
                 "<=",
-                (SequenceMean(half * over_positions(over_positions(SquaredLength(cost[u] * earlier(u) - cost[v] * earlier(v)), v), u)),),
+                (
+                    SequenceMean(
+                        half
+                        * over_positions(
+                            over_positions(
+                                SquaredLength(cost[u] * earlier(u) - cost[v] * earlier(v)), v
+                            ),
+                            u,
+                        )
+                    ),
+                ),
             ),
             (
                 T * cost_bound**2 * SequenceMean(over_positions(SquaredLength(earlier(u)), u)),
                 "No cost is larger than its bound.",
                 "<=",
-                (T * SequenceMean(over_positions((cost_bound**2 - cost[u] ** 2) * SquaredLength(earlier(u)), u)),),
+                (
+                    T
+                    * SequenceMean(
+                        over_positions(
+                            (cost_bound**2 - cost[u] ** 2) * SquaredLength(earlier(u)), u
+                        )
+                    ),
+                ),
             ),
-            (T * cost_bound**2 * SequenceMean(answered), "Scores of different positions are orthogonal in the mean, and the weights are constants."),
-            (T * bounds * weights, score_bound_reason, "<=", (T * cost_bound**2 * SequenceMean(room),)),
+            (
+                T * cost_bound**2 * SequenceMean(answered),
+                "Scores of different positions are orthogonal in the mean, and the weights are constants.",
+            ),
+            (
+                T * bounds * weights,
+                score_bound_reason,
+                "<=",
+                (T * cost_bound**2 * SequenceMean(room),),
+            ),
         )
 
     geometric = over_positions((1 - gamma ** (2 * u)) / (1 - gamma**2), u)
@@ -426,35 +577,55 @@ with sp.evaluate(False):
         (
             chain(
                 mean(R[a] * (first * second)),
-                (Expectation(R[a] * (first * Expectation(second, b, p2, a)), a, p), "The first score is a number once a is drawn, and so is any weight R that depends on a alone."),
+                (
+                    Expectation(R[a] * (first * Expectation(second, b, p2, a)), a, p),
+                    "The first score is a number once a is drawn, and so is any weight R that depends on a alone.",
+                ),
                 (sp.S.Zero, "The mean score of the second token is 0, whatever the prefix."),
                 title="two scores are orthogonal",
             ),
             chain(
                 SequenceMean(SquaredLength(over_positions(c[t] * score))),
                 (
-                    SequenceMean(over_positions(over_positions(c[t] * c[u] * InnerProduct(score, score_at[u]), u), t)),
+                    SequenceMean(
+                        over_positions(
+                            over_positions(c[t] * c[u] * InnerProduct(score, score_at[u]), u), t
+                        )
+                    ),
                     "Multiply out, for constants c.",
                 ),
-                (SequenceMean(over_positions(c[t] ** 2 * SquaredLength(score))), "Only the terms with u = t are left."),
+                (
+                    SequenceMean(over_positions(c[t] ** 2 * SquaredLength(score))),
+                    "Only the terms with u = t are left.",
+                ),
                 title="a weighted sum of T scores",
             ),
             chain(
                 Variance(full_return),
                 *second_moment(full_return),
                 *full_return_steps(),
-                (T**2 * cost_bound**2 * SequenceMean(squares), "Scores of different positions are orthogonal in the mean."),
+                (
+                    T**2 * cost_bound**2 * SequenceMean(squares),
+                    "Scores of different positions are orthogonal in the mean.",
+                ),
                 (
                     T**3 * bounds,
                     score_bound_reason,
                     "<=",
-                    (T**2 * cost_bound**2 * SequenceMean(over_positions(score_bound**2 - SquaredLength(score))),),
+                    (
+                        T**2
+                        * cost_bound**2
+                        * SequenceMean(over_positions(score_bound**2 - SquaredLength(score))),
+                    ),
                 ),
                 title="full return",
             ),
             chain(
                 *discounted_steps(lambda steps: sp.S.One),
-                (T * bounds * over_positions(u, u), "Count: u scores answer for the cost at position u."),
+                (
+                    T * bounds * over_positions(u, u),
+                    "Count: u scores answer for the cost at position u.",
+                ),
                 (T**2 * (T + 1) / 2 * bounds, "The sum of the first T whole numbers."),
                 title="reward-to-go",
             ),

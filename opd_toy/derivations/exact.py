@@ -57,9 +57,13 @@ def lower(e, softmax=True):
         return lower(_limit_somehow(lower(e.args[0], softmax=False), *e.args[1:]), softmax)
     if isinstance(e, Sum):
         if any((low, high) != (1, V) for _, low, high in e.limits):
-            raise DerivationError(f"{e} is not a sum over the vocabulary, nor over the positions of a sequence of length T")
+            raise DerivationError(
+                f"{e} is not a sum over the vocabulary, nor over the positions of a sequence of length T"
+            )
         new = {index: _fresh("v") for index in e.variables}
-        return Sum(lower(e.function.xreplace(new), softmax), *((index, 1, V) for index in new.values()))
+        return Sum(
+            lower(e.function.xreplace(new), softmax), *((index, 1, V) for index in new.values())
+        )
     if not e.args:
         return e
     return e.func(*(lower(arg, softmax) for arg in e.args))
@@ -100,7 +104,9 @@ def _parameter_derivative(e):
 def _moment_generating_function():
     """The mean of exp(t x) over x ~ N(0, 1), by sympy's integration."""
     t = Symbol("t", real=True)
-    return t, sp.integrate(GaussianMean(sp.exp(t * x)).definition(_fresh).args[0], (x, -sp.oo, sp.oo))
+    return t, sp.integrate(
+        GaussianMean(sp.exp(t * x)).definition(_fresh).args[0], (x, -sp.oo, sp.oo)
+    )
 
 
 def _gaussian_mean(e):
@@ -111,8 +117,12 @@ def _gaussian_mean(e):
         constant, rest = sp.powsimp(term).as_independent(x, as_Add=False)
         exponent = sum(f.args[0] for f in sp.Mul.make_args(rest) if isinstance(f, sp.exp))
         power = sp.simplify(rest * sp.exp(-exponent))
-        slope, shift = sp.Poly(exponent, x).all_coeffs() if sp.sympify(exponent).has(x) else (0, exponent)
-        means.append(constant * sp.exp(shift) * sp.diff(generating, t, sp.degree(power, x)).subs(t, slope))
+        slope, shift = (
+            sp.Poly(exponent, x).all_coeffs() if sp.sympify(exponent).has(x) else (0, exponent)
+        )
+        means.append(
+            constant * sp.exp(shift) * sp.diff(generating, t, sp.degree(power, x)).subs(t, slope)
+        )
     return sp.Add(*means)
 
 
@@ -146,7 +156,9 @@ def _limit(e, variable, point):
     parts = _gather(e)
     if parts is not None:
         outside, inside, dummy = parts
-        return _scalar_limit(outside, variable, point) + Sum(_scalar_limit(inside, variable, point), (dummy, 1, V))
+        return _scalar_limit(outside, variable, point) + Sum(
+            _scalar_limit(inside, variable, point), (dummy, 1, V)
+        )
     if not isinstance(e, (sp.Add, sp.Mul, sp.Pow)):
         raise DerivationError(f"no rule for the limit of {e}")
     return e.func(*(_limit(arg, variable, point) for arg in e.args))
@@ -167,7 +179,9 @@ def _positive_limit(e, variable, point):
     stand_ins = {s: sp.Dummy(positive=True) for s in e.atoms(sp.Indexed)}
     value = sp.limit(e.xreplace(stand_ins), variable, point, "-" if point == 1 else "+")
     if value.has(sp.oo, -sp.oo, sp.nan, sp.zoo, sp.Limit, sp.AccumBounds):
-        raise DerivationError(f"no finite limit of {e} as {variable} tends to {point}: sympy gives {value}")
+        raise DerivationError(
+            f"no finite limit of {e} as {variable} tends to {point}: sympy gives {value}"
+        )
     return value.xreplace({stand_in: s for s, stand_in in stand_ins.items()})
 
 
@@ -211,7 +225,11 @@ def _to_probabilities(expression):
     def logit(e):
         *prefix, _ = e.indices
         name = f"Z_{e.base}"
-        scale = IndexedBase(name, positive=True)[tuple(prefix)] if prefix else Symbol(name, positive=True)
+        scale = (
+            IndexedBase(name, positive=True)[tuple(prefix)]
+            if prefix
+            else Symbol(name, positive=True)
+        )
         return sp.log(scale) + sp.log(students[e.base][e.indices])
 
     return expression.replace(lambda e: isinstance(e, sp.Indexed) and e.base in students, logit)
@@ -222,7 +240,9 @@ def reduce(e):
     if not e.args or isinstance(e, sp.Indexed):
         return e
     if isinstance(e, Sum):
-        return functools.reduce(_reduce_sum, e.variables, reduce(e.function))  # innermost index first
+        return functools.reduce(
+            _reduce_sum, e.variables, reduce(e.function)
+        )  # innermost index first
     if isinstance(e, KroneckerDelta):
         return e
     args = [reduce(a) for a in e.args]
@@ -237,7 +257,9 @@ def reduce(e):
 def _evaluate_deltas(term):
     """δ_ab f(a) = δ_ab f(b) and δ² = δ, for one product."""
     term = term.replace(
-        lambda e: isinstance(e, sp.Pow) and isinstance(e.base, KroneckerDelta) and e.exp.is_positive,
+        lambda e: (
+            isinstance(e, sp.Pow) and isinstance(e.base, KroneckerDelta) and e.exp.is_positive
+        ),
         lambda e: e.base,
     )
     for delta in [f for f in sp.Mul.make_args(term) if isinstance(f, KroneckerDelta)]:
@@ -303,7 +325,9 @@ def _cancel(e):
         new = {s: sp.Dummy(positive=True) for s in e.atoms(kind)}
         e, names = e.xreplace(new), {**names, **{stand_in: s for s, stand_in in new.items()}}
     e = sp.expand(sp.cancel(sp.together(e)))
-    return functools.reduce(lambda partial, name: partial.xreplace({name: names[name]}), reversed(names), e)
+    return functools.reduce(
+        lambda partial, name: partial.xreplace({name: names[name]}), reversed(names), e
+    )
 
 
 @functools.cache

@@ -22,8 +22,27 @@ import sympy as sp
 from sympy import KroneckerDelta, Sum, Symbol
 
 from opd_toy.derivations import horizon
-from opd_toy.derivations.exact import DerivationError, equal_to_zero, is_zero, log_is_at_most_x_minus_one, normal_form, reduce
-from opd_toy.derivations.notation import C, SequenceMean, SquaredLength, V, cost, cost_bound, delta, gamma, of_sequences, score_at, score_bound
+from opd_toy.derivations.exact import (
+    DerivationError,
+    equal_to_zero,
+    is_zero,
+    log_is_at_most_x_minus_one,
+    normal_form,
+    reduce,
+)
+from opd_toy.derivations.notation import (
+    C,
+    SequenceMean,
+    SquaredLength,
+    V,
+    cost,
+    cost_bound,
+    delta,
+    gamma,
+    of_sequences,
+    score_at,
+    score_bound,
+)
 from opd_toy.derivations.printing import flat_factors, flat_terms, latex
 
 
@@ -91,7 +110,9 @@ class Derivation:
         claims = {_claim_parts(part): part for part in self.chains}  # two routes, one claim
         if len(claims) == 1:
             return " ".join(*claims)
-        if max(len(left) + len(right) for left, _, right in claims) > WIDE:  # then the left sides are not lined up, and a wide line is broken
+        if (
+            max(len(left) + len(right) for left, _, right in claims) > WIDE
+        ):  # then the left sides are not lined up, and a wide line is broken
             lines = [_wide_line(*parts, claims[parts]) for parts in claims]
         else:
             lines = [f"{left} &{sign} {right}" for left, sign, right in claims]
@@ -105,7 +126,9 @@ class Derivation:
         """Check every step exactly and in numbers; raise DerivationError at the first that fails."""
         for part in self.chains:
             if len(part.steps) < 2:
-                raise DerivationError(f"{self.id}: {part.title or 'the chain'} has one line and so no step to check; say at least what it is equal to")
+                raise DerivationError(
+                    f"{self.id}: {part.title or 'the chain'} has one line and so no step to check; say at least what it is equal to"
+                )
             for before, step in zip(part.steps, part.steps[1:]):
                 check_step(self.id, part, before, step)
 
@@ -141,7 +164,9 @@ def _wide_line(left, sign, right, part):
 def _broken(text, expression, limit=LONG):
     """One side of a claim; a sum longer than the limit goes on in a second line with its last term."""
     sign, term = flat_terms(expression)[-1]
-    last = rf"\left( {latex(term)} \right)" if sign < 0 and isinstance(term, sp.Add) else latex(term)
+    last = (
+        rf"\left( {latex(term)} \right)" if sign < 0 and isinstance(term, sp.Add) else latex(term)
+    )
     head = text.removesuffix(last).rstrip()
     if len(text) <= limit or head == text or head[-2:] not in (" +", " -"):
         return text
@@ -149,7 +174,9 @@ def _broken(text, expression, limit=LONG):
 
 
 def _chain_markdown(part):
-    first = part.title[:1].upper() if part.title[:1].isascii() else part.title[:1]  # a Greek letter is a symbol: α, not Α
+    first = (
+        part.title[:1].upper() if part.title[:1].isascii() else part.title[:1]
+    )  # a Greek letter is a symbol: α, not Α
     heading = [f"**{first}{part.title[1:]}.**"] if part.title else []
     start = f"$$\n{_step_latex(part.steps[0])}\n$$"
     lines = [f"{step.reason}\n\n$$\n{_step_latex(step, step.sign)}\n$$" for step in part.steps[1:]]
@@ -168,7 +195,9 @@ def check_step(name, part, before, step):
     where = f"{name}, step {part.steps.index(step) if step in part.steps else '?'} of {part.title or 'the chain'}"
     problem = exact_problem(part, before, step) or witness_problem(name, part, before, step)
     if problem:
-        raise DerivationError(f"{where}: {latex(before.expression)} {step.relation} {latex(step.expression)} does not hold: {problem}")
+        raise DerivationError(
+            f"{where}: {latex(before.expression)} {step.relation} {latex(step.expression)} does not hold: {problem}"
+        )
 
 
 def exact_problem(part, before, step):
@@ -178,10 +207,18 @@ def exact_problem(part, before, step):
 
 def _equal(part, before, after):
     if of_sequences(before) or of_sequences(after):
-        return None if horizon.is_zero(after - before) else "the two sides do not have the same normal form"
+        return (
+            None
+            if horizon.is_zero(after - before)
+            else "the two sides do not have the same normal form"
+        )
     difference = normal_form(after) - normal_form(before)
     difference = difference.xreplace({delta(*pair): sp.S.Zero for pair in part.distinct})
-    return None if equal_to_zero(reduce(difference)) else f"the difference comes out as {difference}, not 0"
+    return (
+        None
+        if equal_to_zero(reduce(difference))
+        else f"the difference comes out as {difference}, not 0"
+    )
 
 
 def _at_least(part, before, after, positive, ratio, index):
@@ -189,7 +226,9 @@ def _at_least(part, before, after, positive, ratio, index):
     if not (positive.is_positive and ratio.is_positive and log_is_at_most_x_minus_one()):
         return f"the weight {positive} and the ratio {ratio} must be positive"
     gap = Sum(positive * (ratio - 1 - sp.log(ratio)), (index, 1, V))
-    return None if is_zero(before - after - gap) else "the gap is not a sum of weight·(x - 1 - log x)"
+    return (
+        None if is_zero(before - after - gap) else "the gap is not a sum of weight·(x - 1 - log x)"
+    )
 
 
 def _at_most(part, before, after, gap):
@@ -201,7 +240,9 @@ def _at_most(part, before, after, gap):
 
 def _nonnegative(e):
     """A square, a bound less what it bounds, a positive symbol; or sums, means and products of such."""
-    if isinstance(e, SquaredLength) or (isinstance(e, sp.Pow) and e.exp.is_Integer and e.exp.is_even):
+    if isinstance(e, SquaredLength) or (
+        isinstance(e, sp.Pow) and e.exp.is_Integer and e.exp.is_even
+    ):
         return True
     if isinstance(e, (Sum, SequenceMean)):
         return _nonnegative(e.args[0])
@@ -210,7 +251,9 @@ def _nonnegative(e):
     if isinstance(e, sp.Mul):
         return all(map(_nonnegative, e.args))
     if isinstance(e, sp.Pow) and e.exp == -1:
-        return bool(e.base.is_positive) or any(sp.expand(e.base - margin) == 0 for margin in DISCOUNT_MARGINS)
+        return bool(e.base.is_positive) or any(
+            sp.expand(e.base - margin) == 0 for margin in DISCOUNT_MARGINS
+        )
     return bool(e.is_nonnegative)
 
 
@@ -243,11 +286,24 @@ def _positive(e, part):
         return True  # where the cost is not 0
     if isinstance(e, Sum):
         index = e.variables[0]
-        values = [e.function.xreplace({d: bit}) for d in e.atoms(KroneckerDelta) for bit in (sp.S.Zero, sp.S.One)]
+        values = [
+            e.function.xreplace({d: bit})
+            for d in e.atoms(KroneckerDelta)
+            for bit in (sp.S.Zero, sp.S.One)
+        ]
         values = [sp.Mul(*flat_factors(value)).doit() for value in values]
         there = [e.function.xreplace({index: other}) for pair in part.distinct for other in pair]
-        there = [sp.Mul(*flat_factors(t.xreplace({delta(*pair): sp.S.Zero for pair in part.distinct}))).doit() for t in there]
-        return bool(values) and all(value.is_nonnegative for value in values) and any(t.is_positive for t in there)
+        there = [
+            sp.Mul(
+                *flat_factors(t.xreplace({delta(*pair): sp.S.Zero for pair in part.distinct}))
+            ).doit()
+            for t in there
+        ]
+        return (
+            bool(values)
+            and all(value.is_nonnegative for value in values)
+            and any(t.is_positive for t in there)
+        )
     return bool(e.is_positive)
 
 
@@ -274,4 +330,6 @@ def witness_problem(name, part, before, step):
     """What is wrong with a step at random points, or None."""
     from opd_toy.derivations.witness import counterexample
 
-    return counterexample(before.expression, step.expression, step.relation, part.distinct, seed=name)
+    return counterexample(
+        before.expression, step.expression, step.relation, part.distinct, seed=name
+    )

@@ -97,7 +97,9 @@ def is_zero(e):
 @functools.cache
 def normal_form(e):
     """(key, coefficient) pairs; the key says what is summed, and over which order of positions."""
-    return [pair for term in _terms(e) for canonical in _by_rank(term) for pair in _weights(*canonical)]
+    return [
+        pair for term in _terms(e) for canonical in _by_rank(term) for pair in _weights(*canonical)
+    ]
 
 
 # --- multiplied out ------------------------------------------------------------------------
@@ -110,8 +112,12 @@ def _terms(e):
         return _terms(e.definition(_fresh))
     if isinstance(e, SequenceMean):
         if e.has(outcome):
-            raise DerivationError(f"no rule for the mean {e}: the reward of the whole sequence depends on every token")
-        return [replace(term, open=ONE, means=(*term.means, term.open)) for term in _terms(e.args[0])]
+            raise DerivationError(
+                f"no rule for the mean {e}: the reward of the whole sequence depends on every token"
+            )
+        return [
+            replace(term, open=ONE, means=(*term.means, term.open)) for term in _terms(e.args[0])
+        ]
     if isinstance(e, Gradient):
         return _gradient(e.args[0])
     if isinstance(e, Sum):
@@ -148,8 +154,13 @@ def _summed(e):
     terms = _terms(body.xreplace({index: new}))
     if high == dimension or _are_positions(low, high):
         return [replace(term, limits=((new, low, high), *term.limits)) for term in terms]
-    if any(new in term.used or term.limits for term in terms) or not (high - low + 1).is_nonnegative:
-        raise DerivationError(f"the sum over {index} from {low} to {high} is not one over positions")
+    if (
+        any(new in term.used or term.limits for term in terms)
+        or not (high - low + 1).is_nonnegative
+    ):
+        raise DerivationError(
+            f"the sum over {index} from {low} to {high} is not one over positions"
+        )
     return [replace(term, weight=_closed_form(term.weight, new, low, high)) for term in terms]
 
 
@@ -163,9 +174,21 @@ def _gradient(e):
         if term.means or any(base.base != cost for base, _ in factors):
             raise DerivationError(f"no rule for the gradient of the mean of {term.open}")
         last = _fresh("t")
-        result.append(replace(term, limits=(*term.limits, (last, ONE, T)), open=ONE, means=(term.open * score_at[last],)))
+        result.append(
+            replace(
+                term,
+                limits=(*term.limits, (last, ONE, T)),
+                open=ONE,
+                means=(term.open * score_at[last],),
+            )
+        )
         for base, power in factors:
-            moved = replace(term, weight=term.weight * power, open=ONE, means=(term.open / base * score_at[base.indices],))
+            moved = replace(
+                term,
+                weight=term.weight * power,
+                open=ONE,
+                means=(term.open / base * score_at[base.indices],),
+            )
             result.append(moved)
     return result
 
@@ -197,22 +220,39 @@ def _by_rank(term):
     indices = [*sorted(free, key=str), *own]
     for ranks in itertools.product(range(len(indices)), repeat=len(indices)):
         at = dict(zip(indices, ranks))
-        if set(ranks) == set(range(len(set(ranks)))) and all(_within(limit, at) for limit in positions):
-            order = [min((index for index in indices if at[index] == rank), key=indices.index) for rank in sorted(set(ranks))]
+        if set(ranks) == set(range(len(set(ranks)))) and all(
+            _within(limit, at) for limit in positions
+        ):
+            order = [
+                min((index for index in indices if at[index] == rank), key=indices.index)
+                for rank in sorted(set(ranks))
+            ]
             names = {index: order[at[index]] for index in indices}
             yield from _canonical(term.substitute(names), order, free, coordinates)
 
 
 def _free_positions(term):
     bounds = [side for _, low, high in term.limits for side in (low, high)]
-    return {s for s in {*term.used, *sp.Tuple(term.weight, *bounds).free_symbols} if s.is_integer and s not in (T, dimension)}
+    return {
+        s
+        for s in {*term.used, *sp.Tuple(term.weight, *bounds).free_symbols}
+        if s.is_integer and s not in (T, dimension)
+    }
 
 
 def _within(limit, at):
     """Whether an order of the positions keeps low <= index <= high; a bound is an end, a position t, t + 1 or t - 1."""
     index, low, high = limit
-    above = low == 1 or at[index] > at[_position(low)] or (_shift(low) == 0 and at[index] == at[_position(low)])
-    below = high == T or at[index] < at[_position(high)] or (_shift(high) == 0 and at[index] == at[_position(high)])
+    above = (
+        low == 1
+        or at[index] > at[_position(low)]
+        or (_shift(low) == 0 and at[index] == at[_position(low)])
+    )
+    below = (
+        high == T
+        or at[index] < at[_position(high)]
+        or (_shift(high) == 0 and at[index] == at[_position(high)])
+    )
     return above and below
 
 
@@ -229,7 +269,10 @@ def _canonical(term, order, free, coordinates):
     idle = next((index for index in order if index not in free and index not in term.used), None)
     if idle is not None:
         place = order.index(idle)
-        before, after = order[place - 1] if place else sp.S.Zero, order[place + 1] if place + 1 < len(order) else T + 1
+        before, after = (
+            order[place - 1] if place else sp.S.Zero,
+            order[place + 1] if place + 1 < len(order) else T + 1,
+        )
         summed = replace(term, weight=_closed_form(term.weight, idle, before + 1, after - 1))
         yield from _canonical(summed, order[:place] + order[place + 1 :], free, coordinates)
         return
@@ -255,7 +298,12 @@ def _mean_by_last(mean, order):
     if not factors:
         return mean
     last = max((base.indices[0] for base, _ in factors), key=order.index)
-    drawn = [base for base, power in factors for _ in range(power) if base.indices[0] == last and base.base in (cost, score_at)]
+    drawn = [
+        base
+        for base, power in factors
+        for _ in range(power)
+        if base.indices[0] == last and base.base in (cost, score_at)
+    ]
     rest = mean / sp.Mul(*drawn)
     bases = {base.base: base.indices for base in drawn}
     if len(drawn) == 1:
@@ -277,20 +325,33 @@ def _closed_form(weight, index, low, high):
         if rate == 0:
             result += gamma**exponent * sp.summation(factor, (index, low, high))
         elif factor.has(index):
-            raise DerivationError(f"no closed form of the sum of {factor * gamma**exponent} over {index}")
+            raise DerivationError(
+                f"no closed form of the sum of {factor * gamma**exponent} over {index}"
+            )
         else:
-            result += factor * (gamma ** (rest + rate * (high + 1)) - gamma ** (rest + rate * low)) / (gamma**rate - 1)
+            result += (
+                factor
+                * (gamma ** (rest + rate * (high + 1)) - gamma ** (rest + rate * low))
+                / (gamma**rate - 1)
+            )
     return result
 
 
 def _powers_of_gamma(weight):
     """(factor, exponent) for each term factor·γ^exponent of a weight; exponents are linear."""
-    below = {e: sp.Dummy(positive=True) for e in weight.atoms(sp.Pow) if e.exp.is_negative and isinstance(e.base, sp.Add)}
+    below = {
+        e: sp.Dummy(positive=True)
+        for e in weight.atoms(sp.Pow)
+        if e.exp.is_negative and isinstance(e.base, sp.Add)
+    }
     back = {stand_in: e for e, stand_in in below.items()}  # expand would multiply into 1/(1 - γ)
     for term in sp.Add.make_args(sp.expand(weight.xreplace(below))):
         powers = [f.as_base_exp() for f in sp.Mul.make_args(term)]
         exponent = sum((power for base, power in powers if base == gamma), sp.S.Zero)
-        yield sp.Mul(*(base**power for base, power in powers if base != gamma)).xreplace(back), sp.expand(exponent)
+        yield (
+            sp.Mul(*(base**power for base, power in powers if base != gamma)).xreplace(back),
+            sp.expand(exponent),
+        )
 
 
 def _weights(order, term):

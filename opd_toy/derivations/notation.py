@@ -27,21 +27,31 @@ sharpness, mu, gamma = sp.symbols("kappa mu gamma", positive=True)  # the discou
 outcome = Symbol("R_tau", real=True)  # the reward of a whole sequence
 PARAMETERS = (beta, skew, alpha, weight, baseline, x, sharpness, mu, gamma, outcome)
 
-R, R2 = IndexedBase("R", real=True), IndexedBase("R2", real=True)  # any reward that does not depend on z
-C, C2 = IndexedBase("C", real=True), IndexedBase("C2", real=True)  # sampled costs, log p_k - log q_k
+R, R2 = (
+    IndexedBase("R", real=True),
+    IndexedBase("R2", real=True),
+)  # any reward that does not depend on z
+C, C2 = (
+    IndexedBase("C", real=True),
+    IndexedBase("C2", real=True),
+)  # sampled costs, log p_k - log q_k
 score_norm = IndexedBase("w", positive=True)  # the squared length of a token's score
 g = IndexedBase("g", real=True)  # the reverse-KL logit gradient
 tilted = IndexedBase("tilted", positive=True)  # the teacher, re-weighted by a reward
 sharp = IndexedBase("sharp", positive=True)  # a teacher given by its margins
 c = IndexedBase("c", real=True)  # a price for each token
 margin = IndexedBase("Delta", real=True)  # log q_n - log q_v: 0 at n, positive elsewhere
-jsd_mixture, forward_mixture, reverse_mixture = (IndexedBase(f"m_{kind}", positive=True) for kind in ("jsd", "forward", "reverse"))
+jsd_mixture, forward_mixture, reverse_mixture = (
+    IndexedBase(f"m_{kind}", positive=True) for kind in ("jsd", "forward", "reverse")
+)
 
 # A sequence of any length T, drawn token by token.  At position t: the sampled cost r, the
 # log-ratio of the token drawn; its score s, the gradient of the token's log-probability; and
 # over all tokens that could be drawn after the same prefix, KL (the mean of r) and its
 # gradient (the mean of r·s).
-cost, score_at, local_kl, local_gradient = (IndexedBase(name, real=True) for name in ("r", "s", "kl", "dkl"))
+cost, score_at, local_kl, local_gradient = (
+    IndexedBase(name, real=True) for name in ("r", "s", "kl", "dkl")
+)
 DRAWN = (cost, score_at, local_kl, local_gradient)
 cost_bound, score_bound = sp.symbols("B_r B_s", positive=True)
 
@@ -187,7 +197,11 @@ def _coordinate(e, index, fresh):
     if isinstance(e, Defined):
         return _coordinate(e.definition(fresh), index, fresh)
     if isinstance(e, sp.Indexed):
-        return e.base[e.indices[0], index] if e.base in (score_at, local_gradient) and len(e.indices) == 1 else e
+        return (
+            e.base[e.indices[0], index]
+            if e.base in (score_at, local_gradient) and len(e.indices) == 1
+            else e
+        )
     return e.func(*(_coordinate(arg, index, fresh) for arg in e.args)) if e.args else e
 
 

@@ -32,7 +32,22 @@ from opd_toy.derivations.notation import (
 )
 
 VECTORS = (score_at, local_gradient)
-NAMES = {score_at: r"\nabla \log \pi", local_gradient: r"\nabla \mathrm{KL}", local_kl: r"\mathrm{KL}", p2: "p", q2: "q", z2: "z", C2: "C", R2: "R", tilted: r"\tilde{q}", sharp: "q", margin: r"\Delta", jsd_mixture: "m", forward_mixture: r"\bar{p}", reverse_mixture: r"\bar{q}"}
+NAMES = {
+    score_at: r"\nabla \log \pi",
+    local_gradient: r"\nabla \mathrm{KL}",
+    local_kl: r"\mathrm{KL}",
+    p2: "p",
+    q2: "q",
+    z2: "z",
+    C2: "C",
+    R2: "R",
+    tilted: r"\tilde{q}",
+    sharp: "q",
+    margin: r"\Delta",
+    jsd_mixture: "m",
+    forward_mixture: r"\bar{p}",
+    reverse_mixture: r"\bar{q}",
+}
 
 
 def name_of(base):
@@ -43,7 +58,10 @@ def flat_factors(e):
     """Factors in the order they were written; a leading 1, which sympy's Sum adds, is dropped."""
     if not isinstance(e, sp.Mul):
         return [e]
-    nested = [[arg] if position and _is_negative(arg) else flat_factors(arg) for position, arg in enumerate(e.args)]
+    nested = [
+        [arg] if position and _is_negative(arg) else flat_factors(arg)
+        for position, arg in enumerate(e.args)
+    ]
     return [f for factors in nested for f in factors if f != 1]
 
 
@@ -91,7 +109,11 @@ class BookPrinter(LatexPrinter):
             body = self._print(term)
             if sign < 0 and isinstance(term, sp.Add):
                 body = self._bracket(body)
-            text += ("-" if sign < 0 else "") + body if position == 0 else (" - " if sign < 0 else " + ") + body
+            text += (
+                ("-" if sign < 0 else "") + body
+                if position == 0
+                else (" - " if sign < 0 else " + ") + body
+            )
         return text
 
     def _print_Mul(self, e):
@@ -103,13 +125,21 @@ class BookPrinter(LatexPrinter):
             body = self._print(rest)
             return "-" + (self._bracket(body) if isinstance(rest, sp.Add) else body)
         above = [f for f in factors if not _is_reciprocal(f)]
-        below = [sp.Pow(f.base, -f.exp, evaluate=f.exp == -1) if f.exp != -1 else f.base for f in factors if _is_reciprocal(f)]
+        below = [
+            sp.Pow(f.base, -f.exp, evaluate=f.exp == -1) if f.exp != -1 else f.base
+            for f in factors
+            if _is_reciprocal(f)
+        ]
         if not below:
             return self._product(above)
         tall = [] if any(f.has(Sum) for f in below) else [f for f in above if _is_tall(f)]
         short = [f for f in above if f not in tall]
         fraction = rf"\frac{{{self._product(short) if short else '1'}}}{{{self._product(below)}}}"
-        return fraction + (f" {self._product(tall) if len(tall) > 1 else self._factor(tall[0], last=True)}" if tall else "")
+        return fraction + (
+            f" {self._product(tall) if len(tall) > 1 else self._factor(tall[0], last=True)}"
+            if tall
+            else ""
+        )
 
     def _product(self, factors):
         alone = len(factors) == 1
@@ -117,11 +147,17 @@ class BookPrinter(LatexPrinter):
             self._print(f) if alone else self._factor(f, last=position == len(factors) - 1)
             for position, f in enumerate(factors)
         ]
-        return r" \, ".join(printed).replace(r" \, \left(", r" \left(").replace(r" \, 0", r" \cdot 0")
+        return (
+            r" \, ".join(printed).replace(r" \, \left(", r" \left(").replace(r" \, 0", r" \cdot 0")
+        )
 
     def _factor(self, f, last):
         body = self._print(f)
-        loose = isinstance(f, sp.Add) or _is_negative(f) or (not last and (isinstance(f, (Sum, Limit, sp.log, Gradient)) or _is_vector(f)))
+        loose = (
+            isinstance(f, sp.Add)
+            or _is_negative(f)
+            or (not last and (isinstance(f, (Sum, Limit, sp.log, Gradient)) or _is_vector(f)))
+        )
         return self._bracket(body) if loose else body
 
     def _bracket(self, body):
@@ -130,13 +166,20 @@ class BookPrinter(LatexPrinter):
     def _print_Sum(self, e):
         body = self._print(e.function)
         body = self._bracket(body) if len(flat_terms(e.function)) > 1 else body
-        signs = (rf"\sum_{{{self._print(index)}={self._print(low)}}}^{{{self._print(high)}}}" for index, low, high in reversed(e.limits))
+        signs = (
+            rf"\sum_{{{self._print(index)}={self._print(low)}}}^{{{self._print(high)}}}"
+            for index, low, high in reversed(e.limits)
+        )
         return f"{' '.join(signs)} {body}"
 
     def _print_log(self, e, exp=None):
         argument = e.args[0]
         body = self._print(argument)
-        simple = isinstance(argument, (sp.Indexed, sp.Symbol, Sum)) or r"\frac" == body[:5] and isinstance(argument, sp.Mul)
+        simple = (
+            isinstance(argument, (sp.Indexed, sp.Symbol, Sum))
+            or body[:5] == r"\frac"
+            and isinstance(argument, sp.Mul)
+        )
         text = rf"\log {body}" if simple else rf"\log {self._bracket(body)}"
         return text if exp is None else rf"\left( {text} \right)^{{{exp}}}"
 
@@ -144,7 +187,9 @@ class BookPrinter(LatexPrinter):
         if _is_reciprocal(e):
             return self._print_Mul(e)
         base, exponent = self._print(e.base), self._print(e.exp)
-        simple = isinstance(e.base, (sp.Indexed, sp.Symbol, KroneckerDelta, GaussianLogRatio)) or (e.base.is_Integer and e.base.is_nonnegative)
+        simple = isinstance(e.base, (sp.Indexed, sp.Symbol, KroneckerDelta, GaussianLogRatio)) or (
+            e.base.is_Integer and e.base.is_nonnegative
+        )
         return rf"{base if simple else self._bracket(base)}^{{{exponent}}}"
 
     def _print_exp(self, e, exp=None):
@@ -182,7 +227,9 @@ class BookPrinter(LatexPrinter):
         return rf"\left\| {self._print(e.args[0])} \right\|^{{2}}"
 
     def _print_GaussianMean(self, e):
-        return rf"\mathbb{{E}}_{{x \sim \mathcal{{N}}(0, 1)}} \left[ {self._print(e.args[0])} \right]"
+        return (
+            rf"\mathbb{{E}}_{{x \sim \mathcal{{N}}(0, 1)}} \left[ {self._print(e.args[0])} \right]"
+        )
 
     def _print_GaussianLogRatio(self, e):
         return "r"
@@ -198,10 +245,15 @@ class BookPrinter(LatexPrinter):
     def _print_Partial(self, e):
         expression, variable = e.args
         body, below = self._print(expression), rf"\partial {self._print(variable)}"
-        if isinstance(expression, (sp.Indexed, sp.log, KL, JensenShannon, AlphaDivergence)) and r"\frac" not in body:
+        if (
+            isinstance(expression, (sp.Indexed, sp.log, KL, JensenShannon, AlphaDivergence))
+            and r"\frac" not in body
+        ):
             return rf"\frac{{\partial \, {body}}}{{{below}}}"
         fraction = isinstance(expression, sp.Mul) and body.startswith(r"\frac")
-        body = body if fraction or isinstance(expression, (Sum, Expectation)) else self._bracket(body)
+        body = (
+            body if fraction or isinstance(expression, (Sum, Expectation)) else self._bracket(body)
+        )
         return rf"\frac{{\partial}}{{{below}}} {body}"
 
     def _print_Limit(self, e):
@@ -218,7 +270,9 @@ class BookPrinter(LatexPrinter):
 def _is_tall(e):
     """Reads better beside a fraction than on top of it."""
     has_fraction = any(_is_reciprocal(part) for part in sp.preorder_traversal(e))
-    return isinstance(e, (Sum, Partial, Gradient, Limit, sp.log)) or (isinstance(e, sp.Add) and (has_fraction or e.has(KL)))
+    return isinstance(e, (Sum, Partial, Gradient, Limit, sp.log)) or (
+        isinstance(e, sp.Add) and (has_fraction or e.has(KL))
+    )
 
 
 def _is_vector(e):

@@ -24,7 +24,9 @@ def add_one(e):
 
 
 def swap_student_and_teacher(e):
-    by_teacher = any(isinstance(d.args[1], sp.Indexed) and d.args[1].base == q for d in e.atoms(Partial))
+    by_teacher = any(
+        isinstance(d.args[1], sp.Indexed) and d.args[1].base == q for d in e.atoms(Partial)
+    )
     return e if by_teacher else e.xreplace({p: q, q: p, p2: q2, q2: p2})
 
 
@@ -52,7 +54,12 @@ def end_earlier(e):
 
 
 def _with_limits(e, change):
-    return e.replace(sp.Sum, lambda body, *limits: sp.Sum(body, *((index, *change(low, high)) for index, low, high in limits)))
+    return e.replace(
+        sp.Sum,
+        lambda body, *limits: sp.Sum(
+            body, *((index, *change(low, high)) for index, low, high in limits)
+        ),
+    )
 
 
 def square_the_discounts(e):
@@ -61,7 +68,17 @@ def square_the_discounts(e):
 
 def drop_a_length(e):
     """T for T², and 1 for T, before a sum."""
-    return sp.Mul(*(sp.Pow(f.base, f.exp - 1) if isinstance(f, sp.Pow) and f.base == T else f for f in e.args if f != T)) if isinstance(e, sp.Mul) else e
+    return (
+        sp.Mul(
+            *(
+                sp.Pow(f.base, f.exp - 1) if isinstance(f, sp.Pow) and f.base == T else f
+                for f in e.args
+                if f != T
+            )
+        )
+        if isinstance(e, sp.Mul)
+        else e
+    )
 
 
 SEQUENCES = (start_later, square_the_discounts, drop_a_length, end_earlier)
@@ -87,7 +104,9 @@ def mutants(part, step, number):
     for group in groups:
         for fault in group:
             wrong = corrupt(step.expression, fault)
-            if wrong != step.expression and counterexample(sides(step.expression), sides(wrong), distinct=part.distinct):
+            if wrong != step.expression and counterexample(
+                sides(step.expression), sides(wrong), distinct=part.distinct
+            ):
                 yield fault, dataclasses.replace(step, expression=wrong)
                 break
 
@@ -113,7 +132,9 @@ def test_both_checks_catch_every_planted_fault(derivation, part, number):
     planted = list(mutants(part, step, number))
     assert planted, "no fault changed this step, so nothing was tested"
     for fault, wrong in planted:
-        assert problem(exact_problem, part, before, wrong), f"the exact check let {fault.__name__} through"
+        assert problem(exact_problem, part, before, wrong), (
+            f"the exact check let {fault.__name__} through"
+        )
         if step.relation == "=":
             caught = problem(witness_problem, derivation.id, part, before, wrong)
             assert caught, f"the witness let {fault.__name__} through"
@@ -122,7 +143,9 @@ def test_both_checks_catch_every_planted_fault(derivation, part, number):
 @pytest.mark.parametrize("derivation", DERIVATIONS.values(), ids=list(DERIVATIONS))
 def test_check_names_the_derivation_and_the_step(derivation):
     part = derivation.chains[0]
-    false = dataclasses.replace(part.steps[1], expression=corrupt(part.steps[1].expression, add_one))
+    false = dataclasses.replace(
+        part.steps[1], expression=corrupt(part.steps[1].expression, add_one)
+    )
     wrong = dataclasses.replace(part, steps=(part.steps[0], false, *part.steps[2:]))
     with pytest.raises(DerivationError, match=rf"{derivation.id}, step 1\b"):
         dataclasses.replace(derivation, chains=(wrong, *derivation.chains[1:])).check()
@@ -131,7 +154,10 @@ def test_check_names_the_derivation_and_the_step(derivation):
 def test_a_false_reason_is_not_taken_on_trust():
     derivation = DERIVATIONS["rkl-logit-gradient"]
     part = derivation.chains[0]
-    wrong = dataclasses.replace(part, steps=(*part.steps, Step(p[sp.Symbol("j", integer=True, positive=True)], "Obviously.")))
+    wrong = dataclasses.replace(
+        part,
+        steps=(*part.steps, Step(p[sp.Symbol("j", integer=True, positive=True)], "Obviously.")),
+    )
     with pytest.raises(DerivationError, match="does not hold"):
         dataclasses.replace(derivation, chains=(wrong,)).check()
 
@@ -140,12 +166,19 @@ def test_a_chain_of_one_line_proves_nothing():
     derivation = DERIVATIONS["fkl-logit-gradient"]
     part = derivation.chains[0]
     alone = dataclasses.replace(part, steps=part.steps[:1])
-    with pytest.raises(DerivationError, match="fkl-logit-gradient: through log p has one line and so no step to check"):
+    with pytest.raises(
+        DerivationError,
+        match="fkl-logit-gradient: through log p has one line and so no step to check",
+    ):
         dataclasses.replace(derivation, chains=(alone, *derivation.chains[1:])).check()
 
 
 def test_a_heading_begins_with_a_capital_but_keeps_its_symbols():
-    headings = [line for line in DERIVATIONS["improve-objective"].markdown().splitlines() if line.startswith("**")]
+    headings = [
+        line
+        for line in DERIVATIONS["improve-objective"].markdown().splitlines()
+        if line.startswith("**")
+    ]
     assert "**Forward KL.**" in headings and "**α-divergence.**" in headings
 
 
@@ -158,9 +191,15 @@ def test_a_wide_claim_is_broken_at_its_relation():
 def test_a_long_side_of_a_claim_is_broken_before_its_last_term():
     lines = DERIVATIONS["discounted-return"].latex_claim().splitlines()
     assert len(lines) == 2 + 1 + 3 + 3 and max(len(line) for line in lines) < 210
-    assert lines[4].startswith(r"& \qquad {} + \gamma") and lines[6].startswith(r"& \qquad {} - \nabla")
+    assert lines[4].startswith(r"& \qquad {} + \gamma") and lines[6].startswith(
+        r"& \qquad {} - \nabla"
+    )
 
 
 def test_a_long_line_of_a_proof_is_broken_before_its_last_term():
     proof = DERIVATIONS["discounted-return"].markdown()
-    assert proof.count(r"\begin{aligned}") == 2 and r"& = " in proof and r"& \qquad {} - \left( \nabla" in proof
+    assert (
+        proof.count(r"\begin{aligned}") == 2
+        and r"& = " in proof
+        and r"& \qquad {} - \left( \nabla" in proof
+    )

@@ -20,9 +20,9 @@ from opd_toy.derivations.notation import (
     DEFINITIONS,
     DRAWN,
     PARAMETERS,
+    R2,
     STUDENTS,
     TEACHERS,
-    R2,
     Defined,
     Expectation,
     Gradient,
@@ -51,7 +51,9 @@ from opd_toy.derivations.notation import (
 )
 
 DIGITS = 120
-STEP = mpf(10) ** -30  # central differences: error about STEP², far below the thirty digits compared
+STEP = (
+    mpf(10) ** -30
+)  # central differences: error about STEP², far below the thirty digits compared
 NEAR = mpf(10) ** -40  # distance to the point of a limit
 DIMENSION = 2  # parameters of the student of random sequences
 FAR = mpf(10) ** 4  # stands for infinity; the limits of the book converge exponentially
@@ -148,7 +150,10 @@ def _(e: SequenceMean, at):
     """Over every sequence of the tree; kept, for a mean may stand inside another."""
     key = (e, *(at.symbols.get(s) for s in _symbols(e)))
     if key not in at.tree.means:
-        at.tree.means[key] = mpmath.fsum(chance * number(e.args[0], replace(at, drawn=drawn)) for chance, drawn in at.tree.sequences)
+        at.tree.means[key] = mpmath.fsum(
+            chance * number(e.args[0], replace(at, drawn=drawn))
+            for chance, drawn in at.tree.sequences
+        )
     return at.tree.means[key]
 
 
@@ -162,7 +167,9 @@ def _(e: sp.Integral, at):
     """Over the real line, for Gaussian integrands: below 1e-40 beyond 16, where the trapezium rule ends."""
     ((variable, _, _),) = e.limits
     places = (mpf(place) / 4 for place in range(-64, 65))
-    return mpmath.fsum(number(e.function, at.with_symbols({variable: place})) for place in places) / 4
+    return (
+        mpmath.fsum(number(e.function, at.with_symbols({variable: place})) for place in places) / 4
+    )
 
 
 @number.register
@@ -182,7 +189,9 @@ def _(e: Gradient, at):
 
 @number.register
 def _(e: Limit, at):
-    point = FAR if e.args[2] == sp.oo else number(e.args[2], at) + (NEAR if e.args[2] == 0 else -NEAR)
+    point = (
+        FAR if e.args[2] == sp.oo else number(e.args[2], at) + (NEAR if e.args[2] == 0 else -NEAR)
+    )
     return number(e.args[0], at.with_symbols({e.args[1]: point}))
 
 
@@ -201,7 +210,9 @@ def _dummy(name):
 
 
 def _softmax(logits, indices, at):
-    exponentials = [mpmath.exp(at.tables[logits][(*indices[:-1], value)]) for value in range(1, at.size + 1)]
+    exponentials = [
+        mpmath.exp(at.tables[logits][(*indices[:-1], value)]) for value in range(1, at.size + 1)
+    ]
     return exponentials[indices[-1] - 1] / mpmath.fsum(exponentials)
 
 
@@ -223,7 +234,9 @@ def _shifted(at, variable, step):
 def _moved(at, step):
     tables = dict(at.tables)
     for logits, slopes in at.slopes.items():
-        tables[logits] = {index: value + step * slopes[index] for index, value in at.tables[logits].items()}
+        tables[logits] = {
+            index: value + step * slopes[index] for index, value in at.tables[logits].items()
+        }
     tree = at.tree and at.tree.moved(step)
     return replace(at, tables=tables, base=at.base or at, tree=tree)
 
@@ -250,11 +263,17 @@ class Tree:
     def sequences(self):
         """(chance, what it has at each position) for every sequence."""
         nodes = {prefix: _node(self, prefix) for prefix in self.logits}
-        return [_sequence(nodes, tokens) for tokens in itertools.product(range(len(self.logits[()])), repeat=self.length)]
+        return [
+            _sequence(nodes, tokens)
+            for tokens in itertools.product(range(len(self.logits[()])), repeat=self.length)
+        ]
 
     def moved(self, step):
         """∇ without a coordinate is by the first parameter."""
-        logits = {prefix: [value + step * slope for value, slope in zip(row, self.slopes[prefix][0])] for prefix, row in self.logits.items()}
+        logits = {
+            prefix: [value + step * slope for value, slope in zip(row, self.slopes[prefix][0])]
+            for prefix, row in self.logits.items()
+        }
         return replace(self, logits=logits, means={})
 
 
@@ -288,18 +307,29 @@ def _sequence(nodes, tokens):
 
 
 def _random_tree(length, generator):
-    prefixes = [prefix for size in range(length) for prefix in itertools.product((0, 1), repeat=size)]
-    pair = lambda: [mpf(generator.uniform(-2, 2)) for _ in range(2)]  # noqa: E731
+    prefixes = [
+        prefix for size in range(length) for prefix in itertools.product((0, 1), repeat=size)
+    ]
+    pair = lambda: [mpf(generator.uniform(-2, 2)) for _ in range(2)]
     chances = {prefix: mpf(generator.uniform(0.1, 0.9)) for prefix in prefixes}
     slopes = {prefix: [pair() for _ in range(DIMENSION)] for prefix in prefixes}
-    return Tree(length, {prefix: pair() for prefix in prefixes}, {prefix: [w, 1 - w] for prefix, w in chances.items()}, slopes)
+    return Tree(
+        length,
+        {prefix: pair() for prefix in prefixes},
+        {prefix: [w, 1 - w] for prefix, w in chances.items()},
+        slopes,
+    )
 
 
 def _tight_bounds(tree):
     """The largest cost and the longest score of any token of the tree: bounds that leave no room."""
     nodes = [_node(tree, prefix) for prefix in tree.logits]
     costs = max(abs(one) for _, both, _ in nodes for one in both)
-    scores = max(mpmath.sqrt(mpmath.fsum(value**2 for value in token)) for _, _, rows in nodes for token in zip(*rows))
+    scores = max(
+        mpmath.sqrt(mpmath.fsum(value**2 for value in token))
+        for _, _, rows in nodes
+        for token in zip(*rows)
+    )
     return {cost_bound: costs, score_bound: scores}
 
 
@@ -335,7 +365,10 @@ def _free(e):
 
 
 def _allowed(place, distinct):
-    return all(place.get(first) is None or place.get(first) != place.get(second) for first, second in distinct)
+    return all(
+        place.get(first) is None or place.get(first) != place.get(second)
+        for first, second in distinct
+    )
 
 
 def _with_sequences(at, generator):
@@ -345,7 +378,7 @@ def _with_sequences(at, generator):
 
 
 def _random_point(size, indices, generator):
-    draw = lambda low, high: mpf(generator.uniform(low, high))  # noqa: E731
+    draw = lambda low, high: mpf(generator.uniform(low, high))
     one, two = range(1, size + 1), list(itertools.product(range(1, size + 1), repeat=2))
     tables = {}
     for base in (*STUDENTS.values(), *TEACHERS, R, R2, c):
@@ -375,12 +408,19 @@ def counterexample(before, after, relation="=", distinct=(), seed=0):
         sizes = LENGTHS if of_sequences(before) or of_sequences(after) else SIZES[relation]
         for at in random_points([before, after], distinct, seed=seed, sizes=sizes):
             try:
-                values = _truths(before, after, at) if relation == "<=>" else (number(before, at), number(after, at))
+                values = (
+                    _truths(before, after, at)
+                    if relation == "<=>"
+                    else (number(before, at), number(after, at))
+                )
             except ZeroDivisionError:
                 return f"at V = {at.size} a side divides by 0"
             truths.add(values[0])
             if not HOLDS[relation](*values):
-                shown = [mpmath.nstr(value, 12) if not isinstance(value, bool) else value for value in values]
+                shown = [
+                    mpmath.nstr(value, 12) if not isinstance(value, bool) else value
+                    for value in values
+                ]
                 return f"at V = {at.size} the sides are {shown[0]} and {shown[1]}"
     if relation == "<=>" and truths != {True, False}:
         return "the random points never tried both outcomes"
@@ -392,7 +432,13 @@ def _truths(before, after, at):
 
 
 TOLERANCE = mpf(10) ** -30
-SIZES = {"=": (2, 3, 5), ">=": (2, 3, 5), "<=": (2, 3, 5), "<": (2, 3, 5), "<=>": (2, 3, 5, 2, 3, 5)}
+SIZES = {
+    "=": (2, 3, 5),
+    ">=": (2, 3, 5),
+    "<=": (2, 3, 5),
+    "<": (2, 3, 5),
+    "<=>": (2, 3, 5, 2, 3, 5),
+}
 LENGTHS = (2, 3, 4)  # T, where sequences of any length are meant
 HOLDS = {
     "=": lambda first, second: abs(first - second) <= TOLERANCE * max(1, abs(first), abs(second)),
@@ -427,8 +473,14 @@ def evaluate(expression, student, teacher, slope=None, **values):
         symbols = {s: values[str(s)] for s in known if str(s) in values}
         missing = {s for s in _free_indices([expression]) if s not in symbols}
         if missing:
-            raise ValueError(f"evaluate needs a value for {', '.join(sorted(map(str, missing)))}, for example {min(map(str, missing))}=1")
-        slopes = {logits: _table(row) for logits, row in zip((z, z2), _pair(slope))} if slope is not None else {}
+            raise ValueError(
+                f"evaluate needs a value for {', '.join(sorted(map(str, missing)))}, for example {min(map(str, missing))}=1"
+            )
+        slopes = (
+            {logits: _table(row) for logits, row in zip((z, z2), _pair(slope))}
+            if slope is not None
+            else {}
+        )
         return float(number(expression, Point(size, tables, symbols, slopes)))
 
 
@@ -442,12 +494,29 @@ def evaluate_sequences(expression, student, teacher, parameters, **values):
     """
     with mpmath.workdps(60):
         size, length = student[0].shape[1], len(student)
-        prefixes = [prefix for t in range(length) for prefix in itertools.product(range(size), repeat=t)]
-        rows, chances = ({prefix: [mpf(float(w)) for w in row] for prefix, row in zip(prefixes, np.vstack(arrays))} for arrays in (student, teacher))
-        slopes = {prefix: [[mpf(one == start + token) for token in range(size)] for one in parameters] for start, prefix in zip(itertools.count(0, size), prefixes)}
+        prefixes = [
+            prefix for t in range(length) for prefix in itertools.product(range(size), repeat=t)
+        ]
+        rows, chances = (
+            {
+                prefix: [mpf(float(w)) for w in row]
+                for prefix, row in zip(prefixes, np.vstack(arrays))
+            }
+            for arrays in (student, teacher)
+        )
+        slopes = {
+            prefix: [[mpf(one == start + token) for token in range(size)] for one in parameters]
+            for start, prefix in zip(itertools.count(0, size), prefixes)
+        }
         tree = Tree(length, rows, chances, slopes)
-        symbols = {s: values[str(s)] for s in (*PARAMETERS, *_free_indices([expression])) if str(s) in values}
-        return float(number(expression, Point(length, {}, {**symbols, **_tight_bounds(tree)}, tree=tree)))
+        symbols = {
+            s: values[str(s)]
+            for s in (*PARAMETERS, *_free_indices([expression]))
+            if str(s) in values
+        }
+        return float(
+            number(expression, Point(length, {}, {**symbols, **_tight_bounds(tree)}, tree=tree))
+        )
 
 
 def _pair(one):
@@ -457,4 +526,6 @@ def _pair(one):
 def _table(numbers):
     """{(index, …): number} of an array, indices counted from 1."""
     entries = np.asarray(numbers, dtype=float)
-    return {tuple(place + 1 for place in index): mpf(float(w)) for index, w in np.ndenumerate(entries)}
+    return {
+        tuple(place + 1 for place in index): mpf(float(w)) for index, w in np.ndenumerate(entries)
+    }

@@ -6,7 +6,7 @@ browser, which live here too, need none of the widgets' packages.
 
 import importlib
 
-_MODULES = {
+MODULES = {
     "Baselines": "baselines",
     "BiasAgainstVariance": "bias_against_variance",
     "ControlStudy": "control_study",
@@ -19,10 +19,10 @@ _MODULES = {
     "SeekOrCover": "seek_or_cover",
     "WhichToken": "which_token",
 }
-__all__ = list(_MODULES)
+__all__ = list(MODULES)
 
 
 def __getattr__(name):
-    if name not in _MODULES:
+    if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{MODULES[name]}"), name)

@@ -3,6 +3,7 @@ what to install.
 
     python -m opd_toy.explorables.browser    prints its path
 """
+
 import os
 import shutil
 import subprocess
@@ -11,11 +12,19 @@ from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # Quiet: nothing that the browser itself would fetch may be taken for a page's request.
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--no-first-run"]
-ADVICE = ("No Chromium was found and none could be installed, so the pages cannot be tested or photographed. "
-          "Install one (Debian, Ubuntu: apt install chromium; elsewhere: "
-          ".venv/bin/playwright install chromium), or set CHROMIUM to the path of one.")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+ADVICE = (
+    "No Chromium was found and none could be installed, so the pages cannot be tested or photographed. "
+    "Install one (Debian, Ubuntu: apt install chromium; elsewhere: "
+    ".venv/bin/playwright install chromium), or set CHROMIUM to the path of one."
+)
 
 
 def find_chromium():
@@ -26,7 +35,9 @@ def find_chromium():
     named = os.environ.get("CHROMIUM")
     if named:
         if not Path(named).is_file():
-            raise FileNotFoundError(f"CHROMIUM is {named!r}, where there is no file; it should be the path of a Chromium")
+            raise FileNotFoundError(
+                f"CHROMIUM is {named!r}, where there is no file; it should be the path of a Chromium"
+            )
         return named
     for name in NAMES:
         path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/bin:/usr/local/bin")

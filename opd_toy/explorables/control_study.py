@@ -6,8 +6,8 @@ import functools
 import numpy as np
 import traitlets
 
-from opd_toy.records import provenance
 from opd_toy.explorables.host import Explorable
+from opd_toy.records import provenance
 
 GAMMAS, SEEDS, TASKS, LENGTH = [0, 0.25, 0.5, 0.75, 1], [42, 43, 2026], ["left", "right"], 2000
 BLOCK = 40  # iterations whose variances are averaged, half of them of each task
@@ -46,7 +46,10 @@ def block_means(study):
         logarithms = np.log(np.asarray(study["variance"], dtype=np.float64))
     logarithms[~np.isfinite(logarithms)] = np.nan  # a run that broke down has gaps
     chosen = [
-        [(iterations % 2 == 1 - task) & (-(-iterations // BLOCK) == block) for block in range(1, LENGTH // BLOCK + 1)]
+        [
+            (iterations % 2 == 1 - task) & (-(-iterations // BLOCK) == block)
+            for block in range(1, LENGTH // BLOCK + 1)
+        ]
         for task in range(2)  # left is trained at odd iterations, right at even ones
     ]
     known = np.isfinite(logarithms)
@@ -61,9 +64,13 @@ def recording():
     study = provenance.recorded("control-study", "variance")
     for name, ours in {"gammas": GAMMAS, "seeds": SEEDS, "tasks": TASKS}.items():
         if study[name] != ours:
-            raise ValueError(f"{name} in figures/control-study.json must be {ours!r}, not {study[name]!r}")
+            raise ValueError(
+                f"{name} in figures/control-study.json must be {ours!r}, not {study[name]!r}"
+            )
     if study["iterations"][-1] != LENGTH:
-        raise ValueError(f"iterations in figures/control-study.json must end at {LENGTH}, not {study['iterations'][-1]}")
+        raise ValueError(
+            f"iterations in figures/control-study.json must end at {LENGTH}, not {study['iterations'][-1]}"
+        )
     logarithms = np.log(block_means(study))
     low, high = float(np.nanmin(logarithms)), float(np.nanmax(logarithms))
     codes = np.rint((logarithms - low) / (high - low) * 65534) + 1  # 0: none

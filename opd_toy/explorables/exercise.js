@@ -7,7 +7,12 @@ function mountExercise(root, { kind, answer, shown, tolerance, why }) {
   const reveal = root.querySelector("[data-reveal]");
   const read = () => {
     if (kind === "choice") return form.querySelector("input:checked")?.value ?? "";
-    return form.querySelector("input").value.trim().replace(/^\+/, "").replace("−", "-").replace(/^(-?\d*),(\d+)$/, "$1.$2");
+    return form
+      .querySelector("input")
+      .value.trim()
+      .replace(/^\+/, "")
+      .replace("−", "-")
+      .replace(/^(-?\d*),(\d+)$/, "$1.$2");
   };
   const right = (given) =>
     kind === "choice" ? given === answer : Math.abs(Number(given) - answer) <= tolerance + 1e-12;
@@ -19,13 +24,17 @@ function mountExercise(root, { kind, answer, shown, tolerance, why }) {
     event.preventDefault();
     const given = read();
     if (given === "" || (kind === "number" && Number.isNaN(Number(given)))) {
-      say("empty", kind === "number" ? "Type a number first, for instance 0.5." : "Choose one first.");
+      say(
+        "empty",
+        kind === "number" ? "Type a number first, for instance 0.5." : "Choose one first.",
+      );
       return;
     }
     reveal.hidden = false;
     if (right(given)) say("right", `Right: ${shown}. ${why}`);
     else {
-      const miss = kind === "choice" ? "Not this one." : Number(given) < answer ? "Too small." : "Too large.";
+      const miss =
+        kind === "choice" ? "Not this one." : Number(given) < answer ? "Too small." : "Too large.";
       say("wrong", `${miss} Try again, or let the page show the answer.`);
     }
   });

@@ -16,15 +16,23 @@ const readHash = (name) => {
 };
 
 const writeHash = (name, state) => {
-  const others = location.hash.slice(1).split("&").filter((part) => part.includes("=") && part.split("=")[0] !== name);
+  const others = location.hash
+    .slice(1)
+    .split("&")
+    .filter((part) => part.includes("=") && part.split("=")[0] !== name);
   const text = JSON.stringify(state, (_, x) => (typeof x === "number" ? Number(x.toFixed(4)) : x));
-  history.replaceState(null, "", `#${[...others, `${name}=${encodeURIComponent(text)}`].join("&")}`);
+  history.replaceState(
+    null,
+    "",
+    `#${[...others, `${name}=${encodeURIComponent(text)}`].join("&")}`,
+  );
 };
 
 // Accept from the hash only what has the shape of the widget's own state.
 const alike = (given, own) =>
   Array.isArray(own)
-    ? Array.isArray(given) && (own.length === 0 || given.length === own.length) &&
+    ? Array.isArray(given) &&
+      (own.length === 0 || given.length === own.length) &&
       given.every((x) => typeof x === "number" && Number.isFinite(x))
     : typeof given === typeof own && (typeof given !== "number" || Number.isFinite(given));
 
@@ -39,7 +47,8 @@ const repaired = (given, own, rule) => {
   }
   if (rule.among) return rule.among.filter((each) => given.includes(each)); // some names of a list
   const [least, most, whole] = rule;
-  if (typeof own === "number" && typeof whole === "boolean") { // a range; else a list of choices
+  if (typeof own === "number" && typeof whole === "boolean") {
+    // a range; else a list of choices
     const x = Math.min(Math.max(given, least), most);
     return whole ? Math.round(x) : x;
   }
@@ -57,9 +66,16 @@ export function mount(widget, element, initial, { name: kind, rules }) {
   const own = { ...initial };
   const listeners = new Map();
   let pending = null;
-  const linked = (values) => Object.fromEntries(Object.entries(values)
-    .filter(([key, x]) => Object.hasOwn(rules, key) && (rules[key].among ? Array.isArray(x) : alike(x, initial[key])))
-    .map(([key, x]) => [key, repaired(x, initial[key], rules[key])]));
+  const linked = (values) =>
+    Object.fromEntries(
+      Object.entries(values)
+        .filter(
+          ([key, x]) =>
+            Object.hasOwn(rules, key) &&
+            (rules[key].among ? Array.isArray(x) : alike(x, initial[key])),
+        )
+        .map(([key, x]) => [key, repaired(x, initial[key], rules[key])]),
+    );
   Object.assign(own, linked(readHash(name)));
 
   const model = {
@@ -73,20 +89,25 @@ export function mount(widget, element, initial, { name: kind, rules }) {
       listeners.set(event, [...(listeners.get(event) ?? []), listener]);
     },
     off(event, listener) {
-      listeners.set(event, (listeners.get(event) ?? []).filter((each) => each !== listener));
+      listeners.set(
+        event,
+        (listeners.get(event) ?? []).filter((each) => each !== listener),
+      );
     },
     save_changes() {
       clearTimeout(pending); // browsers limit how often the address may change
       pending = setTimeout(() => {
-        const moved = Object.entries(own).filter(([key, x]) =>
-          key in rules && JSON.stringify(x) !== JSON.stringify(initial[key]));
+        const moved = Object.entries(own).filter(
+          ([key, x]) => key in rules && JSON.stringify(x) !== JSON.stringify(initial[key]),
+        );
         writeHash(name, Object.fromEntries(moved));
       }, 150);
     },
   };
   window.addEventListener("hashchange", () => {
     const given = { ...initial, ...linked(readHash(name)) };
-    if (location.hash.includes(`${name}=`)) Object.entries(given).forEach(([key, x]) => model.set(key, x));
+    if (location.hash.includes(`${name}=`))
+      Object.entries(given).forEach(([key, x]) => model.set(key, x));
   });
   element.replaceChildren();
   widget.render({ model, el: element });

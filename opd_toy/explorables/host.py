@@ -58,7 +58,9 @@ class Subset(traitlets.List):
         value = super().validate(obj, value)
         for name in value:
             if name not in self.names:
-                raise traitlets.TraitError(f"{self.name} must be names among {', '.join(self.names)}, not {name!r}")
+                raise traitlets.TraitError(
+                    f"{self.name} must be names among {', '.join(self.names)}, not {name!r}"
+                )
         if len(set(value)) < len(value):
             raise traitlets.TraitError(f"{self.name} must have no name twice, not {value!r}")
         return [name for name in self.names if name in value]
@@ -110,7 +112,9 @@ def library():
         r"^export (?:const|function) (\w+)", "".join(map(_source, files)), flags=re.MULTILINE
     )
     body = "".join(_inlined(file) for file in files)
-    return f"<script>globalThis.opd ??= (() => {{{body}return {{{', '.join(exports)}}};}})();</script>"
+    return (
+        f"<script>globalThis.opd ??= (() => {{{body}return {{{', '.join(exports)}}};}})();</script>"
+    )
 
 
 def style():
@@ -177,7 +181,9 @@ class Explorable(anywidget.AnyWidget):
         rules = {n: r for n in self._own_traits() if (r := _rule(self.traits()[n])) is not None}
         options = json.dumps({"name": self.name, "rules": rules})
         file = self.name.replace("-", "_")
-        script = "".join(map(_inlined, _own_files(file))).replace("export default", "const widget =")
+        script = "".join(map(_inlined, _own_files(file))).replace(
+            "export default", "const widget ="
+        )
         initial = self.state() | {name: getattr(self, name) for name in self._own_traits(data=True)}
         names = ", ".join(dict.fromkeys([*_imports(file), "mount"]))
         return (

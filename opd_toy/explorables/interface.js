@@ -110,12 +110,23 @@ export function button(label, onclick, attributes) {
 export function slider({ label, min, max, step, text = (x) => number(x), role, name, oninput }) {
   const output = html("output", { class: "opd-output" });
   const input = html("input", {
-    type: "range", min, max, step, name, "aria-label": label,
-    class: "opd-range", style: role ? `--role: var(--opd-${role})` : undefined,
+    type: "range",
+    min,
+    max,
+    step,
+    name,
+    "aria-label": label,
+    class: "opd-range",
+    style: role ? `--role: var(--opd-${role})` : undefined,
     oninput: () => oninput(Number(input.value)),
   });
-  const element = html("label", { class: "opd-slider" },
-    html("span", { class: "opd-label" }, label), input, output);
+  const element = html(
+    "label",
+    { class: "opd-slider" },
+    html("span", { class: "opd-label" }, label),
+    input,
+    output,
+  );
   return {
     element,
     input,
@@ -134,15 +145,25 @@ export function bars({ title, role, name, tokens, onchange, setProbability }) {
   let current = [];
   const rows = tokens.map((token, index) =>
     slider({
-      label: `${title}: probability of ${token}`, min: 0, max: 1, step: 0.01, role, name: `${name}-${index}`,
+      label: `${title}: probability of ${token}`,
+      min: 0,
+      max: 1,
+      step: 0.01,
+      role,
+      name: `${name}-${index}`,
       oninput: (x) => onchange(setProbability(current, index, x)),
-    }));
+    }),
+  );
   rows.forEach((row, index) => {
     row.element.classList.add("opd-bar");
     row.element.querySelector(".opd-label").textContent = tokens[index];
   });
-  const element = html("fieldset", { class: "opd-bars", style: `--role: var(--opd-${role})` },
-    html("legend", {}, html("i", { class: "opd-swatch" }), title), rows.map((row) => row.element));
+  const element = html(
+    "fieldset",
+    { class: "opd-bars", style: `--role: var(--opd-${role})` },
+    html("legend", {}, html("i", { class: "opd-swatch" }), title),
+    rows.map((row) => row.element),
+  );
   return {
     element,
     update(p) {
@@ -156,14 +177,31 @@ export function bars({ title, role, name, tokens, onchange, setProbability }) {
 export function choice({ label, options, onchange, name = "choice" }) {
   const group = uniqueId(name);
   const inputs = options.map((option) =>
-    html("input", { type: "radio", name: group, value: option.value, onchange: () => onchange(option.value) }));
-  const element = html("fieldset", { class: "opd-choice", "data-name": name }, html("legend", {}, label),
+    html("input", {
+      type: "radio",
+      name: group,
+      value: option.value,
+      onchange: () => onchange(option.value),
+    }),
+  );
+  const element = html(
+    "fieldset",
+    { class: "opd-choice", "data-name": name },
+    html("legend", {}, label),
     options.map((option, index) =>
-      html("label", { style: option.role ? `--role: var(--opd-${option.role})` : undefined },
-        inputs[index], option.role ? html("i", { class: "opd-swatch" }) : null, option.label)));
+      html(
+        "label",
+        { style: option.role ? `--role: var(--opd-${option.role})` : undefined },
+        inputs[index],
+        option.role ? html("i", { class: "opd-swatch" }) : null,
+        option.label,
+      ),
+    ),
+  );
   return {
     element,
-    update: (current) => inputs.forEach((input) => (input.checked = input.value === String(current))),
+    update: (current) =>
+      inputs.forEach((input) => (input.checked = input.value === String(current))),
   };
 }
 
@@ -176,31 +214,62 @@ export const sentence = () => html("p", { class: "opd-says", "aria-live": "polit
 // a cell is a number, or {value, text, role}.
 export function table({ caption, columns, rows, roles = [] }) {
   const body = rows.map((row) => columns.slice(1).map(() => html("td")));
-  const element = html("div", { class: "opd-table", tabindex: 0, role: "region", "aria-label": caption },
-    html("table", {}, html("caption", {}, caption),
-      html("thead", {}, html("tr", {}, columns.map((column, index) =>
-        html("th", { scope: "col", style: roles[index] ? `--role: var(--opd-${roles[index]})` : undefined },
-          roles[index] ? html("i", { class: "opd-swatch" }) : null, column)))),
-      html("tbody", {}, rows.map((row, index) =>
-        html("tr", {}, html("th", { scope: "row" }, row), body[index])))));
+  const element = html(
+    "div",
+    { class: "opd-table", tabindex: 0, role: "region", "aria-label": caption },
+    html(
+      "table",
+      {},
+      html("caption", {}, caption),
+      html(
+        "thead",
+        {},
+        html(
+          "tr",
+          {},
+          columns.map((column, index) =>
+            html(
+              "th",
+              {
+                scope: "col",
+                style: roles[index] ? `--role: var(--opd-${roles[index]})` : undefined,
+              },
+              roles[index] ? html("i", { class: "opd-swatch" }) : null,
+              column,
+            ),
+          ),
+        ),
+      ),
+      html(
+        "tbody",
+        {},
+        rows.map((row, index) => html("tr", {}, html("th", { scope: "row" }, row), body[index])),
+      ),
+    ),
+  );
   return {
     element,
     update(cells) {
-      cells.forEach((row, i) => row.forEach((cell, j) => {
-        const { value: x, text, mark } = typeof cell === "object" ? cell : { value: cell };
-        const node = body[i][j];
-        node.textContent = text ?? number(x);
-        if (x !== undefined) node.dataset.value = String(x);
-        node.dataset.mark = mark ?? "";
-      }));
+      cells.forEach((row, i) =>
+        row.forEach((cell, j) => {
+          const { value: x, text, mark } = typeof cell === "object" ? cell : { value: cell };
+          const node = body[i][j];
+          node.textContent = text ?? number(x);
+          if (x !== undefined) node.dataset.value = String(x);
+          node.dataset.mark = mark ?? "";
+        }),
+      );
     },
   };
 }
 
 // What descending a cost does to a logit, as a word and an arrow.
 export const direction = (gradient) =>
-  Math.abs(gradient) < 5e-7 ? { arrow: "·", word: "leaves" }
-    : gradient < 0 ? { arrow: "▲", word: "raises" } : { arrow: "▼", word: "lowers" };
+  Math.abs(gradient) < 5e-7
+    ? { arrow: "·", word: "leaves" }
+    : gradient < 0
+      ? { arrow: "▲", word: "raises" }
+      : { arrow: "▼", word: "lowers" };
 
 // Follow the pointer from pressing `node` until release; calls moved(x, y) in the
 // coordinates of `frame`'s viewBox.
@@ -229,7 +298,11 @@ export function draggable(node, frame, moved) {
 export const triangle = {
   width: 360,
   height: 330,
-  corners: [[30, 296], [180, 36], [330, 296]],
+  corners: [
+    [30, 296],
+    [180, 36],
+    [330, 296],
+  ],
   point(p) {
     return [0, 1].map((axis) => p.reduce((total, x, v) => total + x * this.corners[v][axis], 0));
   },
@@ -243,27 +316,61 @@ export const triangle = {
     return inside.map((value) => value / total);
   },
   path(points) {
-    return points.map((p, i) => `${i ? "L" : "M"}${this.point(p).map((x) => x.toFixed(1)).join(" ")}`).join("");
+    return points
+      .map(
+        (p, i) =>
+          `${i ? "L" : "M"}${this.point(p)
+            .map((x) => x.toFixed(1))
+            .join(" ")}`,
+      )
+      .join("");
   },
   frame(label, ...layers) {
     const [a, b, c] = this.corners;
-    return svg("svg", { class: "opd-triangle", viewBox: `0 0 ${this.width} ${this.height}`, role: "img", "aria-label": label },
+    return svg(
+      "svg",
+      {
+        class: "opd-triangle",
+        viewBox: `0 0 ${this.width} ${this.height}`,
+        role: "img",
+        "aria-label": label,
+      },
       svg("path", { class: "opd-paper", d: `M${a}L${b}L${c}Z` }),
       ...layers,
       svg("path", { class: "opd-edge", d: `M${a}L${b}L${c}Z` }),
       svg("text", { x: a[0] - 14, y: a[1] + 20 }, "all on t₁"),
       svg("text", { x: b[0], y: b[1] - 10, "text-anchor": "middle" }, "all on t₂"),
-      svg("text", { x: c[0] + 14, y: c[1] + 20, "text-anchor": "end" }, "all on t₃"));
+      svg("text", { x: c[0] + 14, y: c[1] + 20, "text-anchor": "end" }, "all on t₃"),
+    );
   },
   // A point to drag: a disc for the student, a ring for the teacher.
   handle(role, label, moved) {
-    const mark = svg("circle", { r: 8, class: `opd-point opd-point-${role}`, style: `--role: var(--opd-${role})` });
+    const mark = svg("circle", {
+      r: 8,
+      class: `opd-point opd-point-${role}`,
+      style: `--role: var(--opd-${role})`,
+    });
     const reach = svg("circle", { r: 22, class: "opd-reach", "data-handle": role });
-    const element = svg("g", {}, mark, svg("text", { class: "opd-point-label", x: 12, y: -9, style: `--role: var(--opd-${role})` }, label), reach);
+    const element = svg(
+      "g",
+      {},
+      mark,
+      svg(
+        "text",
+        { class: "opd-point-label", x: 12, y: -9, style: `--role: var(--opd-${role})` },
+        label,
+      ),
+      reach,
+    );
     return {
       element,
       attach: (frame) => draggable(reach, frame, (x, y) => moved(this.probabilities(x, y))),
-      update: (p) => put(element, { transform: `translate(${this.point(p).map((x) => x.toFixed(2)).join(" ")})` }),
+      update: (p) =>
+        put(element, {
+          transform: `translate(${this.point(p)
+            .map((x) => x.toFixed(2))
+            .join(" ")})`,
+        }),
     };
   },
 };
@@ -272,17 +379,36 @@ export const triangle = {
 export function card(el, title, ...children) {
   const heading = uniqueId("title");
   el.replaceChildren(
-    html("div", { class: "opd" },
-      html("section", { class: "opd-card", "aria-labelledby": heading },
-        html("p", { class: "opd-title", id: heading }, title), ...children)));
+    html(
+      "div",
+      { class: "opd" },
+      html(
+        "section",
+        { class: "opd-card", "aria-labelledby": heading },
+        html("p", { class: "opd-title", id: heading }, title),
+        ...children,
+      ),
+    ),
+  );
   // else JupyterLab takes the arrows and Enter for its own shortcuts, from a slider too
-  for (const control of el.querySelectorAll("input, button, [tabindex]")) put(control, { "data-lm-suppress-shortcuts": true });
+  for (const control of el.querySelectorAll("input, button, [tabindex]"))
+    put(control, { "data-lm-suppress-shortcuts": true });
 }
 
 // The key of a chart: [mark, role, words] each; style.css draws the marks of .opd-key.
-export const chartKey = (entries) => html("p", { class: "opd-key" },
-  entries.map(([mark, role, words]) => html("span", {},
-    html("i", { "data-mark": mark, style: role ? `--role: var(--opd-${role})` : undefined }), words)));
+export const chartKey = (entries) =>
+  html(
+    "p",
+    { class: "opd-key" },
+    entries.map(([mark, role, words]) =>
+      html(
+        "span",
+        {},
+        html("i", { "data-mark": mark, style: role ? `--role: var(--opd-${role})` : undefined }),
+        words,
+      ),
+    ),
+  );
 
 // ---- random draws: the same from the same seed ----
 

@@ -6,15 +6,22 @@ import functools
 import numpy as np
 import traitlets
 
-from opd_toy.records import provenance
 from opd_toy.explorables.host import Explorable, Subset
+from opd_toy.records import provenance
 
 METHODS = [
     "sft", "seqkd", "off_policy_reverse_kl", "on_policy_forward_kl", "gkd", "jsd", "top_k",
     "pg_0", "pg_0.5", "pg_0.9", "pg_1", "pg_baseline", "opd_reward", "rlvr",
 ]  # fmt: skip
 AXES = ["tokens", "steps", "seconds"]
-QUANTITIES = ["accuracy", "sequence_kl", "forward_sequence_kl", "order_entropy", "distinct", "length"]
+QUANTITIES = [
+    "accuracy",
+    "sequence_kl",
+    "forward_sequence_kl",
+    "order_entropy",
+    "distinct",
+    "length",
+]
 LOGARITHMIC = ("sequence_kl", "forward_sequence_kl")
 LEAST_KL = 1e-6  # nats; the logarithm of a KL below it is cut here
 RECORDS = ["cpu", "gpu"]
@@ -44,7 +51,9 @@ class LearningCurves(Explorable):
     recording = traitlets.Dict().tag(sync=True, data=True)
 
     def __init__(self, **traits):
-        super().__init__(recording={name: packed(results) for name, results in studies().items()}, **traits)
+        super().__init__(
+            recording={name: packed(results) for name, results in studies().items()}, **traits
+        )
 
     @traitlets.validate("record")
     def _there(self, proposal):
@@ -71,7 +80,10 @@ class LearningCurves(Explorable):
         curves, place = studies()[self.record]["curves"], self.position()
         answer = {}
         for name in [each for each in self.methods if each in curves]:
-            values = [np.interp(place, run[self.x], numbers(run[self.quantity]), right=np.nan) for run in curves[name]]
+            values = [
+                np.interp(place, run[self.x], numbers(run[self.quantity]), right=np.nan)
+                for run in curves[name]
+            ]
             known = [float(value) for value in values if np.isfinite(value)]
             ended = place > end(curves[name], self.x)
             answer[name] = None if ended or not known else {
@@ -93,7 +105,11 @@ def numbers(values):
 
 def studies():
     """The records that are there, {"cpu": results, …}; the one of the CPU must be."""
-    there = [name for name in RECORDS if name == "cpu" or (provenance.ROOT / "figures" / f"lm-study-{name}.json").exists()]
+    there = [
+        name
+        for name in RECORDS
+        if name == "cpu" or (provenance.ROOT / "figures" / f"lm-study-{name}.json").exists()
+    ]
     return {name: study(name) for name in there}
 
 
@@ -104,11 +120,15 @@ def study(name):
     results = provenance.recorded(file, "study" if name == "cpu" else f"study --preset {name}")
     for method, runs in results["curves"].items():
         if method not in METHODS:
-            raise ValueError(f"methods in figures/{file}.json must be among {', '.join(METHODS)}, not {method!r}")
+            raise ValueError(
+                f"methods in figures/{file}.json must be among {', '.join(METHODS)}, not {method!r}"
+            )
         for run, seed in zip(runs, results["seeds"], strict=True):
             for column in AXES + QUANTITIES:
                 if len(run.get(column, [])) != len(run["steps"]):
-                    raise ValueError(f"curves of {method} in figures/{file}.json must have a value of {column} at each of {len(run['steps'])} steps; seed {seed} has {len(run.get(column, []))}")
+                    raise ValueError(
+                        f"curves of {method} in figures/{file}.json must have a value of {column} at each of {len(run['steps'])} steps; seed {seed} has {len(run.get(column, []))}"
+                    )
     return results
 
 
@@ -121,10 +141,22 @@ def packed(results):
     for column, key in enumerate(AXES + QUANTITIES):
         for row, run in enumerate(runs):
             of_run = numbers(run[key])
-            values[column, row, : len(of_run)] = np.log(np.maximum(of_run, LEAST_KL)) if key in LOGARITHMIC else of_run
-    scales = [(float(np.nanmin(each)), float(np.nanmax(each))) if np.isfinite(each).any() else (0.0, 0.0) for each in values]
-    codes = [np.rint((each - low) / ((high - low) or 1) * 65534) + 1 for each, (low, high) in zip(values, scales)]
-    level = lambda model: {key: float(model[key]) for key in QUANTITIES if model.get(key) is not None and np.isfinite(model[key])}
+            values[column, row, : len(of_run)] = (
+                np.log(np.maximum(of_run, LEAST_KL)) if key in LOGARITHMIC else of_run
+            )
+    scales = [
+        (float(np.nanmin(each)), float(np.nanmax(each))) if np.isfinite(each).any() else (0.0, 0.0)
+        for each in values
+    ]
+    codes = [
+        np.rint((each - low) / ((high - low) or 1) * 65534) + 1
+        for each, (low, high) in zip(values, scales)
+    ]
+    level = lambda model: {
+        key: float(model[key])
+        for key in QUANTITIES
+        if model.get(key) is not None and np.isfinite(model[key])
+    }
     return {
         "words": f"Recorded on {results['device'].replace('cpu', 'a CPU')}", "prompts": results["preset"]["distillation"]["evaluation_prompts"], "clock": results["clock"],
         "methods": methods, "seeds": len(results["seeds"]), "longest": longest, "columns": AXES + QUANTITIES,

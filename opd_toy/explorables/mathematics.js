@@ -92,7 +92,9 @@ const beyondTheTeacher = (student, barred, signal = student.map(Math.log)) =>
 
 // Above 0 wherever p or q is: the product may underflow.
 const mixture = (student, teacher, weight) =>
-  student.map((p, v) => (p || teacher[v] ? Math.max((1 - weight) * p + weight * teacher[v], Number.MIN_VALUE) : 0));
+  student.map((p, v) =>
+    p || teacher[v] ? Math.max((1 - weight) * p + weight * teacher[v], Number.MIN_VALUE) : 0,
+  );
 
 export function generalizedJsd(student, teacher, beta) {
   if (beta === 0) return forwardKl(student, teacher);
@@ -122,28 +124,38 @@ export function alphaDivergence(student, teacher, alpha) {
   if (alpha === 0) return forwardKl(student, teacher);
   if (alpha === 1) return reverseKl(student, teacher);
   // each form divides by the parameter that does not vanish at its end, 0 or 1
-  return sum(student.map((p, v) => {
-    const q = teacher[v];
-    const difference = p - q;
-    if (Math.abs(difference) < (0.1 / Math.max(1, Math.abs(alpha))) * q) return q * taylorRemainder(difference / q, alpha);
-    return alpha < 0.5
-      ? (difference - scaledExpm1(q, p, alpha) / alpha) / (1 - alpha)
-      : (scaledExpm1(p, q, 1 - alpha) / (alpha - 1) - difference) / alpha;
-  }));
+  return sum(
+    student.map((p, v) => {
+      const q = teacher[v];
+      const difference = p - q;
+      if (Math.abs(difference) < (0.1 / Math.max(1, Math.abs(alpha))) * q)
+        return q * taylorRemainder(difference / q, alpha);
+      return alpha < 0.5
+        ? (difference - scaledExpm1(q, p, alpha) / alpha) / (1 - alpha)
+        : (scaledExpm1(p, q, 1 - alpha) / (alpha - 1) - difference) / alpha;
+    }),
+  );
 }
 
 export function alphaDivergenceLogitGradient(student, teacher, alpha) {
   if (alpha === 0) return forwardKlLogitGradient(student, teacher);
   if (alpha === 1) return reverseKlLogitGradient(student, teacher);
-  const blamed = student.map((p, v) => (alpha > 1 ? teacher[v] === 0 && p > 0 : alpha < 0 && p === 0 && teacher[v] > 0));
+  const blamed = student.map((p, v) =>
+    alpha > 1 ? teacher[v] === 0 && p > 0 : alpha < 0 && p === 0 && teacher[v] > 0,
+  );
   if (blamed.includes(true)) return outweighed(student, teacher, alpha, blamed);
-  return centred(student, logRatio(student, teacher).map((r) => Math.expm1((alpha - 1) * r) / (alpha - 1)));
+  return centred(
+    student,
+    logRatio(student, teacher).map((r) => Math.expm1((alpha - 1) * r) / (alpha - 1)),
+  );
 }
 
 // The divergence is infinite: the tokens to blame outweigh all others, and each entry is
 // its sign times infinity.
 function outweighed(student, teacher, alpha, blamed) {
-  const power = student.map((p, v) => (blamed[v] ? (alpha > 1 ? p ** alpha : teacher[v] ** (1 - alpha)) : 0));
+  const power = student.map((p, v) =>
+    blamed[v] ? (alpha > 1 ? p ** alpha : teacher[v] ** (1 - alpha)) : 0,
+  );
   const total = sum(power);
   return student.map((p, v) => {
     const balanced = Math.abs(power[v] - p * total) <= 1e-12 * (power[v] + p * total);
@@ -161,7 +173,10 @@ export function skewedForwardKl(student, teacher, skew) {
 export function skewedForwardKlLogitGradient(student, teacher, skew) {
   if (skew === 0) return forwardKlLogitGradient(student, teacher);
   const middle = mixture(student, teacher, skew);
-  return centred(student, student.map((p, v) => ((1 - skew) ** 2 * (p - teacher[v])) / middle[v]));
+  return centred(
+    student,
+    student.map((p, v) => ((1 - skew) ** 2 * (p - teacher[v])) / middle[v]),
+  );
 }
 
 export function skewedReverseKl(student, teacher, skew) {
@@ -173,13 +188,16 @@ export function skewedReverseKl(student, teacher, skew) {
 export function skewedReverseKlLogitGradient(student, teacher, skew) {
   if (skew === 0) return reverseKlLogitGradient(student, teacher);
   const middle = mixture(teacher, student, skew);
-  return centred(student, student.map((p, v) => {
-    const difference = (1 - skew) * (p - teacher[v]);
-    const y = difference / middle[v];
-    return Math.abs(difference) < 0.1 * middle[v]
-      ? (1 - skew) * y - taylorRemainder(y, 0)
-      : logRatioOf(p, middle[v], difference) - skew * y;
-  }));
+  return centred(
+    student,
+    student.map((p, v) => {
+      const difference = (1 - skew) * (p - teacher[v]);
+      const y = difference / middle[v];
+      return Math.abs(difference) < 0.1 * middle[v]
+        ? (1 - skew) * y - taylorRemainder(y, 0)
+        : logRatioOf(p, middle[v], difference) - skew * y;
+    }),
+  );
 }
 
 // ---- estimators: table[k][j] is the gradient on logit j if token k is drawn ----
@@ -201,7 +219,10 @@ export function scoreTable(student, weight) {
 const times = (a, b) => (a === 0 || b === 0 ? 0 : a * b); // 0 ∞ = 0
 
 export const policyGradient = (student, teacher, baseline = 0) =>
-  scoreTable(student, logRatio(student, teacher).map((c) => c - baseline));
+  scoreTable(
+    student,
+    logRatio(student, teacher).map((c) => c - baseline),
+  );
 
 export const gkd = (student, teacher) => {
   const row = reverseKlLogitGradient(student, teacher);
@@ -238,16 +259,21 @@ export const kEstimatorAsReward = (student, teacher, kind) =>
 
 export const expectation = (probabilities, table) =>
   table[0].map((_, j) =>
-    sum(table.map((row, k) => (probabilities[k] === 0 ? 0 : probabilities[k] * row[j]))));
+    sum(table.map((row, k) => (probabilities[k] === 0 ? 0 : probabilities[k] * row[j]))),
+  );
 
 // Rows are measured from one that can be drawn: equal rows vary by exactly 0.
 export function totalVariance(probabilities, table) {
   const drawn = table.filter((_, k) => probabilities[k] > 0);
   if (drawn.flat().some((x) => !Number.isFinite(x))) return Infinity;
   const reference = table[probabilities.indexOf(Math.max(...probabilities))];
-  const shifted = table.map((row, k) => row.map((x, j) => (probabilities[k] === 0 ? 0 : x - reference[j])));
+  const shifted = table.map((row, k) =>
+    row.map((x, j) => (probabilities[k] === 0 ? 0 : x - reference[j])),
+  );
   const mean = expectation(probabilities, shifted);
-  return sum(shifted.map((row, k) => probabilities[k] * sum(row.map((x, j) => (x - mean[j]) ** 2))));
+  return sum(
+    shifted.map((row, k) => probabilities[k] * sum(row.map((x, j) => (x - mean[j]) ** 2))),
+  );
 }
 
 // The constant baseline of least variance: the log-ratios' mean, each token weighted
@@ -271,7 +297,9 @@ export function setProbability(p, index, value, floor = 0.005) {
   const room = 1 - floor * (p.length - 1);
   const target = Math.min(Math.max(value, floor), room);
   const rest = 1 - p[index];
-  const others = p.map((x) => (rest > 1e-12 ? (x / rest) * (1 - target) : (1 - target) / (p.length - 1)));
+  const others = p.map((x) =>
+    rest > 1e-12 ? (x / rest) * (1 - target) : (1 - target) / (p.length - 1),
+  );
   others[index] = target;
   return floored(others, floor);
 }
@@ -287,7 +315,10 @@ export function floored(p, floor) {
 // ---- clamps and a top-K support ----
 
 export const truncatedPolicyGradient = (student, teacher, limit) =>
-  scoreTable(student, logRatio(student, teacher).map((c) => Math.min(Math.max(c, -limit), limit)));
+  scoreTable(
+    student,
+    logRatio(student, teacher).map((c) => Math.min(Math.max(c, -limit), limit)),
+  );
 
 // Reverse KL on the teacher's k likeliest tokens; `outside`: what becomes of the others.
 export function topKReverseKlLogitGradient(student, teacher, k, outside) {
@@ -297,8 +328,16 @@ export function topKReverseKlLogitGradient(student, teacher, k, outside) {
   if (outside === "drop") {
     const inside = student.map((_, v) => head.includes(v));
     const barred = (p, v) => inside[v] && p > 0 && teacher[v] === 0;
-    if (student.some(barred)) return beyondTheTeacher(student, barred, student.map((p, v) => (inside[v] ? 1 + (p && Math.log(p)) : 0)));
-    return centred(student, logRatio(student, teacher).map((c, v) => (inside[v] ? c + 1 : 0)));
+    if (student.some(barred))
+      return beyondTheTeacher(
+        student,
+        barred,
+        student.map((p, v) => (inside[v] ? 1 + (p && Math.log(p)) : 0)),
+      );
+    return centred(
+      student,
+      logRatio(student, teacher).map((c, v) => (inside[v] ? c + 1 : 0)),
+    );
   }
   const tail = outside === "tail" && rest.length > 0;
   const [p, q] = [student, teacher].map((x) => {
@@ -311,6 +350,7 @@ export function topKReverseKlLogitGradient(student, teacher, k, outside) {
   const buckets = reverseKlLogitGradient(p, q);
   head.forEach((v, i) => (gradient[v] = buckets[i]));
   // the bucket's gradient is shared in proportion to p
-  if (tail) rest.forEach((v) => (gradient[v] = student[v] > 0 ? buckets[k] * (student[v] / p[k]) : 0));
+  if (tail)
+    rest.forEach((v) => (gradient[v] = student[v] > 0 ? buckets[k] * (student[v] / p[k]) : 0));
   return gradient;
 }

@@ -1,11 +1,41 @@
 import {
-  alphaDivergence, alphaDivergenceLogitGradient, floored, forwardKl, forwardKlLogitGradient,
-  generalizedJsd, generalizedJsdLogitGradient, kl, logRatio, reverseKl, reverseKlLogitGradient, setProbability,
-  skewedForwardKl, skewedForwardKlLogitGradient, skewedReverseKl, skewedReverseKlLogitGradient, step, sum,
+  alphaDivergence,
+  alphaDivergenceLogitGradient,
+  floored,
+  forwardKl,
+  forwardKlLogitGradient,
+  generalizedJsd,
+  generalizedJsdLogitGradient,
+  kl,
+  logRatio,
+  reverseKl,
+  reverseKlLogitGradient,
+  setProbability,
+  skewedForwardKl,
+  skewedForwardKlLogitGradient,
+  skewedReverseKl,
+  skewedReverseKlLogitGradient,
+  step,
+  sum,
 } from "./mathematics.js";
 import {
-  bars, button, card, choice, direction, number, put, sentence, signed, slider, state, svg, html, table,
-  tokenName, toolbar, triangle,
+  bars,
+  button,
+  card,
+  choice,
+  direction,
+  number,
+  put,
+  sentence,
+  signed,
+  slider,
+  state,
+  svg,
+  html,
+  table,
+  tokenName,
+  toolbar,
+  triangle,
 } from "./interface.js";
 
 const NOTES = { student: [0.2, 0.3, 0.5], teacher: [0.7, 0.2, 0.1] };
@@ -17,12 +47,46 @@ const PRESETS = [
 ];
 
 const OBJECTIVES = {
-  forward_kl: { label: "forward KL", role: "forward-kl", cost: forwardKl, gradient: forwardKlLogitGradient },
-  reverse_kl: { label: "reverse KL", role: "reverse-kl", cost: reverseKl, gradient: reverseKlLogitGradient },
-  jsd: { label: "JSD(β)", role: "jsd", parameter: "beta", cost: generalizedJsd, gradient: generalizedJsdLogitGradient },
-  alpha: { label: "α-divergence", role: "jsd", parameter: "alpha", cost: alphaDivergence, gradient: alphaDivergenceLogitGradient },
-  skewed_forward_kl: { label: "skewed forward KL", role: "forward-kl", parameter: "skew", cost: skewedForwardKl, gradient: skewedForwardKlLogitGradient },
-  skewed_reverse_kl: { label: "skewed reverse KL", role: "reverse-kl", parameter: "skew", cost: skewedReverseKl, gradient: skewedReverseKlLogitGradient },
+  forward_kl: {
+    label: "forward KL",
+    role: "forward-kl",
+    cost: forwardKl,
+    gradient: forwardKlLogitGradient,
+  },
+  reverse_kl: {
+    label: "reverse KL",
+    role: "reverse-kl",
+    cost: reverseKl,
+    gradient: reverseKlLogitGradient,
+  },
+  jsd: {
+    label: "JSD(β)",
+    role: "jsd",
+    parameter: "beta",
+    cost: generalizedJsd,
+    gradient: generalizedJsdLogitGradient,
+  },
+  alpha: {
+    label: "α-divergence",
+    role: "jsd",
+    parameter: "alpha",
+    cost: alphaDivergence,
+    gradient: alphaDivergenceLogitGradient,
+  },
+  skewed_forward_kl: {
+    label: "skewed forward KL",
+    role: "forward-kl",
+    parameter: "skew",
+    cost: skewedForwardKl,
+    gradient: skewedForwardKlLogitGradient,
+  },
+  skewed_reverse_kl: {
+    label: "skewed reverse KL",
+    role: "reverse-kl",
+    parameter: "skew",
+    cost: skewedReverseKl,
+    gradient: skewedReverseKlLogitGradient,
+  },
 };
 const PARAMETERS = {
   beta: { label: "β of the JSD", min: 0, max: 1 },
@@ -91,7 +155,9 @@ function path(student, teacher, gradient) {
 const FIELD = (() => {
   const points = [];
   const n = 9;
-  for (let i = 0; i < n; i++) for (let j = 0; j < n - i; j++) points.push([i + 1 / 3, j + 1 / 3, n - i - j - 2 / 3].map((x) => x / n));
+  for (let i = 0; i < n; i++)
+    for (let j = 0; j < n - i; j++)
+      points.push([i + 1 / 3, j + 1 / 3, n - i - j - 2 / 3].map((x) => x / n));
   return points.filter((p) => Math.min(...p) > 0.02);
 })();
 
@@ -100,24 +166,53 @@ function render({ model, el }) {
   const names = ["student", "teacher", "objective", "beta", "alpha", "skew", "token"];
   const initial = Object.fromEntries(names.map((name) => [name, model.get(name)]));
   const self = state(model, names, update);
-  const descended = () => (offered.includes(self.get("objective")) ? self.get("objective") : offered[0]);
+  const descended = () =>
+    offered.includes(self.get("objective")) ? self.get("objective") : offered[0];
   const evaluate = (key, which, p, q) => {
     const { parameter } = OBJECTIVES[key];
-    return parameter ? OBJECTIVES[key][which](p, q, self.get(parameter)) : OBJECTIVES[key][which](p, q);
+    return parameter
+      ? OBJECTIVES[key][which](p, q, self.get(parameter))
+      : OBJECTIVES[key][which](p, q);
   };
 
   const inputs = ["student", "teacher"].map((who) =>
-    bars({ title: who === "student" ? "student p" : "teacher q", role: who, name: who, tokens: TOKENS, setProbability, onchange: (p) => self.set({ [who]: p }) }));
+    bars({
+      title: who === "student" ? "student p" : "teacher q",
+      role: who,
+      name: who,
+      tokens: TOKENS,
+      setProbability,
+      onchange: (p) => self.set({ [who]: p }),
+    }),
+  );
   const objective = choice({
-    label: "Descend", name: "objective",
-    options: offered.map((key) => ({ value: key, label: OBJECTIVES[key].label, role: OBJECTIVES[key].role })),
+    label: "Descend",
+    name: "objective",
+    options: offered.map((key) => ({
+      value: key,
+      label: OBJECTIVES[key].label,
+      role: OBJECTIVES[key].role,
+    })),
     onchange: (key) => self.set({ objective: key }),
   });
   const parameters = Object.entries(PARAMETERS)
     .filter(([key]) => offered.some((name) => OBJECTIVES[name].parameter === key))
-    .map(([key, { label, min, max }]) => ({ key, ...slider({ label, min, max, step: 0.01, name: key, role: key === "skew" ? undefined : "jsd", oninput: (x) => self.set({ [key]: x }) }) }));
+    .map(([key, { label, min, max }]) => ({
+      key,
+      ...slider({
+        label,
+        min,
+        max,
+        step: 0.01,
+        name: key,
+        role: key === "skew" ? undefined : "jsd",
+        oninput: (x) => self.set({ [key]: x }),
+      }),
+    }));
   const token = choice({
-    label: "Shade for", name: "token", options: TOKENS.map((name, index) => ({ value: index + 1, label: name })),
+    label: "Shade for",
+    name: "token",
+    options: TOKENS.map((name, index) => ({ value: index + 1, label: name })),
     onchange: (index) => self.set({ token: Number(index) }),
   });
 
@@ -131,18 +226,49 @@ function render({ model, el }) {
   const picture = fieldPicture((who, p) => self.set({ [who]: p }));
   const says = sentence();
 
-  card(el, "Push and pull",
-    toolbar(PRESETS.map(([label, values]) => button(label, () => self.set(values))),
-      button("Take one step", () => {
-        const [p, q] = [self.get("student"), self.get("teacher")];
-        self.set({ student: floored(step(p, evaluate(descended(), "gradient", p, q), STEP), 0.005) });
-      }, { title: `one gradient step of size ${STEP} on the logits` }),
-      button("Reset", () => self.set(initial))),
-    html("div", { class: "opd-columns" },
-      html("div", {}, inputs.map((each) => each.element), objective.element, parameters.map((each) => each.element), pushes.element),
-      html("div", {}, picture.element, token.element,
-        html("p", { class: "opd-note" }, "Bars: the push of each objective, in the order of the table. In the triangle, drag the two points. Arrows: the way the student moves under the chosen objective; line: its path towards the teacher. Grey: here forward KL lowers the logit of the shaded token while reverse KL raises it."))),
-    numbers.element, says);
+  card(
+    el,
+    "Push and pull",
+    toolbar(
+      PRESETS.map(([label, values]) => button(label, () => self.set(values))),
+      button(
+        "Take one step",
+        () => {
+          const [p, q] = [self.get("student"), self.get("teacher")];
+          self.set({
+            student: floored(step(p, evaluate(descended(), "gradient", p, q), STEP), 0.005),
+          });
+        },
+        { title: `one gradient step of size ${STEP} on the logits` },
+      ),
+      button("Reset", () => self.set(initial)),
+    ),
+    html(
+      "div",
+      { class: "opd-columns" },
+      html(
+        "div",
+        {},
+        inputs.map((each) => each.element),
+        objective.element,
+        parameters.map((each) => each.element),
+        pushes.element,
+      ),
+      html(
+        "div",
+        {},
+        picture.element,
+        token.element,
+        html(
+          "p",
+          { class: "opd-note" },
+          "Bars: the push of each objective, in the order of the table. In the triangle, drag the two points. Arrows: the way the student moves under the chosen objective; line: its path towards the teacher. Grey: here forward KL lowers the logit of the shaded token while reverse KL raises it.",
+        ),
+      ),
+    ),
+    numbers.element,
+    says,
+  );
 
   function update() {
     const [p, q, chosen] = [self.get("student"), self.get("teacher"), descended()];
@@ -153,9 +279,21 @@ function render({ model, el }) {
     token.update(self.get("token"));
     parameters.forEach(({ key, update: show }) => show(self.get(key)));
     pushes.update(gradients);
-    numbers.update(logRatio(p, q).map((ratio, v) => [p[v], q[v], { value: ratio, text: signed(ratio) },
-      ...gradients.map((g) => ({ value: g[v], text: `${signed(g[v])} ${direction(g[v]).arrow}`, mark: gradients.some((other) => other[v] * g[v] < -1e-12) ? "odd" : "" }))]));
-    picture.update(p, q, self.get("token") - 1, OBJECTIVES[chosen].role, (x, y) => evaluate(chosen, "gradient", x, y));
+    numbers.update(
+      logRatio(p, q).map((ratio, v) => [
+        p[v],
+        q[v],
+        { value: ratio, text: signed(ratio) },
+        ...gradients.map((g) => ({
+          value: g[v],
+          text: `${signed(g[v])} ${direction(g[v]).arrow}`,
+          mark: gradients.some((other) => other[v] * g[v] < -1e-12) ? "odd" : "",
+        })),
+      ]),
+    );
+    picture.update(p, q, self.get("token") - 1, OBJECTIVES[chosen].role, (x, y) =>
+      evaluate(chosen, "gradient", x, y),
+    );
     says.textContent = words(p, q, self.get("token") - 1, chosen);
   }
 
@@ -165,9 +303,10 @@ function render({ model, el }) {
     const forward = direction(forwardKlLogitGradient(p, q)[j]).word;
     const reverse = direction(reverseKlLogitGradient(p, q)[j]).word;
     const cost = evaluate(chosen, "cost", p, q);
-    const verdict = forward === reverse
-      ? `both forward and reverse KL ${forward.replace(/s$/, "")} it`
-      : `forward KL ${forward} it, but reverse KL ${reverse} it: its log-ratio ${number(ratio)} is ${ratio < divergence ? "below" : "above"} the average, KL(p‖q) = ${number(divergence)}`;
+    const verdict =
+      forward === reverse
+        ? `both forward and reverse KL ${forward.replace(/s$/, "")} it`
+        : `forward KL ${forward} it, but reverse KL ${reverse} it: its log-ratio ${number(ratio)} is ${ratio < divergence ? "below" : "above"} the average, KL(p‖q) = ${number(divergence)}`;
     return `${TOKENS[j]} has ${number(p[j])} from the student and ${number(q[j])} from the teacher; ${verdict}. The ${OBJECTIVES[chosen].label} from here is ${number(cost, 3)}.`;
   }
 
@@ -180,25 +319,54 @@ function pushChart(offered) {
   const row = 14 * offered.length + 12;
   const height = row * 3 + 22;
   const [middle, reach] = [190, 140];
-  const group = TOKENS.map((_, v) => offered.map((key, i) => svg("rect", { class: "opd-fill", style: `--role: var(--opd-${OBJECTIVES[key].role})`, height: 10, y: 18 + v * row + i * 14 })));
-  const heads = TOKENS.map((_, v) => offered.map((key, i) => svg("path", { class: "opd-fill", style: `--role: var(--opd-${OBJECTIVES[key].role})` })));
-  const frame = svg("svg", { viewBox: `0 0 360 ${height}`, role: "img", "aria-label": "Push on each token's logit in one descent step; the same numbers are in the table" },
+  const group = TOKENS.map((_, v) =>
+    offered.map((key, i) =>
+      svg("rect", {
+        class: "opd-fill",
+        style: `--role: var(--opd-${OBJECTIVES[key].role})`,
+        height: 10,
+        y: 18 + v * row + i * 14,
+      }),
+    ),
+  );
+  const heads = TOKENS.map((_, v) =>
+    offered.map((key, i) =>
+      svg("path", { class: "opd-fill", style: `--role: var(--opd-${OBJECTIVES[key].role})` }),
+    ),
+  );
+  const frame = svg(
+    "svg",
+    {
+      viewBox: `0 0 360 ${height}`,
+      role: "img",
+      "aria-label":
+        "Push on each token's logit in one descent step; the same numbers are in the table",
+    },
     svg("text", { x: middle - 8, y: 10, "text-anchor": "end" }, "◀ lowered"),
     svg("text", { x: middle + 8, y: 10 }, "raised ▶"),
     TOKENS.map((name, v) => svg("text", { x: 4, y: 18 + v * row + row / 2 - 4 }, name)),
-    svg("path", { class: "opd-axis", d: `M${middle} 14V${height}` }), group, heads);
+    svg("path", { class: "opd-axis", d: `M${middle} 14V${height}` }),
+    group,
+    heads,
+  );
   return {
     element: frame,
     update(gradients) {
-      const scale = reach / Math.max(0.5, ...gradients.flat().map(Math.abs).filter(Number.isFinite));
-      gradients.forEach((g, i) => g.forEach((x, v) => {
-        const length = Number.isFinite(x) ? -x * scale : -Math.sign(x) * reach;
-        const y = 18 + v * row + i * 14;
-        const tip = middle + length;
-        const head = Math.sign(length) * Math.min(7, Math.abs(length));
-        put(group[v][i], { x: Math.min(middle, tip - head), width: Math.max(Math.abs(length - head), 0) });
-        put(heads[v][i], { d: `M${tip} ${y + 5}L${tip - head} ${y - 2}V${y + 12}Z` });
-      }));
+      const scale =
+        reach / Math.max(0.5, ...gradients.flat().map(Math.abs).filter(Number.isFinite));
+      gradients.forEach((g, i) =>
+        g.forEach((x, v) => {
+          const length = Number.isFinite(x) ? -x * scale : -Math.sign(x) * reach;
+          const y = 18 + v * row + i * 14;
+          const tip = middle + length;
+          const head = Math.sign(length) * Math.min(7, Math.abs(length));
+          put(group[v][i], {
+            x: Math.min(middle, tip - head),
+            width: Math.max(Math.abs(length - head), 0),
+          });
+          put(heads[v][i], { d: `M${tip} ${y + 5}L${tip - head} ${y - 2}V${y + 12}Z` });
+        }),
+      );
     },
   };
 }
@@ -207,9 +375,18 @@ function fieldPicture(moved) {
   const regions = [0, 1].map(() => svg("path", { class: "opd-region" }));
   const arrows = svg("path", { class: "opd-arrow" });
   const line = svg("path", { class: "opd-path" });
-  const handles = { teacher: triangle.handle("teacher", "teacher", (q) => moved("teacher", q)), student: triangle.handle("student", "student", (p) => moved("student", p)) };
-  const element = triangle.frame("The probability triangle: student, teacher, descent field and path. The bars set the same two points.",
-    regions, arrows, line, handles.teacher.element, handles.student.element);
+  const handles = {
+    teacher: triangle.handle("teacher", "teacher", (q) => moved("teacher", q)),
+    student: triangle.handle("student", "student", (p) => moved("student", p)),
+  };
+  const element = triangle.frame(
+    "The probability triangle: student, teacher, descent field and path. The bars set the same two points.",
+    regions,
+    arrows,
+    line,
+    handles.teacher.element,
+    handles.student.element,
+  );
   Object.values(handles).forEach((handle) => handle.attach(element));
   let shaded = "";
   return {
@@ -218,7 +395,9 @@ function fieldPicture(moved) {
       const key = JSON.stringify([q, token]);
       if (key !== shaded) {
         shaded = key;
-        disagreement(q, token).forEach((polygon, i) => put(regions[i], { d: `${triangle.path(polygon)}Z` }));
+        disagreement(q, token).forEach((polygon, i) =>
+          put(regions[i], { d: `${triangle.path(polygon)}Z` }),
+        );
       }
       const strokes = FIELD.map((point) => {
         const speed = velocity(point, gradient(point, q));
@@ -230,8 +409,10 @@ function fieldPicture(moved) {
         const size = 15 * Math.min(1, 0.35 + Math.sqrt(length) / 8);
         const [ux, uy] = [(dx / length) * size, (dy / length) * size];
         const [tx, ty] = [x + ux / 2, y + uy / 2];
-        return `M${(x - ux / 2).toFixed(1)} ${(y - uy / 2).toFixed(1)}L${tx.toFixed(1)} ${ty.toFixed(1)}`
-          + `M${(tx - 0.3 * ux + 0.2 * uy).toFixed(1)} ${(ty - 0.3 * uy - 0.2 * ux).toFixed(1)}L${tx.toFixed(1)} ${ty.toFixed(1)}L${(tx - 0.3 * ux - 0.2 * uy).toFixed(1)} ${(ty - 0.3 * uy + 0.2 * ux).toFixed(1)}`;
+        return (
+          `M${(x - ux / 2).toFixed(1)} ${(y - uy / 2).toFixed(1)}L${tx.toFixed(1)} ${ty.toFixed(1)}` +
+          `M${(tx - 0.3 * ux + 0.2 * uy).toFixed(1)} ${(ty - 0.3 * uy - 0.2 * ux).toFixed(1)}L${tx.toFixed(1)} ${ty.toFixed(1)}L${(tx - 0.3 * ux - 0.2 * uy).toFixed(1)} ${(ty - 0.3 * uy + 0.2 * ux).toFixed(1)}`
+        );
       });
       put(arrows, { d: strokes.join(""), style: `--role: var(--opd-${role})` });
       put(line, { d: triangle.path(path(p, q, gradient)), style: `--role: var(--opd-${role})` });

@@ -47,7 +47,9 @@ def photograph(directory):
             page.wait_for_selector("[data-mounted]")
             shot = Image.open(io.BytesIO(page.locator(".opd-card").screenshot()))
             path = directory / f"{widget.name}.png"
-            shot.convert("RGB").quantize(48, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)
+            shot.convert("RGB").quantize(
+                48, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE
+            ).save(path, optimize=True)
             paths.append(path)
         browser.close()
     return paths

@@ -11,10 +11,16 @@ export function tokenTree(logits) {
   const vocabulary = logits[0].length;
   const logProbabilities = logits.map((level) => {
     const rows = new Float64Array(level.length);
-    for (let i = 0; i < level.length; i += vocabulary) rows.set(logSoftmax(level.subarray(i, i + vocabulary)), i);
+    for (let i = 0; i < level.length; i += vocabulary)
+      rows.set(logSoftmax(level.subarray(i, i + vocabulary)), i);
     return rows;
   });
-  return { vocabulary, length: logits.length, logProbabilities, probabilities: logProbabilities.map((level) => level.map(Math.exp)) };
+  return {
+    vocabulary,
+    length: logits.length,
+    logProbabilities,
+    probabilities: logProbabilities.map((level) => level.map(Math.exp)),
+  };
 }
 
 // Standard normal numbers, Box and Muller's two at a time.
@@ -50,24 +56,36 @@ export function randomTrees(vocabulary, length, seed, distance) {
     latest = { key, logits, moves: numbers.filter((_, i) => i % 2), student: tokenTree(logits) };
   }
   const { logits, moves, student } = latest;
-  return [student, tokenTree(logits.map((level, t) => level.map((z, i) => z + distance * moves[t][i])))];
+  return [
+    student,
+    tokenTree(logits.map((level, t) => level.map((z, i) => z + distance * moves[t][i]))),
+  ];
 }
 
 // The same distribution after every prefix.
-export const repeated = (p, length) => tokenTree(Array.from({ length }, (_, t) =>
-  Float64Array.from({ length: p.length ** (t + 1) }, (__, i) => Math.log(p[i % p.length]))));
+export const repeated = (p, length) =>
+  tokenTree(
+    Array.from({ length }, (_, t) =>
+      Float64Array.from({ length: p.length ** (t + 1) }, (__, i) => Math.log(p[i % p.length])),
+    ),
+  );
 
 // The probability of passing each prefix, level by level, and last of each sequence.
 export function chances(tree) {
   const levels = [Float64Array.of(1)];
-  for (const p of tree.probabilities) levels.push(p.map((x, i) => x * levels.at(-1)[Math.floor(i / tree.vocabulary)]));
+  for (const p of tree.probabilities)
+    levels.push(p.map((x, i) => x * levels.at(-1)[Math.floor(i / tree.vocabulary)]));
   return levels;
 }
 
 // ---- costs along every sequence: (S, T) ----
 
-const along = (tree, values) => Array.from({ length: tree.vocabulary ** tree.length }, (_, sequence) =>
-  Array.from({ length: tree.length }, (__, t) => values(t, Math.floor(sequence / tree.vocabulary ** (tree.length - 1 - t)))));
+const along = (tree, values) =>
+  Array.from({ length: tree.vocabulary ** tree.length }, (_, sequence) =>
+    Array.from({ length: tree.length }, (__, t) =>
+      values(t, Math.floor(sequence / tree.vocabulary ** (tree.length - 1 - t))),
+    ),
+  );
 
 export const tokenCosts = (student, teacher) =>
   along(student, (t, i) => student.logProbabilities[t][i] - teacher.logProbabilities[t][i]);
@@ -90,10 +108,17 @@ export function stateValues(student, costs, gamma) {
 
 // FIPO: how the log-probabilities of a token and of those after it have moved since `old`.
 export const futureKl = (student, old, gamma, ratioLimit) =>
-  tokenCosts(student, old).map((row) => discountedReturn(row.map((x) => (x <= Math.log(ratioLimit) ? x : 0)), gamma));
+  tokenCosts(student, old).map((row) =>
+    discountedReturn(
+      row.map((x) => (x <= Math.log(ratioLimit) ? x : 0)),
+      gamma,
+    ),
+  );
 
 export const fipoWeight = (student, old, gamma, low, high, ratioLimit) =>
-  futureKl(student, old, gamma, ratioLimit).map((row) => row.map((x) => Math.min(Math.max(Math.exp(x), 1 - low), 1 + high)));
+  futureKl(student, old, gamma, ratioLimit).map((row) =>
+    row.map((x) => Math.min(Math.max(Math.exp(x), 1 - low), 1 + high)),
+  );
 
 // ---- bias and variance of the discounted reward-to-go, for every γ at once ----
 
@@ -109,13 +134,23 @@ export function lagMoments(student, teacher, signal) {
   let [ones, twos] = [new Float64Array(0), new Float64Array(0)]; // of the level below
   for (let t = T - 1; t >= 0; t--) {
     const [L, rows] = [T - t, V ** t];
-    const [p, logP, logQ] = [student.probabilities[t], student.logProbabilities[t], teacher.logProbabilities[t]];
+    const [p, logP, logQ] = [
+      student.probabilities[t],
+      student.logProbabilities[t],
+      teacher.logProbabilities[t],
+    ];
     const [nextOnes, nextTwos] = [new Float64Array(rows * L), new Float64Array(rows * L * L)];
-    const [cost, expected, product] = [new Float64Array(V * L), new Float64Array(L), new Float64Array(L * L)];
+    const [cost, expected, product] = [
+      new Float64Array(V * L),
+      new Float64Array(L),
+      new Float64Array(L * L),
+    ];
     for (let s = 0; s < rows; s++) {
       const here = s * V;
       const visit = visits[t][s];
-      const divergence = sampled ? 0 : kl(p.subarray(here, here + V), teacher.probabilities[t].subarray(here, here + V));
+      const divergence = sampled
+        ? 0
+        : kl(p.subarray(here, here + V), teacher.probabilities[t].subarray(here, here + V));
       let [squares, squaresOfLocal, localMean] = [0, 0, 0];
       expected.fill(0);
       product.fill(0);
@@ -140,20 +175,28 @@ export function lagMoments(student, teacher, signal) {
           for (let l = 0; l <= k; l++) {
             const x = l ? twos[(i * (L - 1) + k - 1) * (L - 1) + l - 1] : cost[at] * cost[at + k];
             product[k * L + l] += p[i] * x;
-            second[k * T + l] += l || sampled ? visit * p[i] * length * x : k ? own * cost[at + k] : 0;
-            mean[k * T + l] += visit * visit * gradient * (l || sampled ? p[i] * (cost[at + l] - expected[l]) : local(i));
+            second[k * T + l] +=
+              l || sampled ? visit * p[i] * length * x : k ? own * cost[at + k] : 0;
+            mean[k * T + l] +=
+              visit *
+              visit *
+              gradient *
+              (l || sampled ? p[i] * (cost[at + l] - expected[l]) : local(i));
           }
         }
       }
       if (!sampled) second[0] += visit * squaresOfLocal;
       for (let k = 0; k < L; k++) {
         nextOnes[s * L + k] = expected[k];
-        for (let l = 0; l < L; l++) nextTwos[(s * L + k) * L + l] = product[Math.max(k, l) * L + Math.min(k, l)];
+        for (let l = 0; l < L; l++)
+          nextTwos[(s * L + k) * L + l] = product[Math.max(k, l) * L + Math.min(k, l)];
       }
     }
     [ones, twos] = [nextOnes, nextTwos];
   }
-  for (const moments of [second, mean]) for (let k = 0; k < T; k++) for (let l = k + 1; l < T; l++) moments[k * T + l] = moments[l * T + k];
+  for (const moments of [second, mean])
+    for (let k = 0; k < T; k++)
+      for (let l = k + 1; l < T; l++) moments[k * T + l] = moments[l * T + k];
   return [second, mean];
 }
 
@@ -162,11 +205,18 @@ export function lagMoments(student, teacher, signal) {
 export function biasAndVariance([second, mean]) {
   const T = Math.sqrt(mean.length);
   const [bias, variance] = [Array(2 * T - 1).fill(0), Array(2 * T - 1).fill(0)];
-  for (let k = 0; k < T; k++) for (let l = 0; l < T; l++) {
-    const x = mean[k * T + l];
-    variance[k + l] += second[k * T + l] - x;
-    if (k && l) [[k + l, x], [k, -x], [l, -x], [0, x]].forEach(([power, term]) => (bias[power] += term));
-  }
+  for (let k = 0; k < T; k++)
+    for (let l = 0; l < T; l++) {
+      const x = mean[k * T + l];
+      variance[k + l] += second[k * T + l] - x;
+      if (k && l)
+        [
+          [k + l, x],
+          [k, -x],
+          [l, -x],
+          [0, x],
+        ].forEach(([power, term]) => (bias[power] += term));
+    }
   return [bias, variance];
 }
 
@@ -175,11 +225,13 @@ export function squaredBias(mean, gamma) {
   const T = Math.sqrt(mean.length);
   let [short, total] = [0, 0]; // γ^k - 1, as (γ - 1) (1 + γ + ...)
   const shorts = Array.from({ length: T }, (_, k) => (k ? (short = short * gamma + gamma - 1) : 0));
-  for (let k = 1; k < T; k++) for (let l = 1; l < T; l++) total += shorts[k] * shorts[l] * mean[k * T + l];
+  for (let k = 1; k < T; k++)
+    for (let l = 1; l < T; l++) total += shorts[k] * shorts[l] * mean[k * T + l];
   return Math.max(total, 0);
 }
 
-export const polynomial = (coefficients, x) => coefficients.reduceRight((total, c) => total * x + c, 0);
+export const polynomial = (coefficients, x) =>
+  coefficients.reduceRight((total, c) => total * x + c, 0);
 
 // The γ in [0, 1] at which |bias|² + variance/samples is least: an end, or where the slope
 // turns from falling to rising; it may do so more than once.
@@ -198,5 +250,7 @@ export function leastErrorGamma([bias, variance], samples) {
     }
     candidates.push(high);
   }
-  return candidates.reduce((best, x) => (polynomial(error, x) < polynomial(error, best) ? x : best));
+  return candidates.reduce((best, x) =>
+    polynomial(error, x) < polynomial(error, best) ? x : best,
+  );
 }

@@ -1,4 +1,4 @@
 """The claims of the book, each with what shows it."""
 
-from opd_toy.ledger.claims import *  # noqa: F403
-from opd_toy.ledger.claims import _study  # noqa: F401
+from opd_toy.ledger.claims import *
+from opd_toy.ledger.claims import _study

@@ -63,8 +63,14 @@ class _WithGradient(torch.autograd.Function):
             )
         gradients, ctx.gradients = ctx.gradients, None
         if not (upstream.is_cpu and upstream == 1):
-            gradients = [gradient if gradient is None else _scaled(gradient, upstream) for gradient in gradients]
-        return None, *(gradient if gradient is None else gradient.to(dtype) for gradient, dtype in zip(gradients, ctx.dtypes))
+            gradients = [
+                gradient if gradient is None else _scaled(gradient, upstream)
+                for gradient in gradients
+            ]
+        return None, *(
+            gradient if gradient is None else gradient.to(dtype)
+            for gradient, dtype in zip(gradients, ctx.dtypes)
+        )
 
 
 def _scaled(gradient, upstream):
@@ -75,7 +81,9 @@ def _scaled(gradient, upstream):
 
 def device_kernels(*tensors):
     """``opd_toy.lm.kernels`` where it serves these tensors, on a GPU and with Triton installed; else None."""
-    if not tensors[0].is_cuda or any(tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16) for tensor in tensors):
+    if not tensors[0].is_cuda or any(
+        tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16) for tensor in tensors
+    ):
         return None
     return _kernels(tensors[0].device)
 
@@ -101,13 +109,27 @@ def token_scale(like, shape, mask, weights, normalizer):
             shaped(name, value, shape)
     valid = valid_tokens(mask, shape, like.device)
     dtype = working_dtype(like)
-    scale = valid.to(dtype) if weights is None else torch.where(valid, weights.detach().to(like.device, dtype), 0.0)
+    scale = (
+        valid.to(dtype)
+        if weights is None
+        else torch.where(valid, weights.detach().to(like.device, dtype), 0.0)
+    )
     if normalizer is None:
         return scale / valid.sum().clamp_min(1)
-    one_number = normalizer.numel() == 1 if isinstance(normalizer, torch.Tensor) else isinstance(normalizer, numbers.Real)
+    one_number = (
+        normalizer.numel() == 1
+        if isinstance(normalizer, torch.Tensor)
+        else isinstance(normalizer, numbers.Real)
+    )
     if not one_number or not normalizer > 0:
-        raise ValueError(f"normalizer is {_quote(normalizer)}; give one number above 0, such as the count of valid tokens")
-    return scale / (normalizer.detach().to(like.device).reshape(()) if isinstance(normalizer, torch.Tensor) else normalizer)
+        raise ValueError(
+            f"normalizer is {_quote(normalizer)}; give one number above 0, such as the count of valid tokens"
+        )
+    return scale / (
+        normalizer.detach().to(like.device).reshape(())
+        if isinstance(normalizer, torch.Tensor)
+        else normalizer
+    )
 
 
 def valid_tokens(mask, shape, device):
@@ -122,7 +144,10 @@ def blocks(*tensors):
     """A few rows at a time of tensors (..., V) or (...) with equal leading axes, as views (n, V) or (n,)."""
     leading = tensors[0].ndim - 1
     try:
-        flat = [tensor.view(-1, *tensor.shape[leading:]) if tensor.numel() else None for tensor in tensors]
+        flat = [
+            tensor.view(-1, *tensor.shape[leading:]) if tensor.numel() else None
+            for tensor in tensors
+        ]
     except RuntimeError:  # such as logits[:, :-1]: not one block of memory, but each text is
         for parts in zip(*(tensor.unbind(0) for tensor in tensors)):
             yield from blocks(*parts)
@@ -192,20 +217,26 @@ def float_tensor(name, value, last="V"):
     if not value.is_floating_point():
         raise ValueError(f"{name} has dtype {value.dtype}; give a float tensor")
     if last and (value.ndim == 0 or value.shape[-1] == 0):
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; give (..., {last}) with {last} at least 1")
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; give (..., {last}) with {last} at least 1"
+        )
     return value
 
 
 def same_device(first, a, second, b):
     if a.device != b.device:
-        raise ValueError(f"{first} is on {a.device} and {second} on {b.device}; move both to one device")
+        raise ValueError(
+            f"{first} is on {a.device} and {second} on {b.device}; move both to one device"
+        )
 
 
 def shaped(name, value, shape):
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"{name} is {_quote(value)}; give a tensor of shape {tuple(shape)}")
     if tuple(value.shape) != tuple(shape):
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; give one entry a token, shape {tuple(shape)}")
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; give one entry a token, shape {tuple(shape)}"
+        )
     return value
 
 
@@ -214,4 +245,6 @@ def _zero_or_one(name, mask):
         raise ValueError(f"{name} is {_quote(mask)}; give a tensor with one entry a token")
     if mask.dtype != torch.bool and ((mask != 0) & (mask != 1)).any():
         wrong = mask[(mask != 0) & (mask != 1)][0].item()
-        raise ValueError(f"{name} holds {wrong!r}; give True or 1 for a valid token and False or 0 for another (from labels: labels != -100)")
+        raise ValueError(
+            f"{name} holds {wrong!r}; give True or 1 for a valid token and False or 0 for another (from labels: labels != -100)"
+        )

@@ -46,7 +46,13 @@ import torch
 import triton
 import triton.language as tl
 
-OBJECTIVES = ("reverse_kl", "forward_kl", "generalized_jsd", "skewed_forward_kl", "skewed_reverse_kl")
+OBJECTIVES = (
+    "reverse_kl",
+    "forward_kl",
+    "generalized_jsd",
+    "skewed_forward_kl",
+    "skewed_reverse_kl",
+)
 WARPS = 4
 BLOCK = 4096  # logits of a tile
 PROGRAMS_BETWEEN = 2  # that a multiprocessor starts between two stages of a row: a wait is met a few microseconds after the start
@@ -86,16 +92,33 @@ def divergence(objective, z, y, factor, out=None, temperature=1.0, mixing=0.0):
     factor = factor.reshape(-1).contiguous()
     width = 16 // max(z.element_size(), y.element_size())  # 16 bytes a thread and a read
     warps = min(WARPS, triton.next_power_of_2(triton.cdiv(vocabulary, 32 * width)))
-    steps = max(1, min(BLOCK // (32 * warps * width), triton.next_power_of_2(triton.cdiv(vocabulary, 32 * warps * width))))
+    steps = max(
+        1,
+        min(
+            BLOCK // (32 * warps * width),
+            triton.next_power_of_2(triton.cdiv(vocabulary, 32 * warps * width)),
+        ),
+    )
     tiles = triton.cdiv(vocabulary, 32 * warps * width * steps)
     stages = 2 if objective in ("reverse_kl", "forward_kl") else 3
     together = max(1, TILES_TOGETHER // tiles)
     totals = []
     for start in range(0, rows, together):
         count = min(together, rows - start)
-        lag = min(count, _lag(z.device, stages, tiles, vocabulary * (z.element_size() + y.element_size() + place.element_size())))
+        lag = min(
+            count,
+            _lag(
+                z.device,
+                stages,
+                tiles,
+                vocabulary * (z.element_size() + y.element_size() + place.element_size()),
+            ),
+        )
         counters = torch.zeros(1 + (stages - 1) * count, dtype=torch.int32, device=z.device)
-        of_tiles, of_rows, values = (torch.empty(count * size, dtype=torch.float32, device=z.device) for size in (TILE_FIELDS_COUNT.value * tiles, ROW_FIELDS_COUNT.value, tiles))
+        of_tiles, of_rows, values = (
+            torch.empty(count * size, dtype=torch.float32, device=z.device)
+            for size in (TILE_FIELDS_COUNT.value * tiles, ROW_FIELDS_COUNT.value, tiles)
+        )
         with _on(z.device):
             _divergence_kernel[((count + (stages - 1) * lag) * tiles,)](
                 own, other, place, factor, counters, of_tiles, of_rows, values,
@@ -114,7 +137,9 @@ def scale_(gradient, factor):
     elements = gradient.numel()
     if elements:
         with _on(gradient.device):
-            _scale_kernel[(triton.cdiv(elements, 16 * BLOCK),)](gradient, factor, elements, STEPS=16, BLOCK=BLOCK, num_warps=WARPS)
+            _scale_kernel[(triton.cdiv(elements, 16 * BLOCK),)](
+                gradient, factor, elements, STEPS=16, BLOCK=BLOCK, num_warps=WARPS
+            )
     return gradient
 
 
@@ -127,7 +152,13 @@ def _three_axes(tensor):
 def _lag(device, stages, tiles, row_bytes):
     """Rows between a stage of a row and the next: as many as are started meanwhile, but no more than stay in the L2."""
     l2, multiprocessors = _device(device)
-    return max(1, min(triton.cdiv(PROGRAMS_BETWEEN * multiprocessors, tiles), l2 // (L2_SHARE * (stages - 1) * row_bytes)))
+    return max(
+        1,
+        min(
+            triton.cdiv(PROGRAMS_BETWEEN * multiprocessors, tiles),
+            l2 // (L2_SHARE * (stages - 1) * row_bytes),
+        ),
+    )
 
 
 @functools.cache
@@ -140,7 +171,9 @@ def _device(device):
 
 
 def _on(device):
-    return torch.cuda.device(device if device.type == "cuda" else -1)  # -1: none, in the interpreter
+    return torch.cuda.device(
+        device if device.type == "cuda" else -1
+    )  # -1: none, in the interpreter
 
 
 # --- the kernel --------------------------------------------------------------------------
@@ -166,43 +199,128 @@ def _divergence_kernel(
     first_row = number // tiles
     last_row = first_row - LAST * lag
     first_factor = tl.load(FACTOR + start + first_row, mask=first_row < rows, other=0.0)
-    last_factor = tl.load(FACTOR + start + last_row, mask=(last_row >= 0) & (last_row < rows), other=0.0)
-    token = tile * (LANES * WIDTH * STEPS) + tl.arange(0, LANES)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    last_factor = tl.load(
+        FACTOR + start + last_row, mask=(last_row >= 0) & (last_row < rows), other=0.0
+    )
+    token = (
+        tile * (LANES * WIDTH * STEPS)
+        + tl.arange(0, LANES)[:, None] * WIDTH
+        + tl.arange(0, WIDTH)[None, :]
+    )
     if first_factor != 0:
-        own, other = _row(OWN, start + first_row, inner, own_outer, own_inner), _row(OTHER, start + first_row, inner, other_outer, other_inner)
+        own, other = (
+            _row(OWN, start + first_row, inner, own_outer, own_inner),
+            _row(OTHER, start + first_row, inner, other_outer, other_inner),
+        )
         fields = TILE_FIELDS + first_row * TILE_FIELDS_COUNT * tiles
-        _statistics(own, other, fields + tile, token, vocabulary, tiles, LOG2_E * inverse_temperature, KL, LANES, WIDTH, STEPS)
+        _statistics(
+            own,
+            other,
+            fields + tile,
+            token,
+            vocabulary,
+            tiles,
+            LOG2_E * inverse_temperature,
+            KL,
+            LANES,
+            WIDTH,
+            STEPS,
+        )
         if tl.atomic_add(COUNTERS + 1 + first_row, 1, sem="acq_rel") == tiles - 1:
-            _combine(fields, ROW_FIELDS + first_row * ROW_FIELDS_COUNT, tiles, inverse_temperature, KL, TILES)
+            _combine(
+                fields,
+                ROW_FIELDS + first_row * ROW_FIELDS_COUNT,
+                tiles,
+                inverse_temperature,
+                KL,
+                TILES,
+            )
             tl.atomic_add(COUNTERS + 1 + first_row, 1, sem="release")
     if not KL:
         row = first_row - lag
         if tl.load(FACTOR + start + row, mask=(row >= 0) & (row < rows), other=0.0) != 0:
-            own, other = _row(OWN, start + row, inner, own_outer, own_inner), _row(OTHER, start + row, inner, other_outer, other_inner)
+            own, other = (
+                _row(OWN, start + row, inner, own_outer, own_inner),
+                _row(OTHER, start + row, inner, other_outer, other_inner),
+            )
             fields = TILE_FIELDS + row * TILE_FIELDS_COUNT * tiles
             _wait(COUNTERS + 1 + row, tiles)
-            _moments(own, other, fields + tile, ROW_FIELDS + row * ROW_FIELDS_COUNT, token, vocabulary, tiles, mixing, rest, inverse_temperature, OBJECTIVE, LANES, WIDTH, STEPS)
+            _moments(
+                own,
+                other,
+                fields + tile,
+                ROW_FIELDS + row * ROW_FIELDS_COUNT,
+                token,
+                vocabulary,
+                tiles,
+                mixing,
+                rest,
+                inverse_temperature,
+                OBJECTIVE,
+                LANES,
+                WIDTH,
+                STEPS,
+            )
             if tl.atomic_add(COUNTERS + 1 + rows + row, 1, sem="acq_rel") == tiles - 1:
                 tl.store(ROW_FIELDS + row * ROW_FIELDS_COUNT + 5, _total(fields, tiles, TILES))
-                tl.store(ROW_FIELDS + row * ROW_FIELDS_COUNT + 6, _total(fields + tiles, tiles, TILES))
+                tl.store(
+                    ROW_FIELDS + row * ROW_FIELDS_COUNT + 6, _total(fields + tiles, tiles, TILES)
+                )
                 tl.atomic_add(COUNTERS + 1 + rows + row, 1, sem="release")
     if (last_row >= 0) & (last_row < rows):
         out = _row(OUT, start + last_row, inner, out_outer, out_inner)
         value = 0.0
         if last_factor != 0:
-            own, other = _row(OWN, start + last_row, inner, own_outer, own_inner), _row(OTHER, start + last_row, inner, other_outer, other_inner)
+            own, other = (
+                _row(OWN, start + last_row, inner, own_outer, own_inner),
+                _row(OTHER, start + last_row, inner, other_outer, other_inner),
+            )
             fields = ROW_FIELDS + last_row * ROW_FIELDS_COUNT
             scale = last_factor * inverse_temperature
             _wait(COUNTERS + 1 + (LAST - 1) * rows + last_row, tiles)
             if KL:
-                value = _finish_kl(own, other, out, fields, tile, token, vocabulary, scale, inverse_temperature, OBJECTIVE, WRITE, LANES, WIDTH, STEPS)
+                value = _finish_kl(
+                    own,
+                    other,
+                    out,
+                    fields,
+                    tile,
+                    token,
+                    vocabulary,
+                    scale,
+                    inverse_temperature,
+                    OBJECTIVE,
+                    WRITE,
+                    LANES,
+                    WIDTH,
+                    STEPS,
+                )
             else:
-                value = _finish_mixture(own, other, out, fields, tile, token, vocabulary, scale, mixing, rest, inverse_temperature, OBJECTIVE, WRITE, LANES, WIDTH, STEPS)
+                value = _finish_mixture(
+                    own,
+                    other,
+                    out,
+                    fields,
+                    tile,
+                    token,
+                    vocabulary,
+                    scale,
+                    mixing,
+                    rest,
+                    inverse_temperature,
+                    OBJECTIVE,
+                    WRITE,
+                    LANES,
+                    WIDTH,
+                    STEPS,
+                )
             value *= last_factor
         elif WRITE:
             for step in range(STEPS):
                 at = token + step * (LANES * WIDTH)
-                tl.store(out + at, tl.zeros([LANES, WIDTH], OUT.dtype.element_ty), mask=at < vocabulary)
+                tl.store(
+                    out + at, tl.zeros([LANES, WIDTH], OUT.dtype.element_ty), mask=at < vocabulary
+                )
         tl.store(VALUES + last_row * tiles + tile, value)
 
 
@@ -242,30 +360,64 @@ def _or_zero(largest):
 
 
 @triton.jit
-def _statistics(own, other, FIELD, token, vocabulary, tiles, to_base_2, KL: tl.constexpr, LANES: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr):
+def _statistics(
+    own,
+    other,
+    FIELD,
+    token,
+    vocabulary,
+    tiles,
+    to_base_2,
+    KL: tl.constexpr,
+    LANES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    STEPS: tl.constexpr,
+):
     """First stage: the fields of a tile."""
     largest_a = tl.full([LANES], -INFINITY, tl.float32)
     largest_b = tl.full([LANES], -INFINITY, tl.float32)
-    sum_a, sum_b, total, shift = tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.float32)
-    next_a, next_b = tl.load(own + token, mask=token < vocabulary, other=-INFINITY), tl.load(other + token, mask=token < vocabulary, other=-INFINITY)
+    sum_a, sum_b, total, shift = (
+        tl.zeros([LANES], tl.float32),
+        tl.zeros([LANES], tl.float32),
+        tl.zeros([LANES], tl.float32),
+        tl.zeros([LANES], tl.float32),
+    )
+    next_a, next_b = (
+        tl.load(own + token, mask=token < vocabulary, other=-INFINITY),
+        tl.load(other + token, mask=token < vocabulary, other=-INFINITY),
+    )
     for step in range(STEPS):
         a, b = next_a.to(tl.float32), next_b.to(tl.float32)
         at = token + (step + 1) * (LANES * WIDTH)  # on its way while this step is computed
         ahead = (at < vocabulary) & (step + 1 < STEPS)
-        next_a, next_b = tl.load(own + at, mask=ahead, other=-INFINITY), tl.load(other + at, mask=ahead, other=-INFINITY)
+        next_a, next_b = (
+            tl.load(own + at, mask=ahead, other=-INFINITY),
+            tl.load(other + at, mask=ahead, other=-INFINITY),
+        )
         before_a, before_b = largest_a, largest_b
-        largest_a, largest_b = tl.maximum(largest_a, tl.max(a, 1)), tl.maximum(largest_b, tl.max(b, 1))
+        largest_a, largest_b = (
+            tl.maximum(largest_a, tl.max(a, 1)),
+            tl.maximum(largest_b, tl.max(b, 1)),
+        )
         above_a, above_b = _or_zero(largest_a), _or_zero(largest_b)
-        fade_a, fade_b = tl.exp2((before_a - above_a) * to_base_2), tl.exp2((before_b - above_b) * to_base_2)
+        fade_a, fade_b = (
+            tl.exp2((before_a - above_a) * to_base_2),
+            tl.exp2((before_b - above_b) * to_base_2),
+        )
         e = tl.exp2((a - above_a[:, None]) * to_base_2)
         if KL:
             before = shift
             shift = above_a - above_b
-            total = (total + sum_a * (before - shift)) * fade_a + tl.sum(e * ((a - b) - shift[:, None]), 1)
+            total = (total + sum_a * (before - shift)) * fade_a + tl.sum(
+                e * ((a - b) - shift[:, None]), 1
+            )
         sum_a = sum_a * fade_a + tl.sum(e, 1)
         sum_b = sum_b * fade_b + tl.sum(tl.exp2((b - above_b[:, None]) * to_base_2), 1)
     most_a, most_b = _max_of_two(largest_a, largest_b)
-    share_a, share_b = tl.exp2((largest_a - _or_zero(most_a)) * to_base_2), tl.exp2((largest_b - _or_zero(most_b)) * to_base_2)
+    share_a, share_b = (
+        tl.exp2((largest_a - _or_zero(most_a)) * to_base_2),
+        tl.exp2((largest_b - _or_zero(most_b)) * to_base_2),
+    )
     all_a, all_b = _sum_of_two(share_a * sum_a, share_b * sum_b)
     tl.store(FIELD, most_a)
     tl.store(FIELD + tiles, all_a)
@@ -274,18 +426,32 @@ def _statistics(own, other, FIELD, token, vocabulary, tiles, to_base_2, KL: tl.c
     if KL:
         above_a, above_b = _or_zero(most_a), _or_zero(most_b)
         total += sum_a * (shift - (above_a - above_b))
-        all_total, at_barred, elsewhere = tl.sum(tl.where(share_a == 0, 0.0, share_a * total), 0), -INFINITY, most_a
+        all_total, at_barred, elsewhere = (
+            tl.sum(tl.where(share_a == 0, 0.0, share_a * total), 0),
+            -INFINITY,
+            most_a,
+        )
         if (tl.abs(all_total) < MOST) == 0:  # some logit is -inf, or NaN
             total = tl.zeros([LANES], tl.float32)
-            barred_a, open_a = tl.full([LANES], -INFINITY, tl.float32), tl.full([LANES], -INFINITY, tl.float32)
+            barred_a, open_a = (
+                tl.full([LANES], -INFINITY, tl.float32),
+                tl.full([LANES], -INFINITY, tl.float32),
+            )
             for step in range(STEPS):
-                a, b = _read(own, token + step * (LANES * WIDTH), vocabulary), _read(other, token + step * (LANES * WIDTH), vocabulary)
+                a, b = (
+                    _read(own, token + step * (LANES * WIDTH), vocabulary),
+                    _read(other, token + step * (LANES * WIDTH), vocabulary),
+                )
                 e, barred = tl.exp2((a - above_a) * to_base_2), b == -INFINITY
                 ratio = tl.where(barred, a - above_a, (a - b) - (above_a - above_b))
                 total += tl.sum(tl.where(e > 0, e * ratio, 0.0), 1)
                 barred_a = tl.maximum(barred_a, tl.max(tl.where(barred, a, -INFINITY), 1))
                 open_a = tl.maximum(open_a, tl.max(tl.where(barred, -INFINITY, a), 1))
-            all_total, at_barred, elsewhere = tl.sum(total, 0), tl.max(barred_a, 0), tl.max(open_a, 0)
+            all_total, at_barred, elsewhere = (
+                tl.sum(total, 0),
+                tl.max(barred_a, 0),
+                tl.max(open_a, 0),
+            )
         tl.store(FIELD + 4 * tiles, all_total)
         tl.store(FIELD + 5 * tiles, at_barred)
         tl.store(FIELD + 6 * tiles, elsewhere)
@@ -295,12 +461,23 @@ def _statistics(own, other, FIELD, token, vocabulary, tiles, to_base_2, KL: tl.c
 def _combine(FIELD, ROW, tiles, inverse_temperature, KL: tl.constexpr, TILES: tl.constexpr):
     """The fields of a row from those of its tiles.  A row of -inf only makes NaN, as it does on the CPU."""
     to_base_2 = LOG2_E * inverse_temperature
-    largest_as, sum_as = _fields(FIELD, tiles, -INFINITY, TILES), _fields(FIELD + tiles, tiles, 0.0, TILES)
-    largest_bs, sum_bs = _fields(FIELD + 2 * tiles, tiles, -INFINITY, TILES), _fields(FIELD + 3 * tiles, tiles, 0.0, TILES)
+    largest_as, sum_as = (
+        _fields(FIELD, tiles, -INFINITY, TILES),
+        _fields(FIELD + tiles, tiles, 0.0, TILES),
+    )
+    largest_bs, sum_bs = (
+        _fields(FIELD + 2 * tiles, tiles, -INFINITY, TILES),
+        _fields(FIELD + 3 * tiles, tiles, 0.0, TILES),
+    )
     largest_a, largest_b = tl.max(largest_as, 0), tl.max(largest_bs, 0)
     share = tl.exp2((largest_as - largest_a) * to_base_2)
-    sum_a, sum_b = tl.sum(share * sum_as, 0), tl.sum(tl.exp2((largest_bs - largest_b) * to_base_2) * sum_bs, 0)
-    logs = tl.log(sum_a / sum_b)  # near 0 where the models are close; each log alone would be rounded at its own size
+    sum_a, sum_b = (
+        tl.sum(share * sum_as, 0),
+        tl.sum(tl.exp2((largest_bs - largest_b) * to_base_2) * sum_bs, 0),
+    )
+    logs = tl.log(
+        sum_a / sum_b
+    )  # near 0 where the models are close; each log alone would be rounded at its own size
     tl.store(ROW, largest_a)
     tl.store(ROW + 1, largest_b)
     tl.store(ROW + 2, 1.0 / sum_a)
@@ -308,11 +485,17 @@ def _combine(FIELD, ROW, tiles, inverse_temperature, KL: tl.constexpr, TILES: tl
     tl.store(ROW + 4, logs)
     if KL:
         totals = _fields(FIELD + 4 * tiles, tiles, 0.0, TILES)
-        turned = totals + sum_as * ((_or_zero(largest_as) - _or_zero(largest_bs)) - (largest_a - largest_b))
-        mean = tl.sum(tl.where(share > 0, share * turned, 0.0), 0) / sum_a * inverse_temperature - logs
+        turned = totals + sum_as * (
+            (_or_zero(largest_as) - _or_zero(largest_bs)) - (largest_a - largest_b)
+        )
+        mean = (
+            tl.sum(tl.where(share > 0, share * turned, 0.0), 0) / sum_a * inverse_temperature - logs
+        )
         at_barred = tl.max(_fields(FIELD + 5 * tiles, tiles, -INFINITY, TILES), 0)
         elsewhere = tl.max(_fields(FIELD + 6 * tiles, tiles, -INFINITY, TILES), 0)
-        infinite = (tl.exp2((at_barred - largest_a) * to_base_2) * (1.0 / sum_a) > 0) & (logs == logs)
+        infinite = (tl.exp2((at_barred - largest_a) * to_base_2) * (1.0 / sum_a) > 0) & (
+            logs == logs
+        )
         beyond = tl.exp2((elsewhere - largest_a) * to_base_2) * (1.0 / sum_a) > 0
         turned = totals + sum_as * (_or_zero(largest_as) - largest_a)
         tl.store(ROW + 5, tl.where(infinite, INFINITY, mean))
@@ -343,7 +526,13 @@ def _finish_kl(
 ):  # fmt: skip
     """Last stage of the KLs: writes a tile of the gradient and returns the tile's part of the value."""
     to_base_2 = LOG2_E * inverse_temperature
-    largest_a, largest_b, inverse_a, inverse_b, logs = _number(ROW), _number(ROW + 1), _number(ROW + 2), _number(ROW + 3), _number(ROW + 4)
+    largest_a, largest_b, inverse_a, inverse_b, logs = (
+        _number(ROW),
+        _number(ROW + 1),
+        _number(ROW + 2),
+        _number(ROW + 3),
+        _number(ROW + 4),
+    )
     mean, kind, entropy = _number(ROW + 5), _number(ROW + 6), _number(ROW + 7)
     shift, bent = largest_a - largest_b, tl.zeros([LANES], tl.float32)
     small = mean < NEAR_ZERO
@@ -353,15 +542,26 @@ def _finish_kl(
         mine = tl.exp2((a - largest_a) * to_base_2) * inverse_a
         ratio = ((a - b) - shift) * inverse_temperature - logs  # log own/other
         if small:
-            bent += tl.sum(_bregman(mine, _clamp(ratio, LARGE, logs), tl.exp2((b - largest_b) * to_base_2) * inverse_b), 1)
+            bent += tl.sum(
+                _bregman(
+                    mine,
+                    _clamp(ratio, LARGE, logs),
+                    tl.exp2((b - largest_b) * to_base_2) * inverse_b,
+                ),
+                1,
+            )
         if WRITE:
             if OBJECTIVE == "reverse_kl":
                 if kind == 0:
                     gradient = tl.where(mine == 0, 0.0, mine * (ratio - mean))
                 elif kind == 1:  # as in losses._centred
-                    gradient = tl.where(mine > 0, tl.where(b == -INFINITY, INFINITY, -INFINITY), 0.0)
+                    gradient = tl.where(
+                        mine > 0, tl.where(b == -INFINITY, INFINITY, -INFINITY), 0.0
+                    )
                 else:  # the gradient of the sum of p log p
-                    gradient = tl.where(mine > 0, mine * ((a - largest_a) - entropy) * inverse_temperature, 0.0)
+                    gradient = tl.where(
+                        mine > 0, mine * ((a - largest_a) - entropy) * inverse_temperature, 0.0
+                    )
             else:  # where they are close p - q would lose its digits
                 yours = tl.exp2((b - largest_b) * to_base_2) * inverse_b
                 gradient = tl.where(tl.abs(ratio) < 0.5, -yours * _expm1(ratio), yours - mine)
@@ -377,9 +577,16 @@ def _compare(a, b, ROW, inverse_temperature):
     """p, q and log p/q, bounded as in losses._bounded; where both models bar a token p and q are 0."""
     to_base_2 = LOG2_E * inverse_temperature
     largest_a, largest_b = _number(ROW), _number(ROW + 1)
-    p, q = tl.exp2((a - largest_a) * to_base_2) * _number(ROW + 2), tl.exp2((b - largest_b) * to_base_2) * _number(ROW + 3)
+    p, q = (
+        tl.exp2((a - largest_a) * to_base_2) * _number(ROW + 2),
+        tl.exp2((b - largest_b) * to_base_2) * _number(ROW + 3),
+    )
     logs = _number(ROW + 4)
-    return p, q, _clamp(((a - b) - (largest_a - largest_b)) * inverse_temperature - logs, BOUND, logs)
+    return (
+        p,
+        q,
+        _clamp(((a - b) - (largest_a - largest_b)) * inverse_temperature - logs, BOUND, logs),
+    )
 
 
 @triton.jit
@@ -408,7 +615,9 @@ def _moments(
     value, mean = tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.float32)
     for step in range(STEPS):
         at = token + step * (LANES * WIDTH)
-        p, q, d = _compare(_read(own, at, vocabulary), _read(other, at, vocabulary), ROW, inverse_temperature)
+        p, q, d = _compare(
+            _read(own, at, vocabulary), _read(other, at, vocabulary), ROW, inverse_temperature
+        )
         ratio, g = _to_mixture(d, mixing, rest, OBJECTIVE)
         mean += tl.sum(p * g, 1)
         if OBJECTIVE == "generalized_jsd":
@@ -434,19 +643,25 @@ def _finish_mixture(
         scale *= rest
     for step in range(STEPS):
         at = token + step * (LANES * WIDTH)
-        p, q, d = _compare(_read(own, at, vocabulary), _read(other, at, vocabulary), ROW, inverse_temperature)
+        p, q, d = _compare(
+            _read(own, at, vocabulary), _read(other, at, vocabulary), ROW, inverse_temperature
+        )
         ratio, g = _to_mixture(d, mixing, rest, OBJECTIVE)
         if small:
             if OBJECTIVE == "generalized_jsd":
                 mixture = p + mixing * (q - p)
                 to_q = -_log_share(rest, mixing, d)[0]
-                bent += tl.sum(mixing * _bregman(q, to_q, mixture) + rest * _bregman(p, ratio, mixture), 1)
+                bent += tl.sum(
+                    mixing * _bregman(q, to_q, mixture) + rest * _bregman(p, ratio, mixture), 1
+                )
             elif OBJECTIVE == "skewed_forward_kl":
                 bent += tl.sum(_bregman(q, ratio, p + mixing * (q - p)), 1)
             else:
                 bent += tl.sum(_bregman(p, ratio, q + mixing * (p - q)), 1)
         if WRITE:
-            tl.store(out + at, (p * (g - mean) * scale).to(out.dtype.element_ty), mask=at < vocabulary)
+            tl.store(
+                out + at, (p * (g - mean) * scale).to(out.dtype.element_ty), mask=at < vocabulary
+            )
     part = tl.where(tile == 0, value, 0.0)
     if small:
         part = tl.sum(bent, 0)
@@ -477,7 +692,18 @@ def _clamp(x, bound, logs):
 def _bregman(p, ratio, other):
     """p * ratio + other - p >= 0 from ratio = log p/other, as in losses._divergence."""
     r = tl.where(tl.abs(ratio) < 0.5, ratio, 0.0)
-    series = r * r * (0.5 + r * (-1 / 6 + r * (1 / 24 + r * (-1 / 120 + r * (1 / 720 + r * (-1 / 5040 + r * (1 / 40320)))))))
+    series = (
+        r
+        * r
+        * (
+            0.5
+            + r
+            * (
+                -1 / 6
+                + r * (1 / 24 + r * (-1 / 120 + r * (1 / 720 + r * (-1 / 5040 + r * (1 / 40320)))))
+            )
+        )
+    )
     bent = p * tl.where(tl.abs(ratio) < 0.5, series, ratio + (tl.exp2(-ratio * LOG2_E) - 1))
     return tl.where(ratio < FAR_BELOW, p * (ratio - 1) + other, bent)
 
@@ -485,7 +711,18 @@ def _bregman(p, ratio, other):
 @triton.jit
 def _expm1(x):
     """exp(x) - 1 to 2e-7 relative."""
-    series = x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x * (1 / 5040 + x * (1 / 40320))))))))
+    series = x * (
+        1
+        + x
+        * (
+            1 / 2
+            + x
+            * (
+                1 / 6
+                + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x * (1 / 5040 + x * (1 / 40320)))))
+            )
+        )
+    )
     return tl.where(tl.abs(x) < 0.5, series, tl.exp2(x * LOG2_E) - 1)
 
 
@@ -496,7 +733,11 @@ def _log_share(weight, rest, x):
     away = weight * growth
     near = tl.abs(away) < 0.5
     share = tl.where(near, 1 + away, rest + weight * tl.exp2(x * LOG2_E))
-    return tl.log(share) + tl.where(near, away - (share - 1), 0.0), growth, share  # what 1 + away has lost of away is put back
+    return (
+        tl.log(share) + tl.where(near, away - (share - 1), 0.0),
+        growth,
+        share,
+    )  # what 1 + away has lost of away is put back
 
 
 @triton.jit

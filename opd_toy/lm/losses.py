@@ -23,8 +23,28 @@ import math
 import torch
 
 from opd_toy import _validate
-from opd_toy.lm._shared import any_of, device_kernels, each_block, float_tensor, in_threads, keep_freed_memory, same_device, token_count, token_scale, with_gradient, working_dtype
-from opd_toy.lm.sampled import discounted_return, fipo_weight, group_advantage, grpo_loss, policy_gradient_loss, sft_loss, token_log_probabilities
+from opd_toy.lm._shared import (
+    any_of,
+    device_kernels,
+    each_block,
+    float_tensor,
+    in_threads,
+    keep_freed_memory,
+    same_device,
+    token_count,
+    token_scale,
+    with_gradient,
+    working_dtype,
+)
+from opd_toy.lm.sampled import (
+    discounted_return,
+    fipo_weight,
+    group_advantage,
+    grpo_loss,
+    policy_gradient_loss,
+    sft_loss,
+    token_log_probabilities,
+)
 
 __all__ = [
     "discounted_return", "distillation_loss", "fipo_weight", "fused_linear_distillation_loss", "group_advantage", "grpo_loss",
@@ -36,9 +56,13 @@ SUPPORT = ("teacher", "student")
 NEAR_ZERO = 1e-2  # nats; a smaller divergence is summed without cancellation
 FAR_BELOW = -30  # a log ratio whose exponential needs care
 HEAD_BLOCK_BYTES = 20 << 20  # of float32 logits of one model, or an eighth of its head
-HEAD_TILE_BYTES = 1 << 20  # of a float32 head: what stays in the cache of one thread, where matrix products run several times faster
+HEAD_TILE_BYTES = (
+    1 << 20
+)  # of a float32 head: what stays in the cache of one thread, where matrix products run several times faster
 LEAST_TILE_ROWS = 128
-DEVICE_HEAD_BLOCK_BYTES = 512 << 20  # off the CPU: the gradient of the head is read and written once a chunk, so fewer, larger chunks
+DEVICE_HEAD_BLOCK_BYTES = (
+    512 << 20
+)  # off the CPU: the gradient of the head is read and written once a chunk, so fewer, larger chunks
 
 
 # --- the losses --------------------------------------------------------------------------
@@ -63,7 +87,9 @@ def distillation_loss(
     eq-rkl-logit-gradient, eq-fkl-logit-gradient, eq-improve-objective, eq-top-k.
     """
     _check_pair("student_logits", student_logits, "teacher_logits", teacher_logits)
-    _check_vocabulary("student_logits", student_logits.shape[-1], "teacher_logits", teacher_logits.shape[-1])
+    _check_vocabulary(
+        "student_logits", student_logits.shape[-1], "teacher_logits", teacher_logits.shape[-1]
+    )
     rows = _objective(objective, student_logits, student_logits.shape[-1], temperature, parameters)
     scale = token_scale(student_logits, student_logits.shape[:-1], mask, weights, normalizer)
     if overwrite_logits:
@@ -74,8 +100,14 @@ def distillation_loss(
         total, gradient = torch.zeros((), dtype=torch.float64, device=z.device), None
         if wanted and overwrite_logits and z.dtype != torch.float16:
             gradient = z
-        elif wanted:  # float16 cannot hold the gradient of a mean until a loss scale has multiplied it
-            gradient = torch.empty(z.shape, dtype=torch.float32 if z.dtype == torch.float16 else z.dtype, device=z.device)
+        elif (
+            wanted
+        ):  # float16 cannot hold the gradient of a mean until a loss scale has multiplied it
+            gradient = torch.empty(
+                z.shape,
+                dtype=torch.float32 if z.dtype == torch.float16 else z.dtype,
+                device=z.device,
+            )
         total += rows(z, y, scale, gradient)
         return total.to(scale.dtype), [gradient]
 
@@ -95,10 +127,15 @@ def fused_linear_distillation_loss(
     matrices, exact in float32, are left to the tensor cores, and the gradient of the logits
     is rounded to bfloat16 before its products if the student is bfloat16.
     """
-    for name, hidden, weight in (("student", student_hidden, student_weight), ("teacher", teacher_hidden, teacher_weight)):
+    for name, hidden, weight in (
+        ("student", student_hidden, student_weight),
+        ("teacher", teacher_hidden, teacher_weight),
+    ):
         float_tensor(f"{name}_hidden", hidden, "H"), float_tensor(f"{name}_weight", weight, "H")
         if weight.ndim != 2 or hidden.shape[-1] != weight.shape[1] or not len(weight):
-            raise ValueError(f"{name}_hidden has shape {tuple(hidden.shape)} and {name}_weight {tuple(weight.shape)}; give (..., H) and (V, H) with V at least 1")
+            raise ValueError(
+                f"{name}_hidden has shape {tuple(hidden.shape)} and {name}_weight {tuple(weight.shape)}; give (..., H) and (V, H) with V at least 1"
+            )
         same_device("student_hidden", student_hidden, f"{name}_weight", weight)
     _check_pair("student_hidden", student_hidden, "teacher_hidden", teacher_hidden)
     vocabulary = len(student_weight)
@@ -106,15 +143,24 @@ def fused_linear_distillation_loss(
     rows = _objective(objective, student_hidden, vocabulary, temperature, parameters)
     scale = token_scale(student_hidden, student_hidden.shape[:-1], mask, weights, normalizer)
     if chunk_tokens is None:
-        chunk_tokens = max(1, max(_head_block_bytes(student_weight), student_weight.numel() // 2) // (4 * vocabulary))
+        chunk_tokens = max(
+            1,
+            max(_head_block_bytes(student_weight), student_weight.numel() // 2) // (4 * vocabulary),
+        )
         multiple = 128 if chunk_tokens > 128 else 16
-        chunk_tokens -= chunk_tokens % multiple if chunk_tokens > multiple else 0  # matrix products run fastest so
+        chunk_tokens -= (
+            chunk_tokens % multiple if chunk_tokens > multiple else 0
+        )  # matrix products run fastest so
     elif isinstance(chunk_tokens, bool) or not isinstance(chunk_tokens, int) or chunk_tokens < 1:
-        raise ValueError(f"chunk_tokens is {chunk_tokens!r}; give a whole number (an int) of at least 1, or None")
+        raise ValueError(
+            f"chunk_tokens is {chunk_tokens!r}; give a whole number (an int) of at least 1, or None"
+        )
     dtype, device = scale.dtype, scale.device
     head, teacher_head = student_weight.detach(), teacher_weight.detach()
     factors = scale.reshape(-1)
-    hidden, teacher = (x.detach().reshape(len(factors), x.shape[-1]) for x in (student_hidden, teacher_hidden))
+    hidden, teacher = (
+        x.detach().reshape(len(factors), x.shape[-1]) for x in (student_hidden, teacher_hidden)
+    )
 
     def compute(hidden_wanted, weight_wanted):
         total = torch.zeros((), dtype=torch.float64, device=device)
@@ -122,16 +168,29 @@ def fused_linear_distillation_loss(
         to_weight = torch.zeros(head.shape, dtype=dtype, device=device) if weight_wanted else None
         valid = factors.nonzero().flatten()
         z, y = torch.empty(2, min(chunk_tokens, len(valid)), vocabulary, dtype=dtype, device=device)
-        rounded = z.new_empty(z.shape, dtype=torch.bfloat16) if hidden.dtype == torch.bfloat16 and _tensor_cores(hidden, head) else z  # z itself where it need not be
+        rounded = (
+            z.new_empty(z.shape, dtype=torch.bfloat16)
+            if hidden.dtype == torch.bfloat16 and _tensor_cores(hidden, head)
+            else z
+        )  # z itself where it need not be
         for chosen in valid.split(chunk_tokens) if len(valid) else ():
-            h, z, y, factor, gradient = hidden[chosen], z[: len(chosen)], y[: len(chosen)], factors[chosen], rounded[: len(chosen)]
+            h, z, y, factor, gradient = (
+                hidden[chosen],
+                z[: len(chosen)],
+                y[: len(chosen)],
+                factors[chosen],
+                rounded[: len(chosen)],
+            )
             _logits(h, head, z), _logits(teacher[chosen], teacher_head, y)
             total += rows(z, y, factor, gradient if hidden_wanted or weight_wanted else None)
             if hidden_wanted:
                 to_hidden[chosen] = _times_head(gradient, head)
             if weight_wanted:
                 _add_to_head(to_weight, gradient, h)
-        return total.to(dtype), [to_hidden if to_hidden is None else to_hidden.view(student_hidden.shape), to_weight]
+        return total.to(dtype), [
+            to_hidden if to_hidden is None else to_hidden.view(student_hidden.shape),
+            to_weight,
+        ]
 
     return with_gradient(compute, student_hidden, student_weight)
 
@@ -175,7 +234,9 @@ def _each_tile(work, head, like):
     else:
         step = len(head) if head.dtype == like.dtype else _head_block_rows(head)
     total = 0
-    for part in in_threads(work, ((a, min(a + step, len(head))) for a in range(0, len(head), step)), like):
+    for part in in_threads(
+        work, ((a, min(a + step, len(head))) for a in range(0, len(head), step)), like
+    ):
         total = total if part is None else total + part
     return total
 
@@ -228,7 +289,9 @@ def _generalized_jsd(z, y, careful, beta):
         to_q = torch.expm1(d).mul_(1 - beta).log1p_().neg_()
         to_p = d.add_(to_q)
     mixture, mean = lambda: torch.lerp(p, q, beta), _dot(p, to_p)
-    value = beta * _divergence(q, to_q, _dot(q, to_q), mixture) + (1 - beta) * _divergence(p, to_p, mean, mixture)
+    value = beta * _divergence(q, to_q, _dot(q, to_q), mixture) + (1 - beta) * _divergence(
+        p, to_p, mean, mixture
+    )
     return value, _centred(p, to_p, mean, careful).mul_(1 - beta)
 
 
@@ -239,7 +302,9 @@ def _skewed_forward_kl(z, y, careful, skew):
     # M/q; 1 + growth has lost it where p/q and skew are both as small as the rounding
     share = growth + 1 if skew > 1e-2 else d.exp_().mul_(1 - skew).add_(skew)
     g = growth.mul_(1 - skew).div_(share) if skew < 1 else growth.zero_()  # (1-skew)^2 (p - q)/M
-    return _divergence(q, to_q, _dot(q, to_q), lambda: torch.lerp(p, q, skew)), _centred(p, g, _dot(p, g), careful)
+    return _divergence(q, to_q, _dot(q, to_q), lambda: torch.lerp(p, q, skew)), _centred(
+        p, g, _dot(p, g), careful
+    )
 
 
 def _skewed_reverse_kl(z, y, careful, skew):
@@ -257,7 +322,9 @@ def _top_k_reverse_kl(z, y, careful, k, outside, support):
     head = (y if support == "teacher" else z).topk(k, -1).indices
     head_z, head_y = z.gather(-1, head), y.gather(-1, head)
     if outside == "renormalize":
-        head_z = head_z.masked_fill(head_z.isneginf().all(-1, keepdim=True), 0.0)  # a student with nothing there: uniform
+        head_z = head_z.masked_fill(
+            head_z.isneginf().all(-1, keepdim=True), 0.0
+        )  # a student with nothing there: uniform
         value, gradient = _reverse_kl(head_z, head_y, True)
         return value, torch.zeros_like(z).scatter_(-1, head, gradient)
     if outside == "drop":
@@ -268,7 +335,9 @@ def _top_k_reverse_kl(z, y, careful, k, outside, support):
         return _dot(head_p, d), _centred(p, g, _dot(p, g), True)
     rest_z, rest_y = z.scatter(-1, head, -math.inf), y.scatter(-1, head, -math.inf)
     tail_z, tail_y = rest_z.logsumexp(-1, keepdim=True), rest_y.logsumexp(-1, keepdim=True)
-    value, gradient = _reverse_kl(torch.cat([head_z, tail_z], -1), torch.cat([head_y, tail_y], -1), True)
+    value, gradient = _reverse_kl(
+        torch.cat([head_z, tail_z], -1), torch.cat([head_y, tail_y], -1), True
+    )
     share = (rest_z - tail_z).exp_()  # of the tail's probability
     tail = (share * gradient[:, k:]).masked_fill_(rest_z.isneginf() | (share == 0), 0.0)
     return value, tail.scatter_(-1, head, gradient[:, :k])
@@ -298,7 +367,9 @@ def _exponentials(z):
     On the CPU exp2 takes a third of the time of torch's exp.  Tensor.sum adds pairwise;
     torch.softmax adds 150k float32 terms in a few long sums, off by 5e-6.
     """
-    bits = torch.tensor(math.log2(math.e), dtype=z.dtype).item()  # rounded as it will be where it multiplies z
+    bits = torch.tensor(
+        math.log2(math.e), dtype=z.dtype
+    ).item()  # rounded as it will be where it multiplies z
     shift = z.amax(-1, keepdim=True).mul_(-bits)
     p = torch.add(shift, z, alpha=bits).exp2_()
     total = p.sum(-1, keepdim=True)
@@ -330,7 +401,11 @@ def _divergence(p, ratio, value, other):
     if any_of(small):
         if any_of(ratio.amin() < FAR_BELOW):  # a p that is 0 to rounding, but not its m
             bent = p * (ratio + torch.expm1(-ratio.clamp_min(FAR_BELOW)))
-            value = torch.where(small, torch.where(ratio < FAR_BELOW, p * (ratio - 1) + other(), bent).sum(-1), value)
+            value = torch.where(
+                small,
+                torch.where(ratio < FAR_BELOW, p * (ratio - 1) + other(), bent).sum(-1),
+                value,
+            )
         else:
             value = torch.where(small, _dot(p, torch.expm1(-ratio).add_(ratio)), value)
     return value
@@ -348,7 +423,9 @@ def _centred(p, g, mean, careful):
         beyond = (p.masked_fill(barred, 0.0) > 0).any(-1, keepdim=True)
         infinite = torch.where(p > 0, torch.where(barred, math.inf, -math.inf), 0.0)
         finite = torch.where(barred, p.log(), g)
-        finite = p * (finite - _dot(p, finite.masked_fill(p == 0, 0.0)).unsqueeze(-1)).masked_fill(p == 0, 0.0)
+        finite = p * (finite - _dot(p, finite.masked_fill(p == 0, 0.0)).unsqueeze(-1)).masked_fill(
+            p == 0, 0.0
+        )
         return torch.where(barred.any(-1, keepdim=True) & beyond, infinite, finite)
     return g.sub_(mean).mul_(p)
 
@@ -359,7 +436,11 @@ OBJECTIVES = {  # name: (function, parameters that must be given, parameters tha
     "generalized_jsd": (_generalized_jsd, ("beta",), {}),
     "skewed_forward_kl": (_skewed_forward_kl, ("skew",), {}),
     "skewed_reverse_kl": (_skewed_reverse_kl, ("skew",), {}),
-    "top_k_reverse_kl": (_top_k_reverse_kl, ("k",), {"outside": "renormalize", "support": "teacher"}),
+    "top_k_reverse_kl": (
+        _top_k_reverse_kl,
+        ("k",),
+        {"outside": "renormalize", "support": "teacher"},
+    ),
 }
 
 
@@ -368,15 +449,22 @@ def _objective(name, like, vocabulary, temperature, parameters):
     _validate.choice("objective", name, tuple(OBJECTIVES))
     function, required, optional = OBJECTIVES[name]
     if unknown := parameters.keys() - {*required, *optional}:
-        raise ValueError(f"{sorted(unknown)[0]} = {parameters[sorted(unknown)[0]]!r} is no parameter of {name!r}, which takes {', '.join([*required, *optional]) or 'none'}")
+        raise ValueError(
+            f"{sorted(unknown)[0]} = {parameters[sorted(unknown)[0]]!r} is no parameter of {name!r}, which takes {', '.join([*required, *optional]) or 'none'}"
+        )
     if missing := [parameter for parameter in required if parameter not in parameters]:
-        raise ValueError(f"{missing[0]} is missing; {name!r} takes {', '.join([*required, *optional])}")
+        raise ValueError(
+            f"{missing[0]} is missing; {name!r} takes {', '.join([*required, *optional])}"
+        )
     parameters, temperature = optional | parameters, _validate.positive("temperature", temperature)
     for parameter in parameters.keys() & {"beta", "skew"}:
         parameters[parameter] = _validate.fraction(parameter, parameters[parameter])
     if name == "top_k_reverse_kl":
         parameters["k"] = _validate.count("k", parameters["k"], vocabulary)
-        _validate.choice("outside", parameters["outside"], OUTSIDE), _validate.choice("support", parameters["support"], SUPPORT)
+        (
+            _validate.choice("outside", parameters["outside"], OUTSIDE),
+            _validate.choice("support", parameters["support"], SUPPORT),
+        )
     if parameters.get("beta") in (0, 1):
         function, parameters = _reverse_kl if parameters["beta"] else _forward_kl, {}
     elif parameters.get("skew") == 0:
@@ -398,12 +486,16 @@ def _objective(name, like, vocabulary, temperature, parameters):
             z, y = z / temperature, y / temperature
         tried = careful  # by this thread; another may change its mind meanwhile
         value, gradient = function(z, y, tried, **parameters)
-        if not tried and not math.isfinite((value.masked_fill(masked, 0.0) if some_masked else value).sum()):  # a masked vocabulary, likely in all rows
+        if not tried and not math.isfinite(
+            (value.masked_fill(masked, 0.0) if some_masked else value).sum()
+        ):  # a masked vocabulary, likely in all rows
             careful = True
             value, gradient = function(z, y, True, **parameters)
         value = value * factor
         if out is not None:
-            torch.mul(gradient, (factor if temperature == 1 else factor / temperature)[:, None], out=out)
+            torch.mul(
+                gradient, (factor if temperature == 1 else factor / temperature)[:, None], out=out
+            )
         if some_masked:
             value.masked_fill_(masked, 0.0)
             if out is not None:
@@ -413,7 +505,9 @@ def _objective(name, like, vocabulary, temperature, parameters):
     def all_rows(z, y, factor, out=None):
         kernels = device_kernels(z, y)
         if kernels and name in kernels.OBJECTIVES:
-            return kernels.divergence(function.__name__[1:], z, y, factor, out, temperature, *parameters.values())
+            return kernels.divergence(
+                function.__name__[1:], z, y, factor, out, temperature, *parameters.values()
+            )
         return each_block(rows, z, y, factor, *([] if out is None else [out]))
 
     return all_rows
@@ -425,17 +519,28 @@ def _objective(name, like, vocabulary, temperature, parameters):
 def _check_pair(first, student, second, teacher):
     float_tensor(first, student), float_tensor(second, teacher)
     if student.shape[:-1] != teacher.shape[:-1]:
-        raise ValueError(f"{first} has shape {tuple(student.shape)} and {second} {tuple(teacher.shape)}; their leading axes must be equal")
+        raise ValueError(
+            f"{first} has shape {tuple(student.shape)} and {second} {tuple(teacher.shape)}; their leading axes must be equal"
+        )
     same_device(first, student, second, teacher)
 
 
 def _check_vocabulary(first, student, second, teacher):
     if student != teacher:
-        raise ValueError(f"{first} has V = {student} and {second} V = {teacher}; both must have one vocabulary: if the larger is only padded, cut it to the smaller")
+        raise ValueError(
+            f"{first} has V = {student} and {second} V = {teacher}; both must have one vocabulary: if the larger is only padded, cut it to the smaller"
+        )
 
 
 def _check_overwrite(student, teacher):
     if student.is_leaf and student.requires_grad:
-        raise ValueError("overwrite_logits is True and student_logits a leaf, which would lose its values to its gradient; give logits that a model computed, or overwrite_logits=False")
-    if 0 in student.stride() or student.untyped_storage().data_ptr() == teacher.untyped_storage().data_ptr():
-        raise ValueError("overwrite_logits is True and student_logits shares memory with itself (expand) or with teacher_logits; give overwrite_logits=False")
+        raise ValueError(
+            "overwrite_logits is True and student_logits a leaf, which would lose its values to its gradient; give logits that a model computed, or overwrite_logits=False"
+        )
+    if (
+        0 in student.stride()
+        or student.untyped_storage().data_ptr() == teacher.untyped_storage().data_ptr()
+    ):
+        raise ValueError(
+            "overwrite_logits is True and student_logits shares memory with itself (expand) or with teacher_logits; give overwrite_logits=False"
+        )

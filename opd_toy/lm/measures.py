@@ -74,8 +74,14 @@ def exposure(student, teacher, preset, prompts=None):
     """
     asked = questions(teacher, preset, prompts)
     task = preset.task
-    texts = {"own": sample(student, asked.prompts, asked.numbers, task.end, task.pad), "teacher": asked.answers}
-    counts = {name: response_mask(each, task.prompt_length, task.end).sum(0) for name, each in texts.items()}
+    texts = {
+        "own": sample(student, asked.prompts, asked.numbers, task.end, task.pad),
+        "teacher": asked.answers,
+    }
+    counts = {
+        name: response_mask(each, task.prompt_length, task.end).sum(0)
+        for name, each in texts.items()
+    }
     reached = min(int((count >= 2).sum()) for count in counts.values())
     rows = {}
     for name, each in texts.items():
@@ -83,7 +89,11 @@ def exposure(student, teacher, preset, prompts=None):
         mean = kl.sum(0) / count
         there = response_mask(each, task.prompt_length, task.end)[:, :reached]
         variance = (there * (kl - mean) ** 2).sum(0) / (count - 1)
-        rows[name] = {"kl": mean.tolist(), "error": (variance / count).sqrt().tolist(), "count": count.tolist()}
+        rows[name] = {
+            "kl": mean.tolist(),
+            "error": (variance / count).sqrt().tolist(),
+            "count": count.tolist(),
+        }
     return rows
 
 
@@ -93,7 +103,10 @@ def gain(student, teacher, preset, prompts=None):
     Exact for each prompt, so that the error is that of the choice of prompts alone.
     """
     asked = questions(teacher, preset, prompts)
-    own, others = (order_probabilities(model, preset.task, asked.workings).sum(1) for model in (student, teacher))
+    own, others = (
+        order_probabilities(model, preset.task, asked.workings).sum(1)
+        for model in (student, teacher)
+    )
     return float((own - others).mean()), float((own - others).std() / math.sqrt(len(own)))
 
 
@@ -104,13 +117,18 @@ def gain(student, teacher, preset, prompts=None):
 def text_kls(first, second, task, texts):
     """KL(first||second) at each of the T positions of ``texts`` (B, P + T), 0 after the end: (B, T) float64."""
     mask = response_mask(texts, task.prompt_length, task.end)
-    parts = [position_kls(*(response_logits(model, part, task) for model in (first, second))) for part in _chunks(first, task, texts)]
+    parts = [
+        position_kls(*(response_logits(model, part, task) for model in (first, second)))
+        for part in _chunks(first, task, texts)
+    ]
     return torch.where(mask, torch.cat(parts), 0.0)
 
 
 def position_kls(first_logits, second_logits):
     """KL(first||second) of logits (..., V), exact, in float64: (...).  A token that both bar (-inf) counts for nothing."""
-    log_p, log_q = (torch.log_softmax(logits.double(), -1) for logits in (first_logits, second_logits))
+    log_p, log_q = (
+        torch.log_softmax(logits.double(), -1) for logits in (first_logits, second_logits)
+    )
     p = log_p.exp()
     return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
 
@@ -119,7 +137,12 @@ def position_kls(first_logits, second_logits):
 def text_log_probabilities(model, task, texts):
     """log probability of the responses of ``texts`` (B, P + T) given their prompts: (B,) float64."""
     mask = response_mask(texts, task.prompt_length, task.end)
-    logs = [token_log_probabilities(response_logits(model, part, task).double(), part[:, task.prompt_length :]) for part in _chunks(model, task, texts)]
+    logs = [
+        token_log_probabilities(
+            response_logits(model, part, task).double(), part[:, task.prompt_length :]
+        )
+        for part in _chunks(model, task, texts)
+    ]
     return torch.where(mask, torch.cat(logs), 0.0).sum(1)
 
 
@@ -137,7 +160,9 @@ def _chunks(model, task, texts):
 
 def order_probabilities(model, task, workings):
     """Probability of each right working (M, orders, P + T) given its prompt: (M, orders) float64."""
-    return text_log_probabilities(model, task, workings.flatten(0, 1)).view(workings.shape[:2]).exp()
+    return (
+        text_log_probabilities(model, task, workings.flatten(0, 1)).view(workings.shape[:2]).exp()
+    )
 
 
 def order_entropy(orders):
@@ -156,14 +181,33 @@ _ASKED = weakref.WeakKeyDictionary()  # the teacher's answers, drawn once
 
 def questions(teacher, preset, prompts=None):
     """The ``Questions`` of a preset, answered by ``teacher``, on its device."""
-    count, task, device = prompts or preset.distillation.evaluation_prompts, preset.task, teacher.head.weight.device
-    key = (preset, count, prompts is None, device, torch.is_autocast_enabled(device.type), tuple(weight._version for weight in teacher.parameters()))
+    count, task, device = (
+        prompts or preset.distillation.evaluation_prompts,
+        preset.task,
+        teacher.head.weight.device,
+    )
+    key = (
+        preset,
+        count,
+        prompts is None,
+        device,
+        torch.is_autocast_enabled(device.type),
+        tuple(weight._version for weight in teacher.parameters()),
+    )
     kept = _ASKED.setdefault(teacher, {})
     if key not in kept:
         asked = task.prompts(count, SEED, split="test").to(device)
-        own, others = (uniforms(SEED, "answers", who, shape=(count, task.length)).to(device) for who in ("student", "teacher"))
+        own, others = (
+            uniforms(SEED, "answers", who, shape=(count, task.length)).to(device)
+            for who in ("student", "teacher")
+        )
         most = (MODE_TEXTS if prompts is None else 8 * MODE_TEXTS) // len(task.orders)
-        kept[key] = Questions(asked, own, sample(teacher, asked, others, task.end, task.pad), right_workings(task, asked[: max(1, most)]))
+        kept[key] = Questions(
+            asked,
+            own,
+            sample(teacher, asked, others, task.end, task.pad),
+            right_workings(task, asked[: max(1, most)]),
+        )
     return kept[key]
 
 
@@ -171,5 +215,7 @@ def right_workings(task, prompts):
     """Every right working of ``prompts`` (M, P), in the order of ``task.orders``: (M, orders, P + T)."""
     probabilities = task.order_probabilities
     middle = probabilities.cumsum(0) - probabilities / 2  # the number that draws each order
-    texts = task.demonstrations(prompts.repeat_interleave(len(middle), 0), middle.repeat(len(prompts)).to(prompts.device))
+    texts = task.demonstrations(
+        prompts.repeat_interleave(len(middle), 0), middle.repeat(len(prompts)).to(prompts.device)
+    )
     return texts.view(len(prompts), len(middle), -1)

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 import torch
 
 from opd_toy.lm._shared import each_block, working_dtype
-from opd_toy.lm.losses import distillation_loss, group_advantage, grpo_loss, policy_gradient_loss, sft_loss, token_log_probabilities
+from opd_toy.lm.losses import (
+    distillation_loss,
+    group_advantage,
+    grpo_loss,
+    policy_gradient_loss,
+    sft_loss,
+    token_log_probabilities,
+)
 from opd_toy.lm.measures import position_kls
 
 BETA = 0.5  # of the JSD: how much of the mixture is the teacher's
@@ -63,43 +70,118 @@ def sft(batch):
 
 def full_vocabulary(objective, **parameters):
     """A divergence of the two distributions at each position, all tokens weighed."""
-    return lambda batch: distillation_loss(batch.student_logits, batch.teacher_logits, objective, batch.mask, normalizer=batch.normalizer, **parameters)
+    return lambda batch: distillation_loss(
+        batch.student_logits,
+        batch.teacher_logits,
+        objective,
+        batch.mask,
+        normalizer=batch.normalizer,
+        **parameters,
+    )
 
 
 def policy_gradient(gamma):
     """The drawn tokens alone, each weighed by its own cost and the later ones', discounted by gamma."""
-    return lambda batch: policy_gradient_loss(*log_probabilities(batch), batch.mask, gamma, normalizer=batch.normalizer)
+    return lambda batch: policy_gradient_loss(
+        *log_probabilities(batch), batch.mask, gamma, normalizer=batch.normalizer
+    )
 
 
 def policy_gradient_with_baseline(batch):
-    return policy_gradient_loss(*log_probabilities(batch), batch.mask, baseline=position_kl(batch.student_logits, batch.teacher_logits), normalizer=batch.normalizer)
+    return policy_gradient_loss(
+        *log_probabilities(batch),
+        batch.mask,
+        baseline=position_kl(batch.student_logits, batch.teacher_logits),
+        normalizer=batch.normalizer,
+    )
 
 
 def policy_gradient_with_reward(batch):
-    return policy_gradient_loss(*log_probabilities(batch), batch.mask, reward=group_advantage(batch.reward, batch.group), alpha=ALPHA, normalizer=batch.normalizer)
+    return policy_gradient_loss(
+        *log_probabilities(batch),
+        batch.mask,
+        reward=group_advantage(batch.reward, batch.group),
+        alpha=ALPHA,
+        normalizer=batch.normalizer,
+    )
 
 
 def reward_alone(batch):
-    return grpo_loss(token_log_probabilities(batch.student_logits, batch.tokens), batch.reward, batch.mask, batch.group, normalizer=batch.normalizer)
+    return grpo_loss(
+        token_log_probabilities(batch.student_logits, batch.tokens),
+        batch.reward,
+        batch.mask,
+        batch.group,
+        normalizer=batch.normalizer,
+    )
 
 
 # --- the table ---------------------------------------------------------------------------
 
 METHODS = {
     "sft": Method("teacher", sft, "the teacher's texts, -log p of their tokens", teacher=False),
-    "seqkd": Method("teacher", full_vocabulary("forward_kl"), "the teacher's texts, forward KL(q||p) at each position"),
-    "off_policy_reverse_kl": Method("teacher", full_vocabulary("reverse_kl"), "the teacher's texts, reverse KL(p||q) at each position"),
-    "on_policy_forward_kl": Method("student", full_vocabulary("forward_kl"), "the student's own texts, forward KL(q||p) at each position"),
-    "gkd": Method("student", full_vocabulary("reverse_kl"), "the student's own texts, reverse KL(p||q) at each position"),
-    "jsd": Method("student", full_vocabulary("generalized_jsd", beta=BETA), f"the student's own texts, JSD of beta = {BETA:g} at each position"),
-    "pg_0": Method("student", policy_gradient(0.0), "policy gradient, the cost of the token alone (gamma = 0)"),
-    "pg_0.5": Method("student", policy_gradient(0.5), "policy gradient, later costs discounted by gamma = 0.5"),
-    "pg_0.9": Method("student", policy_gradient(0.9), "policy gradient, later costs discounted by gamma = 0.9"),
-    "pg_1": Method("student", policy_gradient(1.0), "policy gradient, all later costs (gamma = 1): the sequence KL"),
-    "pg_baseline": Method("student", policy_gradient_with_baseline, "policy gradient, gamma = 0, less the exact KL of the position"),
-    "top_k": Method("student", full_vocabulary("top_k_reverse_kl", k=K, outside="renormalize"), f"the student's own texts, reverse KL over the teacher's {K} likeliest tokens, renormalised"),
-    "opd_reward": Method("student", policy_gradient_with_reward, f"policy gradient, gamma = 0, less {ALPHA:g} nat for a unit of the reward's group advantage", grouped=True),
-    "rlvr": Method("student", reward_alone, "the reward's group advantage alone, no teacher (GRPO)", teacher=False, grouped=True),
+    "seqkd": Method(
+        "teacher",
+        full_vocabulary("forward_kl"),
+        "the teacher's texts, forward KL(q||p) at each position",
+    ),
+    "off_policy_reverse_kl": Method(
+        "teacher",
+        full_vocabulary("reverse_kl"),
+        "the teacher's texts, reverse KL(p||q) at each position",
+    ),
+    "on_policy_forward_kl": Method(
+        "student",
+        full_vocabulary("forward_kl"),
+        "the student's own texts, forward KL(q||p) at each position",
+    ),
+    "gkd": Method(
+        "student",
+        full_vocabulary("reverse_kl"),
+        "the student's own texts, reverse KL(p||q) at each position",
+    ),
+    "jsd": Method(
+        "student",
+        full_vocabulary("generalized_jsd", beta=BETA),
+        f"the student's own texts, JSD of beta = {BETA:g} at each position",
+    ),
+    "pg_0": Method(
+        "student", policy_gradient(0.0), "policy gradient, the cost of the token alone (gamma = 0)"
+    ),
+    "pg_0.5": Method(
+        "student", policy_gradient(0.5), "policy gradient, later costs discounted by gamma = 0.5"
+    ),
+    "pg_0.9": Method(
+        "student", policy_gradient(0.9), "policy gradient, later costs discounted by gamma = 0.9"
+    ),
+    "pg_1": Method(
+        "student",
+        policy_gradient(1.0),
+        "policy gradient, all later costs (gamma = 1): the sequence KL",
+    ),
+    "pg_baseline": Method(
+        "student",
+        policy_gradient_with_baseline,
+        "policy gradient, gamma = 0, less the exact KL of the position",
+    ),
+    "top_k": Method(
+        "student",
+        full_vocabulary("top_k_reverse_kl", k=K, outside="renormalize"),
+        f"the student's own texts, reverse KL over the teacher's {K} likeliest tokens, renormalised",
+    ),
+    "opd_reward": Method(
+        "student",
+        policy_gradient_with_reward,
+        f"policy gradient, gamma = 0, less {ALPHA:g} nat for a unit of the reward's group advantage",
+        grouped=True,
+    ),
+    "rlvr": Method(
+        "student",
+        reward_alone,
+        "the reward's group advantage alone, no teacher (GRPO)",
+        teacher=False,
+        grouped=True,
+    ),
 }
 
 
@@ -115,12 +197,16 @@ def find_method(name):
 
 def log_probabilities(batch):
     """log p and log q of the drawn tokens, (B, T) each."""
-    return token_log_probabilities(batch.student_logits, batch.tokens), token_log_probabilities(batch.teacher_logits, batch.tokens)
+    return token_log_probabilities(batch.student_logits, batch.tokens), token_log_probabilities(
+        batch.teacher_logits, batch.tokens
+    )
 
 
 def position_kl(student_logits, teacher_logits):
     """KL(p||q) in nats of each position (...) of logits (..., V), a constant; the dtype of the losses."""
-    kl = torch.empty(student_logits.shape[:-1], dtype=working_dtype(student_logits), device=student_logits.device)
+    kl = torch.empty(
+        student_logits.shape[:-1], dtype=working_dtype(student_logits), device=student_logits.device
+    )
 
     def rows(z, y, out):  # a few at a time: the measure is in float64
         out.copy_(position_kls(z, y))

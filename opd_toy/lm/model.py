@@ -40,7 +40,9 @@ class Shape:
 
     def __post_init__(self):
         for field in fields(self):
-            object.__setattr__(self, field.name, whole_number(field.name, getattr(self, field.name), 1))
+            object.__setattr__(
+                self, field.name, whole_number(field.name, getattr(self, field.name), 1)
+            )
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"heads is {self.heads} and width {self.width}; give heads that divide the width into even parts "
@@ -97,8 +99,15 @@ class Transformer(nn.Module):
         start = 0 if cache is None else cache.filled
         end = start + tokens.shape[1]
         if end > self.shape.length:
-            raise ValueError(f"tokens has shape {tuple(tokens.shape)} and follows {start} tokens; the model has {self.shape.length} positions (length), so give at most {self.shape.length - start} a text")
-        turn = _turns(self.shape.length, self.shape.width // self.shape.heads, tokens.device, self.head.weight.dtype)[start:end]
+            raise ValueError(
+                f"tokens has shape {tuple(tokens.shape)} and follows {start} tokens; the model has {self.shape.length} positions (length), so give at most {self.shape.length - start} a text"
+            )
+        turn = _turns(
+            self.shape.length,
+            self.shape.width // self.shape.heads,
+            tokens.device,
+            self.head.weight.dtype,
+        )[start:end]
         x = self.embedding(tokens)
         for index, block in enumerate(self.blocks):
             x = block(x, turn, cache, index)
@@ -138,7 +147,12 @@ class Block(nn.Module):
             out = _attend(query, key, value, is_causal=True)
         else:
             key, value = cache.store(index, key, value)
-            out = _attend(query, key, value, attn_mask=None if length == 1 else _seen(cache.filled, length, x.device))
+            out = _attend(
+                query,
+                key,
+                value,
+                attn_mask=None if length == 1 else _seen(cache.filled, length, x.device),
+            )
         return self.mixed(out.transpose(1, 2).reshape(batch, length, width))
 
 
@@ -147,15 +161,28 @@ class Cache:
 
     def __init__(self, shape, batch, length, like):
         device = like.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
-        self.stored = torch.empty(shape.layers, 2, batch, shape.heads, length, shape.width // shape.heads, dtype=dtype, device=like.device)
+        dtype = (
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
+        )
+        self.stored = torch.empty(
+            shape.layers,
+            2,
+            batch,
+            shape.heads,
+            length,
+            shape.width // shape.heads,
+            dtype=dtype,
+            device=like.device,
+        )
         self.filled = 0
 
     def store(self, layer, key, value):
         """Put in one layer's keys and values (B, heads, L, D); all up to them come back."""
         end = self.filled + key.shape[2]
         if end > self.stored.shape[4]:
-            raise ValueError(f"tokens reach position {end} and the cache was made for length {self.stored.shape[4]}; make a longer one")
+            raise ValueError(
+                f"tokens reach position {end} and the cache was made for length {self.stored.shape[4]}; make a longer one"
+            )
         self.stored[layer, 0, :, :, self.filled : end] = key
         self.stored[layer, 1, :, :, self.filled : end] = value
         return self.stored[layer, :, :, :, :end]
@@ -172,19 +199,25 @@ def _turns(length, width, device, dtype):
     """exp(i angle) (length, width/2) of the angles position * TURN_BASE**(-2 i / width), made in float64."""
     dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
     with torch.inference_mode(False):  # kept, and so for training as well
-        angle = torch.arange(length, dtype=torch.float64)[:, None] * TURN_BASE ** (torch.arange(0, width, 2, dtype=torch.float64) / -width)
+        angle = torch.arange(length, dtype=torch.float64)[:, None] * TURN_BASE ** (
+            torch.arange(0, width, 2, dtype=torch.float64) / -width
+        )
         return torch.polar(torch.ones_like(angle), angle).to(device, dtype)
 
 
 def _seen(filled, length, device):
     """Which of the tokens each of ``length`` tokens behind ``filled`` others may look at: (length, filled + length) bool."""
-    return torch.arange(filled, filled + length, device=device)[:, None] >= torch.arange(filled + length, device=device)
+    return torch.arange(filled, filled + length, device=device)[:, None] >= torch.arange(
+        filled + length, device=device
+    )
 
 
 def _attend(query, key, value, **options):
     if not query.is_cpu or query.shape[2] == 1:
         return F.scaled_dot_product_attention(query, key, value, **options)
-    with sdpa_kernel(SDPBackend.MATH):  # the CPU's other kernel takes longer, with its gradient, over heads and texts as short as these
+    with sdpa_kernel(
+        SDPBackend.MATH
+    ):  # the CPU's other kernel takes longer, with its gradient, over heads and texts as short as these
         return F.scaled_dot_product_attention(query, key, value, **options)
 
 
@@ -197,7 +230,12 @@ def _linear(inputs, outputs):
 
 def uniforms(seed, *counters, shape):
     """float64 numbers in [0, 1) of ``shape``, which depend on ``seed``, the ``counters`` (whole numbers or names) and ``shape`` alone."""
-    key = json.dumps([each if isinstance(each, str) else whole_number("counters" if i else "seed", each, None) for i, each in enumerate((seed, *counters))])
+    key = json.dumps(
+        [
+            each if isinstance(each, str) else whole_number("counters" if i else "seed", each, None)
+            for i, each in enumerate((seed, *counters))
+        ]
+    )
     bits = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
     return torch.from_numpy(np.random.Generator(np.random.Philox(key=bits)).random(shape))
 
@@ -214,14 +252,22 @@ def sample(model, prompts, uniforms, end, pad, temperature=1.0):
     _validate.positive("temperature", temperature)
     batch, start = prompts.shape
     if uniforms.ndim != 2 or len(uniforms) != batch or uniforms.dtype != torch.float64:
-        raise ValueError(f"uniforms has shape {tuple(uniforms.shape)} and dtype {uniforms.dtype}; give one float64 number for each token to draw, shape ({batch}, T)")
+        raise ValueError(
+            f"uniforms has shape {tuple(uniforms.shape)} and dtype {uniforms.dtype}; give one float64 number for each token to draw, shape ({batch}, T)"
+        )
     if ((uniforms < 0) | (uniforms >= 1)).any():
         raise ValueError("uniforms holds a number outside [0, 1); give numbers from 0 to below 1")
     length = uniforms.shape[1]
     if start + length - 1 > model.shape.length:
-        raise ValueError(f"prompts has shape {tuple(prompts.shape)} and uniforms {tuple(uniforms.shape)}; the model reads {model.shape.length} positions (length), and P + T - 1 is {start + length - 1}")
+        raise ValueError(
+            f"prompts has shape {tuple(prompts.shape)} and uniforms {tuple(uniforms.shape)}; the model reads {model.shape.length} positions (length), and P + T - 1 is {start + length - 1}"
+        )
     texts = torch.cat([prompts, prompts.new_full((batch, length), pad)], 1)
-    cache, ended, new = model.cache(batch, start + length - 1), torch.zeros(batch, dtype=torch.bool, device=prompts.device), prompts
+    cache, ended, new = (
+        model.cache(batch, start + length - 1),
+        torch.zeros(batch, dtype=torch.bool, device=prompts.device),
+        prompts,
+    )
     for t in range(length):
         logits = model.head(model.hidden(new, cache)[:, -1])
         new = torch.where(ended, pad, draw(logits, uniforms[:, t], temperature))[:, None]
@@ -252,8 +298,12 @@ def save(path, model, **notes):
     """Write the weights to ``path`` as safetensors, with the shape and ``notes`` (strings) as metadata; whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}
-    content = safetensors.torch.save(weights, {"format": FORMAT, "shape": json.dumps(asdict(model.shape)), **notes})
+    weights = {
+        name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()
+    }
+    content = safetensors.torch.save(
+        weights, {"format": FORMAT, "shape": json.dumps(asdict(model.shape)), **notes}
+    )
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
@@ -274,7 +324,9 @@ def load(path):
         weights = safetensors.torch.load_file(path)
         model.to(weights["head.weight"].dtype).load_state_dict(weights)
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"path is {str(path)!r}, whose weights do not fit the shape it names ({str(error).splitlines()[0]}); make it again with save") from None
+        raise ValueError(
+            f"path is {str(path)!r}, whose weights do not fit the shape it names ({str(error).splitlines()[0]}); make it again with save"
+        ) from None
     return model
 
 
@@ -284,9 +336,13 @@ def notes(path):
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except safetensors.SafetensorError as error:
-        raise ValueError(f"path is {str(path)!r}, no whole safetensors file ({error}); make it again with save") from None
+        raise ValueError(
+            f"path is {str(path)!r}, no whole safetensors file ({error}); make it again with save"
+        ) from None
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"path is {str(path)!r}, with the format {metadata.get('format')!r} in its metadata; give a file that save wrote, format {FORMAT!r}")
+        raise ValueError(
+            f"path is {str(path)!r}, with the format {metadata.get('format')!r} in its metadata; give a file that save wrote, format {FORMAT!r}"
+        )
     return metadata
 
 
@@ -299,7 +355,19 @@ def whole_number(name, value, least, most=None):
         number = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or (least is not None and number < least) or (most is not None and number > most):
-        bounds = "" if least is None else f" of at least {least}" if most is None else f" from {least} to {most}"
-        raise ValueError(f"{name} is {_validate._quote(value)}; give a whole number (an int){bounds}")
+    if (
+        number is None
+        or (least is not None and number < least)
+        or (most is not None and number > most)
+    ):
+        bounds = (
+            ""
+            if least is None
+            else f" of at least {least}"
+            if most is None
+            else f" from {least} to {most}"
+        )
+        raise ValueError(
+            f"{name} is {_validate._quote(value)}; give a whole number (an int){bounds}"
+        )
     return number

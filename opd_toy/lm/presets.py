@@ -56,7 +56,10 @@ class Preset:
 def _preset(name, task, *, teacher, student, **settings):
     """teacher, student: (width, layers, heads, steps, batch, rate)."""
     length = task.prompt_length + task.length
-    made = [Recipe(Shape(task.vocabulary, *recipe[:3], length), *recipe[3:], seed=seed) for seed, recipe in enumerate((teacher, student))]
+    made = [
+        Recipe(Shape(task.vocabulary, *recipe[:3], length), *recipe[3:], seed=seed)
+        for seed, recipe in enumerate((teacher, student))
+    ]
     return Preset(name, task, *made, **settings)
 
 

@@ -13,17 +13,19 @@ from pathlib import Path
 
 import torch
 
-from opd_toy.records import provenance
-from opd_toy.records.checkpoints import Checkpoint
 from opd_toy.lm.losses import sft_loss
 from opd_toy.lm.model import FORMAT, Transformer, load, notes, response_mask, save, uniforms
+from opd_toy.records import provenance
+from opd_toy.records.checkpoints import Checkpoint
 
-SOURCES = [f"opd_toy/lm/{name}.py" for name in ("model", "tasks", "pretraining")]
+MODULES = [__name__]
 WARM_UP = 0.05  # of the steps
 WEIGHT_DECAY = 0.01
 
 
-def teacher(preset, folder, report=None, device="cpu", say=lambda text: print(text, file=sys.stderr)):
+def teacher(
+    preset, folder, report=None, device="cpu", say=lambda text: print(text, file=sys.stderr)
+):
     """The Transformer of ``preset.teacher``: read from ``folder`` where the same recipe and code left it, else trained and kept there.
 
     Training that was cut off, by a kill too, is taken up where it stood.  report(done,
@@ -32,7 +34,9 @@ def teacher(preset, folder, report=None, device="cpu", say=lambda text: print(te
     return _made(preset, "teacher", folder, report, device, say)
 
 
-def student(preset, folder, report=None, device="cpu", say=lambda text: print(text, file=sys.stderr)):
+def student(
+    preset, folder, report=None, device="cpu", say=lambda text: print(text, file=sys.stderr)
+):
     """The student that every method starts from, ``preset.student``, see ``teacher``."""
     return _made(preset, "student", folder, report, device, say)
 
@@ -47,8 +51,20 @@ def _made(preset, role, folder, report, device, say):
             say(f"{path} was made by another recipe or other code; making it anew")
         except ValueError as error:
             say(f"{error}; making it anew")
-    checkpoint = Checkpoint(path.with_suffix(".pt"), [made_by, str(torch.__version__), torch.device(device).type], say=say)
-    model = pretrain(recipe, preset.task, role, report=report, device=device, autocast=preset.autocast, checkpoint=checkpoint)
+    checkpoint = Checkpoint(
+        path.with_suffix(".pt"),
+        [made_by, str(torch.__version__), torch.device(device).type],
+        say=say,
+    )
+    model = pretrain(
+        recipe,
+        preset.task,
+        role,
+        report=report,
+        device=device,
+        autocast=preset.autocast,
+        checkpoint=checkpoint,
+    )
     save(path, model, made_by=made_by, recipe=json.dumps(asdict(recipe)))
     checkpoint.remove()
     return model
@@ -57,19 +73,27 @@ def _made(preset, role, folder, report, device, say):
 def pretrain(recipe, task, *key, report=None, device="cpu", autocast=None, checkpoint=None):
     """Train a new Transformer on ``task`` as ``recipe`` says, on the device; the texts depend on recipe.seed and ``key``."""
     model = Transformer(recipe.shape, recipe.seed).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.rate, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True
+    )
     state = checkpoint and checkpoint.load(device)
     if state:
         model.load_state_dict(state["model"]), optimizer.load_state_dict(state["optimizer"])
     for step in range(state["iteration"] if state else 0, recipe.steps):
         optimizer.param_groups[0]["lr"] = rate(recipe, step)
-        loss = _loss(model, task, corpus(task, recipe.batch, recipe.seed, *key, step).to(device), autocast)
+        loss = _loss(
+            model, task, corpus(task, recipe.batch, recipe.seed, *key, step).to(device), autocast
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if checkpoint:
-            whole = {"iteration": step + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            whole = {
+                "iteration": step + 1,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
             checkpoint.after(whole, last=step + 1 == recipe.steps)
         if report:
             report(step + 1, recipe.steps)
@@ -87,16 +111,29 @@ def rate(recipe, step):
     warm_up = max(1, round(WARM_UP * recipe.steps))
     if step < warm_up:
         return recipe.rate * (step + 1) / warm_up
-    return recipe.rate * (1 + math.cos(math.pi * (step + 1 - warm_up) / (recipe.steps + 1 - warm_up))) / 2
+    return (
+        recipe.rate
+        * (1 + math.cos(math.pi * (step + 1 - warm_up) / (recipe.steps + 1 - warm_up)))
+        / 2
+    )
 
 
 def _loss(model, task, texts, autocast):
     start, mask = task.prompt_length, response_mask(texts, task.prompt_length, task.end)
-    with torch.autocast(texts.device.type, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None):
+    with torch.autocast(
+        texts.device.type, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None
+    ):
         logits = model.head(model.hidden(texts[:, :-1])[:, start - 1 :])
     return sft_loss(logits, texts[:, start:], mask)
 
 
 def _made_by(preset, role):
-    recipe = [FORMAT, role, asdict(getattr(preset, role)), asdict(preset.task), preset.autocast, provenance.source_hash(SOURCES)]
+    recipe = [
+        FORMAT,
+        role,
+        asdict(getattr(preset, role)),
+        asdict(preset.task),
+        preset.autocast,
+        provenance.source_hash(*MODULES),
+    ]
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()

@@ -18,8 +18,18 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from opd_toy import _validate
-from opd_toy.lm._shared import any_of, each_block, float_tensor, keep_freed_memory, same_device, shaped, token_scale, valid_tokens, with_gradient, working_dtype
-
+from opd_toy.lm._shared import (
+    any_of,
+    each_block,
+    float_tensor,
+    keep_freed_memory,
+    same_device,
+    shaped,
+    token_scale,
+    valid_tokens,
+    with_gradient,
+    working_dtype,
+)
 
 # --- the log probability of a drawn token ------------------------------------------------
 
@@ -130,15 +140,21 @@ def policy_gradient_loss(
     known = torch.where(valid, log_p.detach().to(scale.dtype), 0.0)
     cost = torch.zeros_like(known)
     if teacher_log_probabilities is not None:
-        cost = torch.where(valid, known - _like("teacher_log_probabilities", teacher_log_probabilities, log_p), 0.0)
+        cost = torch.where(
+            valid, known - _like("teacher_log_probabilities", teacher_log_probabilities, log_p), 0.0
+        )
     weight = discounted_return(cost, gamma, valid) - _baseline(baseline, log_p)
     if reward is not None:
         earned = _validate.number("alpha", alpha) * _one_a_text("reward", reward, log_p)
         weight, cost = weight - earned, cost - earned
     elif teacher_log_probabilities is None:
-        raise ValueError("teacher_log_probabilities and reward are both None; give at least one, a cost or a reward to learn from")
+        raise ValueError(
+            "teacher_log_probabilities and reward are both None; give at least one, a cost or a reward to learn from"
+        )
     if behaviour_log_probabilities is not None:
-        ratio = (known - _like("behaviour_log_probabilities", behaviour_log_probabilities, log_p)).exp()
+        ratio = (
+            known - _like("behaviour_log_probabilities", behaviour_log_probabilities, log_p)
+        ).exp()
         weight = weight * _importance(ratio, weight, clip, truncate)
     elif clip is not None or truncate is not None:
         name = "clip" if clip is not None else "truncate"
@@ -151,7 +167,9 @@ def policy_gradient_loss(
     return with_gradient(lambda wanted: (value, [gradient]), student_log_probabilities)
 
 
-def fipo_weight(student_log_probabilities, old_log_probabilities, mask, gamma, low, high, ratio_limit=10.0):
+def fipo_weight(
+    student_log_probabilities, old_log_probabilities, mask, gamma, low, high, ratio_limit=10.0
+):
     """f_t = exp(FutureKL_t) held in [1 - low, 1 + high] (B, T), FutureKL the discounted return of log(p/old).  eq-fipo.
 
     Tokens whose p/old is above ``ratio_limit`` add nothing.  A constant; 1 where masked.
@@ -159,10 +177,16 @@ def fipo_weight(student_log_probabilities, old_log_probabilities, mask, gamma, l
     """
     log_p = float_tensor("student_log_probabilities", student_log_probabilities, "T").detach()
     valid = valid_tokens(mask, log_p.shape, log_p.device)
-    low, high, limit = _validate.fraction("low", low), _validate.number("high", high), _validate.positive("ratio_limit", ratio_limit)
+    low, high, limit = (
+        _validate.fraction("low", low),
+        _validate.number("high", high),
+        _validate.positive("ratio_limit", ratio_limit),
+    )
     if high < 0:
         raise ValueError(f"high is {high!r}; give a number of at least 0")
-    change = torch.where(valid, log_p - _like("old_log_probabilities", old_log_probabilities, log_p), 0.0)
+    change = torch.where(
+        valid, log_p - _like("old_log_probabilities", old_log_probabilities, log_p), 0.0
+    )
     change = torch.where(change <= math.log(limit), change, 0.0)
     return discounted_return(change, gamma, valid).exp().clamp(1 - low, 1 + high)
 
@@ -174,15 +198,29 @@ def group_advantage(reward, group_size, scale=True):
     """
     float_tensor("reward", reward, None)
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 2:
-        raise ValueError(f"group_size is {group_size!r}; give a whole number (an int) of at least 2")
+        raise ValueError(
+            f"group_size is {group_size!r}; give a whole number (an int) of at least 2"
+        )
     if reward.ndim != 1 or len(reward) % group_size:
-        raise ValueError(f"reward has shape {tuple(reward.shape)}; give (B,) with B a multiple of group_size = {group_size}")
+        raise ValueError(
+            f"reward has shape {tuple(reward.shape)}; give (B,) with B a multiple of group_size = {group_size}"
+        )
     groups = reward.detach().view(-1, group_size)
     advantage = groups - groups.mean(1, keepdim=True)
     return (advantage / (groups.std(1, keepdim=True) + 1e-4) if scale else advantage).reshape(-1)
 
 
-def grpo_loss(student_log_probabilities, reward, mask, group_size, behaviour_log_probabilities=None, clip=0.2, scale=True, weights=None, normalizer=None):
+def grpo_loss(
+    student_log_probabilities,
+    reward,
+    mask,
+    group_size,
+    behaviour_log_probabilities=None,
+    clip=0.2,
+    scale=True,
+    weights=None,
+    normalizer=None,
+):
     """RLVR alone: ``policy_gradient_loss`` with the ``group_advantage`` of a reward (B,), no teacher, no KL to a reference.
 
     A mean over all valid tokens, not over texts first, as DAPO (arXiv 2503.14476) has it.
@@ -198,9 +236,13 @@ def grpo_loss(student_log_probabilities, reward, mask, group_size, behaviour_log
 def _importance(ratio, weight, clip, truncate):
     """The factor (B, T) that stands for the ratio in the gradient."""
     if clip is None:
-        return ratio if truncate is None else ratio.clamp_max(_validate.positive("truncate", truncate))
+        return (
+            ratio if truncate is None else ratio.clamp_max(_validate.positive("truncate", truncate))
+        )
     if truncate is not None:
-        raise ValueError(f"clip is {clip!r} and truncate {truncate!r}; give one of them, the other None")
+        raise ValueError(
+            f"clip is {clip!r} and truncate {truncate!r}; give one of them, the other None"
+        )
     ends = clip if isinstance(clip, (tuple, list)) else (clip, clip)
     if len(ends) != 2 or not all(isinstance(end, numbers.Real) and end >= 0 for end in ends):
         raise ValueError(f"clip is {clip!r}; give a number of at least 0, or two: (low, high)")
@@ -219,7 +261,9 @@ def _token_ids(logits, tokens):
     same_device("logits", logits, "tokens", tokens)
     wrong = (tokens < 0) | (tokens >= logits.shape[-1])
     if tokens.is_cpu and wrong.any():
-        raise ValueError(f"tokens holds {tokens[wrong][0].item()}; give whole numbers from 0 to V - 1 = {logits.shape[-1] - 1}, and any of them where the mask is 0")
+        raise ValueError(
+            f"tokens holds {tokens[wrong][0].item()}; give whole numbers from 0 to V - 1 = {logits.shape[-1] - 1}, and any of them where the mask is 0"
+        )
     return tokens.to(torch.int64)
 
 
@@ -230,7 +274,11 @@ def _like(name, value, log_p):
 
 
 def _one_a_text(name, value, log_p):
-    if not isinstance(value, torch.Tensor) or log_p.ndim != 2 or tuple(value.shape) != (len(log_p),):
+    if (
+        not isinstance(value, torch.Tensor)
+        or log_p.ndim != 2
+        or tuple(value.shape) != (len(log_p),)
+    ):
         raise ValueError(
             f"{name} is {_validate._quote(value)} and student_log_probabilities of shape {tuple(log_p.shape)}; "
             "give one number a text, a tensor of shape (B,) with log probabilities (B, T)"
@@ -242,5 +290,7 @@ def _baseline(value, log_p):
     if not isinstance(value, torch.Tensor):
         return _validate.number("baseline", value)
     if value.ndim and tuple(value.shape) not in (tuple(log_p.shape), (*log_p.shape[:-1], 1)):
-        raise ValueError(f"baseline has shape {tuple(value.shape)}; give a number, or a tensor of shape {tuple(log_p.shape)} or {(*log_p.shape[:-1], 1)}")
+        raise ValueError(
+            f"baseline has shape {tuple(value.shape)}; give a number, or a tensor of shape {tuple(log_p.shape)} or {(*log_p.shape[:-1], 1)}"
+        )
     return value.detach().to(log_p.device)

@@ -7,7 +7,7 @@ teacher has terms! modes.  A wrong step spoils all that follow: room for exposur
 """
 
 import itertools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
@@ -36,14 +36,25 @@ class Sums:
     vocabulary: int = 16
 
     def __post_init__(self):
-        for name, least, most in (("terms", 2, MOST_TERMS), ("base", 2, 1 << 15), ("digits", 1, None), ("vocabulary", 1, None)):
+        for name, least, most in (
+            ("terms", 2, MOST_TERMS),
+            ("base", 2, 1 << 15),
+            ("digits", 1, None),
+            ("vocabulary", 1, None),
+        ):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least, most))
         if self.terms * self.base**self.digits >= 1 << 53:
-            raise ValueError(f"digits is {self.digits}; with base {self.base} and {self.terms} terms the sum passes 2**53; give fewer")
+            raise ValueError(
+                f"digits is {self.digits}; with base {self.base} and {self.terms} terms the sum passes 2**53; give fewer"
+            )
         if self.highest - self.lowest + 1 < self.terms:
-            raise ValueError(f"digits is {self.digits} and base {self.base}, which gives {self.highest - self.lowest + 1} numbers; give more of either for {self.terms} different terms")
+            raise ValueError(
+                f"digits is {self.digits} and base {self.base}, which gives {self.highest - self.lowest + 1} numbers; give more of either for {self.terms} different terms"
+            )
         if self.vocabulary < self.base + len(SYMBOLS):
-            raise ValueError(f"vocabulary is {self.vocabulary}; give at least base + {len(SYMBOLS)} = {self.base + len(SYMBOLS)}: the digits and the symbols {SYMBOLS!r}")
+            raise ValueError(
+                f"vocabulary is {self.vocabulary}; give at least base + {len(SYMBOLS)} = {self.base + len(SYMBOLS)}: the digits and the symbols {SYMBOLS!r}"
+            )
 
     @property
     def lowest(self):
@@ -88,31 +99,44 @@ class Sums:
         split: "train", or "test": no prompt of the one has the same terms, in whatever order, as
         one of the other.
         """
-        count, test = whole_number("count", count, 0), _validate.choice("split", split, ("train", "test")) == "test"
+        count, test = (
+            whole_number("count", count, 0),
+            _validate.choice("split", split, ("train", "test")) == "test",
+        )
         found = torch.empty(0, self.terms, dtype=torch.int64)
         for attempt in range(1000):
             if len(found) >= count:
                 return self._write_prompts(found[:count])
-            numbers = uniforms(0, *key, "prompts", split, attempt, shape=(2 * count + 64, self.terms))
+            numbers = uniforms(
+                0, *key, "prompts", split, attempt, shape=(2 * count + 64, self.terms)
+            )
             terms = self.lowest + (numbers * (self.highest - self.lowest + 1)).long()
             ascending = terms.sort(1).values
             different = (ascending.diff(dim=1) != 0).all(1)
             found = torch.cat([found, terms[different & (is_test(ascending) == test)]])
-        raise ValueError(f"split is {split!r}, in which {self} has no sums, or next to none; give more digits or a larger base")
+        raise ValueError(
+            f"split is {split!r}, in which {self} has no sums, or next to none; give more digits or a larger base"
+        )
 
     def demonstrations(self, prompts, uniforms):
         """Right workings (count, P + T) of ``prompts`` (count, P), the order drawn by ``uniforms`` (count,) from ``order_probabilities``."""
         cumulated = self.order_probabilities.cumsum(0).to(uniforms.device)
-        chosen = torch.searchsorted(cumulated, uniforms.contiguous(), right=True).clamp_max(len(cumulated) - 1)
+        chosen = torch.searchsorted(cumulated, uniforms.contiguous(), right=True).clamp_max(
+            len(cumulated) - 1
+        )
         orders = torch.tensor(self.orders, device=prompts.device)[chosen.to(prompts.device)]
-        return torch.cat([prompts, self._write_workings(self.read_terms(prompts).gather(1, orders))], 1)
+        return torch.cat(
+            [prompts, self._write_workings(self.read_terms(prompts).gather(1, orders))], 1
+        )
 
     def rewards(self, tokens):
         """1 where the number that stands before the end is the sum, else 0: float32 (B,) for texts (B, P + T)."""
         response = tokens[:, self.prompt_length :]
         at_end = response == self.end
         end = at_end.long().argmax(1)  # 0 where there is none
-        digits = self._digits(self.read_terms(tokens).sum(1), self._sum_widths[-1])  # -1 above the highest
+        digits = self._digits(
+            self.read_terms(tokens).sum(1), self._sum_widths[-1]
+        )  # -1 above the highest
         right, number = at_end.any(1), (digits >= 0).sum(1)
         for place in range(-1, digits.shape[1]):  # the one before the number must be no digit
             position = end - number + place
@@ -126,16 +150,32 @@ class Sums:
     def workings(self, tokens):
         """Which of ``orders`` each text (B, P + T) works through, wholly right and to its end; -1 where none: (B,) int64."""
         terms, response = self.read_terms(tokens), tokens[:, self.prompt_length :]
-        response = torch.where(response_mask(tokens, self.prompt_length, self.end), response, self.pad)
-        right = self._write_workings(terms[:, self.orders].flatten(0, 1)).view(len(terms), -1, self.length) == response[:, None]
+        response = torch.where(
+            response_mask(tokens, self.prompt_length, self.end), response, self.pad
+        )
+        right = (
+            self._write_workings(terms[:, self.orders].flatten(0, 1)).view(
+                len(terms), -1, self.length
+            )
+            == response[:, None]
+        )
         found = right.all(2).long() * torch.arange(1, right.shape[1] + 1, device=terms.device)
         return found.sum(1) - 1  # at most one, for the terms differ
 
     def read(self, tokens):
         """One text (L,) for people, padding left out; to a base above 10 the tokens stand apart."""
-        words = [str(token) if token < self.base else SYMBOLS[token - self.base] if token < self.base + len(SYMBOLS) else f"<{token}>" for token in tokens.tolist()]
+        words = [
+            str(token)
+            if token < self.base
+            else SYMBOLS[token - self.base]
+            if token < self.base + len(SYMBOLS)
+            else f"<{token}>"
+            for token in tokens.tolist()
+        ]
         words = [word for word in words if word != "_"]
-        return "".join(words) if self.base <= 10 else " ".join(word.strip() or "|" for word in words)
+        return (
+            "".join(words) if self.base <= 10 else " ".join(word.strip() or "|" for word in words)
+        )
 
     def read_terms(self, tokens):
         """The numbers (B, terms) of the prompts at the head of ``tokens`` (B, P or more)."""
@@ -147,7 +187,10 @@ class Sums:
     @property
     def _sum_widths(self):
         """Digits of the largest sum of two terms, of three, …"""
-        return [len(_to_base(sum(range(self.highest - count + 1, self.highest + 1)), self.base)) for count in range(2, self.terms + 1)]
+        return [
+            len(_to_base(sum(range(self.highest - count + 1, self.highest + 1)), self.base))
+            for count in range(2, self.terms + 1)
+        ]
 
     def _symbol(self, character):
         return self.base + SYMBOLS.index(character)
@@ -168,7 +211,12 @@ class Sums:
         parts, total = [self._digits(terms[:, 0], self.digits)], terms[:, 0]
         for term, width in zip(terms.unbind(1)[1:], self._sum_widths):
             total = total + term
-            parts += [column("+"), self._digits(term, self.digits), column("="), self._digits(total, width)]
+            parts += [
+                column("+"),
+                self._digits(term, self.digits),
+                column("="),
+                self._digits(total, width),
+            ]
         text = torch.cat([*parts, column(".")], 1)
         blank = text < 0  # moved to the end, where they are padding
         return text.where(~blank, self.pad).gather(1, blank.long().argsort(stable=True, dim=1))

@@ -18,17 +18,16 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from opd_toy.records import provenance
-from opd_toy.records.checkpoints import Checkpoint, Stop
 from opd_toy.lm.losses import token_count
 from opd_toy.lm.measures import evaluate, response_logits
 from opd_toy.lm.methods import Batch, find_method
 from opd_toy.lm.model import load, response_mask, sample, save, uniforms, whole_number
+from opd_toy.records import provenance
+from opd_toy.records.checkpoints import Checkpoint, Stop
 
 WARM_UP = 10  # steps, after which the rate is constant
 CLIP = 1.0  # of the gradient's norm
 OPTIMIZER = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": True}
-SOURCES = [f"opd_toy/lm/{name}.py" for name in ("_shared", "losses", "sampled", "model", "tasks", "methods", "measures", "training")]
 
 
 class NotFinite(ArithmeticError):
@@ -59,7 +58,20 @@ class Run:
 # --- a run -------------------------------------------------------------------------------
 
 
-def distill(method, preset, seed, teacher, student, *, folder, steps=None, micro_batches=1, device="cpu", report=None, **options):
+def distill(
+    method,
+    preset,
+    seed,
+    teacher,
+    student,
+    *,
+    folder,
+    steps=None,
+    micro_batches=1,
+    device="cpu",
+    report=None,
+    **options,
+):
     """Train a copy of ``student`` by the method of this name and return the curve of the run.
 
     {"steps": [...], "tokens": [...], "seconds": [...], a list for each measure, "memory"}; the
@@ -84,15 +96,29 @@ def distill(method, preset, seed, teacher, student, *, folder, steps=None, micro
     path = student_path(folder, method, preset, whole_number("seed", seed, 0), steps)
     belongs_to = [
         method, seed, dataclasses.asdict(preset.task), dataclasses.asdict(settings) | {"steps": steps}, preset.autocast, micro_batches, ranks, device.type,
-        str(torch.__version__), fingerprint(teacher), fingerprint(student), provenance.source_hash(SOURCES),
+        str(torch.__version__), fingerprint(teacher), fingerprint(student), provenance.source_hash(__name__),
     ]  # fmt: skip
-    options = {"seconds": max(10, count_weights(student) / 5e5)} | options  # a large model takes long to write
+    options = {
+        "seconds": max(10, count_weights(student) / 5e5)
+    } | options  # a large model takes long to write
     checkpoint = Checkpoint(path.with_suffix(".pt"), belongs_to, **options) if rank == 0 else None
 
     teacher, student = teacher.to(device), copy.deepcopy(student).to(device)
     optimizer = torch.optim.AdamW(student.parameters(), lr=settings.rate, **OPTIMIZER)
     state = _begin(checkpoint, path, student, optimizer)
-    run = Run(method, preset, seed, group, rows, micro_batches, device, teacher, student, _parallel(student, preset.task), optimizer)
+    run = Run(
+        method,
+        preset,
+        seed,
+        group,
+        rows,
+        micro_batches,
+        device,
+        teacher,
+        student,
+        _parallel(student, preset.task),
+        optimizer,
+    )
     whole = lambda: state | {"weights": student.state_dict(), "optimizer": optimizer.state_dict()}
     if not state["curve"]:
         _measure(run, state)
@@ -103,7 +129,12 @@ def distill(method, preset, seed, teacher, student, *, folder, steps=None, micro
         if not norm.isfinite():
             kept = checkpoint is not None and checkpoint.save(whole())
             found = f"{method}, step {number}: the gradient is not finite (its norm is {norm:g}, the loss {loss:g})"
-            raise NotFinite(f"{found}; what was reached by step {number - 1} is kept in {checkpoint.path}" if kept else found, state["curve"])
+            raise NotFinite(
+                f"{found}; what was reached by step {number - 1} is kept in {checkpoint.path}"
+                if kept
+                else found,
+                state["curve"],
+            )
         state["iteration"], state["tokens"] = number, state["tokens"] + tokens
         if number % settings.evaluate_every == 0 or number == steps:
             _measure(run, state)
@@ -123,20 +154,35 @@ def step(run, number):
     """
     texts = draw_texts(run, number)
     mask = response_mask(texts, run.preset.task.prompt_length, run.preset.task.end)
-    texts = texts[:, : run.preset.task.prompt_length + int(mask.any(0).sum())]  # no one computes what all have ended before
+    texts = texts[
+        :, : run.preset.task.prompt_length + int(mask.any(0).sum())
+    ]  # no one computes what all have ended before
     normalizer = token_count(mask)
     run.optimizer.zero_grad()
     loss = 0.0
     parts = texts.chunk(run.micro_batches)
     for part in parts:
         waits = isinstance(run.parallel, DistributedDataParallel) and part is not parts[-1]
-        with run.parallel.no_sync() if waits else contextlib.nullcontext():  # DDP adds up over ranks once
-            share = loss_of(run.method, run.parallel, run.teacher, run.preset.task, part, group=run.group, normalizer=normalizer, autocast=run.preset.autocast)
+        with (
+            run.parallel.no_sync() if waits else contextlib.nullcontext()
+        ):  # DDP adds up over ranks once
+            share = loss_of(
+                run.method,
+                run.parallel,
+                run.teacher,
+                run.preset.task,
+                part,
+                group=run.group,
+                normalizer=normalizer,
+                autocast=run.preset.autocast,
+            )
             share.backward()
         loss += share.detach()
     norm = torch.nn.utils.clip_grad_norm_(run.student.parameters(), CLIP)
     if norm.isfinite():
-        run.optimizer.param_groups[0]["lr"] = run.preset.distillation.rate * min(1.0, number / WARM_UP)
+        run.optimizer.param_groups[0]["lr"] = run.preset.distillation.rate * min(
+            1.0, number / WARM_UP
+        )
         run.optimizer.step()
     return loss, norm, round(normalizer.item() * rank_and_ranks()[1])
 
@@ -144,11 +190,19 @@ def step(run, number):
 def draw_texts(run, number):
     """This rank's texts (B / ranks, P + T) of step ``number``, in groups of one prompt each."""
     task, batch = run.preset.task, run.preset.distillation.batch
-    prompts = task.prompts(batch // run.group, run.seed, "distillation", number, split="train").repeat_interleave(run.group, 0)
+    prompts = task.prompts(
+        batch // run.group, run.seed, "distillation", number, split="train"
+    ).repeat_interleave(run.group, 0)
     numbers = uniforms(run.seed, "distillation", number, shape=(batch, task.length))
     writer = run.teacher if find_method(run.method).texts == "teacher" else run.student
     with torch.no_grad(), mixed(run.device, run.preset.autocast):
-        return sample(writer, prompts[run.rows].to(run.device), numbers[run.rows].to(run.device), task.end, task.pad)
+        return sample(
+            writer,
+            prompts[run.rows].to(run.device),
+            numbers[run.rows].to(run.device),
+            task.end,
+            task.pad,
+        )
 
 
 # --- the loss of a method on given texts -------------------------------------------------
@@ -173,23 +227,35 @@ def loss_of(method, student, teacher, task, texts, *, group=1, normalizer=None, 
     """
     found, mask = find_method(method), response_mask(texts, task.prompt_length, task.end)
     with mixed(texts.device, autocast):
-        logits = student(texts) if not hasattr(student, "hidden") else response_logits(student, texts, task)
+        logits = (
+            student(texts)
+            if not hasattr(student, "hidden")
+            else response_logits(student, texts, task)
+        )
         with torch.no_grad():
             wanted = response_logits(teacher, texts, task) if found.teacher else None
     reward = task.rewards(texts) if found.grouped else None
     normalizer = token_count(mask) if normalizer is None else normalizer
-    return found.loss(Batch(logits, wanted, texts[:, task.prompt_length :], mask, reward, group, normalizer))
+    return found.loss(
+        Batch(logits, wanted, texts[:, task.prompt_length :], mask, reward, group, normalizer)
+    )
 
 
 def loss_and_gradient(method, student, teacher, task, texts, **options):
     """The loss of ``loss_of`` and its gradient (P,) in all parameters of the student, in their order."""
     loss = loss_of(method, student, teacher, task, texts, **options)
-    return loss.detach(), torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(student.parameters()))])
+    return loss.detach(), torch.cat(
+        [part.flatten() for part in torch.autograd.grad(loss, list(student.parameters()))]
+    )
 
 
 def mixed(device, autocast):
     """The context in which models compute: autocast to the dtype of this name, or none."""
-    return torch.autocast(device.type, dtype=getattr(torch, autocast)) if autocast else contextlib.nullcontext()
+    return (
+        torch.autocast(device.type, dtype=getattr(torch, autocast))
+        if autocast
+        else contextlib.nullcontext()
+    )
 
 
 # --- ranks -------------------------------------------------------------------------------
@@ -242,7 +308,12 @@ def student_path(folder, method, preset, seed, steps=None):
 def _begin(checkpoint, path, student, optimizer):
     """The state to go on from, the same on every rank; weights and optimiser are put in place."""
     state = None
-    if checkpoint is not None and (state := checkpoint.load()) and "student" in state and not _is_there(path, state["student"]):
+    if (
+        checkpoint is not None
+        and (state := checkpoint.load())
+        and "student" in state
+        and not _is_there(path, state["student"])
+    ):
         checkpoint.say(f"{path} is not what that run left; starting anew")
         state = None
     if rank_and_ranks()[1] > 1:
@@ -259,8 +330,15 @@ def _begin(checkpoint, path, student, optimizer):
 
 def _measure(run, state):
     if rank_and_ranks()[0] == 0:
-        measured = evaluate(run.student, run.teacher, run.preset)  # in float32 after training in bfloat16, too
-        for name, value in {"steps": state["iteration"], "tokens": state["tokens"], "seconds": state["seconds"], **measured}.items():
+        measured = evaluate(
+            run.student, run.teacher, run.preset
+        )  # in float32 after training in bfloat16, too
+        for name, value in {
+            "steps": state["iteration"],
+            "tokens": state["tokens"],
+            "seconds": state["seconds"],
+            **measured,
+        }.items():
             state["curve"].setdefault(name, []).append(value)
 
 
@@ -287,7 +365,10 @@ def fingerprint(model):
     """SHA-256 of a model's weights, the same on every device."""
     digest = hashlib.sha256()
     for name, weights in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(weights.shape)} {weights.dtype}".encode() + weights.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(
+            f"{name} {tuple(weights.shape)} {weights.dtype}".encode()
+            + weights.detach().cpu().contiguous().numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -304,4 +385,3 @@ def _clock(state, device):
         torch.cuda.synchronize(device)
         state["memory"] = max(state["memory"] or 0, torch.cuda.max_memory_allocated(device) / 2**20)
     state["seconds"] += clock() - started
-

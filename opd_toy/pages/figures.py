@@ -35,8 +35,20 @@ def drawn_token_and_mean(style):
     axes.plot(here + around, STUDENT @ costs + slope * around, color=style["ink"], linewidth=1.2)
     axes.plot(here, STUDENT @ costs, "o", color=style["ink"])
     axes.text(0, -0.2, f"slope at the dot: {slope:.2f}", color=style["ink"])
-    axes.annotate("mean over draws", (logits[80, 2], (p @ costs)[80]), xytext=(0, -16), textcoords="offset points", color=style["policy_gradient"])
-    axes.annotate("three single draws", (logits[30, 2], costs[1]), xytext=(0, 6), textcoords="offset points", color=style["muted"])
+    axes.annotate(
+        "mean over draws",
+        (logits[80, 2], (p @ costs)[80]),
+        xytext=(0, -16),
+        textcoords="offset points",
+        color=style["policy_gradient"],
+    )
+    axes.annotate(
+        "three single draws",
+        (logits[30, 2], costs[1]),
+        xytext=(0, 6),
+        textcoords="offset points",
+        color=style["muted"],
+    )
     axes.set(xlabel="logit of $t_3$", ylabel="cost of the drawn token")
     return drawn
 
@@ -44,7 +56,9 @@ def drawn_token_and_mean(style):
 def sample_mean_error(samples, runs=2000, seed=2026):
     """Root-mean-square distance of the mean of ``samples`` policy gradients from the exact one."""
     table = estimators.policy_gradient(STUDENT, TEACHER)
-    counts = np.random.default_rng(seed).multinomial(samples, STUDENT, size=runs)  # how often each token came
+    counts = np.random.default_rng(seed).multinomial(
+        samples, STUDENT, size=runs
+    )  # how often each token came
     distance = counts @ table / samples - estimators.expectation(STUDENT, table)
     return float(np.sqrt((distance**2).sum(axis=1).mean()))
 
@@ -52,7 +66,9 @@ def sample_mean_error(samples, runs=2000, seed=2026):
 def monte_carlo():
     """Measured error of the sample mean and its exact law, sigma / sqrt(N); data of chapter 2."""
     samples = [4**i for i in range(7)]
-    sigma = np.sqrt(estimators.total_variance(STUDENT, estimators.policy_gradient(STUDENT, TEACHER)))
+    sigma = np.sqrt(
+        estimators.total_variance(STUDENT, estimators.policy_gradient(STUDENT, TEACHER))
+    )
     return {
         "samples": samples,
         "measured": [sample_mean_error(n) for n in samples],
@@ -77,8 +93,19 @@ def second_token_along_descent(style):
         axes.plot(steps, distributions.softmax(path)[:, 1], color=style[role])
         axes.annotate(name, place, color=style[role])
     axes.axhline(TEACHER[1], color=style["teacher"], linestyle="--")
-    axes.annotate("teacher", (4, TEACHER[1]), xytext=(0, 6), textcoords="offset points", color=style["teacher"])
-    axes.set(xlabel="descent steps of size 0.1", ylabel="probability of t₂", xlim=(0, steps[-1]), ylim=(0.18, 0.34))
+    axes.annotate(
+        "teacher",
+        (4, TEACHER[1]),
+        xytext=(0, 6),
+        textcoords="offset points",
+        color=style["teacher"],
+    )
+    axes.set(
+        xlabel="descent steps of size 0.1",
+        ylabel="probability of t₂",
+        xlim=(0, steps[-1]),
+        ylim=(0.18, 0.34),
+    )
     axes.set(xticks=[0, 20, 40, 60], yticks=[0.2, 0.25, 0.3])
     return drawn
 
@@ -86,7 +113,9 @@ def second_token_along_descent(style):
 @functools.cache
 def fifty_tokens():
     """A student and a teacher over 50 tokens: softmax of seeded normal logits, standard deviation 1.5."""
-    return tuple(distributions.softmax(np.random.default_rng(seed).normal(0, 1.5, 50)) for seed in (1, 2))
+    return tuple(
+        distributions.softmax(np.random.default_rng(seed).normal(0, 1.5, 50)) for seed in (1, 2)
+    )
 
 
 @functools.cache
@@ -131,7 +160,9 @@ def training_with_few_draws(style):
         runs = np.median(kl_along_training(draws, rate), axis=1)
         axes.semilogy(np.arange(len(runs))[::10], runs[::10], color=style[role], linestyle=line)
         axes.annotate(label, place, color=style[role])
-    axes.set(xlabel="training steps", ylabel="KL(p‖q), median of runs", xlim=(0, 1000), ylim=(5e-4, 6))
+    axes.set(
+        xlabel="training steps", ylabel="KL(p‖q), median of runs", xlim=(0, 1000), ylim=(5e-4, 6)
+    )
     axes.set_xticks([0, 500, 1000])
     axes.minorticks_off()
     return drawn
@@ -149,20 +180,47 @@ def study_visitation(style):
     shades = LinearSegmentedColormap.from_list("visits", [style["wash"], style["student"]])
     drawn, axes = plt.subplots(figsize=(5, 4.2))
     ticks, labels = [], []
-    for task, height in enumerate((2.3 * most, 0)):  # all panels in one frame: a fraction of the weight of six
+    for task, height in enumerate(
+        (2.3 * most, 0)
+    ):  # all panels in one frame: a fraction of the weight of six
         for column, gamma in enumerate(visits["gammas"]):
             left = column * (steps + 3)
             axes.imshow(share[column, task].T, origin="lower", aspect="auto", interpolation="none", cmap=shades,
                         norm=PowerNorm(0.5, 0, 1), extent=(left, left + steps, height - most, height + most))  # fmt: skip
             if task == 0:
-                axes.text(left + steps / 2, height + most + 1, f"γ = {gamma:g}", ha="center", color=style["ink"])
-        axes.plot(-0.6, height + study["targets"][task], marker=">", color=style["teacher"], clip_on=False)
+                axes.text(
+                    left + steps / 2,
+                    height + most + 1,
+                    f"γ = {gamma:g}",
+                    ha="center",
+                    color=style["ink"],
+                )
+        axes.plot(
+            -0.6, height + study["targets"][task], marker=">", color=style["teacher"], clip_on=False
+        )
         ticks += [height - most, height + study["targets"][task], height + most]
         labels += [f"−{most:g}", f"{study['targets'][task]:g}".replace("-", "−"), f"{most:g}"]
-        axes.text(-8.5, height, f"{study['tasks'][task]} task: position", rotation=90, va="center", ha="right", color=style["ink"])
+        axes.text(
+            -8.5,
+            height,
+            f"{study['tasks'][task]} task: position",
+            rotation=90,
+            va="center",
+            ha="right",
+            color=style["ink"],
+        )
     lefts = [column * (steps + 3) + 0.5 for column in range(len(visits["gammas"]))]
-    axes.set(xlim=(0, lefts[-1] + steps), ylim=(-most, 3.3 * most), yticks=ticks, yticklabels=labels, xlabel="time step")
-    axes.set(xticks=[left + t for left in lefts for t in (0, 10, 20)], xticklabels=["0", "10", "20"] * len(lefts))
+    axes.set(
+        xlim=(0, lefts[-1] + steps),
+        ylim=(-most, 3.3 * most),
+        yticks=ticks,
+        yticklabels=labels,
+        xlabel="time step",
+    )
+    axes.set(
+        xticks=[left + t for left in lefts for t in (0, 10, 20)],
+        xticklabels=["0", "10", "20"] * len(lefts),
+    )
     axes.grid(False)
     axes.tick_params(length=0, pad=9)
     axes.spines[:].set_visible(False)
@@ -173,7 +231,10 @@ def powers_of_ten(axes, low, high):
     """A logarithmic axis whose labels are plain text."""
     exponents = range(low, high + 1)
     axes.set_yscale("log")
-    axes.set_yticks([10.0**e for e in exponents], ["10" + str(e).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")) for e in exponents])
+    axes.set_yticks(
+        [10.0**e for e in exponents],
+        ["10" + str(e).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")) for e in exponents],
+    )
     axes.minorticks_off()
     axes.tick_params(length=0)
     axes.grid(visible=False, axis="x")
@@ -184,7 +245,14 @@ def label_ends(axes, x, ends, gap):
     place = -np.inf
     for label, (height, colour) in sorted(ends.items(), key=lambda end: end[1][0]):
         place = max(np.log10(height), place + gap)
-        axes.annotate(label, (x, 10**place), xytext=(6, -4), textcoords="offset points", color=colour, annotation_clip=False)
+        axes.annotate(
+            label,
+            (x, 10**place),
+            xytext=(6, -4),
+            textcoords="offset points",
+            color=colour,
+            annotation_clip=False,
+        )
 
 
 STAGES = {"initial": "-", "early": (0, (9, 3)), "middle": (0, (5, 3)), "late": (0, (2, 2))}
@@ -196,16 +264,35 @@ def study_frozen(style):
 
     stages = provenance.recorded("control-frozen", "variance frozen")["stages"]
     drawn, all_axes = plt.subplots(1, 2, figsize=(5, 3.6), sharey=True)
-    for axes, estimator, role, title in zip(all_axes, ("sampled", "full_vocabulary"), ("policy_gradient", "reverse_kl"), ("sampled costs", "exact costs")):
+    for axes, estimator, role, title in zip(
+        all_axes,
+        ("sampled", "full_vocabulary"),
+        ("policy_gradient", "reverse_kl"),
+        ("sampled costs", "exact costs"),
+    ):
         ends = {}
         for stage, dashes in STAGES.items():
             rows = stages[stage]["tasks"]["left"]["estimators"]
-            one = next(row["output_layer"]["variance"] for row in rows if row["estimator"] == "sampled" and row["gamma"] == 0)
+            one = next(
+                row["output_layer"]["variance"]
+                for row in rows
+                if row["estimator"] == "sampled" and row["gamma"] == 0
+            )
             mine = [row for row in rows if row["estimator"] == estimator]
-            gammas, ratios = [row["gamma"] for row in mine], np.array([row["output_layer"]["variance"] / one for row in mine])
-            low, high = np.array([row["output_layer"]["ratio_to_immediate_interval"] for row in mine]).T
+            gammas, ratios = (
+                [row["gamma"] for row in mine],
+                np.array([row["output_layer"]["variance"] / one for row in mine]),
+            )
+            low, high = np.array(
+                [row["output_layer"]["ratio_to_immediate_interval"] for row in mine]
+            ).T
             axes.plot(gammas, ratios, color=style[role], linestyle=dashes, linewidth=1.8)
-            axes.plot(np.repeat(gammas, 3), np.column_stack([low, high, np.full_like(low, np.nan)]).ravel(), color=style[role], linewidth=1.2)
+            axes.plot(
+                np.repeat(gammas, 3),
+                np.column_stack([low, high, np.full_like(low, np.nan)]).ravel(),
+                color=style[role],
+                linewidth=1.2,
+            )
             ends[f"{stages[stage]['iteration']:,}"] = ratios[-1], style["ink"]
         axes.plot([0, 1], [1, 1], color=style["muted"], linewidth=1)
         axes.set_title(title, color=style["ink"])
@@ -216,7 +303,12 @@ def study_frozen(style):
     return drawn
 
 
-GROWTH = (("sampled", 0, "γ 0", (0, (1, 1.5))), ("sampled", 0.5, "γ .5", (0, (5, 3))), ("sampled", 1, "γ 1", "-"), ("full_return", 1, "full", "-"))
+GROWTH = (
+    ("sampled", 0, "γ 0", (0, (1, 1.5))),
+    ("sampled", 0.5, "γ .5", (0, (5, 3))),
+    ("sampled", 1, "γ 1", "-"),
+    ("full_return", 1, "full", "-"),
+)
 
 
 def study_growth(style):
@@ -226,8 +318,14 @@ def study_growth(style):
     frozen = provenance.recorded("control-frozen", "variance frozen")
     lengths = np.array(frozen["lengths"])
     drawn, all_axes = plt.subplots(1, 2, figsize=(5, 3.8), sharey=True)
-    for axes, stage, title in zip(all_axes, ("initial", "late"), ("untrained student", "trained student")):
-        rows = {(row["estimator"], row["gamma"]): row["variance"] for row in frozen["growth"][stage] if row["parameters"] == "output_layer"}
+    for axes, stage, title in zip(
+        all_axes, ("initial", "late"), ("untrained student", "trained student")
+    ):
+        rows = {
+            (row["estimator"], row["gamma"]): row["variance"]
+            for row in frozen["growth"][stage]
+            if row["parameters"] == "output_layer"
+        }
         one, ends = rows["sampled", 0][0], {}
         for estimator, gamma, label, dashes in GROWTH:
             values = np.array(rows[estimator, gamma]) / one
@@ -235,8 +333,20 @@ def study_growth(style):
             axes.plot(lengths, values, color=style[role], linestyle=dashes, linewidth=1.8)
             ends[label] = values[-1], style[role]
         for slope, start in ((2, 1), (4, rows["full_return", 1][0] / one)):
-            axes.plot(lengths, start * (lengths / lengths[0]) ** slope, color=style["muted"], linewidth=0.8)
-            axes.annotate(f"slope {slope}", (lengths[-2], start * (lengths[-2] / lengths[0]) ** slope), xytext=(-3, 4), textcoords="offset points", ha="right", color=style["muted"])
+            axes.plot(
+                lengths,
+                start * (lengths / lengths[0]) ** slope,
+                color=style["muted"],
+                linewidth=0.8,
+            )
+            axes.annotate(
+                f"slope {slope}",
+                (lengths[-2], start * (lengths[-2] / lengths[0]) ** slope),
+                xytext=(-3, 4),
+                textcoords="offset points",
+                ha="right",
+                color=style["muted"],
+            )
         axes.set_title(title, color=style["ink"])
         axes.set(xlabel="length T", xscale="log", xlim=(lengths[0], lengths[-1] * 2.2))
         axes.set_xticks(lengths[::2], [str(length) for length in lengths[::2]])
@@ -303,6 +413,7 @@ def draw_all(directory):
 
 def make(directory):
     """Draw every figure, photograph every explorable, record what made them."""
+    from opd_toy import explorables
     from opd_toy.explorables import stills
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -310,25 +421,22 @@ def make(directory):
     provenance.record(
         directory / "figures.json",
         {"files": [path.name for path in drawn]},
-        sources=["opd_toy/pages/figures.py", "opd_toy/explorables/palette.py", "opd_toy/pages/page.py", *_ENGINE, *_STUDY],
-        packages=["numpy", "matplotlib"],
+        modules=["opd_toy.pages.figures"],
     )
     provenance.record(
         directory / "monte-carlo.json",
         monte_carlo(),
-        sources=["opd_toy/pages/figures.py", *_ENGINE],
-        packages=["numpy"],
+        modules=["opd_toy.pages.figures"],
         seed=2026,
     )
     photographed = stills.photograph(directory)
     provenance.record(
         directory / "explorables.json",
         {"files": [path.name for path in photographed]},
-        sources=["opd_toy/explorables/palette.py", *(f"opd_toy/explorables/*.{kind}" for kind in ("py", "js", "css"))],
-        packages=["anywidget", "playwright"],
+        modules=[
+            "opd_toy.explorables.stills",
+            *sorted(f"opd_toy.explorables.{name}" for name in explorables.MODULES.values()),
+        ],
+        files=["opd_toy/explorables/*.js", "opd_toy/explorables/*.css"],
     )
     return [*drawn, *photographed]
-
-
-_ENGINE = [f"opd_toy/{name}.py" for name in ("distributions", "objectives", "estimators")]
-_STUDY = [f"figures/control-{name}.json" for name in ("study", "frozen")]

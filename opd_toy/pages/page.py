@@ -54,7 +54,9 @@ def show(claim):
     from opd_toy.derivations import DERIVATIONS
 
     if claim not in DERIVATIONS:
-        near = sorted(DERIVATIONS, key=lambda known: -len(set(known.split("-")) & set(claim.split("-"))))
+        near = sorted(
+            DERIVATIONS, key=lambda known: -len(set(known.split("-")) & set(claim.split("-")))
+        )
         raise KeyError(f"claim must be the id of a derivation such as {near[:3]}, not {claim!r}")
     derivation = DERIVATIONS[claim]
     equation = f"$$\n{derivation.latex_claim()}\n$$ (eq-{claim})"
@@ -96,7 +98,13 @@ def exercise(number, answer, *, choices=None, tolerance=None, digits=2, unit="",
         kind, shown = "choice", answer
     place = f"opd-exercise-{uuid.uuid4().hex[:8]}"
     options = json.dumps(
-        {"kind": kind, "answer": answer, "shown": shown, "tolerance": tolerance, "why": _proper_minus(why)}
+        {
+            "kind": kind,
+            "answer": answer,
+            "shown": shown,
+            "tolerance": tolerance,
+            "why": _proper_minus(why),
+        }
     )
     return _Html(
         f'<div class="opd-exercise" id="{place}"><form>{_inputs(number, place, choices, unit)}'
@@ -113,14 +121,16 @@ def _inputs(number, place, choices, unit):
     if choices is None:
         suffix = f" ({html.escape(unit)})" if unit else ""
         return (
-            f'<label>Your prediction for {html.escape(number)}{suffix}: '
+            f"<label>Your prediction for {html.escape(number)}{suffix}: "
             '<input type="text" inputmode="text" autocomplete="off" size="9"></label>'
         )
     options = "".join(
         f'<label><input type="radio" name="{place}" value="{html.escape(choice)}">{html.escape(choice)}</label>'
         for choice in choices
     )
-    return f"<fieldset><legend>Your prediction for {html.escape(number)}</legend>{options}</fieldset>"
+    return (
+        f"<fieldset><legend>Your prediction for {html.escape(number)}</legend>{options}</fieldset>"
+    )
 
 
 class Style:

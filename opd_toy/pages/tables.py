@@ -8,7 +8,12 @@ import numpy as np
 
 from opd_toy.distributions import log_ratio
 from opd_toy.estimators import gkd, policy_gradient
-from opd_toy.objectives import forward_kl, forward_kl_logit_gradient, reverse_kl, reverse_kl_logit_gradient
+from opd_toy.objectives import (
+    forward_kl,
+    forward_kl_logit_gradient,
+    reverse_kl,
+    reverse_kl_logit_gradient,
+)
 
 STUDENT = (0.2, 0.3, 0.5)
 TEACHER = (0.7, 0.2, 0.1)
@@ -18,7 +23,13 @@ TOKENS = ("t1", "t2", "t3")
 def tables():
     """All five tables, in the notes' order."""
     p, q = np.array(STUDENT), np.array(TEACHER)
-    return [_log_ratios(p, q), _directions(p, q), _side_by_side(p, q), _token_drawn(p, q, 0), _expected(p, q)]
+    return [
+        _log_ratios(p, q),
+        _directions(p, q),
+        _side_by_side(p, q),
+        _token_drawn(p, q, 0),
+        _expected(p, q),
+    ]
 
 
 def direction(gradient):
@@ -34,9 +45,18 @@ def strength(gradient):
 
 def as_text(table, digits=2):
     """The table as aligned text, numbers signed and rounded to ``digits``."""
-    cells = [table["columns"]] + [[_cell(entry, column, digits) for entry, column in zip(row, table["columns"])] for row in table["rows"]]
+    cells = [table["columns"]] + [
+        [_cell(entry, column, digits) for entry, column in zip(row, table["columns"])]
+        for row in table["rows"]
+    ]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in cells]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in cells
+    ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     note = [table["note"]] if table["note"] else []
     return "\n".join([f"{table['section']}  {table['title']}  [{table['id']}]", "", *lines, *note])
@@ -49,7 +69,14 @@ def _log_ratios(p, q):
         "section": "3",
         "title": "Reverse KL: log-ratio against its mean, KL(p||q)",
         "columns": ["token", "p", "q", "r = log(p/q)", "KL(p||q)", "r - KL", "gradient p (r - KL)"],
-        "rows": _rows(p, q, log_ratio(p, q), [reverse_kl(p, q)] * 3, log_ratio(p, q) - reverse_kl(p, q), gradient),
+        "rows": _rows(
+            p,
+            q,
+            log_ratio(p, q),
+            [reverse_kl(p, q)] * 3,
+            log_ratio(p, q) - reverse_kl(p, q),
+            gradient,
+        ),
         "note": "t2 goes up although p2 > q2: its log-ratio is below the mean.",
     }
 
@@ -60,8 +87,27 @@ def _directions(p, q):
         "id": "three-token-fkl",
         "section": "3",
         "title": "What one descent step does: reverse KL against forward KL",
-        "columns": ["token", "p", "q", "rKL gradient", "rKL direction", "rKL strength", "fKL gradient", "fKL direction", "fKL strength"],
-        "rows": _rows(p, q, reverse, direction(reverse), strength(reverse), forward, direction(forward), strength(forward)),
+        "columns": [
+            "token",
+            "p",
+            "q",
+            "rKL gradient",
+            "rKL direction",
+            "rKL strength",
+            "fKL gradient",
+            "fKL direction",
+            "fKL strength",
+        ],
+        "rows": _rows(
+            p,
+            q,
+            reverse,
+            direction(reverse),
+            strength(reverse),
+            forward,
+            direction(forward),
+            strength(forward),
+        ),
         "note": f"KL(p||q) = {reverse_kl(p, q):.4f}, KL(q||p) = {forward_kl(p, q):.4f}; the two disagree on t2.",
     }
 
@@ -72,8 +118,28 @@ def _side_by_side(p, q):
         "id": "three-token-gkd-versus-pg",
         "section": "4",
         "title": "GKD against the policy gradient, t3 drawn",
-        "columns": ["token", "p student", "q teacher", "GKD gradient", "GKD direction", "GKD strength", "PG gradient", "PG direction", "PG strength"],
-        "rows": _rows(p, q, exact, direction(exact), strength(exact), sampled, direction(sampled), strength(sampled), drawn=2),
+        "columns": [
+            "token",
+            "p student",
+            "q teacher",
+            "GKD gradient",
+            "GKD direction",
+            "GKD strength",
+            "PG gradient",
+            "PG direction",
+            "PG strength",
+        ],
+        "rows": _rows(
+            p,
+            q,
+            exact,
+            direction(exact),
+            strength(exact),
+            sampled,
+            direction(sampled),
+            strength(sampled),
+            drawn=2,
+        ),
         "note": f"The notes print +.81 for PG at t3: 1.61 x .5 from the rounded 1.61. The value is {sampled[2]:.4f}.",
     }
 
@@ -115,4 +181,8 @@ def _plain(rows):
 def _cell(entry, column, digits):
     if isinstance(entry, str):
         return entry
-    return f"{entry:.1f}" if column in ("p", "q", "p student", "q teacher", "probability") else f"{entry:+.{digits}f}"
+    return (
+        f"{entry:.1f}"
+        if column in ("p", "q", "p student", "q teacher", "probability")
+        else f"{entry:+.{digits}f}"
+    )

@@ -16,7 +16,9 @@ import torch
 class Checkpoint:
     """One file of training state, tied to the ``settings`` (any JSON-able value) it belongs to."""
 
-    def __init__(self, path, settings, *, seconds=10.0, say=lambda text: print(text, file=sys.stderr)):
+    def __init__(
+        self, path, settings, *, seconds=10.0, say=lambda text: print(text, file=sys.stderr)
+    ):
         self.path, self.settings, self.seconds, self.say = Path(path), settings, seconds, say
         self.written = time.monotonic()
 
@@ -42,14 +44,20 @@ class Checkpoint:
         if last or stop or time.monotonic() - self.written >= self.seconds:
             whole = self.save(state)
             if stop:
-                kept = f"the same command goes on after iteration {state['iteration']}" if whole else "the last checkpoint stands"
+                kept = (
+                    f"the same command goes on after iteration {state['iteration']}"
+                    if whole
+                    else "the last checkpoint stands"
+                )
                 self.say(f"stopped by {signal.Signals(stop).name}; {kept}")
                 raise KeyboardInterrupt
 
     def save(self, state):
         """Whether the state is now on the disk; a full disk is told of, and the run goes on."""
         self.written = time.monotonic()
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")  # two processes must not write into one file
+        partial = self.path.with_name(
+            f"{self.path.name}.{os.getpid()}.partial"
+        )  # two processes must not write into one file
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as file:
@@ -57,14 +65,22 @@ class Checkpoint:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, self.path)
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a write falls short
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # torch raises RuntimeError where a write falls short
             partial.unlink(missing_ok=True)
-            self.say(f"could not write {self.path} ({error}); the checkpoint before it, if any, stands, and the run goes on")
+            self.say(
+                f"could not write {self.path} ({error}); the checkpoint before it, if any, stands, and the run goes on"
+            )
             return False
         return True
 
     def remove(self):
-        for path in [self.path, *self.path.parent.glob(f"{self.path.name}.*.partial")]:  # and what a kill within a write left
+        for path in [
+            self.path,
+            *self.path.parent.glob(f"{self.path.name}.*.partial"),
+        ]:  # and what a kill within a write left
             path.unlink(missing_ok=True)
 
 

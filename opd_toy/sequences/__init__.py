@@ -4,5 +4,5 @@
 it, ``independent`` what needs no tree.  All their public names are here.
 """
 
-from opd_toy.sequences.estimators import *  # noqa: F403
-from opd_toy.sequences.estimators import __all__  # noqa: F401
+from opd_toy.sequences.estimators import *
+from opd_toy.sequences.estimators import __all__

@@ -20,7 +20,12 @@ import numpy as np
 
 from opd_toy import _validate
 from opd_toy.objectives import top_k_reverse_kl_logit_gradient
-from opd_toy.sequences.independent import LazyTree, growth_exponents, independent_variance, sample_estimate
+from opd_toy.sequences.independent import (
+    LazyTree,
+    growth_exponents,
+    independent_variance,
+    sample_estimate,
+)
 from opd_toy.sequences.table import SequenceTable, covariances, expectations, score_length
 from opd_toy.sequences.trees import (
     SIGNALS,
@@ -102,7 +107,11 @@ def generalized_advantage(student, teacher, gamma, lam, values=None):
     """
     gamma, lam = _validate.fraction("gamma", gamma), _validate.fraction("lam", lam)
     costs = token_costs(student, teacher)
-    values = state_values(student, costs, gamma) if values is None else per_position("values", values, student)
+    values = (
+        state_values(student, costs, gamma)
+        if values is None
+        else per_position("values", values, student)
+    )
     value = along_sequences(student, values)
     surprise = costs - value
     surprise[:, :-1] += gamma * value[:, 1:]
@@ -117,12 +126,18 @@ def top_k(student, teacher, k, outside="renormalize"):
     """
     check_same_tree(student, teacher)
     local = []
-    for t, (p, q, visit) in enumerate(zip(student.probabilities, teacher.probabilities, student.prefix_probabilities())):
-        gradient = np.where(visit[:, None] > 0, top_k_reverse_kl_logit_gradient(p, q, k, outside), 0.0)
+    for t, (p, q, visit) in enumerate(
+        zip(student.probabilities, teacher.probabilities, student.prefix_probabilities())
+    ):
+        gradient = np.where(
+            visit[:, None] > 0, top_k_reverse_kl_logit_gradient(p, q, k, outside), 0.0
+        )
         if (barred := np.argwhere(np.isposinf(gradient))).size:
             raise barred_token(prefix_at(student, t, barred[0][0]), int(barred[0][1]))
         local.append(gradient)
-    return SequenceTable(student, np.zeros((student.vocabulary**student.length, student.length)), tuple(local))
+    return SequenceTable(
+        student, np.zeros((student.vocabulary**student.length, student.length)), tuple(local)
+    )
 
 
 # --- rewards at the end ----------------------------------------------------------------
@@ -139,14 +154,19 @@ def outcome(student, reward, gamma=1.0, baseline=None):
 
 def broadcast_outcome(student, reward):
     """The reward (S,) given again at every token, r_t = R: weight -(T - t + 1) R.  eq-rlvr-broadcast."""
-    return SequenceTable(student, _outcome(student, reward, 1.0) * np.arange(check_tree("student", student).length, 0, -1))
+    return SequenceTable(
+        student,
+        _outcome(student, reward, 1.0) * np.arange(check_tree("student", student).length, 0, -1),
+    )
 
 
 def mixed(student, teacher, reward, alpha, gamma=1.0, signal="sampled", baseline=None):
     """``reward_to_go`` plus alpha times ``outcome``: at gamma = 1 the gradient of KL - alpha E[R].  eq-improve-framework."""
     alpha = _validate.number("alpha", alpha)
     weights, local = _reward_to_go(student, teacher, gamma, signal)
-    return _with_baseline(student, weights + alpha * _outcome(student, reward, gamma), local, baseline)
+    return _with_baseline(
+        student, weights + alpha * _outcome(student, reward, gamma), local, baseline
+    )
 
 
 def future_kl(student, old, gamma, ratio_limit=10.0):
@@ -155,7 +175,10 @@ def future_kl(student, old, gamma, ratio_limit=10.0):
     Of the drawn tokens; 0 for those ``old`` never draws, -inf where the student never
     draws one of them.  arXiv 2603.19835, where gamma = 2**(-1/32).
     """
-    gamma, limit = _validate.fraction("gamma", gamma), _validate.positive("ratio_limit", ratio_limit)
+    gamma, limit = (
+        _validate.fraction("gamma", gamma),
+        _validate.positive("ratio_limit", ratio_limit),
+    )
     change = _change(student, old)
     return discounted(np.where(change <= np.log(limit), change, 0.0), gamma)
 
@@ -177,22 +200,31 @@ def fipo(student, old, reward, gamma, low, high, ratio_limit=10.0):
     At student = old all f_t are 1.
     """
     weight = fipo_weight(student, old, gamma, low, high, ratio_limit)
-    reward, drawn_by = sequence_array("reward", reward, student, each_position=False), old.sequence_probabilities()
+    reward, drawn_by = (
+        sequence_array("reward", reward, student, each_position=False),
+        old.sequence_probabilities(),
+    )
     with np.errstate(over="ignore"):
         importance = np.where(drawn_by[:, None] > 0, np.exp(_change(student, old)), 0.0)
-    return SequenceTable(student, -importance * weight * (reward - drawn_by @ reward)[:, None], None, drawn_by)
+    return SequenceTable(
+        student, -importance * weight * (reward - drawn_by @ reward)[:, None], None, drawn_by
+    )
 
 
 def _change(student, old):
     """log p - log old of the drawn tokens (S, T), 0 where ``old`` never draws."""
     check_same_tree(student, old, ("student", "old"))
     rows = zip(student.log_probabilities, old.log_probabilities, drawable(old))
-    return along_sequences(old, [difference(log_p, log_old, drawn) for log_p, log_old, drawn in rows])
+    return along_sequences(
+        old, [difference(log_p, log_old, drawn) for log_p, log_old, drawn in rows]
+    )
 
 
 def _outcome(student, reward, gamma):
     reward = sequence_array("reward", reward, check_tree("student", student), each_position=False)
-    return -reward[:, None] * _validate.fraction("gamma", gamma) ** np.arange(student.length - 1, -1, -1)
+    return -reward[:, None] * _validate.fraction("gamma", gamma) ** np.arange(
+        student.length - 1, -1, -1
+    )
 
 
 # --- bias against variance -------------------------------------------------------------
@@ -250,7 +282,11 @@ def _signal(student, teacher, signal):
     kls = token_kls(student, teacher)
     if signal == "full_vocabulary_future":
         return sampled, kls, None
-    return np.zeros_like(kls), kls, tuple(centred(p, d) for p, d in zip(student.probabilities, log_ratios(student, teacher)))
+    return (
+        np.zeros_like(kls),
+        kls,
+        tuple(centred(p, d) for p, d in zip(student.probabilities, log_ratios(student, teacher))),
+    )
 
 
 def _reward_to_go(student, teacher, gamma, signal):
@@ -272,6 +308,9 @@ def _with_baseline(student, weights, local, baseline):
         baseline = prefix_means(student, student.sequence_probabilities(), weights)
     else:
         length = along_sequences(student, [score_length(p) for p in student.probabilities])
-        top, bottom = (prefix_means(student, student.sequence_probabilities(), x) for x in (weights * length, length))
+        top, bottom = (
+            prefix_means(student, student.sequence_probabilities(), x)
+            for x in (weights * length, length)
+        )
         baseline = tuple(quotient(a, b) for a, b in zip(top, bottom))
     return SequenceTable(student, weights - along_sequences(student, baseline), local)

@@ -11,7 +11,17 @@ import numpy as np
 from opd_toy import _validate
 from opd_toy.distributions import kl_terms, log_ratio, log_softmax
 from opd_toy.sequences.table import score_length
-from opd_toy.sequences.trees import SIGNALS, barred_token, centred, check_same_size, difference, discounted, kl_rows, token_prefixes, whole
+from opd_toy.sequences.trees import (
+    SIGNALS,
+    barred_token,
+    centred,
+    check_same_size,
+    difference,
+    discounted,
+    kl_rows,
+    token_prefixes,
+    whole,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +35,17 @@ class LazyTree:
     def __post_init__(self):
         whole("vocabulary", self.vocabulary), whole("length", self.length)
         if not callable(self.logits_after):
-            raise ValueError(f"logits_after is {_validate._quote(self.logits_after)}; give a function from prefixes (N, t) to logits (N, V)")
+            raise ValueError(
+                f"logits_after is {_validate._quote(self.logits_after)}; give a function from prefixes (N, t) to logits (N, V)"
+            )
 
     @classmethod
     def random(cls, vocabulary, length, seed, scale=1.0):
         """Logits N(0, scale**2), each prefix's own: drawn from a hash of seed and prefix, never stored."""
         key, scale = _key(whole("seed", seed, least=0)), _validate.number("scale", scale)
-        return cls(vocabulary, length, lambda prefixes: scale * _hashed_normals(prefixes, vocabulary, key))
+        return cls(
+            vocabulary, length, lambda prefixes: scale * _hashed_normals(prefixes, vocabulary, key)
+        )
 
     def log_probabilities_after(self, prefixes):
         """Rows (N, V) of log-probabilities after prefixes (N, t), integers, t < T."""
@@ -73,17 +87,25 @@ def independent_variance(student, teacher, gamma, signal="sampled", causal=True,
     """
     gamma, _ = _validate.fraction("gamma", gamma), _validate.choice("signal", signal, SIGNALS)
     if not causal and gamma != 1:
-        raise ValueError(f"gamma is {gamma!r} with causal=False; the full return has no discount: give gamma = 1")
+        raise ValueError(
+            f"gamma is {gamma!r} with causal=False; the full return has no discount: give gamma = 1"
+        )
     p, q = _validate.pair(student, teacher)
     if p.ndim != 2:
         raise ValueError(f"student has shape {p.shape}; give one row a position, shape (T, V)")
     if (barred := (q == 0) & (p > 0)).any():
         t, token = (int(i) for i in np.argwhere(barred)[0])
-        raise ValueError(f"teacher holds 0.0 at row ({t},), token {token}, where student holds {float(p[t, token])!r}: the KL is infinite and has no gradient; give it a probability above 0")
+        raise ValueError(
+            f"teacher holds 0.0 at row ({t},), token {token}, where student holds {float(p[t, token])!r}: the KL is infinite and has no gradient; give it a probability above 0"
+        )
     cost = np.where(p > 0, log_ratio(p, q), 0.0)
     kl = kl_terms(p, q).sum(axis=1)
-    spread = (p * (cost - kl[:, None]) ** 2).sum(axis=1) if signal == "sampled" else np.zeros(len(p))
-    mean_of_others, variance_of_others = (_others(x, power, causal) for x, power in ((kl, gamma), (spread, gamma**2)))
+    spread = (
+        (p * (cost - kl[:, None]) ** 2).sum(axis=1) if signal == "sampled" else np.zeros(len(p))
+    )
+    mean_of_others, variance_of_others = (
+        _others(x, power, causal) for x, power in ((kl, gamma), (spread, gamma**2))
+    )
     own = np.zeros_like(cost) if signal == "full_vocabulary" else cost
     weight = own + mean_of_others[:, None]
     score = np.eye(p.shape[1]) - p[:, None, :]
@@ -91,7 +113,11 @@ def independent_variance(student, teacher, gamma, signal="sampled", causal=True,
     between = (p[..., None] * (weight[..., None] * score - mean[:, None, :]) ** 2).sum()
     within = (p * score_length(p)).sum(axis=1) @ variance_of_others
     # t and u, not t = u: E[2 r_t r_u score_t.score_u] less the product of the means.
-    across = (mean.sum(axis=0) ** 2).sum() - (mean**2).sum() if shared and not causal and signal == "sampled" else 0.0
+    across = (
+        (mean.sum(axis=0) ** 2).sum() - (mean**2).sum()
+        if shared and not causal and signal == "sampled"
+        else 0.0
+    )
     return float(between + within + across)
 
 
@@ -108,7 +134,9 @@ def growth_exponents(lengths, variances):
     """Slopes of log variance against log T between neighbouring lengths (N,) -> (N - 1,).  eq-variance-exponents."""
     lengths, variances = _validate.rows("lengths", lengths), _validate.rows("variances", variances)
     if lengths.ndim != 1 or lengths.shape != variances.shape or len(lengths) < 2:
-        raise ValueError(f"lengths has shape {lengths.shape} and variances {variances.shape}; give two or more of each, as many of one as of the other")
+        raise ValueError(
+            f"lengths has shape {lengths.shape} and variances {variances.shape}; give two or more of each, as many of one as of the other"
+        )
     for name, values in (("lengths", lengths), ("variances", variances)):
         if not (np.isfinite(values).all() and (values > 0).all()):
             raise ValueError(f"{name} is {values.tolist()!r}; give finite numbers above 0")
@@ -128,19 +156,27 @@ def sample_estimate(student, teacher, gamma, signal, samples, seed):
     "gradient_standard_error" (M_t, V).
     """
     gamma, samples = _validate.fraction("gamma", gamma), whole("samples", samples, least=2)
-    _validate.choice("signal", signal, SIGNALS), _check_policy("student", student), _check_policy("teacher", teacher)
+    (
+        _validate.choice("signal", signal, SIGNALS),
+        _check_policy("student", student),
+        _check_policy("teacher", teacher),
+    )
     check_same_size(student, teacher, ("student", "teacher"))
     drawn = _draw(student, teacher, samples, np.random.default_rng(whole("seed", seed, least=0)))
     sampled, kls = drawn["cost"], drawn["kl"]
     others = sampled if signal == "sampled" else kls
     weights = np.zeros_like(sampled) if signal == "full_vocabulary" else sampled.copy()
     weights[:, :-1] += gamma * discounted(others[:, 1:], gamma)
-    blocks = [w[:, None] * score + (local if signal == "full_vocabulary" else 0.0) for w, score, local in zip(weights.T, drawn["score"], drawn["local"])]
+    blocks = [
+        w[:, None] * score + (local if signal == "full_vocabulary" else 0.0)
+        for w, score, local in zip(weights.T, drawn["score"], drawn["local"])
+    ]
     means, errors = zip(*(_block_mean(block, at) for block, at in zip(blocks, drawn["at"])))
     # |row - mean|**2: apart from the mean at the prefixes passed, and the whole mean elsewhere.
     squares = [(mean**2).sum(axis=1) for mean in means]
     distance = sum(square.sum() for square in squares) + sum(
-        ((block - mean[at]) ** 2).sum(axis=1) - square[at] for block, mean, square, at in zip(blocks, means, squares, drawn["at"])
+        ((block - mean[at]) ** 2).sum(axis=1) - square[at]
+        for block, mean, square, at in zip(blocks, means, squares, drawn["at"])
     )
     return {
         "kl": float(others.sum(axis=1).mean()),
@@ -158,13 +194,18 @@ def _draw(student, teacher, samples, generator):
     prefix, at = np.zeros((samples, 0), np.int64), np.zeros(samples, np.int64)
     found = {"cost": [], "kl": [], "score": [], "local": [], "prefixes": [], "at": []}
     for t in range(student.length):
-        log_p, log_q = student.log_probabilities_after(prefix), teacher.log_probabilities_after(prefix)
+        log_p, log_q = (
+            student.log_probabilities_after(prefix),
+            teacher.log_probabilities_after(prefix),
+        )
         if (barred := (log_p > -np.inf) & np.isneginf(log_q)).any():
             row, token = np.argwhere(barred)[0]
             raise barred_token(tuple(prefix[row].tolist()), int(token))
         p, support = np.exp(log_p), log_p > -np.inf
         ratio = difference(log_p, log_q, support)
-        token = (log_p + generator.gumbel(size=p.shape)).argmax(axis=1)  # a draw from p, however small its entries
+        token = (log_p + generator.gumbel(size=p.shape)).argmax(
+            axis=1
+        )  # a draw from p, however small its entries
         _, first, at = np.unique(at, return_index=True, return_inverse=True)
         here = (
             ratio[np.arange(samples), token], kl_rows(p, np.exp(log_q), ratio, support),
@@ -193,6 +234,12 @@ def _standard_error(values):
 
 
 def _check_policy(name, policy):
-    missing = [attribute for attribute in ("vocabulary", "length", "log_probabilities_after") if not hasattr(policy, attribute)]
+    missing = [
+        attribute
+        for attribute in ("vocabulary", "length", "log_probabilities_after")
+        if not hasattr(policy, attribute)
+    ]
     if missing:
-        raise ValueError(f"{name} is {_validate._quote(policy)}, without {missing[0]}; give a TokenTree, a LazyTree or an object with vocabulary, length and log_probabilities_after")
+        raise ValueError(
+            f"{name} is {_validate._quote(policy)}, without {missing[0]}; give a TokenTree, a LazyTree or an object with vocabulary, length and log_probabilities_after"
+        )

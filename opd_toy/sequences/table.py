@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from opd_toy import _validate
-from opd_toy.sequences.trees import TokenTree, check_tree, finite, flat, per_position, quotient, sequence_array
+from opd_toy.sequences.trees import (
+    TokenTree,
+    check_tree,
+    finite,
+    flat,
+    per_position,
+    quotient,
+    sequence_array,
+)
 
 LARGEST_TABLE = 2**28  # entries, 2 GiB
 
@@ -38,7 +46,9 @@ class SequenceTable:
             return
         probabilities = _validate.probabilities("probabilities", self.probabilities)
         if probabilities.shape != (len(self.weights),):
-            raise ValueError(f"probabilities has shape {probabilities.shape}; give one number a sequence, shape ({len(self.weights)},)")
+            raise ValueError(
+                f"probabilities has shape {probabilities.shape}; give one number a sequence, shape ({len(self.weights)},)"
+            )
         object.__setattr__(self, "probabilities", probabilities)
 
     def expectation(self):
@@ -53,7 +63,9 @@ class SequenceTable:
         """Expectation less ``gradient`` (P,)."""
         gradient = _validate.rows("gradient", gradient)
         if gradient.shape != (self.student.parameters,):
-            raise ValueError(f"gradient has shape {gradient.shape}; give one number a parameter, shape ({self.student.parameters},)")
+            raise ValueError(
+                f"gradient has shape {gradient.shape}; give one number a parameter, shape ({self.student.parameters},)"
+            )
         return self.expectation() - finite("gradient", gradient)
 
     def mean_squared_error(self, gradient, samples):
@@ -92,7 +104,12 @@ def expectations(student, probabilities, weights, local):
     for t, p in enumerate(student.probabilities):
         chance = probabilities.reshape(*p.shape, -1)
         visit = chance.sum(axis=(1, 2))[:, None]
-        blocks.append([_score_sum((chance * w.reshape(chance.shape)).sum(axis=2), p) + visit * l for w, l in zip(weights(t), local(t))])
+        blocks.append(
+            [
+                _score_sum((chance * w.reshape(chance.shape)).sum(axis=2), p) + visit * l
+                for w, l in zip(weights(t), local(t))
+            ]
+        )
     return np.array([flat(parts) for parts in zip(*blocks)])
 
 
@@ -113,13 +130,20 @@ def covariances(student, probabilities, weights, local):
         means = np.array([quotient((chance * w).sum(axis=2), mass) for w in columns])
         deviations = [w - mean[..., None] for w, mean in zip(columns, means)]
         length = score_length(p)
-        total += np.array([[((chance * a * b).sum(axis=2) * length).sum() for a in deviations] for b in deviations])
+        total += np.array(
+            [
+                [((chance * a * b).sum(axis=2) * length).sum() for a in deviations]
+                for b in deviations
+            ]
+        )
         centre = np.array([_score_sum(quotient(mass, visit[:, None]) * mean, p) for mean in means])
         for token in range(p.shape[1]):
             off_centre = means[:, :, token, None] * _score(p, token) - centre
             total += np.einsum("s,jsv,ksv->jk", mass[:, token], off_centre, off_centre)
         # Passed by: summed over the others, for 1 - visit has no digits left where visit is nearly 1.
-        absent = np.cumsum(np.append(0.0, visit[:-1])) + np.cumsum(np.append(0.0, visit[:0:-1]))[::-1]
+        absent = (
+            np.cumsum(np.append(0.0, visit[:-1])) + np.cumsum(np.append(0.0, visit[:0:-1]))[::-1]
+        )
         block = centre + np.array(local(t))
         total += np.einsum("s,jsv,ksv->jk", visit * absent, block, block)
     return total

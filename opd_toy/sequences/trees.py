@@ -33,8 +33,13 @@ class TokenTree:
     def random(cls, vocabulary, length, seed, scale=1.0):
         """Logits drawn from N(0, scale**2)."""
         vocabulary, length = _enumerable(vocabulary, length)
-        draw, scale = np.random.default_rng(whole("seed", seed, least=0)), _validate.number("scale", scale)
-        return cls(tuple(scale * draw.standard_normal((vocabulary**t, vocabulary)) for t in range(length)))
+        draw, scale = (
+            np.random.default_rng(whole("seed", seed, least=0)),
+            _validate.number("scale", scale),
+        )
+        return cls(
+            tuple(scale * draw.standard_normal((vocabulary**t, vocabulary)) for t in range(length))
+        )
 
     @classmethod
     def repeat(cls, probabilities, length=None):
@@ -43,7 +48,9 @@ class TokenTree:
         if p.ndim == 1:
             p = np.tile(p, (whole("length", length), 1))
         if p.ndim != 2 or length not in (None, len(p)):
-            raise ValueError(f"probabilities has shape {p.shape} and length is {length!r}; give (V,) and a length, or one row a position, shape (T, V)")
+            raise ValueError(
+                f"probabilities has shape {p.shape} and length is {length!r}; give (V,) and a length, or one row a position, shape (T, V)"
+            )
         vocabulary, _ = _enumerable(p.shape[1], len(p))
         with np.errstate(divide="ignore"):
             return cls(tuple(np.tile(np.log(row), (vocabulary**t, 1)) for t, row in enumerate(p)))
@@ -105,7 +112,12 @@ def sequence_kl(student, teacher):
     check_same_tree(student, teacher)
     if _first_barred(student, teacher):
         return np.inf
-    return float(sum(visit @ kl for visit, kl in zip(student.prefix_probabilities(), prefix_kls(student, teacher))))
+    return float(
+        sum(
+            visit @ kl
+            for visit, kl in zip(student.prefix_probabilities(), prefix_kls(student, teacher))
+        )
+    )
 
 
 def sequence_kl_gradient(student, teacher):
@@ -124,7 +136,9 @@ def decomposition(student, teacher):
 
     Their sum is ``sequence_kl_gradient``.  eq-gkd-future-coupling.
     """
-    return tuple(_gradient_of_mean(student, part) for part in _ratios_and_kl_ahead(student, teacher))
+    return tuple(
+        _gradient_of_mean(student, part) for part in _ratios_and_kl_ahead(student, teacher)
+    )
 
 
 def _ratios_and_kl_ahead(student, teacher):
@@ -139,7 +153,10 @@ def _ratios_and_kl_ahead(student, teacher):
 
 def _gradient_of_mean(student, costs):
     """sum_s visit(s) grad E_a[costs_a], flattened (P,)."""
-    return flat(visit[:, None] * centred(p, c) for visit, p, c in zip(student.prefix_probabilities(), student.probabilities, costs))
+    return flat(
+        visit[:, None] * centred(p, c)
+        for visit, p, c in zip(student.prefix_probabilities(), student.probabilities, costs)
+    )
 
 
 # --- costs -----------------------------------------------------------------------------
@@ -158,7 +175,10 @@ def token_kls(student, teacher):
 
 def discounted_return(costs, gamma):
     """G_t = sum_{u>=t} gamma**(u-t) costs_u (..., T), gamma from 0 to 1.  eq-discounted-return."""
-    gamma, costs = _validate.fraction("gamma", gamma), finite("costs", _validate.rows("costs", costs))
+    gamma, costs = (
+        _validate.fraction("gamma", gamma),
+        finite("costs", _validate.rows("costs", costs)),
+    )
     return discounted(costs, gamma)
 
 
@@ -235,7 +255,9 @@ def prefix_means(tree, probabilities, values):
     means = []
     for t in range(tree.length):
         chance = probabilities.reshape(tree.vocabulary**t, -1)
-        means.append(quotient((chance * values[:, t].reshape(chance.shape)).sum(axis=1), chance.sum(axis=1)))
+        means.append(
+            quotient((chance * values[:, t].reshape(chance.shape)).sum(axis=1), chance.sum(axis=1))
+        )
     return tuple(means)
 
 
@@ -293,8 +315,14 @@ def check_same_size(first, second, names):
 
 
 def whole(name, value, least=1):
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} is {_validate._quote(value)}; give a whole number (an int) of at least {least}")
+    if (
+        isinstance(value, (bool, np.bool_))
+        or not isinstance(value, (int, np.integer))
+        or value < least
+    ):
+        raise ValueError(
+            f"{name} is {_validate._quote(value)}; give a whole number (an int) of at least {least}"
+        )
     return int(value)
 
 
@@ -303,7 +331,11 @@ def sequence_array(name, value, tree, each_position=True):
     shape = (tree.vocabulary**tree.length, tree.length)[: 1 + each_position]
     array = _validate.numbers(name, value)
     if array.shape != shape:
-        what = "one number a sequence and position, shape (V**T, T)" if each_position else "one number a sequence, shape (V**T,)"
+        what = (
+            "one number a sequence and position, shape (V**T, T)"
+            if each_position
+            else "one number a sequence, shape (V**T,)"
+        )
         raise ValueError(f"{name} has shape {array.shape}; give {what} = {shape}")
     return finite(name, array)
 
@@ -311,12 +343,19 @@ def sequence_array(name, value, tree, each_position=True):
 def per_position(name, value, tree, tokens=False):
     """A tuple of finite arrays: one number a prefix, or (``tokens``) one for each of its tokens."""
     if not isinstance(value, (tuple, list)) or len(value) != tree.length:
-        raise ValueError(f"{name} is {_validate._quote(value)}; give one array a position, {tree.length} in all")
+        raise ValueError(
+            f"{name} is {_validate._quote(value)}; give one array a position, {tree.length} in all"
+        )
     arrays = []
     for t, row in enumerate(value):
-        array, shape = _validate.numbers(f"{name}[{t}]", row), (tree.vocabulary**t,) + (tree.vocabulary,) * tokens
+        array, shape = (
+            _validate.numbers(f"{name}[{t}]", row),
+            (tree.vocabulary**t,) + (tree.vocabulary,) * tokens,
+        )
         if array.shape != shape:
-            raise ValueError(f"{name}[{t}] has shape {array.shape}; give {'one row' if tokens else 'one number'} a prefix of {t} tokens, shape {shape}")
+            raise ValueError(
+                f"{name}[{t}] has shape {array.shape}; give {'one row' if tokens else 'one number'} a prefix of {t} tokens, shape {shape}"
+            )
         arrays.append(finite(f"{name}[{t}]", array))
     return tuple(arrays)
 
@@ -325,9 +364,13 @@ def token_prefixes(prefixes, policy):
     """Prefixes (N, t), whole numbers from 0 to V - 1, t < T."""
     array = np.asarray(prefixes)
     if array.dtype.kind not in "iu" or array.ndim != 2 or array.shape[1] >= policy.length:
-        raise ValueError(f"prefixes has shape {array.shape} and dtype {array.dtype}; give whole numbers, shape (N, t) with t from 0 to T - 1 = {policy.length - 1}")
-    if array.size and not (0 <= array.min() and array.max() < policy.vocabulary):
-        raise ValueError(f"prefixes holds tokens from {array.min()} to {array.max()}; a token is a whole number from 0 to V - 1 = {policy.vocabulary - 1}")
+        raise ValueError(
+            f"prefixes has shape {array.shape} and dtype {array.dtype}; give whole numbers, shape (N, t) with t from 0 to T - 1 = {policy.length - 1}"
+        )
+    if array.size and not (array.min() >= 0 and array.max() < policy.vocabulary):
+        raise ValueError(
+            f"prefixes holds tokens from {array.min()} to {array.max()}; a token is a whole number from 0 to V - 1 = {policy.vocabulary - 1}"
+        )
     return array
 
 
@@ -335,23 +378,31 @@ def finite(name, array):
     wrong = ~np.isfinite(array)
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"{name} holds {float(array[place])!r} at {place}; every entry must be finite")
+        raise ValueError(
+            f"{name} holds {float(array[place])!r} at {place}; every entry must be finite"
+        )
     return array
 
 
 def _enumerable(vocabulary, length):
     vocabulary, length = whole("vocabulary", vocabulary), whole("length", length)
     if vocabulary**length > LARGEST_TREE:
-        raise ValueError(f"vocabulary is {vocabulary} and length {length}, V**T sequences; give at most {LARGEST_TREE}, or sample from a LazyTree")
+        raise ValueError(
+            f"vocabulary is {vocabulary} and length {length}, V**T sequences; give at most {LARGEST_TREE}, or sample from a LazyTree"
+        )
     return vocabulary, length
 
 
 def _tree_rows(logits):
     if not isinstance(logits, (tuple, list)) or not logits:
-        raise ValueError(f"logits is {_validate._quote(logits)}; give one array a position, logits[t] of shape (V**t, V)")
+        raise ValueError(
+            f"logits is {_validate._quote(logits)}; give one array a position, logits[t] of shape (V**t, V)"
+        )
     rows = tuple(_validate.logits(f"logits[{t}]", z) for t, z in enumerate(logits))
     for t, z in enumerate(rows):
         shape = (rows[0].shape[-1] ** t, rows[0].shape[-1])
         if z.shape != shape:
-            raise ValueError(f"logits[{t}] has shape {z.shape}; give one row a prefix of {t} tokens, shape {shape}")
+            raise ValueError(
+                f"logits[{t}] has shape {z.shape}; give one row a prefix of {t} tokens, shape {shape}"
+            )
     return rows

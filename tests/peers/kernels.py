@@ -19,10 +19,22 @@ CASES = [
     ("reverse_kl", {}),
     ("forward_kl", {}),
     *[("generalized_jsd", {"beta": beta}) for beta in (0, 1e-3, 0.5, 0.999, 1)],
-    *[(f"skewed_{which}_kl", {"skew": skew}) for which in ("forward", "reverse") for skew in (0, 0.1, 0.7, 1)],
+    *[
+        (f"skewed_{which}_kl", {"skew": skew})
+        for which in ("forward", "reverse")
+        for skew in (0, 0.1, 0.7, 1)
+    ],
 ]
-case = pytest.mark.parametrize("name, parameters", CASES, ids=lambda x: x if isinstance(x, str) else ",".join(map(str, x.values())) or "-")
-dtypes = pytest.mark.parametrize("dtype, value_error, gradient_error", [(torch.float32, 5e-6, 1e-5), (torch.bfloat16, 5e-6, 4e-3), (torch.float16, 5e-6, 1e-3)], ids=str)
+case = pytest.mark.parametrize(
+    "name, parameters",
+    CASES,
+    ids=lambda x: x if isinstance(x, str) else ",".join(map(str, x.values())) or "-",
+)
+dtypes = pytest.mark.parametrize(
+    "dtype, value_error, gradient_error",
+    [(torch.float32, 5e-6, 1e-5), (torch.bfloat16, 5e-6, 4e-3), (torch.float16, 5e-6, 1e-3)],
+    ids=str,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +47,32 @@ def calls(monkeypatch):
         return kernels.divergence(*arguments, **parameters)
 
     class Counted:
-        OBJECTIVES, divergence, scale_ = kernels.OBJECTIVES, staticmethod(counted), staticmethod(kernels.scale_)
+        OBJECTIVES, divergence, scale_ = (
+            kernels.OBJECTIVES,
+            staticmethod(counted),
+            staticmethod(kernels.scale_),
+        )
 
-    serves = lambda *tensors: Counted if not REFERENCE and tensors[0].device.type == DEVICE and all(x.dtype in (torch.float32, torch.bfloat16, torch.float16) for x in tensors) else None  # noqa: E731
+    serves = lambda *tensors: (
+        Counted
+        if not REFERENCE
+        and tensors[0].device.type == DEVICE
+        and all(x.dtype in (torch.float32, torch.bfloat16, torch.float16) for x in tensors)
+        else None
+    )
     monkeypatch.setattr(losses, "device_kernels", serves)
     monkeypatch.setattr(_shared, "device_kernels", serves)
     if DEVICE == "cpu":
-        monkeypatch.setattr(losses, "_tensor_cores", lambda a, b: not REFERENCE and a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16))
-        monkeypatch.setattr(losses, "_product", lambda a, b, out=None: torch.mm(a.float(), b.float(), out=out))
+        monkeypatch.setattr(
+            losses,
+            "_tensor_cores",
+            lambda a, b: (
+                not REFERENCE and a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)
+            ),
+        )
+        monkeypatch.setattr(
+            losses, "_product", lambda a, b, out=None: torch.mm(a.float(), b.float(), out=out)
+        )
     return made
 
 
@@ -59,14 +89,23 @@ def cpu(loss, *arguments, **parameters):
 
 def pair(*shape, seed=0, scale=2.0, dtype=torch.float32):
     draw = torch.Generator().manual_seed(seed)
-    return tuple((scale * torch.randn(*shape, generator=draw, dtype=torch.float64)).to(dtype) for _ in range(2))
+    return tuple(
+        (scale * torch.randn(*shape, generator=draw, dtype=torch.float64)).to(dtype)
+        for _ in range(2)
+    )
 
 
 def value_and_gradient(z, y, *arguments, **parameters):
     """By the kernel, brought back to the CPU."""
-    z = z.detach().to(DEVICE).requires_grad_() if DEVICE == "cuda" else z.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-    move = lambda x: x.to(DEVICE) if isinstance(x, torch.Tensor) else x  # noqa: E731
-    value = distillation_loss(z, move(y), *map(move, arguments), **{key: move(x) for key, x in parameters.items()})
+    z = (
+        z.detach().to(DEVICE).requires_grad_()
+        if DEVICE == "cuda"
+        else z.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    )
+    move = lambda x: x.to(DEVICE) if isinstance(x, torch.Tensor) else x
+    value = distillation_loss(
+        z, move(y), *map(move, arguments), **{key: move(x) for key, x in parameters.items()}
+    )
     value.backward()
     return value.item(), z.grad.cpu()
 
@@ -81,7 +120,11 @@ def reference(z, y, *arguments, **parameters):
 
 def close(actual, expected, error):
     actual, expected = actual.double(), expected.double()
-    assert torch.equal(actual.isposinf(), expected.isposinf()) and torch.equal(actual.isneginf(), expected.isneginf()) and torch.equal(actual.isnan(), expected.isnan())
+    assert (
+        torch.equal(actual.isposinf(), expected.isposinf())
+        and torch.equal(actual.isneginf(), expected.isneginf())
+        and torch.equal(actual.isnan(), expected.isnan())
+    )
     finite = expected.isfinite()
     assert (actual - expected)[finite].norm() <= error * expected[finite].norm() + 1e-12
 
@@ -116,17 +159,44 @@ def test_temperature_mask_weights_and_upstream(name, parameters):
     z, y = pair(2, 3, 300, seed=2)
     mask, weights = torch.tensor([[1, 0, 1], [0, 1, 0]]), torch.rand(2, 3) + 0.5
     for temperature in (0.5, 3.0):
-        expected, gradient = reference(z.double(), y.double(), name, mask, weights=weights, temperature=temperature, normalizer=7, **parameters)
-        value, actual = value_and_gradient(z, y, name, mask, weights=weights, temperature=temperature, normalizer=7, **parameters)
+        expected, gradient = reference(
+            z.double(),
+            y.double(),
+            name,
+            mask,
+            weights=weights,
+            temperature=temperature,
+            normalizer=7,
+            **parameters,
+        )
+        value, actual = value_and_gradient(
+            z, y, name, mask, weights=weights, temperature=temperature, normalizer=7, **parameters
+        )
         assert abs(value - expected) <= 5e-6 * max(expected, 1e-3)
         close(actual, gradient, 1e-5)
     x = z.to(DEVICE).requires_grad_()
-    (3 * distillation_loss(x, y.to(DEVICE), name, mask.to(DEVICE), weights=weights.to(DEVICE), temperature=3.0, normalizer=7, **parameters)).backward()
+    (
+        3
+        * distillation_loss(
+            x,
+            y.to(DEVICE),
+            name,
+            mask.to(DEVICE),
+            weights=weights.to(DEVICE),
+            temperature=3.0,
+            normalizer=7,
+            **parameters,
+        )
+    ).backward()
     close(x.grad.cpu(), 3 * gradient, 1e-5)
 
 
 def test_mixed_dtypes():
-    for student, teacher in ((torch.float32, torch.bfloat16), (torch.bfloat16, torch.float16), (torch.float16, torch.float32)):
+    for student, teacher in (
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.float16),
+        (torch.float16, torch.float32),
+    ):
         z, y = pair(4, 300)[0].to(student), pair(4, 300)[1].to(teacher)
         for name, parameters in CASES:
             expected, gradient = reference(z.double(), y.double(), name, **parameters)
@@ -147,7 +217,9 @@ def test_near_convergence_the_digits_stay(name, parameters, shift):
     value, actual = value_and_gradient(z, y, name, **parameters)
     assert 0 < expected < 2e-5
     assert abs(value - expected) <= 1e-3 * expected
-    close(actual, gradient, 2e-4 if name in ("reverse_kl", "forward_kl") and not shift else 2e-3)  # student - teacher is rounded at the size of the shift
+    close(
+        actual, gradient, 2e-4 if name in ("reverse_kl", "forward_kl") and not shift else 2e-3
+    )  # student - teacher is rounded at the size of the shift
 
 
 def test_a_small_divergence_between_confident_models():
@@ -155,8 +227,12 @@ def test_a_small_divergence_between_confident_models():
     z[0, 1], y[0, 1] = -200.0, math.log(1e-3)
     z[0, 2], y[0, 2] = -25.0, -24.0
     for name in ("reverse_kl", "forward_kl"):
-        assert value_and_gradient(z, y, name)[0] == pytest.approx(reference(z.double(), y.double(), name)[0], rel=1e-5)
-    assert value_and_gradient(y, z, "forward_kl")[0] == pytest.approx(value_and_gradient(z, y)[0], rel=1e-6)
+        assert value_and_gradient(z, y, name)[0] == pytest.approx(
+            reference(z.double(), y.double(), name)[0], rel=1e-5
+        )
+    assert value_and_gradient(y, z, "forward_kl")[0] == pytest.approx(
+        value_and_gradient(z, y)[0], rel=1e-6
+    )
 
 
 @case
@@ -164,7 +240,9 @@ def test_identical_models_and_one_token(name, parameters):
     z, _ = pair(4, 700)
     value, gradient = value_and_gradient(z, z, name, **parameters)
     assert value == pytest.approx(0, abs=1e-9) and gradient.abs().max() < 1e-8
-    value, gradient = value_and_gradient(torch.tensor([[3.0], [-2.0]]), torch.tensor([[1.0], [8.0]]), name, **parameters)
+    value, gradient = value_and_gradient(
+        torch.tensor([[3.0], [-2.0]]), torch.tensor([[1.0], [8.0]]), name, **parameters
+    )
     assert value == 0 and (gradient == 0).all()
 
 
@@ -187,8 +265,13 @@ def test_masked_vocabulary_is_as_if_it_were_not_there(name, parameters):
     """Beyond 300 both models bar everything, whole tiles too; or all before."""
     z, y = pair(3, 300, seed=5)
     expected, gradient = reference(z, y, name, **parameters)
-    for padding, kept in (((0, 2 * TILE), slice(0, 300)), ((TILE + 70, 20), slice(TILE + 70, TILE + 370))):
-        value, actual = value_and_gradient(F.pad(z, padding, value=-INF), F.pad(y, padding, value=-INF), name, **parameters)
+    for padding, kept in (
+        ((0, 2 * TILE), slice(0, 300)),
+        ((TILE + 70, 20), slice(TILE + 70, TILE + 370)),
+    ):
+        value, actual = value_and_gradient(
+            F.pad(z, padding, value=-INF), F.pad(y, padding, value=-INF), name, **parameters
+        )
         assert value == pytest.approx(expected, rel=1e-5, abs=1e-6)
         close(actual[:, kept], gradient, 1e-5)
         actual[:, kept] = 0
@@ -218,7 +301,12 @@ def test_a_student_all_on_barred_tokens_has_a_finite_gradient():
         wide[:, :, at : at + 4] = torch.stack([z, y])
         expected, gradient = reference(wide[0], wide[1])
         value, actual = value_and_gradient(wide[0], wide[1])
-        assert value == expected == INF and actual[0].isfinite().all() and actual[1].isinf().any() and actual[2].isfinite().all()
+        assert (
+            value == expected == INF
+            and actual[0].isfinite().all()
+            and actual[1].isinf().any()
+            and actual[2].isfinite().all()
+        )
         close(actual, gradient, 1e-5)
         wide[:] = -INF
 
@@ -246,11 +334,17 @@ def test_not_a_number_is_not_hidden():
                 logits[which][1, 7] = bad
                 value, gradient = value_and_gradient(*logits, name, **parameters)
                 expected = reference(*logits, name, **parameters)[1]
-                assert math.isnan(value) and gradient[1].isnan().any() == expected[1].isnan().any() and gradient[[0, 2]].isfinite().all()
+                assert (
+                    math.isnan(value)
+                    and gradient[1].isnan().any() == expected[1].isnan().any()
+                    and gradient[[0, 2]].isfinite().all()
+                )
         for which in (0, 1):
             logits = pair(3, 300, seed=8)
             logits[which][1] = -INF
-            assert math.isnan(value_and_gradient(*logits, name, **parameters)[0]) and math.isnan(reference(*logits, name, **parameters)[0])
+            assert math.isnan(value_and_gradient(*logits, name, **parameters)[0]) and math.isnan(
+                reference(*logits, name, **parameters)[0]
+            )
 
 
 @case
@@ -263,7 +357,11 @@ def test_what_is_masked_does_not_matter(name, parameters):
         for which in (z, y):
             which[mask == 0] = rubbish
         value, gradient = value_and_gradient(z, y, name, mask, weights=weights, **parameters)
-        assert value == expected[0] and torch.equal(gradient, expected[1]) and (gradient[mask == 0] == 0).all()
+        assert (
+            value == expected[0]
+            and torch.equal(gradient, expected[1])
+            and (gradient[mask == 0] == 0).all()
+        )
 
 
 @case
@@ -273,7 +371,9 @@ def test_nothing_to_learn_from(name, parameters):
     value, gradient = value_and_gradient(z, y, name, torch.zeros(2, 2), **parameters)
     assert value == 0 and (gradient == 0).all()
     for shape in ((0, 4, 11), (3, 0, 11)):
-        value, gradient = value_and_gradient(torch.zeros(shape), torch.zeros(shape), name, **parameters)
+        value, gradient = value_and_gradient(
+            torch.zeros(shape), torch.zeros(shape), name, **parameters
+        )
         assert value == 0 and gradient.shape == shape
 
 
@@ -304,7 +404,10 @@ def test_logits_that_are_not_contiguous():
     one = y[:1, :1].expand(3, 5, 300)
     value, gradient = value_and_gradient(z, one.to(DEVICE))
     close(gradient, reference(z, one)[1], 1e-5)
-    four = z.view(3, 5, 3, 100)[:, :4], y.view(3, 5, 3, 100)[:, 1:]  # two leading axes that cannot be joined, and a third
+    four = (
+        z.view(3, 5, 3, 100)[:, :4],
+        y.view(3, 5, 3, 100)[:, 1:],
+    )  # two leading axes that cannot be joined, and a third
     close(value_and_gradient(*four)[1], reference(*four)[1], 1e-5)
     close(value_and_gradient(z[0, 0], y[0, 0])[1], reference(z[0, 0], y[0, 0])[1], 1e-5)
 
@@ -315,7 +418,9 @@ def test_gradients_over_the_logits(turned):
         for name, parameters in [CASES[0], CASES[4]]:
             z, y = (x.to(DEVICE) for x in pair(2, 5, 300, dtype=dtype))
             if turned:
-                z, y = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (z, y))  # the logits of a row are not adjacent
+                z, y = (
+                    x.transpose(1, 2).contiguous().transpose(1, 2) for x in (z, y)
+                )  # the logits of a row are not adjacent
             expected = value_and_gradient(z[:, :-1], y[:, :-1], name, **parameters)
             leaf = z.clone().requires_grad_()
             logits = (leaf * 1.0)[:, :-1]
@@ -348,13 +453,20 @@ def test_one_input_one_answer():
     for name, mixing in (("reverse_kl", 0.0), ("generalized_jsd", 0.3)):
         out = torch.empty_like(z)
         total = kernels.divergence(name, z, y, factor, out, 1.0, mixing)
-        for attribute, changed in (("BLOCK", kernels.BLOCK), ("_lag", lambda *_: 1), ("_lag", lambda *_: 3), ("TILES_TOGETHER", 4)):
+        for attribute, changed in (
+            ("BLOCK", kernels.BLOCK),
+            ("_lag", lambda *_: 1),
+            ("_lag", lambda *_: 3),
+            ("TILES_TOGETHER", 4),
+        ):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(kernels, attribute, changed)
                 again = torch.empty_like(z)
                 value = kernels.divergence(name, z, y, factor, again, 1.0, mixing)
             assert torch.equal(again, out), (name, attribute)
-            assert value == pytest.approx(total.item(), rel=1e-12 if attribute == "TILES_TOGETHER" else 0)
+            assert value == pytest.approx(
+                total.item(), rel=1e-12 if attribute == "TILES_TOGETHER" else 0
+            )
         assert kernels.divergence(name, z, y, factor, None, 1.0, mixing) == total
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kernels, "BLOCK", 256)  # several tiles a row
@@ -374,12 +486,24 @@ def test_without_gradients():
 def test_scaling():
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for elements in (1, 70_001):
-            x = torch.randn(elements, generator=torch.Generator().manual_seed(0)).to(dtype).to(DEVICE)
+            x = (
+                torch.randn(elements, generator=torch.Generator().manual_seed(0))
+                .to(dtype)
+                .to(DEVICE)
+            )
             for factor in (1.0, 0.5, -3.7, 0.0, INF, math.nan):
                 expected = (x.float() * factor).to(dtype)
                 actual = kernels.scale_(x.clone(), torch.tensor(factor, device=DEVICE))
-                torch.testing.assert_close(actual, expected, rtol=2**-7 if dtype == torch.bfloat16 and factor == -3.7 else 0, atol=0, equal_nan=True)  # the interpreter cuts bfloat16 off
-    assert kernels.scale_(torch.empty(0, 5, device=DEVICE), torch.tensor(2.0, device=DEVICE)).shape == (0, 5)
+                torch.testing.assert_close(
+                    actual,
+                    expected,
+                    rtol=2**-7 if dtype == torch.bfloat16 and factor == -3.7 else 0,
+                    atol=0,
+                    equal_nan=True,
+                )  # the interpreter cuts bfloat16 off
+    assert kernels.scale_(
+        torch.empty(0, 5, device=DEVICE), torch.tensor(2.0, device=DEVICE)
+    ).shape == (0, 5)
 
 
 # --- what else calls it ------------------------------------------------------------------
@@ -388,21 +512,44 @@ def test_scaling():
 @case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_hidden_states_and_heads(name, parameters, dtype, calls):
-    (h, _), (w, _), (g, _), (u, _) = (x for x in (pair(2, 5, 6, scale=1.0, dtype=dtype), pair(300, 6, seed=1, scale=1.0, dtype=dtype), pair(2, 5, 3, seed=2, scale=1.0, dtype=dtype), pair(300, 3, seed=3, scale=1.0, dtype=dtype)))
+    (h, _), (w, _), (g, _), (u, _) = (
+        x
+        for x in (
+            pair(2, 5, 6, scale=1.0, dtype=dtype),
+            pair(300, 6, seed=1, scale=1.0, dtype=dtype),
+            pair(2, 5, 3, seed=2, scale=1.0, dtype=dtype),
+            pair(300, 3, seed=3, scale=1.0, dtype=dtype),
+        )
+    )
     mask = torch.tensor([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]])
     exact = [x.double().requires_grad_() for x in (h, w)]
-    expected = cpu(fused_linear_distillation_loss, *exact, g.double(), u.double(), name, mask, **parameters)
+    expected = cpu(
+        fused_linear_distillation_loss, *exact, g.double(), u.double(), name, mask, **parameters
+    )
     cpu(expected.backward)
     for chunk in (None, 4):
         h2, w2 = h.to(DEVICE).detach().requires_grad_(), w.to(DEVICE).detach().requires_grad_()
         calls.clear()
-        value = fused_linear_distillation_loss(h2, w2, g.to(DEVICE), u.to(DEVICE), name, mask.to(DEVICE), chunk_tokens=chunk, **parameters)
+        value = fused_linear_distillation_loss(
+            h2,
+            w2,
+            g.to(DEVICE),
+            u.to(DEVICE),
+            name,
+            mask.to(DEVICE),
+            chunk_tokens=chunk,
+            **parameters,
+        )
         (1024.0 * value).backward()
         assert len(calls) == (1 if chunk is None else 2)
         assert value.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
         for actual, wanted in zip((h2, w2), exact):
             assert actual.grad.dtype == dtype
-            close(actual.grad.cpu().double() / 1024, wanted.grad, 2e-5 if dtype == torch.float32 else torch.finfo(dtype).eps)
+            close(
+                actual.grad.cpu().double() / 1024,
+                wanted.grad,
+                2e-5 if dtype == torch.float32 else torch.finfo(dtype).eps,
+            )
 
 
 def test_what_it_is_not_for(calls):
@@ -411,7 +558,11 @@ def test_what_it_is_not_for(calls):
     distillation_loss(z.double(), y)
     distillation_loss(z, y.double())
     assert not calls
-    distillation_loss(z, y, "generalized_jsd", beta=1), distillation_loss(z, y, "skewed_forward_kl", skew=0), distillation_loss(z, y, "generalized_jsd", beta=0.5)
+    (
+        distillation_loss(z, y, "generalized_jsd", beta=1),
+        distillation_loss(z, y, "skewed_forward_kl", skew=0),
+        distillation_loss(z, y, "generalized_jsd", beta=0.5),
+    )
     assert calls == ["reverse_kl", "forward_kl", "generalized_jsd"]
 
 
@@ -427,7 +578,9 @@ def test_autocast_changes_nothing():
 def test_the_whole_vocabulary():
     """V = 151 936, 300 rows of bfloat16: the row's L2 traffic, waits and all; and a mask."""
     draw = torch.Generator("cuda").manual_seed(0)
-    z, y = (torch.randn(300, 151_936, generator=draw, device="cuda").bfloat16() * 2 for _ in range(2))
+    z, y = (
+        torch.randn(300, 151_936, generator=draw, device="cuda").bfloat16() * 2 for _ in range(2)
+    )
     mask = torch.rand(300, generator=draw, device="cuda") < 0.9
     for name, parameters in CASES:
         x = z.clone().requires_grad_()

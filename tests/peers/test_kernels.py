@@ -13,12 +13,26 @@ pytest.importorskip("triton", reason="the kernels need Triton: pip install trito
 
 if torch.cuda.is_available():
     pytest.register_assert_rewrite("tests.peers.kernels")
-    from tests.peers.kernels import *  # noqa: F403
+    from tests.peers.kernels import *
 else:
 
     def test_in_the_interpreter():
         environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-        run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/peers/kernels.py"], cwd=ROOT, env=environment, capture_output=True, text=True)
+        run = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "tests/peers/kernels.py",
+            ],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
 
 
@@ -57,6 +71,8 @@ for dtype in ("bf16", "fp32", "fp16"):
 def test_code_for_a100_and_h100_is_generated():
     """Without a GPU: to machine code, with logits read 16 bytes at a time."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    run = subprocess.run([sys.executable, "-c", COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr[-4000:]
     assert len(run.stdout.split()) == 2 * 5 * 3 * 3

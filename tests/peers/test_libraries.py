@@ -17,7 +17,9 @@ theirs = GKDTrainer.generalized_jsd_loss
 
 def draw(*shapes, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+    return [
+        torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes
+    ]
 
 
 def gradients(loss, *tensors):
@@ -37,20 +39,41 @@ def same(ours, other, tolerance):
 
 
 @pytest.mark.parametrize("beta", BETAS)
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-5)], ids=str)
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-5)], ids=str
+)
 def test_trl_from_logits(beta, dtype, tolerance):
     """With labels, as its trainer calls it."""
     z, y = draw((2, 7, 50), (2, 7, 50), dtype=dtype)
     labels = torch.tensor([[-100, -100, 3, 4, 5, 6, -100], [-100, 1, 2, 3, 4, 5, 6]])
     for temperature in (1.0, 2.0):
         for count in (None, 23):
-            ours = gradients(lambda x: distillation_loss(x, y, "generalized_jsd", labels != -100, beta=beta, temperature=temperature, normalizer=count), z)
-            same(ours, gradients(lambda x: theirs(x, y, labels, beta, temperature, num_items_in_batch=count), z), tolerance)
+            ours = gradients(
+                lambda x: distillation_loss(
+                    x,
+                    y,
+                    "generalized_jsd",
+                    labels != -100,
+                    beta=beta,
+                    temperature=temperature,
+                    normalizer=count,
+                ),
+                z,
+            )
+            same(
+                ours,
+                gradients(
+                    lambda x: theirs(x, y, labels, beta, temperature, num_items_in_batch=count), z
+                ),
+                tolerance,
+            )
 
 
 def test_trl_without_labels_divides_by_texts():
     z, y = draw((2, 7, 50), (2, 7, 50))
-    assert theirs(z, y).item() == pytest.approx(7 * distillation_loss(z, y, "generalized_jsd", beta=0.5).item(), rel=1e-6)
+    assert theirs(z, y).item() == pytest.approx(
+        7 * distillation_loss(z, y, "generalized_jsd", beta=0.5).item(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("beta", BETAS)
@@ -59,10 +82,16 @@ def test_trl_is_nan_on_a_masked_vocabulary(beta):
     z[..., 8:] = y[..., 8:] = -math.inf
     value, (gradient,) = gradients(lambda x: theirs(x, y, beta=beta), z)
     assert math.isnan(value)
-    value, (gradient,) = gradients(lambda x: distillation_loss(x, y, "generalized_jsd", beta=beta), z)
-    cut, (expected,) = gradients(lambda x: theirs(x, y[..., :8], beta=beta, num_items_in_batch=6), z[..., :8])
+    value, (gradient,) = gradients(
+        lambda x: distillation_loss(x, y, "generalized_jsd", beta=beta), z
+    )
+    cut, (expected,) = gradients(
+        lambda x: theirs(x, y[..., :8], beta=beta, num_items_in_batch=6), z[..., :8]
+    )
     assert value == pytest.approx(cut, rel=1e-6)
-    assert (gradient[..., :8] - expected).norm() <= 1e-6 * expected.norm() and (gradient[..., 8:] == 0).all()
+    assert (gradient[..., :8] - expected).norm() <= 1e-6 * expected.norm() and (
+        gradient[..., 8:] == 0
+    ).all()
 
 
 def test_trl_has_no_digits_left_near_convergence():
@@ -77,8 +106,16 @@ def test_trl_has_no_digits_left_near_convergence():
 def test_trl_from_hidden_states(beta):
     h, w, t, u = draw((1, 9, 8), (60, 8), (1, 9, 12), (60, 12), dtype=torch.float32)
     mask = torch.tensor([[1, 1, 0, 1, 1, 1, 0, 1, 1]])
-    ours = gradients(lambda a, b: fused_linear_distillation_loss(a, b, t, u, "generalized_jsd", mask, beta=beta), h, w)
-    same(ours, gradients(lambda a, b: _chunked_divergence_loss(a, t, b, u, mask, float(beta))[0], h, w), 1e-5)
+    ours = gradients(
+        lambda a, b: fused_linear_distillation_loss(a, b, t, u, "generalized_jsd", mask, beta=beta),
+        h,
+        w,
+    )
+    same(
+        ours,
+        gradients(lambda a, b: _chunked_divergence_loss(a, t, b, u, mask, float(beta))[0], h, w),
+        1e-5,
+    )
 
 
 # --- Liger -------------------------------------------------------------------------------
@@ -88,8 +125,21 @@ def test_trl_from_hidden_states(beta):
 def test_liger_from_hidden_states(beta):
     h, w, t, u = draw((9, 8), (60, 8), (9, 12), (60, 12), dtype=torch.float32)
     target = torch.tensor([1, 2, -100, 4, 5, 6, -100, 8, 9])
-    liger = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=beta, compiled=False, chunk_size=4, temperature=2.0)
-    ours = gradients(lambda a, b: fused_linear_distillation_loss(a, b, t, u, "generalized_jsd", target != -100, beta=beta, temperature=2.0), h, w)
+    liger = LigerFusedLinearJSDLoss(
+        weight_hard_loss=0.0,
+        weight_soft_loss=1.0,
+        beta=beta,
+        compiled=False,
+        chunk_size=4,
+        temperature=2.0,
+    )
+    ours = gradients(
+        lambda a, b: fused_linear_distillation_loss(
+            a, b, t, u, "generalized_jsd", target != -100, beta=beta, temperature=2.0
+        ),
+        h,
+        w,
+    )
     same(ours, gradients(lambda a, b: liger(a, b, t, u, target), h, w), 1e-5)
 
 
@@ -98,7 +148,9 @@ def test_liger_adds_half_a_cross_entropy_unless_told_not_to():
     target = torch.arange(9)
     value = LigerFusedLinearJSDLoss(compiled=False)(h, w, h, w, target).item()
     assert value == pytest.approx(0.5 * F.cross_entropy(h @ w.T, target).item(), rel=1e-5)
-    assert fused_linear_distillation_loss(h, w, h, w, "generalized_jsd", beta=0.5).item() == pytest.approx(0, abs=1e-9)
+    assert fused_linear_distillation_loss(
+        h, w, h, w, "generalized_jsd", beta=0.5
+    ).item() == pytest.approx(0, abs=1e-9)
 
 
 # --- written by us from the formulas of others -------------------------------------------
@@ -112,7 +164,7 @@ def ms_swift(z, y, labels, beta):
         first, second = (log_q, log_p) if beta == 0 else (log_p, log_q)
         return (first.exp() * (first - second)).sum() / mask.sum()
     mixture = torch.logsumexp(torch.stack([log_p + math.log(1 - beta), log_q + math.log(beta)]), 0)
-    kl = lambda a: (a.exp() * (a - mixture)).sum()  # noqa: E731
+    kl = lambda a: (a.exp() * (a - mixture)).sum()
     return (beta * kl(log_q) + (1 - beta) * kl(log_p)) / mask.sum()
 
 
@@ -120,14 +172,16 @@ def ms_swift(z, y, labels, beta):
 def test_ms_swift(beta):
     z, y = draw((2, 4, 30), (2, 4, 30))
     labels = torch.tensor([[-100, 1, 2, 3], [1, 2, -100, -100]])
-    ours = gradients(lambda x: distillation_loss(x, y, "generalized_jsd", labels != -100, beta=beta), z)
+    ours = gradients(
+        lambda x: distillation_loss(x, y, "generalized_jsd", labels != -100, beta=beta), z
+    )
     same(ours, gradients(lambda x: ms_swift(x, y, labels, beta), z), 1e-10)
 
 
 def distillm(z, y, which, lam):
     """DistiLLM (arXiv 2402.03898): KL(q || lam q + (1 - lam) p), KL(p || lam p + (1 - lam) q), and their JS with (1 - lam) in the place of beta, from probabilities."""
     p, q = z.softmax(-1), y.softmax(-1)
-    kl = lambda a, b: (a * (a / b).log()).sum(-1)  # noqa: E731
+    kl = lambda a, b: (a * (a / b).log()).sum(-1)
     if which == "js":
         mixture = lam * p + (1 - lam) * q
         return (lam * kl(p, mixture) + (1 - lam) * kl(q, mixture)).mean()
@@ -139,7 +193,11 @@ def distillm(z, y, which, lam):
 def test_distillm(lam):
     z, y = draw((2, 4, 30), (2, 4, 30))
     for name in ("skewed_forward_kl", "skewed_reverse_kl"):
-        same(gradients(lambda x: distillation_loss(x, y, name, skew=lam), z), gradients(lambda x: distillm(x, y, name, lam), z), 1e-10)
+        same(
+            gradients(lambda x: distillation_loss(x, y, name, skew=lam), z),
+            gradients(lambda x: distillm(x, y, name, lam), z),
+            1e-10,
+        )
     ours = gradients(lambda x: distillation_loss(x, y, "generalized_jsd", beta=1 - lam), z)
     same(ours, gradients(lambda x: distillm(x, y, "js", lam), z), 1e-10)
 

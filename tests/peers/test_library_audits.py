@@ -34,7 +34,15 @@ def verdict(entry):
 def found(loss):
     entry = libraries.audited(loss)
     report = entry["report"]
-    return {**verdict(entry), "expected_gradient": report["expected_gradient"], "variance": report["variance"]} if report else verdict(entry)
+    return (
+        {
+            **verdict(entry),
+            "expected_gradient": report["expected_gradient"],
+            "variance": report["variance"],
+        }
+        if report
+        else verdict(entry)
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -47,18 +55,26 @@ def test_the_recorded_verdict_is_made_again(name):
 @pytest.mark.parametrize("name", libraries.MEASUREMENTS)
 def test_the_recorded_numbers_are_made_again(name):
     recorded = RESULTS["measurements"][name]
-    if name == "trl: close models in float32":  # rounding: the order of its sums hangs on the machine
+    if (
+        name == "trl: close models in float32"
+    ):  # rounding: the order of its sums hangs on the machine
         errors = libraries.MEASUREMENTS[name]()["relative error of the value, largest of 5"]
         assert errors["GKDTrainer"] > 0.01 > 100 * errors["Σ p (d + expm1(-d))"]
     else:
-        assert flat(json.loads(json.dumps(libraries.MEASUREMENTS[name]()))) == pytest.approx(flat(recorded), rel=1e-6, abs=1e-7)
+        assert flat(json.loads(json.dumps(libraries.MEASUREMENTS[name]()))) == pytest.approx(
+            flat(recorded), rel=1e-6, abs=1e-7
+        )
 
 
 def flat(tree, path=""):
     """{path: leaf}, numbers alone; other leaves go into the path."""
     if isinstance(tree, (dict, list)):
         items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        return {key: leaf for name, branch in items for key, leaf in flat(branch, f"{path}/{name}").items()}
+        return {
+            key: leaf
+            for name, branch in items
+            for key, leaf in flat(branch, f"{path}/{name}").items()
+        }
     number = isinstance(tree, (int, float)) and not isinstance(tree, bool)
     return {path: tree} if number else {f"{path}={tree}": 0.0}
 

@@ -24,7 +24,11 @@ WHERE = "https://raw.githubusercontent.com/huggingface/trl/v1.16.0/tests/experim
 def their_class(trainer):
     """TestGeneralizedJSDLoss with ``trainer`` in the place of GKDTrainer."""
     tree = ast.parse(FILE.read_text(encoding="utf-8"))
-    found = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TestGeneralizedJSDLoss"]
+    found = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == "TestGeneralizedJSDLoss"
+    ]
     names = {"torch": torch, "F": F, "GKDTrainer": trainer, "TrlTestCase": object}
     exec(compile(ast.Module(found, []), str(FILE), "exec"), names)
     return names["TestGeneralizedJSDLoss"]
@@ -46,7 +50,9 @@ def failures(trainer):
     return failed, len(names)
 
 
-needs_file = pytest.mark.skipif(not FILE.is_file(), reason=f"put {WHERE} into {FILE}, or its path into TRL_TESTS")
+needs_file = pytest.mark.skipif(
+    not FILE.is_file(), reason=f"put {WHERE} into {FILE}, or its path into TRL_TESTS"
+)
 
 
 @needs_file

@@ -15,7 +15,6 @@ import asyncio
 import collections
 import json
 import os
-import sys
 import types
 import warnings
 from collections.abc import Callable
@@ -26,8 +25,8 @@ from pathlib import Path
 import torch
 
 RECORD = Path(__file__).parents[3] / "figures" / "library-audits.json"
-_MODULES = ("libraries", "calling", "candidates", "identify", "edges", "token_level", "sequence_level", "sequence_calls", "sequence_bases", "sequence_identify", "sequence_names", "sequence_masks")
-SOURCES = [f"opd_toy/audit/**/{name}.py" for name in _MODULES] + ["requirements-peers.txt"]
+MODULES = ["opd_toy.audit.exhibits.libraries"]
+FILES = ["requirements-peers.txt"]
 PACKAGES = ("trl", "liger-kernel", "verl", "tinker-cookbook")
 SEED = 0
 
@@ -68,12 +67,23 @@ def verl_kl_penalty(student, teacher, token, *, kind):
 
 def verl_distillation(student, teacher, token, **options):
     """``distillation_loss`` of one text of one token."""
-    return _verl_distillation(student[None, None], teacher[None, None], token.reshape(1, 1), **options)
+    return _verl_distillation(
+        student[None, None], teacher[None, None], token.reshape(1, 1), **options
+    )
 
 
 def verl_texts(student, teacher, tokens, mask, *, loss_agg_mode):
     """``distillation_loss`` of a batch of texts (B, T), k2."""
-    return _verl_distillation(student, teacher, tokens, mask, loss_agg_mode=loss_agg_mode, loss_mode="k2", use_policy_gradient=False, **IN_YAML)
+    return _verl_distillation(
+        student,
+        teacher,
+        tokens,
+        mask,
+        loss_agg_mode=loss_agg_mode,
+        loss_mode="k2",
+        use_policy_gradient=False,
+        **IN_YAML,
+    )
 
 
 def _verl_distillation(student, teacher, tokens, mask=None, loss_agg_mode="token-mean", **options):
@@ -84,9 +94,11 @@ def _verl_distillation(student, teacher, tokens, mask=None, loss_agg_mode="token
     ones = tokens.new_ones(texts, length + 1)
     mask = ones[:, 1:] if mask is None else mask.long()
     at = tokens.masked_fill(mask == 0, 0)[..., None]
-    mine, theirs = (x.log_softmax(-1).gather(-1, at).squeeze(-1) for x in (student, teacher.detach()))
+    mine, theirs = (
+        x.log_softmax(-1).gather(-1, at).squeeze(-1) for x in (student, teacher.detach())
+    )
     # verl keeps a prompt in front and, behind the last token, a number that it cuts off.
-    unpadded = lambda values: torch.cat([values, values.new_zeros(texts, 1)], 1).reshape(-1)  # noqa: E731
+    unpadded = lambda values: torch.cat([values, values.new_zeros(texts, 1)], 1).reshape(-1)
     data = TensorDict(
         {
             "prompts": tokens.new_zeros(texts, 1), "responses": tokens, "attention_mask": ones, "response_mask": mask,
@@ -103,7 +115,9 @@ def _verl_distillation(student, teacher, tokens, mask=None, loss_agg_mode="token
 def _verl_configurations(loss_agg_mode, **options):
     from verl.workers.config import ActorConfig, DistillationConfig, DistillationLossConfig
 
-    actor = ActorConfig(strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1, loss_agg_mode=loss_agg_mode)
+    actor = ActorConfig(
+        strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1, loss_agg_mode=loss_agg_mode
+    )
     return actor, DistillationConfig(distillation_loss=DistillationLossConfig(**options))
 
 
@@ -115,16 +129,32 @@ def verl_top_k(student, teacher, *, k, clamp=None, negative=False):
 
     # Its divergence is in float32, whatever comes in: so is all else here.
     values, ids = teacher.detach().float().log_softmax(-1).topk(k)
-    nested = lambda row: torch.nested.nested_tensor([row[None]], layout=torch.jagged)  # noqa: E731
-    _, options = _verl_configurations("token-mean", loss_mode="forward_kl_topk", use_policy_gradient=False, loss_max_clamp=None, log_prob_min_clamp=clamp, topk=k)
-    found = compute_forward_kl_topk(student.float()[None, None], nested(values), nested(ids), options, "thd")
+    nested = lambda row: torch.nested.nested_tensor([row[None]], layout=torch.jagged)
+    _, options = _verl_configurations(
+        "token-mean",
+        loss_mode="forward_kl_topk",
+        use_policy_gradient=False,
+        loss_max_clamp=None,
+        log_prob_min_clamp=clamp,
+        topk=k,
+    )
+    found = compute_forward_kl_topk(
+        student.float()[None, None], nested(values), nested(ids), options, "thd"
+    )
     if negative:
         return found["distillation_losses"].sum()
     # The response begins behind a prompt of one token, whose place in the output is the first.
     padded = {name: torch.cat([x[0], x[0]]) for name, x in found.items()}
     one = torch.ones(1, 1, dtype=torch.int64)
-    data = {"prompts": one, "responses": one, "attention_mask": torch.cat([one, one], 1), "response_mask": one}
-    return losses.compute_forward_kl_topk(None, options, padded, TensorDict(data, batch_size=[]))[0].sum()
+    data = {
+        "prompts": one,
+        "responses": one,
+        "attention_mask": torch.cat([one, one], 1),
+        "response_mask": one,
+    }
+    return losses.compute_forward_kl_topk(None, options, padded, TensorDict(data, batch_size=[]))[
+        0
+    ].sum()
 
 
 # --- TRL -------------------------------------------------------------------------------
@@ -133,7 +163,9 @@ def verl_top_k(student, teacher, *, k, clamp=None, negative=False):
 def trl_gkd(student, teacher, **options):
     from trl.experimental.gkd import GKDTrainer
 
-    return GKDTrainer.generalized_jsd_loss(student[None, None], teacher.detach()[None, None], **options)
+    return GKDTrainer.generalized_jsd_loss(
+        student[None, None], teacher.detach()[None, None], **options
+    )
 
 
 def trl_gkd_texts(student, teacher, tokens, mask, *, labelled):
@@ -149,35 +181,58 @@ def trl_distillation(student, teacher, *, beta):
     from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
     head = torch.eye(len(student), dtype=student.dtype)
-    return _chunked_divergence_loss(student[None, None], teacher.detach()[None, None], head, head, torch.ones(1, 1), beta)[0]
+    return _chunked_divergence_loss(
+        student[None, None], teacher.detach()[None, None], head, head, torch.ones(1, 1), beta
+    )[0]
 
 
 def trl_gold_probabilities(student, teacher, *, beta):
     from trl.experimental.gold.gold_trainer import GOLDTrainer
 
-    return GOLDTrainer.generalized_jsd_loss(student.softmax(-1)[None], teacher.detach().softmax(-1)[None], beta=beta, logits_are_probs=True)
+    return GOLDTrainer.generalized_jsd_loss(
+        student.softmax(-1)[None],
+        teacher.detach().softmax(-1)[None],
+        beta=beta,
+        logits_are_probs=True,
+    )
 
 
 def trl_iw_opd_top_k(student, teacher, **options):
     from trl.experimental.iw_opd.iw_opd_trainer import IWOPDTrainer
 
-    return IWOPDTrainer.generalized_jsd_loss(student[None, None], teacher.detach()[None, None], **options)
+    return IWOPDTrainer.generalized_jsd_loss(
+        student[None, None], teacher.detach()[None, None], **options
+    )
 
 
 def trl_iw_opd(student, teacher, tokens, *, gamma=0.5):
     """(T, V), (T, V), tokens (T,)."""
     from trl.experimental.iw_opd.iw_opd_trainer import IWOPDTrainer
 
-    trainer = types.SimpleNamespace(temperature=1.0, iw_opd_gamma=gamma, iw_opd_epsilon=1e-8, model=types.SimpleNamespace(training=True), _metrics=_metrics())
+    trainer = types.SimpleNamespace(
+        temperature=1.0,
+        iw_opd_gamma=gamma,
+        iw_opd_epsilon=1e-8,
+        model=types.SimpleNamespace(training=True),
+        _metrics=_metrics(),
+    )
     theirs = teacher.detach().log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
-    return IWOPDTrainer._compute_iw_opd_loss(trainer, student[None], tokens[None], tokens[None], theirs[None])
+    return IWOPDTrainer._compute_iw_opd_loss(
+        trainer, student[None], tokens[None], tokens[None], theirs[None]
+    )
 
 
 def trl_server(student, teacher, token, *, add_tail):
     """The sampled token's divergence of ServerDistillationTrainer at beta = 1."""
-    from trl.experimental.server_distillation.server_distillation_trainer import ServerDistillationTrainer
+    from trl.experimental.server_distillation.server_distillation_trainer import (
+        ServerDistillationTrainer,
+    )
 
-    trainer = types.SimpleNamespace(beta=1.0, loss_add_tail=add_tail, _reduce_divergence_loss=ServerDistillationTrainer._reduce_divergence_loss)
+    trainer = types.SimpleNamespace(
+        beta=1.0,
+        loss_add_tail=add_tail,
+        _reduce_divergence_loss=ServerDistillationTrainer._reduce_divergence_loss,
+    )
     theirs = teacher.detach().log_softmax(-1)
     drawn, first = token.reshape(1, 1), theirs.argmax().reshape(1, 1)
     return ServerDistillationTrainer._compute_sparse_top_1_divergence_loss(
@@ -188,7 +243,9 @@ def trl_server(student, teacher, token, *, add_tail):
 def trl_sdft_full(student, teacher, *, alpha):
     from trl.experimental.sdft.loss_utils import compute_full_logit_self_distillation_loss
 
-    return compute_full_logit_self_distillation_loss(student[None, None], teacher.detach()[None, None], distillation_alpha=alpha).sum()
+    return compute_full_logit_self_distillation_loss(
+        student[None, None], teacher.detach()[None, None], distillation_alpha=alpha
+    ).sum()
 
 
 def trl_sdft_top_k(student, teacher, *, k, alpha, add_tail):
@@ -202,7 +259,12 @@ def trl_sdft_top_k(student, teacher, *, k, alpha, add_tail):
 def trl_sdpo_token(student, teacher, token):
     from trl.experimental.sdpo.loss_utils import compute_sampled_token_self_distillation_loss
 
-    return compute_sampled_token_self_distillation_loss(student[None, None], teacher.detach()[None, None], token.reshape(1, 1), distillation_alpha=1.0).sum()
+    return compute_sampled_token_self_distillation_loss(
+        student[None, None],
+        teacher.detach()[None, None],
+        token.reshape(1, 1),
+        distillation_alpha=1.0,
+    ).sum()
 
 
 def trl_grpo(student, teacher, token, *, use_bias_correction_kl):
@@ -218,7 +280,15 @@ def trl_grpo(student, teacher, token, *, use_bias_correction_kl):
         off_policy_mask_threshold=None, use_vllm=False, aux_loss_enabled=False, _entropy_bonus_enabled=False, accelerator=same, _metrics=_metrics(),
     )  # fmt: skip
     ones, ids = torch.ones(1, 1, dtype=torch.int64), token.reshape(1, 1)
-    inputs = {"prompt_ids": ids, "prompt_mask": ones, "completion_ids": ids, "completion_mask": ones, "advantages": torch.zeros(1), "ref_per_token_logps": theirs.reshape(1, 1), "num_items_in_batch": torch.tensor(1)}
+    inputs = {
+        "prompt_ids": ids,
+        "prompt_mask": ones,
+        "completion_ids": ids,
+        "completion_mask": ones,
+        "advantages": torch.zeros(1),
+        "ref_per_token_logps": theirs.reshape(1, 1),
+        "num_items_in_batch": torch.tensor(1),
+    }
     return GRPOTrainer._compute_loss(trainer, None, inputs)
 
 
@@ -234,7 +304,9 @@ def liger_jsd(student, teacher, token, **options):
 
     # Its cross-entropy is in float32, whatever comes in: so is all else here.
     head = torch.eye(len(student))
-    return LigerFusedLinearJSDLoss(compiled=False, **options)(student.float()[None], head, teacher.detach().float()[None], head, token.reshape(1))
+    return LigerFusedLinearJSDLoss(compiled=False, **options)(
+        student.float()[None], head, teacher.detach().float()[None], head, token.reshape(1)
+    )
 
 
 def liger_grpo(student, teacher, token, *, use_bias_correction_kl):
@@ -242,9 +314,18 @@ def liger_grpo(student, teacher, token, *, use_bias_correction_kl):
     from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss
 
     _, theirs = _log_probabilities(student, teacher, token)
-    loss = LigerFusedLinearGRPOLoss(beta=1.0, compiled=False, use_bias_correction_kl=use_bias_correction_kl)
+    loss = LigerFusedLinearGRPOLoss(
+        beta=1.0, compiled=False, use_bias_correction_kl=use_bias_correction_kl
+    )
     head, one = torch.eye(len(student), dtype=student.dtype), torch.ones(1, 1, dtype=student.dtype)
-    return loss(student[None, None], head, token.reshape(1, 1), one, torch.zeros(1, dtype=student.dtype), ref_per_token_logps=theirs.reshape(1, 1))[0]
+    return loss(
+        student[None, None],
+        head,
+        token.reshape(1, 1),
+        one,
+        torch.zeros(1, dtype=student.dtype),
+        ref_per_token_logps=theirs.reshape(1, 1),
+    )[0]
 
 
 # --- tinker-cookbook -------------------------------------------------------------------
@@ -259,7 +340,10 @@ def tinker_texts(student, teacher, tokens, mask, *, module, discount):
     """
     tokens = tokens.masked_fill(mask == 0, 0)
     # The service answers in float32: so is all else here.
-    mine, theirs = (x.float().log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1) for x in (student, teacher.detach()))
+    mine, theirs = (
+        x.float().log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+        for x in (student, teacher.detach())
+    )
     advantages = tinker_advantages(mine.detach(), theirs, tokens, mask, module, discount)
     return -((mine - mine.detach() * mask).exp() * advantages).sum()
 
@@ -271,8 +355,16 @@ def tinker_advantages(student, teacher, tokens, mask, module, discount):
     from tinker_cookbook.rl import metrics
 
     numbers = tokens.tolist()
-    inputs = {"target_tokens": tokens, "logprobs": student * mask, "advantages": torch.zeros(len(tokens)), "mask": mask.float()}
-    text = tinker.Datum(model_input=tinker.ModelInput.from_ints([0] + numbers[:-1]), loss_fn_inputs={name: tinker.TensorData.from_torch(x) for name, x in inputs.items()})
+    inputs = {
+        "target_tokens": tokens,
+        "logprobs": student * mask,
+        "advantages": torch.zeros(len(tokens)),
+        "mask": mask.float(),
+    }
+    text = tinker.Datum(
+        model_input=tinker.ModelInput.from_ints([0] + numbers[:-1]),
+        loss_fn_inputs={name: tinker.TensorData.from_torch(x) for name, x in inputs.items()},
+    )
     scored = [None] + teacher.tolist()
 
     async def answer(reply):
@@ -303,18 +395,40 @@ K_ESTIMATORS = {
     "abs": ("none of the divergences: its gradient looks at the sign of log p − log q alone", ""),
     "full": ("not yet: the branch raises NotImplementedError", ""),
 }  # fmt: skip
-KL, DISTILL = "verl.trainer.ppo.core_algos.kl_penalty", "verl.trainer.distillation.losses.distillation_loss"
-GKD, IW, SDFT = "trl.experimental.gkd.GKDTrainer.generalized_jsd_loss", "trl.experimental.iw_opd.iw_opd_trainer.IWOPDTrainer", "trl.experimental.sdft.loss_utils."
-CHUNKED, GRPO = "trl.trainer.distillation_trainer._chunked_divergence_loss", "trl.GRPOTrainer._compute_loss"
+KL, DISTILL = (
+    "verl.trainer.ppo.core_algos.kl_penalty",
+    "verl.trainer.distillation.losses.distillation_loss",
+)
+GKD, IW, SDFT = (
+    "trl.experimental.gkd.GKDTrainer.generalized_jsd_loss",
+    "trl.experimental.iw_opd.iw_opd_trainer.IWOPDTrainer",
+    "trl.experimental.sdft.loss_utils.",
+)
+CHUNKED, GRPO = (
+    "trl.trainer.distillation_trainer._chunked_divergence_loss",
+    "trl.GRPOTrainer._compute_loss",
+)
 LIGER = "liger_kernel.chunked_loss.LigerFusedLinearJSDLoss"
 TINKER = "tinker_cookbook.distillation.train_on_policy.incorporate_kl_penalty"
-FORWARD, REVERSE, BETWEEN = "a student that covers all the teacher does", "a student that stays where the teacher is sure", "a bounded loss between the two KLs"
+FORWARD, REVERSE, BETWEEN = (
+    "a student that covers all the teacher does",
+    "a student that stays where the teacher is sure",
+    "a bounded loss between the two KLs",
+)
 IN_YAML = {"loss_max_clamp": None, "log_prob_min_clamp": None}
 
 
 def _verl():
     for kind, (when, note) in K_ESTIMATORS.items():
-        yield LibraryLoss(f"verl-{kind}", "verl", KL, f'kl_penalty="{kind}", differentiated', partial(verl_kl_penalty, kind=kind), when, note)
+        yield LibraryLoss(
+            f"verl-{kind}",
+            "verl",
+            KL,
+            f'kl_penalty="{kind}", differentiated',
+            partial(verl_kl_penalty, kind=kind),
+            when,
+            note,
+        )
     distillation = (
         ("k3", {"loss_mode": "k3", "use_policy_gradient": False, **IN_YAML}, "forward KL from the student's own tokens", "the default of the trainers, which read distillation.yaml; the dataclass alone has other defaults"),
         ("k2", {"loss_mode": "k2", "use_policy_gradient": False, **IN_YAML}, REVERSE + ", from the token drawn", ""),
@@ -325,39 +439,127 @@ def _verl():
         ("dataclass", {}, "none of the divergences", "DistillationLossConfig() without distillation.yaml: k3 as a reward, clamped"),
     )  # fmt: skip
     for name, options, when, note in distillation:
-        words = ", ".join(f"{key}={value}" for key, value in options.items()) or "DistillationLossConfig()"
-        yield LibraryLoss(f"verl-distillation-{name}", "verl", DISTILL, words, partial(verl_distillation, **options), when, note)
+        words = (
+            ", ".join(f"{key}={value}" for key, value in options.items())
+            or "DistillationLossConfig()"
+        )
+        yield LibraryLoss(
+            f"verl-distillation-{name}",
+            "verl",
+            DISTILL,
+            words,
+            partial(verl_distillation, **options),
+            when,
+            note,
+        )
     top = "verl.trainer.distillation.fsdp.losses.compute_forward_kl_topk"
     when = "forward KL where the teacher's server sends only its first K, with K so large that next to nothing is left out"
-    for name, k, clamp, negative in (("1-processor", 1, None, True), ("2-processor", 2, None, True), ("2", 2, None, False), ("2-clamped", 2, -10.0, False)):
-        option = f"loss_mode=forward_kl_topk, use_policy_gradient=False, topk={k}" + (f", log_prob_min_clamp={clamp:g}" if clamp else "")
-        note = "the logit processor alone" if negative else "its negative values are set to 0 behind the logit processor (clamp_min), and with them their gradient"
-        yield LibraryLoss(f"verl-top-{name}", "verl", top, option, partial(verl_top_k, k=k, clamp=clamp, negative=negative), when, note)
+    for name, k, clamp, negative in (
+        ("1-processor", 1, None, True),
+        ("2-processor", 2, None, True),
+        ("2", 2, None, False),
+        ("2-clamped", 2, -10.0, False),
+    ):
+        option = f"loss_mode=forward_kl_topk, use_policy_gradient=False, topk={k}" + (
+            f", log_prob_min_clamp={clamp:g}" if clamp else ""
+        )
+        note = (
+            "the logit processor alone"
+            if negative
+            else "its negative values are set to 0 behind the logit processor (clamp_min), and with them their gradient"
+        )
+        yield LibraryLoss(
+            f"verl-top-{name}",
+            "verl",
+            top,
+            option,
+            partial(verl_top_k, k=k, clamp=clamp, negative=negative),
+            when,
+            note,
+        )
     for mode in ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean"):
-        yield LibraryLoss(f"verl-{mode}", "verl", DISTILL, f'loss_agg_mode="{mode}", loss_mode=k2', partial(verl_texts, loss_agg_mode=mode), "see the normaliser found", "" if mode != "token-mean" else "the default", "batch")
+        yield LibraryLoss(
+            f"verl-{mode}",
+            "verl",
+            DISTILL,
+            f'loss_agg_mode="{mode}", loss_mode=k2',
+            partial(verl_texts, loss_agg_mode=mode),
+            "see the normaliser found",
+            "" if mode != "token-mean" else "the default",
+            "batch",
+        )
 
 
 def _trl():
-    for beta, when in ((0, FORWARD), (0.5, BETWEEN), (0.999, "rarely: see the scale; take beta = 1 for the reverse KL"), (1, REVERSE)):
-        yield LibraryLoss(f"trl-gkd-{beta}", "trl", GKD, f"beta={beta}, temperature=1", partial(trl_gkd, beta=beta), when)
+    for beta, when in (
+        (0, FORWARD),
+        (0.5, BETWEEN),
+        (0.999, "rarely: see the scale; take beta = 1 for the reverse KL"),
+        (1, REVERSE),
+    ):
+        yield LibraryLoss(
+            f"trl-gkd-{beta}",
+            "trl",
+            GKD,
+            f"beta={beta}, temperature=1",
+            partial(trl_gkd, beta=beta),
+            when,
+        )
     for temperature in (0.9, 2.0):
-        note = "for callers of the function; GKDTrainer leaves it at 1" if temperature == 0.9 else "no factor T²: a change of temperature changes the step size too"
-        yield LibraryLoss(f"trl-gkd-0-temperature-{temperature:g}", "trl", GKD, f"beta=0, temperature={temperature:g}", partial(trl_gkd, beta=0, temperature=temperature), FORWARD + ", of softened models", note)
+        note = (
+            "for callers of the function; GKDTrainer leaves it at 1"
+            if temperature == 0.9
+            else "no factor T²: a change of temperature changes the step size too"
+        )
+        yield LibraryLoss(
+            f"trl-gkd-0-temperature-{temperature:g}",
+            "trl",
+            GKD,
+            f"beta=0, temperature={temperature:g}",
+            partial(trl_gkd, beta=0, temperature=temperature),
+            FORWARD + ", of softened models",
+            note,
+        )
     for labelled in (True, False):
         yield LibraryLoss(
             "trl-gkd-labels" if labelled else "trl-gkd-no-labels", "trl", GKD, "beta=1, labels given" if labelled else "beta=1, no labels", partial(trl_gkd_texts, labelled=labelled),
             "always in training: padding is left out" if labelled else "on logits that hold valid positions only, with texts of equal length", "", "batch",
         )  # fmt: skip
     for beta, when in ((0.0, FORWARD), (0.5, BETWEEN), (1.0, REVERSE)):
-        yield LibraryLoss(f"trl-distillation-{beta:g}", "trl", CHUNKED, f"beta={beta:g}", partial(trl_distillation, beta=beta), when, "DistillationTrainer's default" if beta == 1 else "")
-    yield LibraryLoss("trl-gold-probabilities", "trl", "trl.experimental.gold.gold_trainer.GOLDTrainer.generalized_jsd_loss", "beta=0.5, logits_are_probs=True", partial(trl_gold_probabilities, beta=0.5), BETWEEN, "probabilities below 1e-8 are lifted to 1e-8")
+        yield LibraryLoss(
+            f"trl-distillation-{beta:g}",
+            "trl",
+            CHUNKED,
+            f"beta={beta:g}",
+            partial(trl_distillation, beta=beta),
+            when,
+            "DistillationTrainer's default" if beta == 1 else "",
+        )
+    yield LibraryLoss(
+        "trl-gold-probabilities",
+        "trl",
+        "trl.experimental.gold.gold_trainer.GOLDTrainer.generalized_jsd_loss",
+        "beta=0.5, logits_are_probs=True",
+        partial(trl_gold_probabilities, beta=0.5),
+        BETWEEN,
+        "probabilities below 1e-8 are lifted to 1e-8",
+    )
     for beta, tail in ((0, True), (0, False), (1, True), (1, False)):
         side = "teacher" if beta == 0 else "student"
         yield LibraryLoss(
             f"trl-iw-opd-top-2-{beta}-{'tail' if tail else 'renormalized'}", "trl", f"{IW}.generalized_jsd_loss", f"beta={beta}, top_k=2, add_tail={tail}", partial(trl_iw_opd_top_k, beta=beta, top_k=2, add_tail=tail),
             (FORWARD if beta == 0 else REVERSE) + f", on the {side}'s first K", "the rest is one more outcome" if tail else "the rest gets no gradient",
         )  # fmt: skip
-    yield LibraryLoss("trl-iw-opd", "trl", f"{IW}._compute_iw_opd_loss", "iw_opd_gamma=0.5, of a text", trl_iw_opd, "the update of its paper: tokens after large disagreements count less", "the default of IWOPDTrainer", "sequence")
+    yield LibraryLoss(
+        "trl-iw-opd",
+        "trl",
+        f"{IW}._compute_iw_opd_loss",
+        "iw_opd_gamma=0.5, of a text",
+        trl_iw_opd,
+        "the update of its paper: tokens after large disagreements count less",
+        "the default of IWOPDTrainer",
+        "sequence",
+    )
     for tail in (True, False):
         yield LibraryLoss(
             f"trl-server-{'tail' if tail else 'no-tail'}", "trl", "trl.experimental.server_distillation.server_distillation_trainer.ServerDistillationTrainer._compute_sparse_top_1_divergence_loss",
@@ -365,14 +567,30 @@ def _trl():
             "a teacher behind a server that scores only the tokens drawn" if tail else "never: renormalized on one token every pair of models is alike", "the default; the token drawn against all others as one outcome: no divergence of the whole vocabulary, but its minimum is the teacher" if tail else "",
         )  # fmt: skip
     for alpha, when in ((0.0, FORWARD), (0.5, BETWEEN), (1.0, REVERSE)):
-        yield LibraryLoss(f"trl-sdft-full-{alpha:g}", "trl", SDFT + "compute_full_logit_self_distillation_loss", f'distillation_mode="full_logits", distillation_alpha={alpha:g}', partial(trl_sdft_full, alpha=alpha), when, "SDPO has the same file")
+        yield LibraryLoss(
+            f"trl-sdft-full-{alpha:g}",
+            "trl",
+            SDFT + "compute_full_logit_self_distillation_loss",
+            f'distillation_mode="full_logits", distillation_alpha={alpha:g}',
+            partial(trl_sdft_full, alpha=alpha),
+            when,
+            "SDPO has the same file",
+        )
     for alpha, tail in ((0.0, False), (0.5, False), (1.0, False), (1.0, True)):
         yield LibraryLoss(
             f"trl-sdft-top-2-{alpha:g}-{'tail' if tail else 'renormalized'}", "trl", SDFT + "compute_topk_self_distillation_loss",
             f'distillation_mode="topk_logits", distillation_topk=2, distillation_alpha={alpha:g}, distillation_add_tail={tail}', partial(trl_sdft_top_k, k=2, alpha=alpha, add_tail=tail),
             "less memory than all of the vocabulary", "alpha 0.5 without a tail is SDFTConfig's default, with K = 100" if (alpha, tail) == (0.5, False) else "",
         )  # fmt: skip
-    yield LibraryLoss("trl-sdpo-token", "trl", "trl.experimental.sdpo.loss_utils.compute_sampled_token_self_distillation_loss", 'distillation_mode="sampled_token"', trl_sdpo_token, REVERSE + ", from the token drawn", "SDPOConfig's default")
+    yield LibraryLoss(
+        "trl-sdpo-token",
+        "trl",
+        "trl.experimental.sdpo.loss_utils.compute_sampled_token_self_distillation_loss",
+        'distillation_mode="sampled_token"',
+        trl_sdpo_token,
+        REVERSE + ", from the token drawn",
+        "SDPOConfig's default",
+    )
     for corrected in (True, False):
         yield LibraryLoss(
             f"trl-grpo-kl{'' if corrected else '-uncorrected'}", "trl", GRPO, f"beta=1, use_bias_correction_kl={corrected}, no reward", partial(trl_grpo, use_bias_correction_kl=corrected),
@@ -387,10 +605,33 @@ def _liger():
             f"liger-jsd-default-{who}", "liger-kernel", LIGER, f"defaults; labels drawn from the {who}", liger_jsd, "texts with labels worth learning beside the teacher" if who == "teacher" else "set weight_hard_loss=0: on the student's own tokens the second term is noise alone",
             "weight_hard_loss and weight_soft_loss are 0.5 each", drawn_from=who,
         )  # fmt: skip
-    yield LibraryLoss("liger-jsd-no-hard", "liger-kernel", LIGER, "weight_hard_loss=0", partial(liger_jsd, weight_hard_loss=0.0), BETWEEN, "weight_soft_loss stays 0.5")
+    yield LibraryLoss(
+        "liger-jsd-no-hard",
+        "liger-kernel",
+        LIGER,
+        "weight_hard_loss=0",
+        partial(liger_jsd, weight_hard_loss=0.0),
+        BETWEEN,
+        "weight_soft_loss stays 0.5",
+    )
     for beta, when in ((0.0, FORWARD), (0.5, BETWEEN), (1.0, REVERSE)):
-        yield LibraryLoss(f"liger-jsd-{beta:g}", "liger-kernel", LIGER, f"beta={beta:g}, weight_hard_loss=0, weight_soft_loss=1", partial(liger_jsd, beta=beta, **plain), when)
-    yield LibraryLoss("liger-jsd-0-temperature-2", "liger-kernel", LIGER, "beta=0, temperature=2, weight_hard_loss=0, weight_soft_loss=1", partial(liger_jsd, beta=0.0, temperature=2.0, **plain), FORWARD + ", of softened models", "no factor T²")
+        yield LibraryLoss(
+            f"liger-jsd-{beta:g}",
+            "liger-kernel",
+            LIGER,
+            f"beta={beta:g}, weight_hard_loss=0, weight_soft_loss=1",
+            partial(liger_jsd, beta=beta, **plain),
+            when,
+        )
+    yield LibraryLoss(
+        "liger-jsd-0-temperature-2",
+        "liger-kernel",
+        LIGER,
+        "beta=0, temperature=2, weight_hard_loss=0, weight_soft_loss=1",
+        partial(liger_jsd, beta=0.0, temperature=2.0, **plain),
+        FORWARD + ", of softened models",
+        "no factor T²",
+    )
     for corrected in (True, False):
         yield LibraryLoss(
             f"liger-grpo-kl{'-corrected' if corrected else ''}", "liger-kernel", "liger_kernel.chunked_loss.LigerFusedLinearGRPOLoss", f"beta=1, use_bias_correction_kl={corrected}, no reward", partial(liger_grpo, use_bias_correction_kl=corrected),
@@ -399,7 +640,11 @@ def _liger():
 
 
 def _tinker():
-    of = {0.0: REVERSE + ", from the token drawn; the least noise", 0.9: "between the two", 1.0: "reverse KL of whole texts: each token pays for the texts that it leads to"}
+    of = {
+        0.0: REVERSE + ", from the token drawn; the least noise",
+        0.9: "between the two",
+        1.0: "reverse KL of whole texts: each token pays for the texts that it leads to",
+    }
     for discount, when in of.items():
         yield LibraryLoss(
             f"tinker-discount-{discount:g}", "tinker-cookbook", TINKER, f"kl_penalty_coef=1, kl_discount_factor={discount:g}", partial(tinker_texts, module="distillation", discount=discount), when,
@@ -518,7 +763,13 @@ def measure_k3_clamp():
     from verl.trainer.ppo.core_algos import kl_penalty
 
     def alive(ratio):
-        return bool(_gradient(lambda x: kl_penalty(x, x.detach() + ratio, "k3"), torch.tensor(0.0, dtype=torch.float64))[1] != 0)
+        return bool(
+            _gradient(
+                lambda x: kl_penalty(x, x.detach() + ratio, "k3"),
+                torch.tensor(0.0, dtype=torch.float64),
+            )[1]
+            != 0
+        )
 
     ends = []
     for inside, outside in ((1.0, 30.0), (-1.0, -30.0)):
@@ -526,7 +777,10 @@ def measure_k3_clamp():
             middle = (inside + outside) / 2
             inside, outside = (middle, outside) if alive(middle) else (inside, middle)
         ends.append(inside)
-    return {"log q/p above which the gradient is 0": ends[0], "log q/p below which the gradient is 0": ends[1]}
+    return {
+        "log q/p above which the gradient is 0": ends[0],
+        "log q/p below which the gradient is 0": ends[1],
+    }
 
 
 def measure_verl_defaults():
@@ -536,20 +790,33 @@ def measure_verl_defaults():
     from omegaconf import OmegaConf
     from verl.workers.config import DistillationLossConfig
 
-    read = OmegaConf.create((files("verl") / "trainer" / "config" / "distillation" / "distillation.yaml").read_text()).distillation_loss
+    read = OmegaConf.create(
+        (files("verl") / "trainer" / "config" / "distillation" / "distillation.yaml").read_text()
+    ).distillation_loss
     names = ("loss_mode", "use_policy_gradient", "loss_max_clamp", "log_prob_min_clamp", "topk")
-    return {"distillation.yaml": {name: read[name] for name in names}, "DistillationLossConfig()": {name: getattr(DistillationLossConfig(), name) for name in names}}
+    return {
+        "distillation.yaml": {name: read[name] for name in names},
+        "DistillationLossConfig()": {
+            name: getattr(DistillationLossConfig(), name) for name in names
+        },
+    }
 
 
 def measure_top_k():
     """|gradient| of verl's top-K forward KL at student = teacher, and where the clamp at 0 takes all of it."""
     same = {
-        f"teacher {distribution}, K = {k}": _gradient(partial(verl_top_k, k=k, negative=True), _logits(distribution), _logits(distribution))[1].norm().item()
+        f"teacher {distribution}, K = {k}": _gradient(
+            partial(verl_top_k, k=k, negative=True), _logits(distribution), _logits(distribution)
+        )[1]
+        .norm()
+        .item()
         for distribution in (TEACHER, STUDENT)
         for k in (1, 2)
     }
     student, teacher = (0.55, 0.1, 0.35), (0.5, 0.2, 0.3)
-    value, before = _gradient(partial(verl_top_k, k=2, negative=True), _logits(student), _logits(teacher))
+    value, before = _gradient(
+        partial(verl_top_k, k=2, negative=True), _logits(student), _logits(teacher)
+    )
     clamped = _gradient(partial(verl_top_k, k=2), _logits(student), _logits(teacher))[1]
     return {
         "gradient norm at student = teacher": same,
@@ -562,9 +829,15 @@ def measure_masked_vocabulary():
     found = {}
     for words, who in (("in both", "st"), ("in the teacher", "t"), ("in the student", "s")):
         for beta in (0, 0.5, 1):
-            student, teacher = (torch.cat([_logits(row), torch.tensor([-torch.inf if letter in who else -5.0])]) for letter, row in (("s", STUDENT), ("t", TEACHER)))
+            student, teacher = (
+                torch.cat([_logits(row), torch.tensor([-torch.inf if letter in who else -5.0])])
+                for letter, row in (("s", STUDENT), ("t", TEACHER))
+            )
             value, gradient = _gradient(partial(trl_gkd, beta=beta), student, teacher)
-            found[f"-inf {words}, beta = {beta}"] = {"value": repr(value), "gradient finite": bool(gradient.isfinite().all())}
+            found[f"-inf {words}, beta = {beta}"] = {
+                "value": repr(value),
+                "gradient finite": bool(gradient.isfinite().all()),
+            }
     return found
 
 
@@ -580,15 +853,29 @@ def measure_beta_near_one():
 def measure_liger_default():
     """LigerFusedLinearJSDLoss() of identical models, over the tokens of the teacher, beside half the teacher's entropy."""
     row = _logits(TEACHER)
-    value = sum(chance * liger_jsd(row, row, torch.tensor(token)).item() for token, chance in enumerate(TEACHER))
-    return {"identical models score": value, "half the teacher's entropy": -0.5 * (row.exp() * row).sum().item()}
+    value = sum(
+        chance * liger_jsd(row, row, torch.tensor(token)).item()
+        for token, chance in enumerate(TEACHER)
+    )
+    return {
+        "identical models score": value,
+        "half the teacher's entropy": -0.5 * (row.exp() * row).sum().item(),
+    }
 
 
 def measure_tinker_prompt():
     """The advantages of two prompt positions in front of three of the student's."""
-    student, teacher = torch.log(torch.tensor([0.5, 0.5, 0.2, 0.3, 0.5])), torch.log(torch.tensor([0.5, 0.5, 0.7, 0.2, 0.1]))
+    student, teacher = (
+        torch.log(torch.tensor([0.5, 0.5, 0.2, 0.3, 0.5])),
+        torch.log(torch.tensor([0.5, 0.5, 0.7, 0.2, 0.1])),
+    )
     mask = torch.tensor([0, 0, 1, 1, 1])
-    return {f"discount {discount:g}": tinker_advantages(student, teacher, torch.arange(5), mask, "distillation", discount).tolist() for discount in (0.0, 0.9, 1.0)}
+    return {
+        f"discount {discount:g}": tinker_advantages(
+            student, teacher, torch.arange(5), mask, "distillation", discount
+        ).tolist()
+        for discount in (0.0, 0.9, 1.0)
+    }
 
 
 def measure_float32():
@@ -597,14 +884,25 @@ def measure_float32():
     teacher = 2 * torch.randn(151_936, generator=draw, dtype=torch.float64)
     errors = collections.defaultdict(list)
     for _ in range(5):
-        student = (teacher + 3e-3 * torch.randn(len(teacher), generator=draw, dtype=torch.float64)).float()
+        student = (
+            teacher + 3e-3 * torch.randn(len(teacher), generator=draw, dtype=torch.float64)
+        ).float()
         log_p, log_q = (x.double().log_softmax(-1) for x in (student, teacher.float()))
         true = (log_p.exp() * (log_p - log_q)).sum().item()
         p, q = (x.log_softmax(-1) for x in (student, teacher.float()))
-        sums = {"GKDTrainer": trl_gkd(student, teacher.float(), beta=1), "Σ p d": (p.exp() * (p - q)).sum(), "Σ p (d + expm1(-d))": (p.exp() * (p - q + torch.expm1(q - p))).sum()}
+        sums = {
+            "GKDTrainer": trl_gkd(student, teacher.float(), beta=1),
+            "Σ p d": (p.exp() * (p - q)).sum(),
+            "Σ p (d + expm1(-d))": (p.exp() * (p - q + torch.expm1(q - p))).sum(),
+        }
         for name, value in sums.items():
             errors[name].append(abs(value.item() / true - 1))
-    return {"KL": true, "relative error of the value, largest of 5": {name: max(found) for name, found in errors.items()}}
+    return {
+        "KL": true,
+        "relative error of the value, largest of 5": {
+            name: max(found) for name, found in errors.items()
+        },
+    }
 
 
 MEASUREMENTS = {
@@ -629,23 +927,54 @@ def audited(loss):
     from opd_toy.audit import AuditError, audit
     from opd_toy.audit.sequence.measure import audit_sequence
 
-    entry = {name: getattr(loss, name) for name in ("id", "library", "function", "option", "kind", "drawn_from", "when_you_want_it", "note")} | {"version": version(loss.library)}
+    entry = {
+        name: getattr(loss, name)
+        for name in (
+            "id",
+            "library",
+            "function",
+            "option",
+            "kind",
+            "drawn_from",
+            "when_you_want_it",
+            "note",
+        )
+    } | {"version": version(loss.library)}
     try:
-        report = audit(loss.adapter, drawn_from=loss.drawn_from, seed=SEED) if loss.kind == "token" else audit_sequence(loss.adapter, batched=loss.kind == "batch", seed=SEED)
+        report = (
+            audit(loss.adapter, drawn_from=loss.drawn_from, seed=SEED)
+            if loss.kind == "token"
+            else audit_sequence(loss.adapter, batched=loss.kind == "batch", seed=SEED)
+        )
     except AuditError as error:
-        return entry | {"optimises": "cannot be audited", "note": "; ".join(filter(None, [loss.note, str(error.__cause__ or error) or type(error.__cause__).__name__])), "report": None}
+        return entry | {
+            "optimises": "cannot be audited",
+            "note": "; ".join(
+                filter(
+                    None,
+                    [loss.note, str(error.__cause__ or error) or type(error.__cause__).__name__],
+                )
+            ),
+            "report": None,
+        }
     return entry | {"optimises": report.optimises, "report": report.to_dict()}
 
 
 def make_record(path=RECORD):
     """Audit all of it with the libraries of this Python and write the record."""
+    from opd_toy.commands.running import unchanged
     from opd_toy.records import provenance
 
-    code = provenance.source_hash(SOURCES)
-    results = results_of(LIBRARY_LOSSES)
-    if provenance.source_hash(SOURCES) != code:
-        sys.exit(f"{', '.join(SOURCES)}: one has changed while this ran; nothing is recorded. Give the command again.")
-    provenance.record(path, results, sources=SOURCES, packages=[*PACKAGES, "torch", "numpy"], seed=SEED, command="python -m opd_toy.audit.exhibits.libraries --record")
+    with unchanged(path, MODULES, FILES):
+        results = results_of(LIBRARY_LOSSES)
+    provenance.record(
+        path,
+        results,
+        modules=MODULES,
+        files=FILES,
+        seed=SEED,
+        command="python -m opd_toy.audit.exhibits.libraries --record",
+    )
 
 
 def results_of(losses):
@@ -655,7 +984,10 @@ def results_of(losses):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return {"audits": [audited(loss) for loss in losses.values()], "measurements": {name: measure() for name, measure in MEASUREMENTS.items()}}
+            return {
+                "audits": [audited(loss) for loss in losses.values()],
+                "measurements": {name: measure() for name, measure in MEASUREMENTS.items()},
+            }
     finally:
         torch.set_num_threads(threads)
 
@@ -664,18 +996,35 @@ def as_text(results):
     """The verdicts, one line each, then the table of settings."""
     lines = []
     for entry in results["audits"]:
-        everywhere = "" if entry["report"] is None or entry["report"]["holds_everywhere"] or entry["optimises"] == "none of these" else "*"
+        everywhere = (
+            ""
+            if entry["report"] is None
+            or entry["report"]["holds_everywhere"]
+            or entry["optimises"] == "none of these"
+            else "*"
+        )
         lines.append(f"{entry['id']:36} {entry['optimises']}{everywhere}")
     lines += ["", "* not everywhere: see the edges in its report", ""]
     for wanted, (when, _, cells) in PRACTITIONERS.items():
         lines += [wanted, f"  when: {when}"]
-        lines += [f"  {library:16} {setting}  [{name}]" for library in PACKAGES for setting, name in cells.get(library, (("none", "-"),))]
+        lines += [
+            f"  {library:16} {setting}  [{name}]"
+            for library in PACKAGES
+            for setting, name in cells.get(library, (("none", "-"),))
+        ]
     return "\n".join(lines)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m opd_toy.audit.exhibits.libraries", description="What the distillation losses of TRL, Liger, verl and tinker-cookbook optimise.")
-    parser.add_argument("--record", action="store_true", help="audit them again (`make peers` installs them) and write figures/library-audits.json")
+    parser = argparse.ArgumentParser(
+        prog="python -m opd_toy.audit.exhibits.libraries",
+        description="What the distillation losses of TRL, Liger, verl and tinker-cookbook optimise.",
+    )
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="audit them again (`make peers` installs them) and write figures/library-audits.json",
+    )
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
     options = parser.parse_args(arguments)
     if options.record:

@@ -104,7 +104,9 @@ def tail_as_one_bucket(student_logits, teacher_logits, token):
     log_p = F.log_softmax(student_logits, dim=-1)
     log_q = F.log_softmax(teacher_logits, dim=-1).detach()
     top = log_q.topk(2).indices
-    tails = [x.scatter(-1, top, float("-inf")).logsumexp(dim=-1, keepdim=True) for x in (log_p, log_q)]
+    tails = [
+        x.scatter(-1, top, float("-inf")).logsumexp(dim=-1, keepdim=True) for x in (log_p, log_q)
+    ]
     log_p, log_q = torch.cat([log_p[top], tails[0]]), torch.cat([log_q[top], tails[1]])
     return (log_p.exp() * (log_p - log_q)).sum()
 

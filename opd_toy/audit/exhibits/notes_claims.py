@@ -38,7 +38,9 @@ def score(student_logits, teacher_logits, token):
 
 def weighted_score(weight, student_logits, teacher_logits, token):
     """The policy gradient: a weight, detached, times the score of the token drawn."""
-    return weight(student_logits, teacher_logits, token).detach() * score(student_logits, teacher_logits, token)
+    return weight(student_logits, teacher_logits, token).detach() * score(
+        student_logits, teacher_logits, token
+    )
 
 
 def policy_gradient(*inputs):
@@ -150,8 +152,10 @@ def top_two_dropped(student_logits, teacher_logits, token):
 
 
 def top_two_and_tail(student_logits, teacher_logits, token):
-    tail = lambda logs, top: logs.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True)  # noqa: E731
-    return on_top_two(lambda logs, top: torch.cat([logs[top], tail(logs, top)]), student_logits, teacher_logits)
+    tail = lambda logs, top: logs.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True)
+    return on_top_two(
+        lambda logs, top: torch.cat([logs[top], tail(logs, top)]), student_logits, teacher_logits
+    )
 
 
 # ---- whole texts ----
@@ -159,7 +163,10 @@ def top_two_and_tail(student_logits, teacher_logits, token):
 
 def drawn(student_logits, teacher_logits, tokens):
     """log p (T,) of the tokens drawn, and their costs log p - log q, detached."""
-    log_p, log_q = (logs.gather(-1, tokens[:, None])[:, 0] for logs in log_probabilities(student_logits, teacher_logits))
+    log_p, log_q = (
+        logs.gather(-1, tokens[:, None])[:, 0]
+        for logs in log_probabilities(student_logits, teacher_logits)
+    )
     return log_p, (log_p - log_q).detach()
 
 
@@ -218,7 +225,9 @@ def later_kls_alone(student_logits, teacher_logits, tokens):
 
 
 def rao_blackwell_return(student_logits, teacher_logits, tokens):
-    return on_policy_gkd(student_logits, teacher_logits, tokens) + later_kls_alone(student_logits, teacher_logits, tokens)
+    return on_policy_gkd(student_logits, teacher_logits, tokens) + later_kls_alone(
+        student_logits, teacher_logits, tokens
+    )
 
 
 def ends_well(tokens):
@@ -234,7 +243,12 @@ def from_rewards(weights, student_logits, teacher_logits, tokens):
 
 
 def reward_at_the_end(student_logits, teacher_logits, tokens):
-    return from_rewards(lambda rewards, R: torch.cat([rewards[1:], rewards.new_tensor([R])]), student_logits, teacher_logits, tokens)
+    return from_rewards(
+        lambda rewards, R: torch.cat([rewards[1:], rewards.new_tensor([R])]),
+        student_logits,
+        teacher_logits,
+        tokens,
+    )
 
 
 def reward_at_every_token(student_logits, teacher_logits, tokens):
@@ -270,8 +284,16 @@ def _of_text(loss, verdict, also=None, **options):
 
 LOCAL, WHOLE = "sum of local reverse KLs", "sequence reverse KL"
 OWN, ALL_LATER = ((1, 0, 0), (0, 1, 0), (0, 0, 1)), ((1, 1, 1), (0, 1, 1), (0, 0, 1))
-PG = Audit(policy_gradient, "reverse KL", also={"variance": 0.4650, "expected_gradient": (-0.3857, -0.0811, 0.4668)})
-GKD = Audit(full_reverse_kl, "reverse KL", also={"variance": 0.0, "expected_gradient": (-0.3857, -0.0811, 0.4668)})
+PG = Audit(
+    policy_gradient,
+    "reverse KL",
+    also={"variance": 0.4650, "expected_gradient": (-0.3857, -0.0811, 0.4668)},
+)
+GKD = Audit(
+    full_reverse_kl,
+    "reverse KL",
+    also={"variance": 0.0, "expected_gradient": (-0.3857, -0.0811, 0.4668)},
+)
 OWN_COST = _of_text(own_cost, LOCAL, {"credit": OWN, "unbiased_for": {LOCAL: "1"}})
 TO_GO = _of_text(reward_to_go, WHOLE, {"credit": ALL_LATER, "unbiased_for": {WHOLE: "1"}})
 RAO_BLACKWELL = _of_text(rao_blackwell_return, WHOLE, {"unbiased_for": {WHOLE: "1"}})

@@ -15,8 +15,17 @@ import numpy as np
 from opd_toy import objectives
 from opd_toy.sequences.trees import along_sequences, centred
 
-REVERSE, FORWARD, ENTROPY, REWARD = "reverse KL", "forward KL", "negative entropy", "expected reward"
-SEQUENCE_FORWARD, TEACHER_REVERSE, TEACHER_ENTROPY = "sequence forward KL", "reverse KL at the teacher's prefixes", "negative entropy at the teacher's prefixes"
+REVERSE, FORWARD, ENTROPY, REWARD = (
+    "reverse KL",
+    "forward KL",
+    "negative entropy",
+    "expected reward",
+)
+SEQUENCE_FORWARD, TEACHER_REVERSE, TEACHER_ENTROPY = (
+    "sequence forward KL",
+    "reverse KL at the teacher's prefixes",
+    "negative entropy at the teacher's prefixes",
+)
 
 
 def negative_entropy(student, teacher):
@@ -39,7 +48,11 @@ LOCAL = {
 def bases_of(student, teacher, rewards=None):
     """{kind: basis} of the costs that need no fitting, and of rewards (S,) if given."""
     bases = {kind: credit(student, teacher, *functions) for kind, functions in LOCAL.items()}
-    for kind, of in ((SEQUENCE_FORWARD, FORWARD), (TEACHER_REVERSE, REVERSE), (TEACHER_ENTROPY, ENTROPY)):
+    for kind, of in (
+        (SEQUENCE_FORWARD, FORWARD),
+        (TEACHER_REVERSE, REVERSE),
+        (TEACHER_ENTROPY, ENTROPY),
+    ):
         bases[kind] = at_teacher_prefixes(student, teacher, LOCAL[of][1])
     if rewards is not None:
         bases[REWARD] = {(t, t): score_times(student, t, rewards) for t in range(student.length)}
@@ -58,12 +71,19 @@ def credit(student, teacher, value, gradient):
 
 def local(visits, rows, gradient):
     """Local gradients at the prefixes passed with probability ``visits``; no future."""
-    return {(t, t): visit[:, None] * gradient(p, q) for t, (visit, (p, q)) in enumerate(zip(visits, rows))}
+    return {
+        (t, t): visit[:, None] * gradient(p, q)
+        for t, (visit, (p, q)) in enumerate(zip(visits, rows))
+    }
 
 
 def at_teacher_prefixes(student, teacher, gradient):
     """Local gradients at the prefixes that the teacher passes; of the forward KL it is the sequence forward KL's."""
-    return local(teacher.prefix_probabilities(), list(zip(student.probabilities, teacher.probabilities)), gradient)
+    return local(
+        teacher.prefix_probabilities(),
+        list(zip(student.probabilities, teacher.probabilities)),
+        gradient,
+    )
 
 
 def score_times(student, t, values):
@@ -87,7 +107,14 @@ def fit(samples, bases):
         keys = [(kind, key) for kind, basis in bases[0].items() for key in basis if key[0] == t]
         if not keys:
             continue
-        design = np.array([np.concatenate([basis[kind][key].ravel() / size for basis, (_, size) in zip(bases, samples)]) for kind, key in keys]).T
+        design = np.array(
+            [
+                np.concatenate(
+                    [basis[kind][key].ravel() / size for basis, (_, size) in zip(bases, samples)]
+                )
+                for kind, key in keys
+            ]
+        ).T
         target = np.concatenate([blocks[t].ravel() / size for blocks, size in samples])
         lengths = np.linalg.norm(design, axis=0)
         left, singular, right = np.linalg.svd(design / lengths, full_matrices=False)
@@ -97,7 +124,9 @@ def fit(samples, bases):
         # A row of V entries sums to 0: V - 1 of them are free.
         free = sum(block[t].shape[0] * (block[t].shape[1] - 1) for block, _ in samples) - len(keys)
         sigma = np.linalg.norm(target - design / lengths @ solution) / np.sqrt(max(1, free))
-        for (kind, key), coefficient, error in zip(keys, solution / lengths, sigma * np.linalg.norm(inverse, axis=1) / lengths):
+        for (kind, key), coefficient, error in zip(
+            keys, solution / lengths, sigma * np.linalg.norm(inverse, axis=1) / lengths
+        ):
             coefficients[kind][key], errors[kind][key] = float(coefficient), float(error)
     return coefficients, errors, worst
 

@@ -14,7 +14,9 @@ from opd_toy.audit.sequence.bases import bases_of, combine
 from opd_toy.sequences import TokenTree
 
 WANTED = "loss(student_logits (T, V), teacher_logits (T, V), tokens (T,)[, mask (T,)])"
-WANTED_BATCH = "loss(student_logits (B, T, V), teacher_logits (B, T, V), tokens (B, T)[, mask (B, T)])"
+WANTED_BATCH = (
+    "loss(student_logits (B, T, V), teacher_logits (B, T, V), tokens (B, T)[, mask (B, T)])"
+)
 # Rounding is of the draws, which may be much longer than their mean: by tolerance, the share of a draw that counts as the mean's length.
 OF_A_DRAW = {1e-9: 1e-3, 2e-5: 0.02, 3e-2: 1.0}
 NAMES = ("student_logits", "teacher_logits", "tokens", "mask")
@@ -24,18 +26,32 @@ class SequenceCall:
     """The loss with its axes and mask put right; remembers what all calls had in common."""
 
     def __init__(self, loss, batched):
-        self.loss, self.batched, self.wanted = loss, batched, WANTED_BATCH if batched else WANTED + "; batched=True puts a batch axis in front"
+        self.loss, self.batched, self.wanted = (
+            loss,
+            batched,
+            WANTED_BATCH if batched else WANTED + "; batched=True puts a batch axis in front",
+        )
         self.keyword = _takes_keyword_mask(loss)
         self.arguments = 3 if self.keyword else calling.arguments_taken(loss, 4, self.wanted)
         self.takes_mask, self.mask_type = self.keyword or self.arguments == 4, bool
         self.count, self.touched, self.teacher_gradient = 0, set(), False
-        self.without_gradient, self.no_gradient = 0, None  # how many calls had none, and the last one's error
+        self.without_gradient, self.no_gradient = (
+            0,
+            None,
+        )  # how many calls had none, and the last one's error
         self._try_out()
 
     def __call__(self, student, teacher, tokens, mask=None):
         """-> Called; arrays (T, V) and (T,), or with a batch axis where ``batched``."""
         self.count += 1
-        return gradient_of(self.function, student, teacher, *self._rest(tokens, mask), names=NAMES, wanted=self.wanted)
+        return gradient_of(
+            self.function,
+            student,
+            teacher,
+            *self._rest(tokens, mask),
+            names=NAMES,
+            wanted=self.wanted,
+        )
 
     def one(self, student, teacher, tokens, mask=None):
         """(value, gradient (T, V)) of one sequence; gradient 0 where none reaches the student."""
@@ -52,19 +68,25 @@ class SequenceCall:
             self.without_gradient, self.no_gradient = self.without_gradient + 1, error
             return np.nan, np.zeros(np.shape(student))
         self.touched |= set(called.touched)
-        self.teacher_gradient |= called.teacher_gradient is not None and bool(np.any(called.teacher_gradient))
+        self.teacher_gradient |= called.teacher_gradient is not None and bool(
+            np.any(called.teacher_gradient)
+        )
         return called.value, called.student_gradient
 
     def _rest(self, tokens, mask):
         tokens = torch.as_tensor(np.array(tokens, dtype=np.int64))
         mask = np.ones(tokens.shape) if mask is None else np.asarray(mask)
-        return [tokens, torch.as_tensor(mask.astype(self.mask_type))][: self.arguments - 2 + self.keyword]
+        return [tokens, torch.as_tensor(mask.astype(self.mask_type))][
+            : self.arguments - 2 + self.keyword
+        ]
 
     def coarser_formats(self, found):
         """Formats inside the loss that are coarser than ``found``, the finest of them first."""
         names = list(calling.TOLERANCES)
         try:
-            inside = calling.formats_inside(self.function, *self.first[:2], *self._rest(self.first[2], None))
+            inside = calling.formats_inside(
+                self.function, *self.first[:2], *self._rest(self.first[2], None)
+            )
         except Exception:  # looked at without gradients, which the loss may take itself
             return []
         return [name for name in names[names.index(found) + 1 :] if name in inside]
@@ -72,7 +94,14 @@ class SequenceCall:
     def check_unchanged(self):
         """AuditError where the first call, made again, gives something else."""
         if self.tried:
-            calling.check_unchanged(self.function, self.tried, *self.first[:2], *self._rest(self.first[2], None), names=NAMES, wanted=self.wanted)
+            calling.check_unchanged(
+                self.function,
+                self.tried,
+                *self.first[:2],
+                *self._rest(self.first[2], None),
+                names=NAMES,
+                wanted=self.wanted,
+            )
 
     @property
     def function(self):
@@ -87,12 +116,20 @@ class SequenceCall:
         student, teacher = draw.standard_normal((2, 3, 3))
         arrays = student, teacher, np.array([0, 2, 1])
         # Two sequences, as some losses divide by what a batch of one has not.
-        self.first = arrays = [np.stack([x, x[::-1]]) for x in arrays] if self.batched else list(arrays)
+        self.first = arrays = (
+            [np.stack([x, x[::-1]]) for x in arrays] if self.batched else list(arrays)
+        )
         self.tried = None
         for kind in (bool, np.float64):
             self.mask_type = kind
             try:
-                self.tried = calling.check_deterministic(self.function, *arrays[:2], *self._rest(arrays[2], None), names=NAMES, wanted=self.wanted)
+                self.tried = calling.check_deterministic(
+                    self.function,
+                    *arrays[:2],
+                    *self._rest(arrays[2], None),
+                    names=NAMES,
+                    wanted=self.wanted,
+                )
                 return
             except NoGradient:
                 return  # perhaps this sequence alone; all are tried
@@ -163,7 +200,9 @@ class Sample:
         if not self.size:
             return 0.0
         blocks = combine(coefficients, bases or self.bases, self.student.length)
-        return float(np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(self.blocks, blocks)))) / self.yard(tolerance)
+        return float(
+            np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(self.blocks, blocks)))
+        ) / self.yard(tolerance)
 
 
 def tabulate(call, student, teacher, drawer, reward=None, copies=1):
@@ -171,7 +210,11 @@ def tabulate(call, student, teacher, drawer, reward=None, copies=1):
     tokens, columns = student.tokens(), columns_of(student)
     logits = [_along(tree, tokens) for tree in (student, teacher)]
     rows = list(itertools.product(range(len(tokens)), repeat=copies))
-    table, values, before = np.zeros((len(rows), student.parameters)), np.zeros(len(rows)), call.without_gradient
+    table, values, before = (
+        np.zeros((len(rows), student.parameters)),
+        np.zeros(len(rows)),
+        call.without_gradient,
+    )
     for n, row in enumerate(rows):
         chosen = list(row)
         if copies == 1:
@@ -186,7 +229,16 @@ def tabulate(call, student, teacher, drawer, reward=None, copies=1):
         chance = tree.sequence_probabilities()
         chances[who] = chance if copies == 1 else np.outer(chance, chance).ravel()
     rewards = None if reward is None else np.array([_reward(reward, row) for row in tokens])
-    return Sample(student, teacher, table, values, chances, drawer, rewards, call.without_gradient - before < len(rows))
+    return Sample(
+        student,
+        teacher,
+        table,
+        values,
+        chances,
+        drawer,
+        rewards,
+        call.without_gradient - before < len(rows),
+    )
 
 
 def _along(tree, tokens):
@@ -199,7 +251,9 @@ def columns_of(tree):
     """Where the gradient (T, V) of each sequence lies in (P,): (S, T, V)."""
     size, start, columns = tree.vocabulary**tree.length, 0, []
     for z in tree.logits:
-        columns.append(start + np.repeat(np.arange(z.size).reshape(z.shape), size // len(z), axis=0))
+        columns.append(
+            start + np.repeat(np.arange(z.size).reshape(z.shape), size // len(z), axis=0)
+        )
         start += z.size
     return np.stack(columns, axis=1)
 
@@ -208,5 +262,7 @@ def _reward(reward, tokens):
     value = reward(torch.as_tensor(tokens.copy()))
     value = float(value.detach() if isinstance(value, torch.Tensor) else value)
     if not np.isfinite(value):
-        raise AuditError(f"reward gives {value!r} for the tokens {tokens.tolist()}; it must be a finite number")
+        raise AuditError(
+            f"reward gives {value!r} for the tokens {tokens.tolist()}; it must be a finite number"
+        )
     return value

@@ -15,12 +15,12 @@ import numpy as np
 from opd_toy import _validate, objectives
 from opd_toy.audit import calling, report
 from opd_toy.audit.calling import AuditError
-from opd_toy.audit.token.verdict import CLOSE, NONE
 from opd_toy.audit.sequence.bases import FORWARD, LOCAL, REVERSE, REWARD, SEQUENCE_FORWARD, combine
 from opd_toy.audit.sequence.calls import OF_A_DRAW, SequenceCall, columns_of, tabulate
-from opd_toy.audit.sequence.verdict import COARSE, explain
 from opd_toy.audit.sequence.masks import name_batch, name_mask, observe_batch, observe_mask
 from opd_toy.audit.sequence.names import factor_text, in_words
+from opd_toy.audit.sequence.verdict import COARSE, explain
+from opd_toy.audit.token.verdict import CLOSE, NONE
 from opd_toy.sequences import TokenTree, reward_to_go, sequence_kl, token_costs, token_kls
 from opd_toy.sequences.trees import along_sequences, whole
 
@@ -33,7 +33,13 @@ TREES = {
     "wide": ((150, 1, 1),),
 }
 # For losses whose sequences share something: batches of two.
-TREES_OF_PAIRS = {"fit": ((2, 2, 10), (2, 3, 14)), "confirm": ((3, 2, 1), (2, 3, 3)), "far": ((2, 2, 3),), "long": ((2, 4, 1),), "wide": ((12, 1, 1),)}
+TREES_OF_PAIRS = {
+    "fit": ((2, 2, 10), (2, 3, 14)),
+    "confirm": ((3, 2, 1), (2, 3, 3)),
+    "far": ((2, 2, 3),),
+    "long": ((2, 4, 1),),
+    "wide": ((12, 1, 1),),
+}
 # Standard deviation of the logits; 1 elsewhere.  Where sizes are tried, nearness is not.
 SPREAD = {"far": 6.0, "long": 0.25, "wide": 0.25, "close fit": 0.25, "close confirm": 0.25}
 ROLES = [*TREES, "close fit", "close confirm"]
@@ -132,7 +138,9 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
     _validate.choice("drawn_from", drawn_from, ("student", "teacher"))
     seed = whole("seed", seed, least=0)
     if reward is not None and not callable(reward):
-        raise AuditError(f"reward is {reward!r}; give the function of tokens (T,) that returns the number the loss uses")
+        raise AuditError(
+            f"reward is {reward!r}; give the function of tokens (T,) that returns the number the loss uses"
+        )
     call = SequenceCall(loss, batched)
     batch = observe_batch(call, seed) if batched else None
     mask = observe_mask(call, seed) if call.takes_mask else None
@@ -140,7 +148,10 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
     plan = TREES_OF_PAIRS if copies == 2 else TREES
 
     def tabulated(role, nearness=""):
-        return [tabulate(call, *pair, drawn_from, reward, copies) for pair in trees(plan[role], nearness + role, seed)]
+        return [
+            tabulate(call, *pair, drawn_from, reward, copies)
+            for pair in trees(plan[role], nearness + role, seed)
+        ]
 
     fitting, confirming, with_reward = tabulated("fit"), tabulated("confirm"), reward is not None
     ordinary = fitting + confirming
@@ -154,15 +165,23 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
         if verdict.name != NONE:
             break
     close_only = False
-    if verdict.name == NONE and tolerance <= COARSE:  # half precision cannot tell close divergences apart
+    if (
+        verdict.name == NONE and tolerance <= COARSE
+    ):  # half precision cannot tell close divergences apart
         close = tabulated("fit", "close ")
-        nearby = explain(close, close + tabulated("confirm", "close "), drawn_from, with_reward, tolerance)
+        nearby = explain(
+            close, close + tabulated("confirm", "close "), drawn_from, with_reward, tolerance
+        )
         close_only = nearby.name not in (NONE, "zero")
         verdict = nearby if close_only else verdict
     beyond, problems = {}, {}
     for role in SLACK:
         beyond[role], refused = _beyond(call, plan[role], role, seed, drawn_from, reward, copies)
-        problems[role] = refused if role == "far" and refused else _problem(verdict, beyond[role], tolerance, SLACK[role])
+        problems[role] = (
+            refused
+            if role == "far" and refused
+            else _problem(verdict, beyond[role], tolerance, SLACK[role])
+        )
     reference = next(sample for sample in fitting if sample.student.length == 3)
     same = tabulate(call, reference.student, reference.student, drawn_from, reward, copies)
     call.check_unchanged()
@@ -175,7 +194,10 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
     bias, nearest = _compare(fitting, with_reward)
     if name == "zero":  # else these are of rounding
         bias, nearest = dict.fromkeys(bias, 1.0), {**nearest, "cosine": 0.0, "norm_ratio": 0.0}
-    limits = CLOSE if problems["far"] or close_only else "", MASKED if mask and not mask["respected"] else ""
+    limits = (
+        CLOSE if problems["far"] or close_only else "",
+        MASKED if mask and not mask["respected"] else "",
+    )
     partly = name != NONE and any(limits)
     facts = {
         "optimises": name + "".join(limits) if partly else name,
@@ -185,16 +207,28 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
         "credit": None if credits is None else credits[3],
         "credit_of": credit_of,
         "credits": credits,
-        "carried": _carried(fitting, tolerance) if drawn_from == "student" and copies == 1 else None,
-        "unbiased_for": {} if partly or name == NONE else _unbiased_for(ordinary, beyond, verdict, with_reward, tolerance),
+        "carried": _carried(fitting, tolerance)
+        if drawn_from == "student" and copies == 1
+        else None,
+        "unbiased_for": {}
+        if partly or name == NONE
+        else _unbiased_for(ordinary, beyond, verdict, with_reward, tolerance),
         "bias": bias,
         "nearest": nearest,
-        "with_other_tokens": _with_other_tokens(verdict, fitting, confirming, drawn_from, with_reward, tolerance) if call.arguments > 2 and not close_only else None,
+        "with_other_tokens": _with_other_tokens(
+            verdict, fitting, confirming, drawn_from, with_reward, tolerance
+        )
+        if call.arguments > 2 and not close_only
+        else None,
         "expected_gradient": reference.expected,
         "variance": reference.variance,
-        "variance_compared": _known_variances(reference, verdict, copies) if drawn_from == "student" else {},
+        "variance_compared": _known_variances(reference, verdict, copies)
+        if drawn_from == "student"
+        else {},
         "value_is": _value_is(ordinary, tolerance),
-        "fixed_point": float(np.linalg.norm(same.expected)) / reference.size if reference.size else 0.0,
+        "fixed_point": float(np.linalg.norm(same.expected)) / reference.size
+        if reference.size
+        else 0.0,
         "touches_inputs": tuple(sorted(call.touched)),
         "teacher_gradient": call.teacher_gradient,
         "uses_tokens": call.arguments > 2,
@@ -213,10 +247,15 @@ def trees(sizes, role, seed):
     start = 4000 * seed + 400 * ROLES.index(role)
     for vocabulary, length, many in sizes:
         for _ in range(many):
-            student, teacher = (TokenTree.random(vocabulary, length, start + side, SPREAD.get(role, 1.0)) for side in (0, 1))
+            student, teacher = (
+                TokenTree.random(vocabulary, length, start + side, SPREAD.get(role, 1.0))
+                for side in (0, 1)
+            )
             if role.startswith("close"):  # to each other, and not flat
                 teacher = TokenTree.random(vocabulary, length, start + 1)
-                student = TokenTree(tuple(z + apart for z, apart in zip(teacher.logits, student.logits)))
+                student = TokenTree(
+                    tuple(z + apart for z, apart in zip(teacher.logits, student.logits))
+                )
             yield student, teacher
             start += 2
 
@@ -227,7 +266,11 @@ def _refuse(call, samples):
     for sample in samples:
         wrong = np.argwhere(~np.isfinite(sample.table).all(axis=1))
         if len(wrong):
-            tokens = sample.student.tokens()[wrong[0, 0]].tolist() if len(sample.table) == len(sample.student.tokens()) else "a pair of sequences"
+            tokens = (
+                sample.student.tokens()[wrong[0, 0]].tolist()
+                if len(sample.table) == len(sample.student.tokens())
+                else "a pair of sequences"
+            )
             raise AuditError(
                 f"the gradient is not finite at ordinary logits (T = {sample.student.length}, V = {sample.student.vocabulary}, tokens {tokens}): look for 0/0, log(0) or 0 × inf, "
                 "such as the standard deviation of equal numbers, or of one"
@@ -244,7 +287,9 @@ def _beyond(call, sizes, role, seed, drawer, reward, copies):
         except AuditError as error:
             refused = f"the loss raised {type(error.__cause__ or error).__name__}: {str(error.__cause__ or error).splitlines()[0]}"
     # One token, no standard deviation: what a loss makes of T = 1 is not held against it.
-    return [sample for sample in samples if role == "far" or np.isfinite(sample.table).all()], refused
+    return [
+        sample for sample in samples if role == "far" or np.isfinite(sample.table).all()
+    ], refused
 
 
 def _problem(verdict, samples, tolerance, slack):
@@ -255,7 +300,9 @@ def _problem(verdict, samples, tolerance, slack):
         if verdict.name == NONE or not sample.size or not verdict.known_at(sample.student.length):
             continue
         coefficients = verdict.coefficients(sample.student.length)
-        off = sample.left_over(coefficients, tolerance, verdict.bases(sample) if verdict.bases else {})
+        off = sample.left_over(
+            coefficients, tolerance, verdict.bases(sample) if verdict.bases else {}
+        )
         if off > slack * tolerance:
             return f"what is left over is {off:.2g} of the gradient"
     return None
@@ -264,14 +311,21 @@ def _problem(verdict, samples, tolerance, slack):
 def _farthest(sample):
     """The largest |log p/q| of a token that is drawn more than once in a million times where it can be."""
     logs = zip(sample.student.log_probabilities, sample.teacher.log_probabilities)
-    return max(float(np.abs(a - b)[(a if sample.drawer == "student" else b) > np.log(1e-6)].max()) for a, b in logs)
+    return max(
+        float(np.abs(a - b)[(a if sample.drawer == "student" else b) > np.log(1e-6)].max())
+        for a, b in logs
+    )
 
 
 def _seen_from(ordinary, name, tolerance):
     """The relative tolerance, on the worst of the trees; of a draw for zero and in half precision."""
     if name == "zero" or tolerance > COARSE:
         return tolerance * (OF_A_DRAW[tolerance] if name == "zero" else 1.0)
-    return max(tolerance * sample.yard(tolerance) / max(float(np.linalg.norm(sample.expected)), 1e-300) for sample in ordinary if sample.size)
+    return max(
+        tolerance * sample.yard(tolerance) / max(float(np.linalg.norm(sample.expected)), 1e-300)
+        for sample in ordinary
+        if sample.size
+    )
 
 
 # --- beside the verdict ----------------------------------------------------------------
@@ -281,8 +335,12 @@ def _with_other_tokens(verdict, fitting, confirming, drawer, with_reward, tolera
     if verdict.name not in (NONE, "zero"):
         return None
     other = {"student": "teacher", "teacher": "student"}[drawer]
-    fitting, confirming = ([sample.drawn_by(other) for sample in samples] for samples in (fitting, confirming))
-    name = explain(fitting, fitting + confirming, other, with_reward, tolerance, families=False).name
+    fitting, confirming = (
+        [sample.drawn_by(other) for sample in samples] for samples in (fitting, confirming)
+    )
+    name = explain(
+        fitting, fitting + confirming, other, with_reward, tolerance, families=False
+    ).name
     return None if name in (NONE, "zero") else name
 
 
@@ -299,25 +357,47 @@ def _targets(with_reward):
 
 def _target(sample, kind, future):
     wanted = {key: 1.0 for key in sample.bases[kind] if future or key[0] == key[1]}
-    return np.concatenate([block.ravel() for block in combine({kind: wanted}, sample.bases, sample.student.length)])
+    return np.concatenate(
+        [block.ravel() for block in combine({kind: wanted}, sample.bases, sample.student.length)]
+    )
 
 
 def _unbiased_for(ordinary, beyond, verdict, with_reward, tolerance):
     """{objective: text of the factor} where expected = factor(T) times its gradient on every tree, those beyond too."""
     found = {}
     for name, target in _targets(with_reward).items():
-        if tolerance > COARSE and name != verdict.objective:  # the verdict has looked closer than a tree's rounding
+        if (
+            tolerance > COARSE and name != verdict.objective
+        ):  # the verdict has looked closer than a tree's rounding
             continue
         factors = {}
-        for sample, slack in [(sample, 1) for sample in ordinary] + [(sample, SLACK[role]) for role, samples in beyond.items() for sample in samples]:
+        for sample, slack in [(sample, 1) for sample in ordinary] + [
+            (sample, SLACK[role]) for role, samples in beyond.items() for sample in samples
+        ]:
             if not np.isfinite(sample.table).all():
                 break
             gradient = _target(sample, *target)
-            factor = factors.setdefault(sample.student.length, float(sample.expected @ gradient / (gradient @ gradient)))
-            if np.linalg.norm(sample.expected - factor * gradient) > slack * tolerance * sample.yard(tolerance) or abs(factor) * np.linalg.norm(gradient) <= sample.rounding(tolerance):
+            factor = factors.setdefault(
+                sample.student.length, float(sample.expected @ gradient / (gradient @ gradient))
+            )
+            if np.linalg.norm(
+                sample.expected - factor * gradient
+            ) > slack * tolerance * sample.yard(tolerance) or abs(factor) * np.linalg.norm(
+                gradient
+            ) <= sample.rounding(tolerance):
                 break
         else:
-            text, _ = (verdict.scale, None) if tolerance > COARSE else factor_text({length: factors[length] for length in {sample.student.length for sample in ordinary}}, 10 * tolerance)
+            text, _ = (
+                (verdict.scale, None)
+                if tolerance > COARSE
+                else factor_text(
+                    {
+                        length: factors[length]
+                        for length in {sample.student.length for sample in ordinary}
+                    },
+                    10 * tolerance,
+                )
+            )
             found[name] = "c(T)" if text is None else text or "1"
     return found
 
@@ -328,10 +408,17 @@ def _compare(fitting, with_reward):
     expected = np.concatenate([sample.expected / (sample.size or 1.0) for sample in chosen])
     length, distance, cosines = float(np.linalg.norm(expected)), {}, {}
     for name, target in _targets(with_reward).items():
-        gradient = np.concatenate([_target(sample, *target) / (sample.size or 1.0) for sample in chosen]) * (-1 if name == REWARD else 1)  # a reward is raised
+        gradient = np.concatenate(
+            [_target(sample, *target) / (sample.size or 1.0) for sample in chosen]
+        ) * (-1 if name == REWARD else 1)  # a reward is raised
         along = float(expected @ gradient) / float(gradient @ gradient)
-        distance[name] = float(np.linalg.norm(expected - max(along, 0.0) * gradient)) / length if length else 0.0
-        cosines[name] = along * float(np.linalg.norm(gradient)) / length if length else 0.0, length / float(np.linalg.norm(gradient))
+        distance[name] = (
+            float(np.linalg.norm(expected - max(along, 0.0) * gradient)) / length if length else 0.0
+        )
+        cosines[name] = (
+            along * float(np.linalg.norm(gradient)) / length if length else 0.0,
+            length / float(np.linalg.norm(gradient)),
+        )
     best = max(cosines, key=lambda name: cosines[name][0])
     return distance, {"name": best, "cosine": cosines[best][0], "norm_ratio": cosines[best][1]}
 
@@ -346,7 +433,10 @@ def _known_variances(reference, verdict, copies):
         "exact local and later KLs": (1.0, "full_vocabulary"),
         "sampled reward-to-go": (1.0, "sampled"),
     }
-    return {name: factor * reward_to_go(reference.student, reference.teacher, *how).total_variance() for name, how in estimators.items()}
+    return {
+        name: factor * reward_to_go(reference.student, reference.teacher, *how).total_variance()
+        for name, how in estimators.items()
+    }
 
 
 def _carried(fitting, tolerance):
@@ -362,14 +452,26 @@ def _carried(fitting, tolerance):
         for sample in chosen:
             student, teacher, tokens = sample.student, sample.teacher, sample.student.tokens()
             columns = columns_of(student)[:, t]
-            p, q = (np.take(np.concatenate([row.ravel() for row in tree.probabilities]), columns) for tree in (student, teacher))
+            p, q = (
+                np.take(np.concatenate([row.ravel() for row in tree.probabilities]), columns)
+                for tree in (student, teacher)
+            )
             score = np.eye(student.vocabulary)[tokens[:, t]] - p
             logs = along_sequences(student, student.log_probabilities)
-            costs = [*token_costs(student, teacher).T, *logs.T, *token_kls(student, teacher).T, np.ones(len(tokens))]
+            costs = [
+                *token_costs(student, teacher).T,
+                *logs.T,
+                *token_kls(student, teacher).T,
+                np.ones(len(tokens)),
+            ]
             if sample.rewards is not None:
                 costs.append(sample.rewards)
             local = [gradient(p, q) for _, gradient in LOCAL.values()]
-            design.append(np.stack([*(cost[:, None] * score for cost in costs), *local], axis=-1).reshape(-1, len(costs) + len(local)))
+            design.append(
+                np.stack([*(cost[:, None] * score for cost in costs), *local], axis=-1).reshape(
+                    -1, len(costs) + len(local)
+                )
+            )
             target.append(np.take_along_axis(sample.table, columns, axis=1).ravel())
         design, target = np.concatenate(design), np.concatenate(target)
         lengths = np.linalg.norm(design, axis=0)
@@ -384,7 +486,9 @@ def _carried(fitting, tolerance):
 def _value_is(ordinary, tolerance):
     """What the loss's value is on average, up to a factor: words, or None."""
     means = [float(sample.chances[sample.drawer] @ sample.values) for sample in ordinary]
-    sizes = [float(np.sqrt(sample.chances[sample.drawer] @ sample.values**2)) for sample in ordinary]
+    sizes = [
+        float(np.sqrt(sample.chances[sample.drawer] @ sample.values**2)) for sample in ordinary
+    ]
     if not np.isfinite(means).all():
         return None
     if all(abs(mean) <= tolerance * size for mean, size in zip(means, sizes)):
@@ -405,7 +509,13 @@ def _value_is(ordinary, tolerance):
                 break
         else:
             text, _ = factor_text(factors, 100 * tolerance)
-            return f"c(T) × {name}" if text is None else f"{text} × {name}" if text not in ("", "1") else name
+            return (
+                f"c(T) × {name}"
+                if text is None
+                else f"{text} × {name}"
+                if text not in ("", "1")
+                else name
+            )
     return None
 
 
@@ -421,35 +531,95 @@ def _edges(facts, problems, verdict, close_only, tolerance, drawn_from, mask, ba
     if facts["optimises"] == "zero":
         value = facts["value_is"]
         though = f", though its value is on average {value}" if value not in (None, "0") else ""
-        found.append(("expectation", "broken", f"the expected gradient is 0: with the {drawn_from}'s own sequences this loss teaches nothing{though}"))
+        found.append(
+            (
+                "expectation",
+                "broken",
+                f"the expected gradient is 0: with the {drawn_from}'s own sequences this loss teaches nothing{though}",
+            )
+        )
     for role, edge, where, what in (
         ("long", "longer sequences", "on longer sequences", "a return after some tokens"),
         ("wide", "vocabulary", "with a larger vocabulary", "all but the likeliest tokens"),
     ):
         if verdict.name != NONE and problems[role]:
-            found.append((edge, "broken", f"on small trees this is {verdict.name}, but not {where}: {problems[role]}. Something is cut off, such as {what}"))
+            found.append(
+                (
+                    edge,
+                    "broken",
+                    f"on small trees this is {verdict.name}, but not {where}: {problems[role]}. Something is cut off, such as {what}",
+                )
+            )
     if problems["far"]:
-        found.append(("far off", "broken" if "not finite" in problems["far"] else "note", f"where student and teacher differ much (logits with standard deviation {SPREAD['far']:g}): {problems['far']}; clamps and small constants show there"))
+        found.append(
+            (
+                "far off",
+                "broken" if "not finite" in problems["far"] else "note",
+                f"where student and teacher differ much (logits with standard deviation {SPREAD['far']:g}): {problems['far']}; clamps and small constants show there",
+            )
+        )
     elif verdict.name != NONE and not close_only:
         found.append(("far off", "fine", ""))
     if close_only:
-        found.append(("ordinary", "note", f"the verdict holds for logits that differ with standard deviation {SPREAD['close fit']:g}, not where they are drawn apart: costs or weights are clamped early"))
+        found.append(
+            (
+                "ordinary",
+                "note",
+                f"the verdict holds for logits that differ with standard deviation {SPREAD['close fit']:g}, not where they are drawn apart: costs or weights are clamped early",
+            )
+        )
     if facts["carried"] is not None and np.tril(facts["carried"], -1).any():
-        found.append(("past", "note", "a draw also carries costs of the past (`carried`, below the diagonal): they add nothing to the expectation, only variance"))
+        found.append(
+            (
+                "past",
+                "note",
+                "a draw also carries costs of the past (`carried`, below the diagonal): they add nothing to the expectation, only variance",
+            )
+        )
     if not np.isfinite(facts["fixed_point"]):
-        found.append(("student = teacher", "broken", "the gradient is not finite there: 0/0, as where all costs are 0"))
-    elif facts["fixed_point"] > 100 * tolerance and not any(piece.kind == REWARD for piece in verdict.pieces):  # rewards pull away
-        found.append(("student = teacher", "note", f"the expected gradient is not 0 there, but {facts['fixed_point']:.2g} of a draw's on other trees"))
+        found.append(
+            (
+                "student = teacher",
+                "broken",
+                "the gradient is not finite there: 0/0, as where all costs are 0",
+            )
+        )
+    elif facts["fixed_point"] > 100 * tolerance and not any(
+        piece.kind == REWARD for piece in verdict.pieces
+    ):  # rewards pull away
+        found.append(
+            (
+                "student = teacher",
+                "note",
+                f"the expected gradient is not 0 there, but {facts['fixed_point']:.2g} of a draw's on other trees",
+            )
+        )
     else:
         found.append(("student = teacher", "fine", ""))
     if facts["teacher_gradient"]:
-        found.append(("teacher", "note", "a gradient reaches the teacher's logits too: detach them or run the teacher under torch.no_grad()"))
+        found.append(
+            (
+                "teacher",
+                "note",
+                "a gradient reaches the teacher's logits too: detach them or run the teacher under torch.no_grad()",
+            )
+        )
     if facts["touches_inputs"]:
-        found.append(("inputs", "note", f"changes {' and '.join(facts['touches_inputs'])} in place"))
+        found.append(
+            ("inputs", "note", f"changes {' and '.join(facts['touches_inputs'])} in place")
+        )
     if facts["condition"] > 1e4:
-        found.append(("bases", "note", f"they are nearly dependent (condition number {facts['condition']:.1g}): take the coefficients with care"))
+        found.append(
+            (
+                "bases",
+                "note",
+                f"they are nearly dependent (condition number {facts['condition']:.1g}): take the coefficients with care",
+            )
+        )
     for edge, part in (("mask", mask), ("batch", batch)):
-        found += [(edge, severity, words) for severity, words in part.pop("findings")] if part else []
+        found += (
+            [(edge, severity, words) for severity, words in part.pop("findings")] if part else []
+        )
     return [dict(zip(("edge", "severity", "finding"), entry)) for entry in found]
 
 
@@ -464,17 +634,33 @@ MEANINGS = {
 
 def sequence_text(found):
     """The verdict and what it rests on."""
-    return "\n".join([f"optimises: {found.optimises}", *(f"  {line}" for line in _lines(found)), "edges:", *report.finding_lines(found.edges)])
+    return "\n".join(
+        [
+            f"optimises: {found.optimises}",
+            *(f"  {line}" for line in _lines(found)),
+            "edges:",
+            *report.finding_lines(found.edges),
+        ]
+    )
 
 
 def _lines(found):
-    meanings = [words for name, words in MEANINGS.items() if (found.objective or "").split(", γ")[0] == name]
+    meanings = [
+        words for name, words in MEANINGS.items() if (found.objective or "").split(", γ")[0] == name
+    ]
     if meanings or found.scale == "1/T":
-        yield "that is: " + "; ".join(meanings + ["1/T: the mean over tokens"] * (found.scale == "1/T"))
+        yield "that is: " + "; ".join(
+            meanings + ["1/T: the mean over tokens"] * (found.scale == "1/T")
+        )
     if found.unbiased_for:
-        yield "unbiased for " + ", ".join(name if factor == "1" else f"{factor} × {name}" for name, factor in found.unbiased_for.items())
+        yield "unbiased for " + ", ".join(
+            name if factor == "1" else f"{factor} × {name}"
+            for name, factor in found.unbiased_for.items()
+        )
     elif found.optimises != "zero":
-        yield "relative distance, at the best scale, from " + ", ".join(f"{name} {report.number(distance, 2)}" for name, distance in found.bias.items())
+        yield "relative distance, at the best scale, from " + ", ".join(
+            f"{name} {report.number(distance, 2)}" for name, distance in found.bias.items()
+        )
     if found.optimises == NONE:
         yield f"nearest: {found.nearest['name']} (cosine {report.number(found.nearest['cosine'], 4)}, {report.number(found.nearest['norm_ratio'])} times its length)"
     if found.with_other_tokens:
@@ -483,8 +669,12 @@ def _lines(found):
     if found.credit is not None:
         yield f"who pays for which {found.credit_of}, T = 3:"
         yield from (f"  {line}" for line in in_words(found.credit))
-    compared = ", ".join(f"{name} {report.number(variance)}" for name, variance in found.variance_compared.items())
-    yield f"variance of one draw: {report.number(found.variance)}" + (f" ({compared})" if compared else "")
+    compared = ", ".join(
+        f"{name} {report.number(variance)}" for name, variance in found.variance_compared.items()
+    )
+    yield f"variance of one draw: {report.number(found.variance)}" + (
+        f" ({compared})" if compared else ""
+    )
     if found.value_is:
         yield f"its value in expectation: {found.value_is}"
     for part, name in ((found.mask, "mask"), (found.batch, "batch")):
@@ -502,9 +692,13 @@ def sequence_html(found):
 
     if found.credit is None:
         alt = f"Relative distance of the expected gradient from each objective's: {', '.join(f'{name} {report.number(value, 2)}' for name, value in found.bias.items())}. Verdict: {found.optimises}."
-        return report.page(str(found), figure(lambda style: draw_distances(found, style), alt=alt)._repr_html_())
+        return report.page(
+            str(found), figure(lambda style: draw_distances(found, style), alt=alt)._repr_html_()
+        )
     alt = f"Credit matrix at T = 3, {found.credit_of}: {'; '.join(in_words(found.credit))}. Verdict: {found.optimises}."
-    return report.page(str(found), figure(lambda style: draw_credit(found, style), alt=alt)._repr_html_())
+    return report.page(
+        str(found), figure(lambda style: draw_credit(found, style), alt=alt)._repr_html_()
+    )
 
 
 def draw_credit(found, style):
@@ -512,14 +706,32 @@ def draw_credit(found, style):
     import matplotlib.pyplot as plt
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours = LinearSegmentedColormap.from_list("credit", [style["reverse_kl"], style["paper"], style["student"]])
+    colours = LinearSegmentedColormap.from_list(
+        "credit", [style["reverse_kl"], style["paper"], style["student"]]
+    )
     length, largest = len(found.credit), np.abs(found.credit).max() or 1.0
     drawn, axes = plt.subplots(figsize=(4.2, 3.2))
     axes.imshow(found.credit / (1.6 * largest), cmap=colours, vmin=-1, vmax=1)
     for (t, u), weight in np.ndenumerate(found.credit):
-        axes.text(u, t, report.number(weight, 3) if u >= t else "", ha="center", va="center", color=style["ink"])
-    axes.set(xticks=range(length), xticklabels=range(1, length + 1), yticks=range(length), yticklabels=range(1, length + 1))
-    axes.set(xlabel="for the cost at position", ylabel="the token at position pays", title=_wrapped(found.optimises))
+        axes.text(
+            u,
+            t,
+            report.number(weight, 3) if u >= t else "",
+            ha="center",
+            va="center",
+            color=style["ink"],
+        )
+    axes.set(
+        xticks=range(length),
+        xticklabels=range(1, length + 1),
+        yticks=range(length),
+        yticklabels=range(1, length + 1),
+    )
+    axes.set(
+        xlabel="for the cost at position",
+        ylabel="the token at position pays",
+        title=_wrapped(found.optimises),
+    )
     axes.grid(False)
     return drawn
 
@@ -531,9 +743,15 @@ def draw_distances(found, style):
     drawn, axes = plt.subplots(figsize=(6, 2.6))
     axes.barh(list(found.bias), list(found.bias.values()), color=style["student"], height=0.6)
     axes.invert_yaxis()
-    axes.set(xlabel="relative distance at the best scale", xlim=(0, 1.05), title=_wrapped(found.optimises))
+    axes.set(
+        xlabel="relative distance at the best scale",
+        xlim=(0, 1.05),
+        title=_wrapped(found.optimises),
+    )
     return drawn
 
 
 def _wrapped(text):
-    return "\n".join(textwrap.wrap(text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"), 48))
+    return "\n".join(
+        textwrap.wrap(text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"), 48)
+    )

@@ -12,8 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 # What the full gradient of a cost is called, sampling differentiated too, and the partial one, visited prefixes held.
-FULL = {"reverse KL": "sequence reverse KL", "forward KL": "expected sum of local forward KLs", "negative entropy": "sequence negative entropy"}
-PARTIAL = {"reverse KL": "sum of local reverse KLs", "forward KL": "sum of local forward KLs", "negative entropy": "sum of local negative entropies"}
+FULL = {
+    "reverse KL": "sequence reverse KL",
+    "forward KL": "expected sum of local forward KLs",
+    "negative entropy": "sequence negative entropy",
+}
+PARTIAL = {
+    "reverse KL": "sum of local reverse KLs",
+    "forward KL": "sum of local forward KLs",
+    "negative entropy": "sum of local negative entropies",
+}
 LAWS = {
     "": lambda length: 1.0,
     "1/T": lambda length: 1 / length,
@@ -51,51 +59,104 @@ class Piece:
     law: Callable | None = None
 
     def weights(self, length):
-        return (self.coefficients[length] if length in self.coefficients else self.law(length)) * self.shape(length)
+        return (
+            self.coefficients[length] if length in self.coefficients else self.law(length)
+        ) * self.shape(length)
 
 
 def credit_pieces(kind, matrices, tolerance):
     """A list of ``Piece`` whose weights sum to ``matrices`` {T: (T, T)}, simplest reading first."""
-    full, partial = FULL.get(kind, f"expected sum of local {kind}"), PARTIAL.get(kind, f"sum of local {kind}")
+    full, partial = (
+        FULL.get(kind, f"expected sum of local {kind}"),
+        PARTIAL.get(kind, f"sum of local {kind}"),
+    )
     for name, shape in (
         (full, ones),
         (partial, np.eye),
         *_discounted(matrices, f"{kind} with a discounted return", lags, 0, tolerance),
         (f"{partial}, the last position's alone", lambda length: np.diag(_last(length))),
         (f"{full}, the last position's cost alone", lambda length: ones(length) * _last(length)),
-        (f"{full}, the first token's return alone", lambda length: ones(length) * _last(length)[::-1, None]),
-        *((f"{full}, the cost at t × {weight}", lambda length, w=w: ones(length) * w(length)) for weight, w in _weights(matrices, tolerance)),
-        *((f"{partial}, position t × {weight}", lambda length, w=w: np.diag(w(length))) for weight, w in _weights(matrices, tolerance, diagonal=True)),
-        (f"{kind} with a return of the later costs alone", lambda length: np.triu(np.ones((length, length)), 1)),
-        *_discounted(matrices, f"{kind} with a discounted return of the later costs alone", lambda length, gamma: lags(length, gamma) - np.eye(length), 1, tolerance),
-        (f"{kind} with the mean of the costs from the token on as its return", lambda length: ones(length) / np.arange(length, 0, -1)[:, None]),
+        (
+            f"{full}, the first token's return alone",
+            lambda length: ones(length) * _last(length)[::-1, None],
+        ),
+        *(
+            (f"{full}, the cost at t × {weight}", lambda length, w=w: ones(length) * w(length))
+            for weight, w in _weights(matrices, tolerance)
+        ),
+        *(
+            (f"{partial}, position t × {weight}", lambda length, w=w: np.diag(w(length)))
+            for weight, w in _weights(matrices, tolerance, diagonal=True)
+        ),
+        (
+            f"{kind} with a return of the later costs alone",
+            lambda length: np.triu(np.ones((length, length)), 1),
+        ),
+        *_discounted(
+            matrices,
+            f"{kind} with a discounted return of the later costs alone",
+            lambda length, gamma: lags(length, gamma) - np.eye(length),
+            1,
+            tolerance,
+        ),
+        (
+            f"{kind} with the mean of the costs from the token on as its return",
+            lambda length: ones(length) / np.arange(length, 0, -1)[:, None],
+        ),
         (f"{kind} with its own cost and the mean of the later ones as its return", _mean_future),
-        *((f"{kind} with a return over {n} tokens", lambda length, n=n: ones(length) - np.triu(np.ones((length, length)), n)) for n in (2, 3)),
-        *((f"{full}, the return at t × {weight}", lambda length, w=w: ones(length) * w(length)[:, None]) for weight, w in _weights(matrices, tolerance)),
+        *(
+            (
+                f"{kind} with a return over {n} tokens",
+                lambda length, n=n: ones(length) - np.triu(np.ones((length, length)), n),
+            )
+            for n in (2, 3)
+        ),
+        *(
+            (
+                f"{full}, the return at t × {weight}",
+                lambda length, w=w: ones(length) * w(length)[:, None],
+            )
+            for weight, w in _weights(matrices, tolerance)
+        ),
     ):
         if coefficients := _multiples(matrices, shape, tolerance):
             return [_piece(kind, name, coefficients, shape, tolerance)]
     if pieces := _own_and_future(kind, full, partial, matrices, tolerance):
         return pieces
-    diagonal = all(np.abs(np.triu(w, 1)).max() <= tolerance * np.abs(w).max() for w in matrices.values())
+    diagonal = all(
+        np.abs(np.triu(w, 1)).max() <= tolerance * np.abs(w).max() for w in matrices.values()
+    )
     name = f"{partial}, weighted by position" if diagonal else None
-    known = {length: np.where(np.abs(w) > tolerance * np.abs(w).max(), w, 0.0) for length, w in matrices.items()}
+    known = {
+        length: np.where(np.abs(w) > tolerance * np.abs(w).max(), w, 0.0)
+        for length, w in matrices.items()
+    }
     return [Piece(kind, name, "", dict.fromkeys(matrices, 1.0), known.get)]
 
 
 def position_pieces(kind, one, vectors, tolerance):
     """The same for weights (T,) on one term a position, such as a reward's score; ``one`` names the plain sum."""
     weights = {length: np.diag(w) for length, w in vectors.items()}
-    for name, shape in ((one, np.ones), *((f"{one}, token t × {weight}", w) for weight, w in _weights(weights, tolerance, diagonal=True))):
+    for name, shape in (
+        (one, np.ones),
+        *(
+            (f"{one}, token t × {weight}", w)
+            for weight, w in _weights(weights, tolerance, diagonal=True)
+        ),
+    ):
         if coefficients := _multiples(vectors, shape, tolerance):
             return [_piece(kind, name, coefficients, shape, tolerance)]
-    return [Piece(kind, f"{one}, weighted by position", "", dict.fromkeys(vectors, 1.0), vectors.get)]
+    return [
+        Piece(kind, f"{one}, weighted by position", "", dict.fromkeys(vectors, 1.0), vectors.get)
+    ]
 
 
 def sum_text(pieces):
     """Pieces written as a sum, such as "sum of local reverse KLs − 1/T × sequence reverse KL"."""
     text = ""
-    for piece in sorted(pieces, key=lambda piece: (piece.factor or "").startswith("−")):  # a positive one first
+    for piece in sorted(
+        pieces, key=lambda piece: (piece.factor or "").startswith("−")
+    ):  # a positive one first
         factor = "c(T)" if piece.factor is None else piece.factor
         negative, factor = factor.startswith("−"), factor.removeprefix("−")
         term = f"{factor} × {piece.name}" if factor not in ("", "1") else piece.name
@@ -130,8 +191,15 @@ def in_words(matrix, what="cost"):
     """One line a token: "the token at position 1 pays for position 1, 2 (× 0.9), 3 (× 0.81)"."""
     lines = []
     for t, row in enumerate(np.asarray(matrix)):
-        paid = [f"{u + 1}" if abs(w - 1) < 1e-6 else f"{u + 1} (× {_number(w, 4)})" for u, w in enumerate(row) if abs(w) > 1e-9]
-        lines.append(f"the token at position {t + 1} pays for " + (f"position {', '.join(paid)}" if paid else "nothing"))
+        paid = [
+            f"{u + 1}" if abs(w - 1) < 1e-6 else f"{u + 1} (× {_number(w, 4)})"
+            for u, w in enumerate(row)
+            if abs(w) > 1e-9
+        ]
+        lines.append(
+            f"the token at position {t + 1} pays for "
+            + (f"position {', '.join(paid)}" if paid else "nothing")
+        )
     return lines
 
 
@@ -156,13 +224,27 @@ def _mean_future(length):
 
 def _own_and_future(kind, full, partial, matrices, tolerance):
     """a I + b gamma**lag: the token's own cost and its future weighted apart."""
-    for name, shape in ((full, ones), *_discounted(matrices, f"{kind} with a discounted return", lags, 1, tolerance)):
-        future = _multiples({length: np.triu(w, 1) for length, w in matrices.items()}, lambda length: np.triu(shape(length), 1), tolerance)
+    for name, shape in (
+        (full, ones),
+        *_discounted(matrices, f"{kind} with a discounted return", lags, 1, tolerance),
+    ):
+        future = _multiples(
+            {length: np.triu(w, 1) for length, w in matrices.items()},
+            lambda length: np.triu(shape(length), 1),
+            tolerance,
+        )
         if not future:
             continue
-        own = _multiples({length: w - future[length] * shape(length) for length, w in matrices.items()}, np.eye, 10 * tolerance)
+        own = _multiples(
+            {length: w - future[length] * shape(length) for length, w in matrices.items()},
+            np.eye,
+            10 * tolerance,
+        )
         if own:
-            return [_piece(kind, partial, own, np.eye, tolerance), _piece(kind, name, future, shape, tolerance)]
+            return [
+                _piece(kind, partial, own, np.eye, tolerance),
+                _piece(kind, name, future, shape, tolerance),
+            ]
     return None
 
 
@@ -172,14 +254,24 @@ def _multiples(arrays, shape, tolerance):
     for length, array in arrays.items():
         unit = shape(length).astype(float)
         found[length] = float((array * unit).sum() / (unit * unit).sum())
-        if found[length] == 0 or np.abs(array - found[length] * unit).max() > tolerance * np.abs(array).max():
+        if (
+            found[length] == 0
+            or np.abs(array - found[length] * unit).max() > tolerance * np.abs(array).max()
+        ):
             return None
     return found
 
 
 def _piece(kind, name, coefficients, shape, tolerance):
     factor, law = factor_text(coefficients, tolerance)
-    return Piece(kind, name, factor, {length: law(length) if law else c for length, c in coefficients.items()}, lambda length: shape(length).astype(float), law)
+    return Piece(
+        kind,
+        name,
+        factor,
+        {length: law(length) if law else c for length, c in coefficients.items()},
+        lambda length: shape(length).astype(float),
+        law,
+    )
 
 
 def _discounted(matrices, name, shape, first, tolerance):
@@ -188,19 +280,36 @@ def _discounted(matrices, name, shape, first, tolerance):
     if len(longest) < first + 2 or longest[0, first] == 0:
         return []
     gamma = tidy(float(longest[0, first + 1] / longest[0, first]), tolerance)
-    return [(f"{name}, γ = {_number(gamma)}", lambda length: shape(length, gamma))] if abs(gamma) > tolerance and gamma != 1 else []
+    return (
+        [(f"{name}, γ = {_number(gamma)}", lambda length: shape(length, gamma))]
+        if abs(gamma) > tolerance and gamma != 1
+        else []
+    )
 
 
 def _weights(matrices, tolerance, diagonal=False):
     """(text, function of T) of the weights by position to try; a power's base is read off the longest matrix."""
     longest = matrices[max(matrices)]
     found = list(WEIGHTS.items())
-    for first, second in ((longest[0, 0], longest[1, 1]),) if diagonal else ((longest[0, 0], longest[1, 1]), (longest[0, 0], longest[0, 1])):
+    for first, second in (
+        ((longest[0, 0], longest[1, 1]),)
+        if diagonal
+        else ((longest[0, 0], longest[1, 1]), (longest[0, 0], longest[0, 1]))
+    ):
         if first and second and abs(second / first - 1) > tolerance:
             falling = abs(second) < abs(first)
             base = tidy(float(second / first if falling else first / second), tolerance)
-            exponent, steps = ("t − 1", np.arange) if falling else ("T − t", lambda length: np.arange(length - 1, -1, -1))
-            found.append((f"{_number(base)}^({exponent})", lambda length, base=base, steps=steps: base ** steps(length)))
+            exponent, steps = (
+                ("t − 1", np.arange)
+                if falling
+                else ("T − t", lambda length: np.arange(length - 1, -1, -1))
+            )
+            found.append(
+                (
+                    f"{_number(base)}^({exponent})",
+                    lambda length, base=base, steps=steps: base ** steps(length),
+                )
+            )
     return found
 
 
@@ -213,7 +322,11 @@ def _factor(number, law):
         text = f"1/{round(1 / size)}"
     if not law:
         return sign + text
-    return f"{sign}{text}{law[1:]}" if law.startswith("1/") and "/" not in text else f"{sign}{text} × {law}"
+    return (
+        f"{sign}{text}{law[1:]}"
+        if law.startswith("1/") and "/" not in text
+        else f"{sign}{text} × {law}"
+    )
 
 
 def _number(value, digits=6):

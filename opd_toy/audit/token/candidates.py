@@ -38,7 +38,9 @@ class Pairs:
     def distance(self):
         """Largest |log(p/q)| over the tokens of each pair (N,)."""
         here = np.isfinite(self.student_logits)
-        logs = [np.where(here, log_softmax(z), 0.0) for z in (self.student_logits, self.teacher_logits)]
+        logs = [
+            np.where(here, log_softmax(z), 0.0) for z in (self.student_logits, self.teacher_logits)
+        ]
         return np.abs(logs[0] - logs[1]).max(axis=-1)
 
     def __getitem__(self, rows):
@@ -66,11 +68,19 @@ class Family:
 
 
 def forward_kl():
-    return Candidate("forward KL", lambda pairs: objectives.forward_kl_logit_gradient(pairs.p, pairs.q), "forward_kl")
+    return Candidate(
+        "forward KL",
+        lambda pairs: objectives.forward_kl_logit_gradient(pairs.p, pairs.q),
+        "forward_kl",
+    )
 
 
 def reverse_kl():
-    return Candidate("reverse KL", lambda pairs: objectives.reverse_kl_logit_gradient(pairs.p, pairs.q), "reverse_kl")
+    return Candidate(
+        "reverse KL",
+        lambda pairs: objectives.reverse_kl_logit_gradient(pairs.p, pairs.q),
+        "reverse_kl",
+    )
 
 
 def entropy():
@@ -80,12 +90,18 @@ def entropy():
 
 def likeliest_token():
     """Cross-entropy with the teacher's likeliest token: p - one-hot."""
-    return Candidate("cross-entropy with the teacher's likeliest token", lambda pairs: pairs.p - np.eye(pairs.q.shape[-1])[pairs.q.argmax(axis=-1)])
+    return Candidate(
+        "cross-entropy with the teacher's likeliest token",
+        lambda pairs: pairs.p - np.eye(pairs.q.shape[-1])[pairs.q.argmax(axis=-1)],
+    )
 
 
 def uniform_labels():
     """Cross-entropy with the uniform distribution, as label smoothing adds: p - 1/V."""
-    return Candidate("cross-entropy with uniform labels", lambda pairs: pairs.p - np.isfinite(pairs.student_logits) / pairs.sizes[:, None])
+    return Candidate(
+        "cross-entropy with uniform labels",
+        lambda pairs: pairs.p - np.isfinite(pairs.student_logits) / pairs.sizes[:, None],
+    )
 
 
 TERMS = (forward_kl(), reverse_kl(), entropy(), likeliest_token(), uniform_labels())
@@ -93,16 +109,31 @@ TERMS = (forward_kl(), reverse_kl(), entropy(), likeliest_token(), uniform_label
 
 def _engine(function, words, parameter):
     gradient = getattr(objectives, function + "_logit_gradient")
-    return lambda value: Candidate(words.format(format_number(value)), lambda pairs: gradient(pairs.p, pairs.q, value), function, ((parameter, float(value)),))
+    return lambda value: Candidate(
+        words.format(format_number(value)),
+        lambda pairs: gradient(pairs.p, pairs.q, value),
+        function,
+        ((parameter, float(value)),),
+    )
 
 
 def tempered_forward_kl(temperature):
     """KL(q'||p'), both softened: (p' - q') / temperature."""
-    return Candidate(f"forward KL at temperature {format_number(temperature)}", lambda pairs: _tempered(objectives.forward_kl_logit_gradient, pairs, temperature), None, (("temperature", float(temperature)),))
+    return Candidate(
+        f"forward KL at temperature {format_number(temperature)}",
+        lambda pairs: _tempered(objectives.forward_kl_logit_gradient, pairs, temperature),
+        None,
+        (("temperature", float(temperature)),),
+    )
 
 
 def tempered_reverse_kl(temperature):
-    return Candidate(f"reverse KL at temperature {format_number(temperature)}", lambda pairs: _tempered(objectives.reverse_kl_logit_gradient, pairs, temperature), None, (("temperature", float(temperature)),))
+    return Candidate(
+        f"reverse KL at temperature {format_number(temperature)}",
+        lambda pairs: _tempered(objectives.reverse_kl_logit_gradient, pairs, temperature),
+        None,
+        (("temperature", float(temperature)),),
+    )
 
 
 def forward_kl_to_tempered_teacher(temperature):
@@ -133,20 +164,51 @@ def reverse_kl_to_tempered_teacher(temperature):
     )  # fmt: skip
 
 
-_INSIDE = (1e-8, 1e-6, 1e-4, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1 - 1e-4, 1 - 1e-6, 1 - 1e-8)
+_INSIDE = (
+    1e-8,
+    1e-6,
+    1e-4,
+    0.001,
+    0.01,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+    0.95,
+    0.99,
+    0.999,
+    1 - 1e-4,
+    1 - 1e-6,
+    1 - 1e-8,
+)
 _TEMPERATURES = (0.1, 0.25, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
 
 FAMILIES = (
     Family("beta", _engine("generalized_jsd", "JSD(β = {})", "beta"), _INSIDE, (0, 1)),
-    Family("skew", _engine("skewed_forward_kl", "forward KL with skew {}", "skew"), _INSIDE, (0, 1)),
-    Family("skew", _engine("skewed_reverse_kl", "reverse KL with skew {}", "skew"), _INSIDE, (0, 1)),
+    Family(
+        "skew", _engine("skewed_forward_kl", "forward KL with skew {}", "skew"), _INSIDE, (0, 1)
+    ),
+    Family(
+        "skew", _engine("skewed_reverse_kl", "reverse KL with skew {}", "skew"), _INSIDE, (0, 1)
+    ),
     Family("temperature", tempered_forward_kl, _TEMPERATURES, (0.01, 1000)),
     Family("temperature", tempered_reverse_kl, _TEMPERATURES, (0.01, 1000)),
     Family("temperature", forward_kl_to_tempered_teacher, _TEMPERATURES, (0.01, 1000)),
     Family("temperature", reverse_kl_to_tempered_teacher, _TEMPERATURES, (0.01, 1000)),
     Family("temperature", forward_kl_of_tempered_student, _TEMPERATURES, (0.01, 1000)),
     Family("temperature", reverse_kl_of_tempered_student, _TEMPERATURES, (0.01, 1000)),
-    Family("alpha", _engine("alpha_divergence", "α-divergence(α = {})", "alpha"), (-2.0, -1.0, -0.5, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5, 2.0, 3.0), (-np.inf, np.inf)),
+    Family(
+        "alpha",
+        _engine("alpha_divergence", "α-divergence(α = {})", "alpha"),
+        (-2.0, -1.0, -0.5, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5, 2.0, 3.0),
+        (-np.inf, np.inf),
+    ),
 )
 
 OUTSIDE = {"renormalize": "renormalized", "drop": "tail dropped", "tail": "tail as one token"}
@@ -156,11 +218,19 @@ def top_k(k):
     """Both divergences on the teacher's or the student's k likeliest tokens, with every treatment of the others."""
     found = []
     for whose in ("teacher", "student"):
-        found += [_top_k(direction, whose, k, outside) for direction in ("reverse", "forward") for outside in OUTSIDE]
+        found += [
+            _top_k(direction, whose, k, outside)
+            for direction in ("reverse", "forward")
+            for outside in OUTSIDE
+        ]
         found.append(
             Candidate(
-                "cross-entropy with the student's likeliest token" if (whose, k) == ("student", 1) else f"forward KL to the teacher renormalized on the {whose}'s top {k}",
-                lambda pairs, whose=whose: pairs.p - _on_head(pairs.q, _head(pairs, whose, k)), None, (("k", k), ("whose", whose), ("outside", "teacher renormalized")),
+                "cross-entropy with the student's likeliest token"
+                if (whose, k) == ("student", 1)
+                else f"forward KL to the teacher renormalized on the {whose}'s top {k}",
+                lambda pairs, whose=whose: pairs.p - _on_head(pairs.q, _head(pairs, whose, k)),
+                None,
+                (("k", k), ("whose", whose), ("outside", "teacher renormalized")),
             )  # fmt: skip
         )
     return found
@@ -196,7 +266,12 @@ def _top_k_jsd(beta, whose, k, outside):
 
     name = f"JSD(β = {format_number(beta)}) on the {whose}'s top {k}, {OUTSIDE[outside]}"
     parameters = (("beta", float(beta)), ("k", k), ("whose", whose), ("outside", outside))
-    return Candidate(name, lambda pairs: _on_support(divergence, pairs.p, pairs.q, _head(pairs, whose, k), outside), None, parameters)
+    return Candidate(
+        name,
+        lambda pairs: _on_support(divergence, pairs.p, pairs.q, _head(pairs, whose, k), outside),
+        None,
+        parameters,
+    )
 
 
 def _on_support(divergence, p, q, head, outside):
@@ -205,7 +280,9 @@ def _on_support(divergence, p, q, head, outside):
         return np.where(head, divergence(_on_head(p, head), _on_head(q, head)), 0.0)
     # The tail's logit gradient, shared among its tokens in proportion to p.
     tails = [np.where(head, 0.0, x).sum(axis=-1, keepdims=True) for x in (p, q)]
-    buckets = [np.concatenate([np.where(head, x, 0.0), tail], axis=-1) for x, tail in zip((p, q), tails)]
+    buckets = [
+        np.concatenate([np.where(head, x, 0.0), tail], axis=-1) for x, tail in zip((p, q), tails)
+    ]
     inner = divergence(*buckets)
     share = np.divide(p, tails[0], out=np.zeros_like(p), where=tails[0] > 0)
     return np.where(head, inner[..., :-1], inner[..., -1:] * share)
@@ -217,16 +294,27 @@ def format_number(value, digits=6):
 
 
 def _divergence(direction, p, q):
-    return (objectives.reverse_kl_logit_gradient if direction == "reverse" else objectives.forward_kl_logit_gradient)(p, q)
+    return (
+        objectives.reverse_kl_logit_gradient
+        if direction == "reverse"
+        else objectives.forward_kl_logit_gradient
+    )(p, q)
 
 
 def _tempered(gradient, pairs, temperature):
-    return gradient(softmax(pairs.student_logits / temperature), softmax(pairs.teacher_logits / temperature)) / temperature
+    return (
+        gradient(
+            softmax(pairs.student_logits / temperature), softmax(pairs.teacher_logits / temperature)
+        )
+        / temperature
+    )
 
 
 def _head(pairs, whose, k):
     """The k likeliest tokens (ties: lower index first) as a mask (N, V)."""
-    order = np.argsort(-(pairs.q if whose == "teacher" else pairs.p), axis=-1, kind="stable")[..., :k]
+    order = np.argsort(-(pairs.q if whose == "teacher" else pairs.p), axis=-1, kind="stable")[
+        ..., :k
+    ]
     head = np.zeros(pairs.p.shape, bool)
     np.put_along_axis(head, order, True, axis=-1)
     return head & np.isfinite(pairs.student_logits)

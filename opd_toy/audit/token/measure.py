@@ -23,7 +23,11 @@ AROUND_ZERO = {"float64": 0.02, "float32": 0.3, "float16": 0.5, "bfloat16": 0.5}
 LARGE = {"token": 150, "all": 1000}
 ROUNDING = {"float64": 2e-13, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
 STEPS = 150
-PEAKED = (3, 5, 8)  # vocabulary sizes of the last pairs, close but not flat; half precision cannot see their gradients
+PEAKED = (
+    3,
+    5,
+    8,
+)  # vocabulary sizes of the last pairs, close but not flat; half precision cannot see their gradients
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,11 @@ class Table:
     teacher_gradient: bool = False
 
     def weights(self, drawn_from):
-        return softmax(self.student if drawn_from == "student" else self.teacher) if len(self.rows) > 1 else np.ones(1)
+        return (
+            softmax(self.student if drawn_from == "student" else self.teacher)
+            if len(self.rows) > 1
+            else np.ones(1)
+        )
 
     def expectation(self, drawn_from):
         return self.weights(drawn_from) @ self.rows
@@ -132,33 +140,61 @@ def audit(loss, *, drawn_from="student", seed=0):
     probe = _probe(loss, taken)
     first = calling.check_deterministic(loss, *probe)
     tables = [tabulate(loss, taken, *pair) for pair in random_pairs(seed)]
-    large = [tabulate(loss, taken, *pair) for pair in large_pairs(seed, LARGE["token" if taken == 3 else "all"])]
+    large = [
+        tabulate(loss, taken, *pair)
+        for pair in large_pairs(seed, LARGE["token" if taken == 3 else "all"])
+    ]
     calling.check_unchanged(loss, first, *probe)
     _refuse_non_finite(tables + large)
 
     verdict, measured, precision, tables = _verdict(loss, taken, tables, large, drawn_from)
     notes = tables[0]
     other = {"student": "teacher", "teacher": "student"}[drawn_from]
-    uses_token = any((table.rows != table.rows[0]).any() or (table.values != table.values[0]).any() for table in tables)
+    uses_token = any(
+        (table.rows != table.rows[0]).any() or (table.values != table.values[0]).any()
+        for table in tables
+    )
     still = verdict.name == "zero"
-    with_other = _verdict(loss, taken, tables, large, other)[0].name if uses_token and (still or verdict.name == identify.NONE) else None
+    with_other = (
+        _verdict(loss, taken, tables, large, other)[0].name
+        if uses_token and (still or verdict.name == identify.NONE)
+        else None
+    )
     found = edges.findings(loss, taken, notes.expectation(drawn_from), drawn_from)
-    margin = not verdict.factor and calling.TOLERANCES[precision] < 1e-3 and any(entry["edge"] == edges.CLOSE_BY and entry["severity"] != "fine" for entry in found)
+    margin = (
+        not verdict.factor
+        and calling.TOLERANCES[precision] < 1e-3
+        and any(entry["edge"] == edges.CLOSE_BY and entry["severity"] != "fine" for entry in found)
+    )
     limit = identify.CLOSE if not verdict.holds.all() else identify.MARGIN if margin else ""
     partly = bool(limit) and verdict.name not in (identify.NONE, "zero")
     everywhere = not partly and verdict.name != identify.NONE
     lengths = np.sqrt((measured.gradients**2).sum(axis=1))
-    single = verdict.terms[0] if len(verdict.terms) == 1 and not verdict.per_token and not verdict.factor else None
+    single = (
+        verdict.terms[0]
+        if len(verdict.terms) == 1 and not verdict.per_token and not verdict.factor
+        else None
+    )
     bias, nearest = compare(measured, still)
     scale = single[0] if single else None
-    expected = lambda student, teacher: tabulate(loss, taken, student, teacher).expectation(drawn_from)  # noqa: E731
+    expected = lambda student, teacher: tabulate(loss, taken, student, teacher).expectation(
+        drawn_from
+    )
     plain = total_variance(STUDENT, policy_gradient(STUDENT, TEACHER)) * (scale or 1.0) ** 2
     return TokenReport(
         optimises=verdict.name + limit if partly else verdict.name,
         objective=single[1].objective if single and everywhere else None,
         parameters=dict(single[1].parameters) if single and everywhere else {},
         scale=scale,
-        terms=[{"coefficient": coefficient, "name": term.name, "objective": term.objective, "parameters": dict(term.parameters)} for coefficient, term in verdict.terms],
+        terms=[
+            {
+                "coefficient": coefficient,
+                "name": term.name,
+                "objective": term.objective,
+                "parameters": dict(term.parameters),
+            }
+            for coefficient, term in verdict.terms
+        ],
         holds_everywhere=everywhere,
         holds_up_to=_holds_up_to(measured.pairs.distance(), verdict.holds),
         with_other_tokens=with_other,
@@ -168,8 +204,23 @@ def audit(loss, *, drawn_from="student", seed=0):
         variance_compared={"GKD": 0.0, "plain policy gradient": plain},
         bias=bias,
         nearest=nearest,
-        value_is=identify.name_value([_values(tables, measured.pairs, drawn_from), _values(large, measured.large.pairs, drawn_from)], measured.tolerance, verdict.terms),
-        **_at_the_teacher(loss, taken, tables, drawn_from, lengths[measured.tier <= 1], measured.tolerance, None if still else expected),
+        value_is=identify.name_value(
+            [
+                _values(tables, measured.pairs, drawn_from),
+                _values(large, measured.large.pairs, drawn_from),
+            ],
+            measured.tolerance,
+            verdict.terms,
+        ),
+        **_at_the_teacher(
+            loss,
+            taken,
+            tables,
+            drawn_from,
+            lengths[measured.tier <= 1],
+            measured.tolerance,
+            None if still else expected,
+        ),
         edges=found,
         deterministic=True,
         touches_inputs=tuple(sorted({name for table in tables for name in table.touched})),
@@ -191,14 +242,20 @@ def random_pairs(seed):
     found = [(np.log(STUDENT), np.log(TEACHER), 1, True)]
     for tier, (sizes, spread) in enumerate(TIERS):
         for index, size in enumerate(sizes):
-            found.append((*_pair(random, size, spread), tier, index < 4 if tier == 1 else index % 2 == 0))
-    found += [(*_alike(random, size, sharpness), 1, False) for size in (3, 5) for sharpness in (0.4, 2.0)]
+            found.append(
+                (*_pair(random, size, spread), tier, index < 4 if tier == 1 else index % 2 == 0)
+            )
+    found += [
+        (*_alike(random, size, sharpness), 1, False) for size in (3, 5) for sharpness in (0.4, 2.0)
+    ]
     return found + [(*_alike(random, size, 1.0, 0.2), 0, False) for size in PEAKED]
 
 
 def large_pairs(seed, size):
     random = np.random.default_rng([seed, size])
-    return [(*_pair(random, size, spread), tier, True) for tier, (_, spread) in enumerate(TIERS[:2])]
+    return [
+        (*_pair(random, size, spread), tier, True) for tier, (_, spread) in enumerate(TIERS[:2])
+    ]
 
 
 def _pair(random, size, spread):
@@ -220,7 +277,13 @@ def _alike(random, size, sharpness, apart=0.05):
 def _gradients_seen(student, teacher):
     """Whether both divergences have a gradient well above the rounding of half precision."""
     p, q = softmax(student), softmax(teacher)
-    return min(np.linalg.norm(f(p, q)) for f in (objectives.forward_kl_logit_gradient, objectives.reverse_kl_logit_gradient)) > 0.06
+    return (
+        min(
+            np.linalg.norm(f(p, q))
+            for f in (objectives.forward_kl_logit_gradient, objectives.reverse_kl_logit_gradient)
+        )
+        > 0.06
+    )
 
 
 def tabulate(loss, taken, student, teacher, tier=1, fit=True):
@@ -237,10 +300,21 @@ def tabulate(loss, taken, student, teacher, tier=1, fit=True):
         rows.append(called.student_gradient)
         values.append(called.value)
         touched |= set(called.touched)
-        teacher_gradient |= called.teacher_gradient is not None and bool(np.any(called.teacher_gradient))
+        teacher_gradient |= called.teacher_gradient is not None and bool(
+            np.any(called.teacher_gradient)
+        )
     if len(refusals) == len(rows) and tier == 1:
         raise refusals[0]
-    return Table(student, teacher, tier, fit, np.array(rows), np.array(values), tuple(touched), teacher_gradient)
+    return Table(
+        student,
+        teacher,
+        tier,
+        fit,
+        np.array(rows),
+        np.array(values),
+        tuple(touched),
+        teacher_gradient,
+    )
 
 
 def _probe(loss, taken):
@@ -263,8 +337,13 @@ def _tokens(taken, size):
 def measure(tables, drawn_from, precision):
     """-> identify.Measured; shorter pairs are filled up with -inf logits and gradients of 0."""
     width = max(len(table.student) for table in tables)
-    pad = lambda row, filler: np.concatenate([row, np.full(width - len(row), filler)])  # noqa: E731
-    pairs = Pairs(*(np.array([pad(getattr(table, side), -np.inf) for table in tables]) for side in ("student", "teacher")))
+    pad = lambda row, filler: np.concatenate([row, np.full(width - len(row), filler)])
+    pairs = Pairs(
+        *(
+            np.array([pad(getattr(table, side), -np.inf) for table in tables])
+            for side in ("student", "teacher")
+        )
+    )
     with np.errstate(invalid="ignore", over="ignore"):
         gradients = np.array([pad(table.expectation(drawn_from), 0.0) for table in tables])
         sizes = np.array([table.size(drawn_from) for table in tables])
@@ -272,17 +351,33 @@ def measure(tables, drawn_from, precision):
     # The logits are rounded as well, and a divergence is itself a difference of larger numbers.
     p, q, tier = pairs.p, pairs.q, np.array([table.tier for table in tables])
     ratio = np.sum(p * np.abs(log_ratio(p, q)), axis=1)
-    logit = np.array([max(np.abs(table.student).max(), np.abs(table.teacher).max()) for table in tables])
+    logit = np.array(
+        [max(np.abs(table.student).max(), np.abs(table.teacher).max()) for table in tables]
+    )
     usual = np.median(sizes[tier == 1]) if (tier == 1).any() else 0.0
     rounding = ROUNDING[precision] * (sizes * (1 + ratio) + usual * logit + 0.1 * values)
-    return identify.Measured(pairs, gradients, rounding, tier, np.array([table.fit for table in tables]), calling.TOLERANCES[precision], AROUND_ZERO[precision] * rounding)
+    return identify.Measured(
+        pairs,
+        gradients,
+        rounding,
+        tier,
+        np.array([table.fit for table in tables]),
+        calling.TOLERANCES[precision],
+        AROUND_ZERO[precision] * rounding,
+    )
 
 
 def _verdict(loss, taken, tables, large, drawn_from):
     """(verdict, what it was read from, precision, tables used); a loss that works in two precisions is held to the coarser only if it must be."""
     found = calling.precision(*[table.rows for table in tables])
-    inside = calling.formats_inside(loss, tables[0].student, tables[0].teacher, *_tokens(taken, 3)[0])
-    coarser = [name for name in calling.TOLERANCES if name in inside and calling.TOLERANCES[name] > calling.TOLERANCES[found]]
+    inside = calling.formats_inside(
+        loss, tables[0].student, tables[0].teacher, *_tokens(taken, 3)[0]
+    )
+    coarser = [
+        name
+        for name in calling.TOLERANCES
+        if name in inside and calling.TOLERANCES[name] > calling.TOLERANCES[found]
+    ]
     for precision in dict.fromkeys([found, *coarser]):
         used = tables[: -len(PEAKED)] if calling.TOLERANCES[precision] > 1e-3 else tables
         measured = measure(used, drawn_from, precision)
@@ -297,7 +392,7 @@ def compare(measured, still):
     """(bias, nearest) over the ordinary pairs; see ``TokenReport``.  A gradient of 0 (``still``) is near nothing."""
     rows = measured.tier == 1
     pairs, gradients = measured.pairs[rows], measured.gradients[rows]
-    length = lambda vectors: np.sqrt((vectors**2).sum(axis=1))  # noqa: E731
+    length = lambda vectors: np.sqrt((vectors**2).sum(axis=1))
     gradient = {
         "forward KL": objectives.forward_kl_logit_gradient(pairs.p, pairs.q),
         "reverse KL": objectives.reverse_kl_logit_gradient(pairs.p, pairs.q),
@@ -307,24 +402,46 @@ def compare(measured, still):
     for name, base in gradient.items():
         unit = 1 / length(base)[:, None]
         best = float((gradients * base * unit**2).sum() / (base**2 * unit**2).sum())
-        apart = lambda scale: float(np.sqrt(np.mean((length(gradients - scale * base) * unit[:, 0]) ** 2)))  # noqa: B023, E731
-        bias[name] = {"as_given": apart(1.0), "best_scale": None if still else best, "at_best_scale": apart(best) / abs(best) if best and not still else None}
+        apart = lambda scale: float(
+            np.sqrt(np.mean((length(gradients - scale * base) * unit[:, 0]) ** 2))
+        )
+        bias[name] = {
+            "as_given": apart(1.0),
+            "best_scale": None if still else best,
+            "at_best_scale": apart(best) / abs(best) if best and not still else None,
+        }
         sizes = np.maximum(length(gradients), 1e-300) * length(base)
-        likeness[name] = {"name": name, "cosine": float(np.mean((gradients * base).sum(axis=1) / sizes)), "norm_ratio": float(np.median(length(gradients) * unit[:, 0]))}
-    nearest = {"name": None, "cosine": None, "norm_ratio": 0.0} if still else max(likeness.values(), key=lambda entry: entry["cosine"])
+        likeness[name] = {
+            "name": name,
+            "cosine": float(np.mean((gradients * base).sum(axis=1) / sizes)),
+            "norm_ratio": float(np.median(length(gradients) * unit[:, 0])),
+        }
+    nearest = (
+        {"name": None, "cosine": None, "norm_ratio": 0.0}
+        if still
+        else max(likeness.values(), key=lambda entry: entry["cosine"])
+    )
     return {name: bias[name] for name in ("forward KL", "reverse KL")}, nearest
 
 
 def _values(tables, pairs, drawn_from):
     """(pairs, expected values (N,), mean sizes (N,)) of the close and ordinary pairs."""
     chosen = [index for index, table in enumerate(tables) if table.tier <= 1]
-    return pairs[chosen], *[np.array([tables[index].weights(drawn_from) @ f(tables[index].values) for index in chosen]) for f in (np.array, np.abs)]
+    return pairs[chosen], *[
+        np.array([tables[index].weights(drawn_from) @ f(tables[index].values) for index in chosen])
+        for f in (np.array, np.abs)
+    ]
 
 
 def _seen_from(measured, lengths, tables, drawn_from, still):
     """The largest relative tolerance of the close and ordinary pairs."""
     sizes = np.array([table.size(drawn_from) for table in tables]) if still else lengths
-    relative = np.divide(measured.zero if still else measured.rounding, sizes, out=np.zeros_like(sizes), where=sizes > 1e-14) + (0.0 if still else measured.tolerance)
+    relative = np.divide(
+        measured.zero if still else measured.rounding,
+        sizes,
+        out=np.zeros_like(sizes),
+        where=sizes > 1e-14,
+    ) + (0.0 if still else measured.tolerance)
     return float(relative[measured.tier <= 1].max())
 
 
@@ -354,7 +471,11 @@ def _at_the_teacher(loss, taken, tables, drawn_from, lengths, tolerance, expecte
     if (np.abs(values) <= max(1e-12, tolerance)).all():
         meaning = "zero"
     elif np.allclose(values, share * entropies, rtol=10 * tolerance, atol=0):
-        meaning = "the teacher's entropy" if abs(share - 1) < 10 * tolerance else f"{share:.6g} × the teacher's entropy"
+        meaning = (
+            "the teacher's entropy"
+            if abs(share - 1) < 10 * tolerance
+            else f"{share:.6g} × the teacher's entropy"
+        )
     elif np.allclose(values, values[0], rtol=10 * tolerance, atol=0):
         meaning = "a constant"
     else:
@@ -390,7 +511,11 @@ def descend(expected, tolerance):
         if following @ gradient < 0:
             rate /= 2
         gradient, steps = following, steps + 1
-    p = softmax(np.where(np.isfinite(z), z, -np.inf)) if np.isfinite(z).any() else np.full(3, np.nan)
+    p = (
+        softmax(np.where(np.isfinite(z), z, -np.inf))
+        if np.isfinite(z).any()
+        else np.full(3, np.nan)
+    )
     known = np.isfinite(p).all()
     return {
         "ends_at": p,
@@ -408,7 +533,11 @@ def _refuse_non_finite(tables):
         wrong = ~np.isfinite(table.values) | ~np.isfinite(table.rows).all(axis=1)
         if wrong.any():
             token = int(np.argmax(wrong))
-            what = f"its value is {float(table.values[token])!r}" if not np.isfinite(table.values[token]) else f"its gradient is {table.rows[token].tolist()!r}"
+            what = (
+                f"its value is {float(table.values[token])!r}"
+                if not np.isfinite(table.values[token])
+                else f"its gradient is {table.rows[token].tolist()!r}"
+            )
             where = f", token {token}" if len(table.rows) > 1 else ""
             raise calling.AuditError(
                 f"the loss is not finite at ordinary logits: {what} for student_logits {np.round(table.student, 3).tolist()!r}, teacher_logits {np.round(table.teacher, 3).tolist()!r}{where}. "

@@ -50,7 +50,10 @@ class Measured:
             object.__setattr__(self, "zero", self.rounding)
 
     def __getitem__(self, rows):
-        arrays = {name: getattr(self, name)[rows] for name in ("pairs", "gradients", "rounding", "tier", "fit", "zero")}
+        arrays = {
+            name: getattr(self, name)[rows]
+            for name in ("pairs", "gradients", "rounding", "tier", "fit", "zero")
+        }
         return replace(self, **arrays)
 
     def up_to(self, tier):
@@ -59,7 +62,9 @@ class Measured:
 
     def times_vocabulary(self):
         sizes = self.pairs.sizes
-        scaled = replace(self, gradients=self.gradients * sizes[:, None], rounding=self.rounding * sizes)
+        scaled = replace(
+            self, gradients=self.gradients * sizes[:, None], rounding=self.rounding * sizes
+        )
         return replace(scaled, large=self.large and self.large.times_vocabulary())
 
 
@@ -78,7 +83,10 @@ class Verdict:
     holds: np.ndarray = field(default=None, repr=False)
 
     def gradient(self, pairs):
-        total = sum((coefficient * candidate.gradient(pairs) for coefficient, candidate in self.terms), np.zeros(pairs.p.shape))
+        total = sum(
+            (coefficient * candidate.gradient(pairs) for coefficient, candidate in self.terms),
+            np.zeros(pairs.p.shape),
+        )
         return total / pairs.sizes[:, None] if self.per_token else total
 
 
@@ -87,7 +95,9 @@ def identify(measured):
     highest = int(measured.tier.max())
     for tier in (highest, 1, 0):
         part = measured.up_to(tier)
-        if np.isfinite(part.gradients).all() and (verdict := _explain(part, thorough=tier == highest)):
+        if np.isfinite(part.gradients).all() and (
+            verdict := _explain(part, thorough=tier == highest)
+        ):
             return replace(verdict, holds=_where(measured, verdict))
     if all(np.abs(part.gradients).max() < 1e-14 for part in (measured, measured.large) if part):
         return Verdict("zero", holds=np.ones(len(measured.tier), bool))  # rounding around nothing
@@ -96,7 +106,10 @@ def identify(measured):
 
 def agrees(measured, gradients):
     """On which pairs (N,) ``gradients`` are the measured ones."""
-    return _lengths(measured.gradients - gradients) <= measured.tolerance * _lengths(measured.gradients) + measured.rounding
+    return (
+        _lengths(measured.gradients - gradients)
+        <= measured.tolerance * _lengths(measured.gradients) + measured.rounding
+    )
 
 
 def _where(measured, verdict):
@@ -115,7 +128,14 @@ def _explain(measured, thorough):
     if measured.tolerance > 1e-3:  # so coarse that a fitted parameter would prove nothing
         searches = (_one_term,)
     else:
-        searches = (_one_term, _two_terms, _three_terms, _family, _top_k, *((_family_and_term,) if thorough else ()))
+        searches = (
+            _one_term,
+            _two_terms,
+            _three_terms,
+            _family,
+            _top_k,
+            *((_family_and_term,) if thorough else ()),
+        )
     for search in searches:
         for part, per_token in ((measured, False), (measured.times_vocabulary(), True)):
             if terms := _plainer(search(part)):
@@ -141,7 +161,11 @@ def _factor(measured):
             continue
         known = _power_law(measured, factors) if (factors != 0).all() else None
         sign = -1.0 if factors.min() < 0 else 1.0
-        return Verdict(f"{known} × {candidate.name}" if known else phrase(((sign, candidate),)) + FACTOR, ((sign, candidate),), factor=known or FACTOR)
+        return Verdict(
+            f"{known} × {candidate.name}" if known else phrase(((sign, candidate),)) + FACTOR,
+            ((sign, candidate),),
+            factor=known or FACTOR,
+        )
     return None
 
 
@@ -153,7 +177,7 @@ def _along(measured, candidate):
 
 
 def _power_law(measured, factors):
-    """"2 × KL(p‖q)" where the factors are a number times a power of a known quantity, else None."""
+    """ "2 × KL(p‖q)" where the factors are a number times a power of a known quantity, else None."""
     p, q = measured.pairs.p, measured.pairs.q
     ratio = np.where(p > 0, distributions.log_ratio(p, q), 0.0)
     reverse = objectives.reverse_kl(p, q)
@@ -164,12 +188,22 @@ def _power_law(measured, factors):
     }  # fmt: skip
     for name, values in quantities.items():
         columns = np.stack([np.ones(len(values)), np.log(values)], axis=1)
-        intercept, power = np.linalg.lstsq(columns[measured.fit], np.log(np.abs(factors[measured.fit])), rcond=None)[0]
+        intercept, power = np.linalg.lstsq(
+            columns[measured.fit], np.log(np.abs(factors[measured.fit])), rcond=None
+        )[0]
         power = float(f"{power:.6g}")
         number = np.sign(factors[0]) * np.exp(intercept)
-        if power and np.allclose(factors, number * values**power, rtol=10 * measured.tolerance, atol=0):
-            front = "" if abs(number - 1) <= 10 * measured.tolerance else f"{_coefficient(float(f'{number:.6g}'))} × "
-            return front + {1.0: name, -1.0: f"1/{name}", 0.5: f"√{name}", -0.5: f"1/√{name}"}.get(power, f"{name}^{format_number(power)}")
+        if power and np.allclose(
+            factors, number * values**power, rtol=10 * measured.tolerance, atol=0
+        ):
+            front = (
+                ""
+                if abs(number - 1) <= 10 * measured.tolerance
+                else f"{_coefficient(float(f'{number:.6g}'))} × "
+            )
+            return front + {1.0: name, -1.0: f"1/{name}", 0.5: f"√{name}", -0.5: f"1/√{name}"}.get(
+                power, f"{name}^{format_number(power)}"
+            )
     return None
 
 
@@ -197,7 +231,9 @@ def _three_terms(measured):
 def _family(measured):
     """Near its ends a family may pass for another, with an odd scale: the shortest statement of those that hold."""
     found = [terms for family in candidates.FAMILIES if (terms := _fitted(measured, family, []))]
-    return min(found, key=lambda terms: len(phrase(terms).replace(terms[0][1].name, "")), default=None)
+    return min(
+        found, key=lambda terms: len(phrase(terms).replace(terms[0][1].name, "")), default=None
+    )
 
 
 def _family_and_term(measured):
@@ -245,10 +281,15 @@ def _confirmed(measured, terms):
     coefficients, distance = _project(measured, bases)
     if distance > max(1e-3, 3 * measured.tolerance) or not _holds(measured, bases, coefficients):
         return None  # the root mean square alone rules most of them out
-    if any((abs(c) * _lengths(base) <= 10 * measured.tolerance * _lengths(measured.gradients)).all() for c, base in zip(coefficients, bases)):
+    if any(
+        (abs(c) * _lengths(base) <= 10 * measured.tolerance * _lengths(measured.gradients)).all()
+        for c, base in zip(coefficients, bases)
+    ):
         return None  # a term too small to be told from nothing
     coefficients = _short(coefficients, lambda tried: _holds(measured, bases, tried))
-    if measured.large and not _holds(measured.large, [term.gradient(measured.large.pairs) for term in terms], coefficients):
+    if measured.large and not _holds(
+        measured.large, [term.gradient(measured.large.pairs) for term in terms], coefficients
+    ):
         return None
     return tuple((coefficient, term) for coefficient, term in zip(coefficients, terms))
 
@@ -274,12 +315,17 @@ def _fitted(measured, family, terms):
 def _polish(measured, family, value, others):
     low, high = family.bounds
     if np.isfinite([low, high]).all():
-        inside, outside = (lambda u: low + (high - low) / (1 + np.exp(-u))), (lambda x: np.log((x - low) / (high - x)))
+        inside, outside = (
+            (lambda u: low + (high - low) / (1 + np.exp(-u))),
+            (lambda x: np.log((x - low) / (high - x))),
+        )
     elif np.isfinite(low):
         inside, outside = (lambda u: low + np.exp(u)), (lambda x: np.log(x - low))
     else:
         inside = outside = lambda u: u
-    rows = np.flatnonzero(measured.fit & (measured.tier <= 1))  # far apart, the dependence on the parameter is too wild to follow
+    rows = np.flatnonzero(
+        measured.fit & (measured.tier <= 1)
+    )  # far apart, the dependence on the parameter is too wild to follow
     fit = measured[rows]
     others = [other[rows] for other in others]
 
@@ -334,7 +380,10 @@ def _left_over(measured, bases, others):
     for other in others:
         other = (weights * other[measured.fit]).ravel()
         other = other / max(np.linalg.norm(other), 1e-300)
-        columns, target = columns - (columns @ other)[:, None] * other, target - (target @ other) * other
+        columns, target = (
+            columns - (columns @ other)[:, None] * other,
+            target - (target @ other) * other,
+        )
     lengths = np.maximum(np.sqrt((columns**2).sum(axis=1)), 1e-300)
     left = target @ target - (columns @ target / lengths) ** 2
     return np.sqrt(np.maximum(left, 0.0) / measured.fit.sum())
@@ -374,17 +423,28 @@ def _cached_grid(family, student, teacher, shape):
 
 def _grid(family, pairs):
     """The family's gradients at its starting values; the pairs of one seed come again and again."""
-    return _cached_grid(family, pairs.student_logits.tobytes(), pairs.teacher_logits.tobytes(), pairs.student_logits.shape)
+    return _cached_grid(
+        family,
+        pairs.student_logits.tobytes(),
+        pairs.teacher_logits.tobytes(),
+        pairs.student_logits.shape,
+    )
 
 
 def phrase(terms, per_token=False):
-    """"2 × reverse KL", "reverse KL − forward KL", "1/V × JSD(β = 0.5)"."""
-    terms = sorted(terms, key=lambda term: (term[0] < 0, -abs(term[0])))  # positive and large ones first
+    """ "2 × reverse KL", "reverse KL − forward KL", "1/V × JSD(β = 0.5)"."""
+    terms = sorted(
+        terms, key=lambda term: (term[0] < 0, -abs(term[0]))
+    )  # positive and large ones first
     if len(terms) == 1:
-        (coefficient, candidate), = terms
+        ((coefficient, candidate),) = terms
         if per_token:
             return f"{_coefficient(coefficient)}/V × {candidate.name}"
-        return candidate.name if coefficient == 1 else f"{_coefficient(coefficient)} × {candidate.name}"
+        return (
+            candidate.name
+            if coefficient == 1
+            else f"{_coefficient(coefficient)} × {candidate.name}"
+        )
     text = ""
     for coefficient, candidate in terms:
         sign = (" − " if coefficient < 0 else " + ") if text else ("−" if coefficient < 0 else "")
@@ -409,7 +469,10 @@ def name_value(groups, tolerance, terms):
     fitted to, all must agree.  The objective of a single term is tried too.
     """
     rounding = [0.02 * tolerance * (sizes + sizes.max()) for _, _, sizes in groups]
-    if all((np.abs(values) <= np.minimum(near, 1e-3 * sizes)).all() for near, (_, values, sizes) in zip(rounding, groups)):
+    if all(
+        (np.abs(values) <= np.minimum(near, 1e-3 * sizes)).all()
+        for near, (_, values, sizes) in zip(rounding, groups)
+    ):
         return "zero"
     known = {
         "KL(p‖q)": objectives.reverse_kl, "KL(q‖p)": objectives.forward_kl,
@@ -419,14 +482,35 @@ def name_value(groups, tolerance, terms):
         known[terms[0][1].name] = lambda p, q: _engine_value(terms[0][1], p, q)
     for count, per_token in itertools.product((1, 2), (False, True)):
         for names in itertools.combinations(known, count):
-            columns = [np.stack([known[name](pairs.p, pairs.q) / (pairs.sizes if per_token else 1) for name in names], axis=1) for pairs, _, _ in groups]
+            columns = [
+                np.stack(
+                    [
+                        known[name](pairs.p, pairs.q) / (pairs.sizes if per_token else 1)
+                        for name in names
+                    ],
+                    axis=1,
+                )
+                for pairs, _, _ in groups
+            ]
             coefficients = np.linalg.lstsq(columns[0][::2], groups[0][1][::2], rcond=None)[0]
 
             def agree(tried, columns=columns):
-                return all((np.abs(values - c @ tried) <= tolerance * np.abs(values) + near).all() for c, near, (_, values, _) in zip(columns, rounding, groups))
+                return all(
+                    (np.abs(values - c @ tried) <= tolerance * np.abs(values) + near).all()
+                    for c, near, (_, values, _) in zip(columns, rounding, groups)
+                )
 
-            if agree(coefficients) and (np.abs(coefficients) > 10 * tolerance * np.abs(coefficients).max()).all():
-                return phrase([(c, candidates.Candidate(name, None)) for c, name in zip(_short(coefficients, agree), names)], per_token)
+            if (
+                agree(coefficients)
+                and (np.abs(coefficients) > 10 * tolerance * np.abs(coefficients).max()).all()
+            ):
+                return phrase(
+                    [
+                        (c, candidates.Candidate(name, None))
+                        for c, name in zip(_short(coefficients, agree), names)
+                    ],
+                    per_token,
+                )
     return None
 
 

@@ -67,9 +67,25 @@ SETTINGS = (
     Setting("logits", FROM_LOGITS),
     Setting("logits_jsd", FROM_LOGITS, beta=0.5, share=0.6),
     Setting("logits_bfloat16", FROM_LOGITS, dtype="bfloat16", share=0.4),
-    Setting("hidden_64", ("ours", "trl_chunked", *(f"liger_{size}" for size in (16, 32, 64, "64_compiled"))), width=64),
-    Setting("hidden_64_jsd", ("ours", "trl_chunked", "liger_32", "liger_64_compiled"), beta=0.5, width=64, share=0.4),
-    Setting("hidden_896", ("ours", "trl_chunked", "liger_64", "liger_64_compiled"), tokens=64, width=896, share=0.4),  # the width of Qwen2.5-0.5B
+    Setting(
+        "hidden_64",
+        ("ours", "trl_chunked", *(f"liger_{size}" for size in (16, 32, 64, "64_compiled"))),
+        width=64,
+    ),
+    Setting(
+        "hidden_64_jsd",
+        ("ours", "trl_chunked", "liger_32", "liger_64_compiled"),
+        beta=0.5,
+        width=64,
+        share=0.4,
+    ),
+    Setting(
+        "hidden_896",
+        ("ours", "trl_chunked", "liger_64", "liger_64_compiled"),
+        tokens=64,
+        width=896,
+        share=0.4,
+    ),  # the width of Qwen2.5-0.5B
 )
 
 
@@ -83,8 +99,12 @@ def loss_function(case, setting):
         from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
 
         if setting.width:
-            return lambda *inputs: fused_linear_distillation_loss(*inputs, "generalized_jsd", beta=beta)
-        return lambda z, y: distillation_loss(z, y, "generalized_jsd", beta=beta, overwrite_logits=case == "ours_overwrite")
+            return lambda *inputs: fused_linear_distillation_loss(
+                *inputs, "generalized_jsd", beta=beta
+            )
+        return lambda z, y: distillation_loss(
+            z, y, "generalized_jsd", beta=beta, overwrite_logits=case == "ours_overwrite"
+        )
     if case == "textbook":
         return lambda z, y: textbook(z.float(), y.float(), beta).mean()
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
@@ -92,15 +112,25 @@ def loss_function(case, setting):
         from trl.experimental.gkd import GKDTrainer
 
         # labels=None spares it a copy of the valid rows
-        return lambda z, y: GKDTrainer.generalized_jsd_loss(z, y, beta=beta, num_items_in_batch=z.shape[:-1].numel())
+        return lambda z, y: GKDTrainer.generalized_jsd_loss(
+            z, y, beta=beta, num_items_in_batch=z.shape[:-1].numel()
+        )
     if case == "trl_chunked":
         from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
-        return lambda h, w, t, u: _chunked_divergence_loss(h[None], t[None], w, u, torch.ones(1, len(h)), beta)[0]
+        return lambda h, w, t, u: _chunked_divergence_loss(
+            h[None], t[None], w, u, torch.ones(1, len(h)), beta
+        )[0]
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
     _, size, *compiled = case.split("_")
-    loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=beta, chunk_size=int(size), compiled=bool(compiled))
+    loss = LigerFusedLinearJSDLoss(
+        weight_hard_loss=0.0,
+        weight_soft_loss=1.0,
+        beta=beta,
+        chunk_size=int(size),
+        compiled=bool(compiled),
+    )
     target = torch.zeros(tokens, dtype=torch.long)  # none is ignored
     return lambda h, w, t, u: loss(h, w, t, u, target[: len(h)])
 
@@ -108,7 +138,7 @@ def loss_function(case, setting):
 def textbook(z, y, beta):
     """Generalised JSD (...) of logits (..., V) as a paper writes it."""
     log_p, log_q = z.log_softmax(-1), y.log_softmax(-1)
-    kl = lambda a, b: (a.exp() * (a - b)).sum(-1)  # noqa: E731
+    kl = lambda a, b: (a.exp() * (a - b)).sum(-1)
     if beta in (0, 1):
         return kl(log_p, log_q) if beta else kl(log_q, log_p)
     mixture = torch.logaddexp(log_p + math.log(1 - beta), log_q + math.log(beta))
@@ -131,12 +161,23 @@ class _Model(torch.autograd.Function):
 
 def make_inputs(setting):
     """Student (std 3 a logit), then teacher: the student and as much noise as a third of it."""
-    dtype, V, H, n = getattr(torch, setting.dtype), setting.vocabulary, setting.width, setting.tokens
+    dtype, V, H, n = (
+        getattr(torch, setting.dtype),
+        setting.vocabulary,
+        setting.width,
+        setting.tokens,
+    )
     draw = torch.Generator().manual_seed(1)
     shapes = [(n, H), (V, H)] if H else [(1, n, V)]
     stds = [1.0, 3 / H**0.5] if H else [3.0]
-    student = [torch.empty(shape, dtype=dtype).normal_(0, std, generator=draw) for shape, std in zip(shapes, stds)]
-    teacher = [torch.empty(x.shape, dtype=dtype).normal_(0, std / 3, generator=draw).add_(x) for x, std in zip(student, stds)]
+    student = [
+        torch.empty(shape, dtype=dtype).normal_(0, std, generator=draw)
+        for shape, std in zip(shapes, stds)
+    ]
+    teacher = [
+        torch.empty(x.shape, dtype=dtype).normal_(0, std / 3, generator=draw).add_(x)
+        for x, std in zip(student, stds)
+    ]
     return [*student, *teacher]
 
 
@@ -146,7 +187,11 @@ def one_pass(loss, inputs):
         kept, anchor = [], torch.zeros((), requires_grad=True)
         arguments = [_Model.apply(anchor, inputs[0], kept), inputs[1]]
     else:
-        arguments = [inputs[0].detach().requires_grad_(), inputs[1].detach().requires_grad_(), *inputs[2:]]
+        arguments = [
+            inputs[0].detach().requires_grad_(),
+            inputs[1].detach().requires_grad_(),
+            *inputs[2:],
+        ]
     started = time.perf_counter()
     value = loss(*arguments)
     value.backward()
@@ -163,7 +208,10 @@ def reference(pipe, setting, threads, folder):
     inputs, rows = make_inputs(setting), 8
     H, n = setting.width, setting.tokens
     sizes = [(n, H), (setting.vocabulary, H)] if H else [(n, setting.vocabulary)]
-    files = [np.lib.format.open_memmap(Path(folder) / f"{i}.npy", "w+", np.float64, size) for i, size in enumerate(sizes)]
+    files = [
+        np.lib.format.open_memmap(Path(folder) / f"{i}.npy", "w+", np.float64, size)
+        for i, size in enumerate(sizes)
+    ]
     if H:
         h, w, t, u = (x.double() for x in inputs)
         files[1][:] = 0
@@ -196,7 +244,11 @@ def gradient_error(gradients, folder):
 
 
 def resident(field):
-    return next(1024 * int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field + ":"))
+    return next(
+        1024 * int(line.split()[1])
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field + ":")
+    )
 
 
 def with_extra_memory(function):
@@ -220,7 +272,13 @@ def prepare(case, setting, threads):
     if case.endswith("compiled"):
         one_pass(loss, inputs)
     else:
-        one_pass(loss, [(x[:64] if setting.width and i % 2 else x[..., :4, : setting.width or 64]).clone() for i, x in enumerate(inputs)])
+        one_pass(
+            loss,
+            [
+                (x[:64] if setting.width and i % 2 else x[..., :4, : setting.width or 64]).clone()
+                for i, x in enumerate(inputs)
+            ],
+        )
     return loss, inputs
 
 
@@ -232,7 +290,9 @@ def weigh(pipe, case, setting, threads, folder):
         pass
     loss, inputs = prepare(case, setting, threads)
     (_, value, gradients), extra = with_extra_memory(lambda: one_pass(loss, inputs))
-    pipe.send({"loss": value, "extra_bytes": extra, "gradient_error": gradient_error(gradients, folder)})
+    pipe.send(
+        {"loss": value, "extra_bytes": extra, "gradient_error": gradient_error(gradients, folder)}
+    )
 
 
 def pace(pipe, case, setting, threads):

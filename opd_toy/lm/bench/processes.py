@@ -22,7 +22,9 @@ class Fork:
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
         self.errors = tempfile.TemporaryFile("w+")
-        self.process = context.Process(target=self._run, args=(function, theirs, *arguments), daemon=False)
+        self.process = context.Process(
+            target=self._run, args=(function, theirs, *arguments), daemon=False
+        )
         self.process.start()
         theirs.close()
 
@@ -37,7 +39,9 @@ class Fork:
         except EOFError:
             self.process.join()
             self.errors.seek(0)
-            lines = self.errors.read().strip().splitlines() or [f"the process ended with status {self.process.exitcode}"]
+            lines = self.errors.read().strip().splitlines() or [
+                f"the process ended with status {self.process.exitcode}"
+            ]
             raise RuntimeError(lines[-1]) from None
 
     def close(self):
@@ -93,7 +97,14 @@ def side_by_side(setting, cases, repeats, threads, report):
 def measure(settings, repeats, threads, report):
     """All settings, those cases of them whose library is there, as one JSON-able dict.  Forks: nothing may have been computed before."""
     here = versions()
-    chosen = [(setting, [case for case in setting.cases if PEERS.get(case.split("_")[0]) in (None, *here)], math.ceil(setting.share * repeats)) for setting in settings]
+    chosen = [
+        (
+            setting,
+            [case for case in setting.cases if PEERS.get(case.split("_")[0]) in (None, *here)],
+            math.ceil(setting.share * repeats),
+        )
+        for setting in settings
+    ]
     for case, setting in {case: setting for setting, cases, _ in chosen for case in cases}.items():
         loss_function(case, setting)  # imports its library once for all forks
     done, total = 0, sum((1 + times) * len(cases) for _, cases, times in chosen)
@@ -103,9 +114,20 @@ def measure(settings, repeats, threads, report):
         done += 1
         report(done, total)
 
-    found = [asdict(setting) | {"words": setting.words(), "rows": side_by_side(setting, cases, times, threads, step)} for setting, cases, times in chosen]
+    found = [
+        asdict(setting)
+        | {"words": setting.words(), "rows": side_by_side(setting, cases, times, threads, step)}
+        for setting, cases, times in chosen
+    ]
     missing = [name for name in PEERS.values() if name not in here]
-    return {"processor": processor(), "threads": threads, "repeats": repeats, "versions": here, "missing": missing, "settings": found}
+    return {
+        "processor": processor(),
+        "threads": threads,
+        "repeats": repeats,
+        "versions": here,
+        "missing": missing,
+        "settings": found,
+    }
 
 
 def versions():
@@ -121,7 +143,9 @@ def versions():
 def processor():
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -131,7 +155,9 @@ def main():
     from opd_toy.commands.variance import Progress
 
     job = json.loads(sys.stdin.read())
-    settings = [Setting(**{**setting, "cases": tuple(setting["cases"])}) for setting in job["settings"]]
+    settings = [
+        Setting(**{**setting, "cases": tuple(setting["cases"])}) for setting in job["settings"]
+    ]
     try:
         print(json.dumps(measure(settings, job["repeats"], job["threads"], Progress("bench"))))
     except KeyboardInterrupt:

@@ -28,7 +28,11 @@ ERRORS = 2.0
 PRECISE = 0.1  # the standard error of a cosine that says something
 GROWN_FROM = 4  # tokens: the first two of a response follow few prefixes, and there all gammas are nearly one
 GAMMAS = ("pg_0", "pg_0.5", "pg_0.9", "pg_1")
-PAIRS = (*zip(GAMMAS[1:], GAMMAS), ("pg_1", "pg_0"), ("exact_costs", "pg_1"))  # whose variances the record compares on the same texts
+PAIRS = (
+    *zip(GAMMAS[1:], GAMMAS),
+    ("pg_1", "pg_0"),
+    ("exact_costs", "pg_1"),
+)  # whose variances the record compares on the same texts
 
 
 def judge(results):
@@ -52,11 +56,19 @@ class Record:
 
     def during(self, method, measure):
         """Mean over the measurements of each run after the start (S,): low, or high, if it learned early; NaN where it broke down."""
-        return np.array([math.nan if "not_finite" in run else _array(run[measure][1:]).mean() for run in self.results["curves"][method]])
+        return np.array(
+            [
+                math.nan if "not_finite" in run else _array(run[measure][1:]).mean()
+                for run in self.results["curves"][method]
+            ]
+        )
 
     def gained(self, method):
         """How much more probable a right working is than with the teacher, from which the run starts: of each seed (S,), and the error by the choice of prompts."""
-        gains = [seed["gain"] if seed else (None, None) for seed in self.results["from_teacher"]["methods"][method]["final"]]
+        gains = [
+            seed["gain"] if seed else (None, None)
+            for seed in self.results["from_teacher"]["methods"][method]["final"]
+        ]
         return _array([value for value, _ in gains]), _array([error for _, error in gains]).mean()
 
     def teacher(self, measure):
@@ -80,15 +92,27 @@ class Record:
         """How much faster the first variance of a pair grows with the length, a difference of exponents, (value, standard error)."""
         lengths = self.results["frozen"][student]["growth"]["lengths"]
         start = max(length for length in lengths[:-1] if length <= GROWN_FROM)
-        (first, a), (last, b), span = self.log_ratio(student, pair, start), self.log_ratio(student, pair), math.log(lengths[-1] / start)
+        (first, a), (last, b), span = (
+            self.log_ratio(student, pair, start),
+            self.log_ratio(student, pair),
+            math.log(lengths[-1] / start),
+        )
         return (last - first) / span, math.hypot(a, b) / span
 
     def exponent(self, student, estimator):
         """Slope of log variance in log length from GROWN_FROM tokens to whole texts, (value, standard error)."""
         growth = self.results["frozen"][student]["growth"]
         place = max(i for i, length in enumerate(growth["lengths"][:-1]) if length <= GROWN_FROM)
-        (first, a), (last, b), span = growth[estimator]["variance"][place], growth[estimator]["variance"][-1], math.log(growth["lengths"][-1] / growth["lengths"][place])
-        return (math.log(last / first) / span, math.hypot(a / first, b / last) / span) if first and last and first > 0 and last > 0 else (math.nan, math.nan)
+        (first, a), (last, b), span = (
+            growth[estimator]["variance"][place],
+            growth[estimator]["variance"][-1],
+            math.log(growth["lengths"][-1] / growth["lengths"][place]),
+        )
+        return (
+            (math.log(last / first) / span, math.hypot(a / first, b / last) / span)
+            if first and last and first > 0 and last > 0
+            else (math.nan, math.nan)
+        )
 
 
 def rule(function):
@@ -101,8 +125,23 @@ def rule(function):
             return None
         parts = {what: true if true is None else bool(true) for what, true in parts.items()}
         told = [true for true in parts.values() if true is not None]
-        verdict = "undecided" if not told else "seen" if all(told) and len(told) == len(parts) else "seen under conditions" if any(told) else "not seen"
-        return {"id": name, "claim": claim, "criterion": criterion, "verdict": verdict, "parts": parts, "figure": {key: _number(value) for key, value in figure.items()}}
+        verdict = (
+            "undecided"
+            if not told
+            else "seen"
+            if all(told) and len(told) == len(parts)
+            else "seen under conditions"
+            if any(told)
+            else "not seen"
+        )
+        return {
+            "id": name,
+            "claim": claim,
+            "criterion": criterion,
+            "verdict": verdict,
+            "parts": parts,
+            "figure": {key: _number(value) for key, value in figure.items()},
+        }
 
     RULES.append(judged)
     return judged
@@ -116,8 +155,13 @@ RULES = []
 
 @rule
 def same_expectation(r):
-    cosine = {student: r.gradient(student, "pg_0_redrawn", "cosine_with_gkd") for student in r.students}
-    once = {f"tokens drawn once, {student}": r.gradient(student, "pg_0", "cosine_with_gkd") for student in r.students}
+    cosine = {
+        student: r.gradient(student, "pg_0_redrawn", "cosine_with_gkd") for student in r.students
+    }
+    once = {
+        f"tokens drawn once, {student}": r.gradient(student, "pg_0", "cosine_with_gkd")
+        for student in r.students
+    }
     return (
         "pg-zero-gamma-is-gkd", "In expectation the policy gradient at γ = 0 is on-policy GKD's gradient.",
         "At each frozen student the cosine of the two expected gradients, PG's tokens drawn 32 times at each prefix, is within two standard errors of 1; with a standard error above 0.1 that says nothing.",
@@ -129,7 +173,11 @@ def same_expectation(r):
 @rule
 def noisier(r):
     ratio = {student: r.gradient(student, "pg_0", "ratio_to_gkd") for student in r.students}
-    tokens = {(student, name): r.gradient(student, name, "token_noise") for student in r.students for name in ("gkd", "pg_0")}
+    tokens = {
+        (student, name): r.gradient(student, name, "token_noise")
+        for student in r.students
+        for name in ("gkd", "pg_0")
+    }
     return (
         "pg-variance", "The policy gradient is noisier than GKD's, which at fixed prefixes has no noise at all.",
         "At each frozen student the variance of one text's gradient at γ = 0 is clearly above GKD's; the spread when the tokens are drawn again at fixed prefixes is 0 for GKD and clearly above 0 for the policy gradient.",
@@ -140,7 +188,11 @@ def noisier(r):
 
 @rule
 def variance_rises(r):
-    variance = {(student, name): r.gradient(student, name, "variance") for student in r.students for name in GAMMAS}
+    variance = {
+        (student, name): r.gradient(student, name, "variance")
+        for student in r.students
+        for name in GAMMAS
+    }
     return (
         "bias-variance", "The variance rises with γ.",
         "At each frozen student the variance of one text's gradient is clearly larger at each of γ = .5, .9, 1 than at the γ before it, on the same texts.",
@@ -152,7 +204,11 @@ def variance_rises(r):
 @rule
 def bias_falls(r):
     names = {"gkd": "0", "centred_0.5": ".5", "centred_0.9": ".9"}
-    bias = {(student, name): r.gradient(student, name, "bias") for student in r.students for name in names}
+    bias = {
+        (student, name): r.gradient(student, name, "bias")
+        for student in r.students
+        for name in names
+    }
     change = {student: r.gradient(student, "centred_0.9", "bias_to_gkd") for student in r.students}
     return (
         "bias-falls-with-gamma", "The bias for the sequence KL is smaller at γ = .9 than at γ = 0.",
@@ -164,7 +220,11 @@ def bias_falls(r):
 
 @rule
 def grows_faster(r):
-    exponent = {(student, name): r.exponent(student, name) for student in r.students for name in ("gkd", *GAMMAS)}
+    exponent = {
+        (student, name): r.exponent(student, name)
+        for student in r.students
+        for name in ("gkd", *GAMMAS)
+    }
     lead = {student: r.exponent_lead(student, ("pg_1", "pg_0")) for student in r.students}
     return (
         "variance-exponents", "With the length the variance grows faster at γ = 1 than at γ = 0.",
@@ -186,7 +246,9 @@ def baseline(r):
 
 @rule
 def token_level_bias(r):
-    cosine = {student: r.gradient(student, "gkd", "cosine_with_sequence_kl") for student in r.students}
+    cosine = {
+        student: r.gradient(student, "gkd", "cosine_with_sequence_kl") for student in r.students
+    }
     return (
         "token-level-bias", "What γ = 0 and GKD descend is not the sequence KL: the future is missing.",
         "At each frozen student the cosine of GKD's expected gradient with that of the sequence KL is clearly below 1.",
@@ -196,7 +258,13 @@ def token_level_bias(r):
 
 @rule
 def exact_costs(r):
-    pairs = {student: (r.gradient(student, "pg_1", "variance"), r.gradient(student, "exact_costs", "variance")) for student in r.students}
+    pairs = {
+        student: (
+            r.gradient(student, "pg_1", "variance"),
+            r.gradient(student, "exact_costs", "variance"),
+        )
+        for student in r.students
+    }
     return (
         "rao-blackwell-return", "Exact KLs in the place of sampled costs lower the variance of γ = 1.",
         "At each frozen student the variance with exact costs is clearly below that of γ = 1, on the same texts.",
@@ -210,7 +278,11 @@ def top_k(r):
     cosine = {student: r.gradient(student, "top_k", "cosine_with_gkd") for student in r.students}
     noise = {student: r.gradient(student, "top_k", "token_noise") for student in r.students}
     lead = r.end("top_k", "accuracy") - r.end("gkd", "accuracy")
-    parts = {f"{_at(student)} its direction is another": greater((1.0, 0.0), cosine[student]) and noise[student][0] == 0 for student in r.students}
+    parts = {
+        f"{_at(student)} its direction is another": greater((1.0, 0.0), cosine[student])
+        and noise[student][0] == 0
+        for student in r.students
+    }
     behind = clearly_above(-lead)
     return (
         "top-k", "The reverse KL over the teacher's likeliest tokens has no token noise but is another objective; it costs little in the end.",
@@ -224,7 +296,10 @@ def top_k(r):
 
 @rule
 def slower(r):
-    lead = {"averaged over training": r.during("pg_0", "sequence_kl") - r.during("gkd", "sequence_kl"), "at the end": r.end("pg_0", "sequence_kl") - r.end("gkd", "sequence_kl")}
+    lead = {
+        "averaged over training": r.during("pg_0", "sequence_kl") - r.during("gkd", "sequence_kl"),
+        "at the end": r.end("pg_0", "sequence_kl") - r.end("gkd", "sequence_kl"),
+    }
     return (
         "gkd-pg-summary", "The policy gradient converges more slowly than GKD.",
         "At equal numbers of texts the sequence KL of γ = 0 is clearly above GKD's, on average over training and at the end.",
@@ -234,7 +309,10 @@ def slower(r):
 
 @rule
 def slower_at_every_rate(r):
-    rates = {name: [_float(row["sequence_kl"]) for row in r.results["sweep"][name]] for name in ("gkd", "pg_0", "pg_1")}
+    rates = {
+        name: [_float(row["sequence_kl"]) for row in r.results["sweep"][name]]
+        for name in ("gkd", "pg_0", "pg_1")
+    }
     behind = {"γ = 0 behind GKD": ("pg_0", "gkd"), "γ = 1 behind γ = 0": ("pg_1", "pg_0")}
     return (
         "rates", "Not the choice of the rate makes the policy gradient slower.",
@@ -246,7 +324,10 @@ def slower_at_every_rate(r):
 
 @rule
 def return_is_slower(r):
-    lead = {name: r.during(name, "sequence_kl") - r.during("pg_0", "sequence_kl") for name in ("pg_0.9", "pg_1")}
+    lead = {
+        name: r.during(name, "sequence_kl") - r.during("pg_0", "sequence_kl")
+        for name in ("pg_0.9", "pg_1")
+    }
     return (
         "gamma-variance-experiment", "In training large γ is slower than γ = 0.",
         "At equal numbers of texts the sequence KL, averaged over training, is clearly higher at γ = .9 and at γ = 1 than at γ = 0.",
@@ -256,7 +337,10 @@ def return_is_slower(r):
 
 @rule
 def soft_labels(r):
-    lead = {measure: sign * (r.during("seqkd", measure) - r.during("sft", measure)) for measure, sign in (("forward_sequence_kl", -1), ("accuracy", 1))}
+    lead = {
+        measure: sign * (r.during("seqkd", measure) - r.during("sft", measure))
+        for measure, sign in (("forward_sequence_kl", -1), ("accuracy", 1))
+    }
     return (
         "seqkd-is-forward-kl", "On the teacher's texts soft labels learn faster than the drawn tokens alone.",
         "At equal numbers of texts SeqKD's forward sequence KL is clearly below SFT's, averaged over training, and its accuracy clearly above.",
@@ -266,9 +350,22 @@ def soft_labels(r):
 
 @rule
 def modes(r):
-    pairs = {"on own texts": ("on_policy_forward_kl", "gkd"), "on the teacher's texts": ("seqkd", "off_policy_reverse_kl")}
-    lead = {(where, measure): r.end(forward, measure) - r.end(reverse, measure) for where, (forward, reverse) in pairs.items() for measure in ("order_entropy", "distinct")}
-    figure = {f"forward less reverse, {measure}, {where}": mean(values) for (where, measure), values in lead.items()} | {"order_entropy of the teacher": r.teacher("order_entropy"), "order_entropy of the start": r.at_start("order_entropy")}
+    pairs = {
+        "on own texts": ("on_policy_forward_kl", "gkd"),
+        "on the teacher's texts": ("seqkd", "off_policy_reverse_kl"),
+    }
+    lead = {
+        (where, measure): r.end(forward, measure) - r.end(reverse, measure)
+        for where, (forward, reverse) in pairs.items()
+        for measure in ("order_entropy", "distinct")
+    }
+    figure = {
+        f"forward less reverse, {measure}, {where}": mean(values)
+        for (where, measure), values in lead.items()
+    } | {
+        "order_entropy of the teacher": r.teacher("order_entropy"),
+        "order_entropy of the start": r.at_start("order_entropy"),
+    }
     return (
         "mode-seeking-covering", "Forward KL leaves more of the right orders in use than reverse KL.",
         "At the end the entropy of the order among right workings, and the number of different ones among 16 draws, are clearly larger after forward than after reverse KL, on the student's texts and on the teacher's.",
@@ -279,9 +376,19 @@ def modes(r):
 @rule
 def exposure_bias(r):
     names = ("seqkd", "on_policy_forward_kl", "off_policy_reverse_kl", "gkd")
-    rows = {name: {where: _array(r.results["exposure"][name]["per_token"][where]) for where in ("own", "teacher")} for name in names}
+    rows = {
+        name: {
+            where: _array(r.results["exposure"][name]["per_token"][where])
+            for where in ("own", "teacher")
+        }
+        for name in names
+    }
     gap = {name: np.log(each["own"] / each["teacher"]) for name, each in rows.items()}
-    figure = {f"KL a token, {name}, {where} prefixes": mean(values) for name, each in rows.items() for where, values in each.items()}
+    figure = {
+        f"KL a token, {name}, {where} prefixes": mean(values)
+        for name, each in rows.items()
+        for where, values in each.items()
+    }
     return (
         "exposure-bias", "Who learns on the teacher's texts is further from the teacher on its own; learning on its own texts narrows the gap.",
         "After SeqKD the KL of a token is clearly larger on the student's prefixes than on the teacher's; the ratio of the two is clearly smaller after training on own texts with the same divergence, the forward KL and the reverse KL.",
@@ -295,8 +402,15 @@ def exposure_bias(r):
 
 @rule
 def who_samples(r):
-    pairs = {"reverse KL": ("gkd", "off_policy_reverse_kl"), "forward KL": ("on_policy_forward_kl", "seqkd")}
-    lead = {(what, measure): sign * (r.end(own, measure) - r.end(others, measure)) for what, (own, others) in pairs.items() for measure, sign in (("sequence_kl", -1), ("accuracy", 1))}
+    pairs = {
+        "reverse KL": ("gkd", "off_policy_reverse_kl"),
+        "forward KL": ("on_policy_forward_kl", "seqkd"),
+    }
+    lead = {
+        (what, measure): sign * (r.end(own, measure) - r.end(others, measure))
+        for what, (own, others) in pairs.items()
+        for measure, sign in (("sequence_kl", -1), ("accuracy", 1))
+    }
     return (
         "who-samples", "With the same divergence, learning on the student's own texts serves the student's own texts.",
         "At the end the sequence KL, on the student's texts, is clearly lower and the accuracy clearly higher after training on own texts than on the teacher's, for reverse and for forward KL.",
@@ -309,8 +423,15 @@ def between(r):
     parts, figure = {}, {}
     for measure in ("order_entropy", "forward_sequence_kl", "sequence_kl"):
         ends = [r.end(name, measure).mean() for name in ("gkd", "jsd", "on_policy_forward_kl")]
-        parts[measure] = min(ends[0], ends[2]) <= ends[1] <= max(ends[0], ends[2]) if np.isfinite(ends).all() else None
-        figure |= {f"{measure}, {name}": mean(r.end(name, measure)) for name in ("gkd", "jsd", "on_policy_forward_kl")}
+        parts[measure] = (
+            min(ends[0], ends[2]) <= ends[1] <= max(ends[0], ends[2])
+            if np.isfinite(ends).all()
+            else None
+        )
+        figure |= {
+            f"{measure}, {name}": mean(r.end(name, measure))
+            for name in ("gkd", "jsd", "on_policy_forward_kl")
+        }
     return (
         "jsd-endpoints", "The JSD of β = ½ ends between forward and reverse KL.",
         "At the end the mean over seeds of the order's entropy, of the forward and of the reverse sequence KL lies between those after reverse and after forward KL, all on own texts.", parts, figure,
@@ -320,13 +441,25 @@ def between(r):
 @rule
 def reward_mixing(r):
     accuracy = r.teacher("accuracy")
-    error = math.sqrt(accuracy * (1 - accuracy) / r.results["final"]["prompts"])  # of its one draw a prompt, the same for all seeds
+    error = math.sqrt(
+        accuracy * (1 - accuracy) / r.results["final"]["prompts"]
+    )  # of its one draw a prompt, the same for all seeds
     mixed, plain = r.end("opd_reward", "accuracy"), r.end("pg_0", "accuracy")
     gains = {name: r.gained(name) for name in ("opd_reward", "gkd", "rlvr")}
     (gain, of_prompts), (control, _), _ = gains.values()
     passes = [clearly_above(gain, of_prompts), clearly_above(gain - control)]
-    figure = {f"gain in right workings from the teacher, {name}": (mean(values)[0], math.hypot(mean(values)[1], each)) for name, (values, each) in gains.items()}
-    figure |= {"accuracy of the teacher": (accuracy, error), "accuracy, opd_reward": mean(mixed), "accuracy, pg_0": mean(plain)}
+    figure = {
+        f"gain in right workings from the teacher, {name}": (
+            mean(values)[0],
+            math.hypot(mean(values)[1], each),
+        )
+        for name, (values, each) in gains.items()
+    }
+    figure |= {
+        "accuracy of the teacher": (accuracy, error),
+        "accuracy, opd_reward": mean(mixed),
+        "accuracy, pg_0": mean(plain),
+    }
     return (
         "reward-mixing", "Distillation with an outcome reward passes its teacher.",
         "Of a student that starts as the teacher itself, the probability of a right working ends clearly above the teacher's, the error by the choice of prompts counted, and above that after GKD, which has nothing to learn there. "
@@ -363,7 +496,9 @@ def reward_alone(r):
 
 def mean(values):
     """(mean, standard error) over seeds; no error of one."""
-    return values.mean(), values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return values.mean(), values.std(ddof=1) / math.sqrt(len(values)) if len(
+        values
+    ) > 1 else math.nan
 
 
 def clearly_above(values, more=0.0):
@@ -376,7 +511,11 @@ def clearly_above(values, more=0.0):
 
 def higher(values, others):
     """Whether each is above its other; None where one is not known."""
-    return all(a > b for a, b in zip(values, others)) if np.isfinite([*values, *others]).all() else None
+    return (
+        all(a > b for a, b in zip(values, others))
+        if np.isfinite([*values, *others]).all()
+        else None
+    )
 
 
 def above(value, error, bound):

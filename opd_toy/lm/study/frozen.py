@@ -32,9 +32,30 @@ from opd_toy.lm.measures import position_kls, response_logits
 from opd_toy.lm.methods import METHODS, Batch
 from opd_toy.lm.model import response_mask, sample, uniforms
 
-ESTIMATORS = ("gkd", "top_k", "pg_0", "pg_baseline", "pg_0.5", "pg_0.9", "pg_1", "exact_costs", "exact_costs_centred", "pg_0_redrawn", "centred_0.5", "centred_0.9")
-FUTURE = {"exact_costs": 1.0, "exact_costs_centred": 1.0, "centred_0.5": 0.5, "centred_0.9": 0.9}  # gamma of the later KLs
-LOCAL, WHOLE = "gkd", "exact_costs_centred"  # whose expectations are the gradients of the local KLs and of the sequence KL
+ESTIMATORS = (
+    "gkd",
+    "top_k",
+    "pg_0",
+    "pg_baseline",
+    "pg_0.5",
+    "pg_0.9",
+    "pg_1",
+    "exact_costs",
+    "exact_costs_centred",
+    "pg_0_redrawn",
+    "centred_0.5",
+    "centred_0.9",
+)
+FUTURE = {
+    "exact_costs": 1.0,
+    "exact_costs_centred": 1.0,
+    "centred_0.5": 0.5,
+    "centred_0.9": 0.9,
+}  # gamma of the later KLs
+LOCAL, WHOLE = (
+    "gkd",
+    "exact_costs_centred",
+)  # whose expectations are the gradients of the local KLs and of the sequence KL
 REDRAWS = 32
 BLOCKS = 32
 BASELINE_TEXTS = 256
@@ -52,7 +73,15 @@ def signals(student_logits, teacher_logits, tokens, mask, later, redrawn, estima
     z, found = student_logits.detach().requires_grad_(), []
 
     def of_loss(method, drawn):
-        batch = Batch(z, teacher_logits, drawn, mask, None, 1, torch.ones((), dtype=torch.float64, device=z.device))
+        batch = Batch(
+            z,
+            teacher_logits,
+            drawn,
+            mask,
+            None,
+            1,
+            torch.ones((), dtype=torch.float64, device=z.device),
+        )
         return torch.autograd.grad(METHODS[method].loss(batch), z)[0]
 
     for name in estimators:
@@ -62,7 +91,9 @@ def signals(student_logits, teacher_logits, tokens, mask, later, redrawn, estima
             future = later_kls(student_logits, teacher_logits, mask, FUTURE[name])
             if name != "exact_costs":
                 future = future - later[FUTURE[name]]
-            found.append(of_loss(LOCAL, tokens) + _score_times(future, student_logits, tokens, mask))
+            found.append(
+                of_loss(LOCAL, tokens) + _score_times(future, student_logits, tokens, mask)
+            )
         else:
             found.append(of_loss(name, tokens))
     return torch.stack(found)
@@ -86,9 +117,17 @@ def text_gradients(model, task, texts, signals):
     for text, own in zip(texts, signals.unbind(1)):
         logits = response_logits(model, text[None], task)[0]
         if text.is_cpu:  # all at once
-            yield torch.cat([part.flatten(1) for part in torch.autograd.grad(logits, parameters, own, is_grads_batched=True)], 1)
+            yield torch.cat(
+                [
+                    part.flatten(1)
+                    for part in torch.autograd.grad(logits, parameters, own, is_grads_batched=True)
+                ],
+                1,
+            )
             continue
-        rows = [torch.autograd.grad(logits, parameters, signal, retain_graph=True) for signal in own]
+        rows = [
+            torch.autograd.grad(logits, parameters, signal, retain_graph=True) for signal in own
+        ]
         yield torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
 
 
@@ -110,7 +149,10 @@ class Moments:
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
 
     def to_json(self):
-        return {name: getattr(self, name).tolist() for name in ("count", "between", "within", "token_noise")}
+        return {
+            name: getattr(self, name).tolist()
+            for name in ("count", "between", "within", "token_noise")
+        }
 
 
 def moments(blocks):
@@ -121,7 +163,12 @@ def moments(blocks):
         for number, (gradients, token_noise) in enumerate(block, 1):
             total, lost = total + gradients.double(), lost + token_noise.double()
             own = own + (gradients.double() @ gradients.double().T)
-        sums.append(total), count.append(number), within.append(own.cpu().numpy()), noise.append(lost.cpu().numpy())
+        (
+            sums.append(total),
+            count.append(number),
+            within.append(own.cpu().numpy()),
+            noise.append(lost.cpu().numpy()),
+        )
     between = [[(a @ b.T).cpu().numpy() for b in sums] for a in sums]
     return Moments(count, between, within, noise)
 
@@ -133,7 +180,11 @@ def replicates(found):
     between = np.einsum("rk,rl,klef->ref", keep, keep, found.between)
     within = np.einsum("rk,kef->ref", keep, found.within)
     n = (keep @ found.count)[:, None, None]
-    return (between - within) / (n * (n - 1)), (within - between / n) / (n - 1), keep @ found.token_noise / n[..., 0]
+    return (
+        (between - within) / (n * (n - 1)),
+        (within - between / n) / (n - 1),
+        keep @ found.token_noise / n[..., 0],
+    )
 
 
 def jackknife(values):
@@ -154,13 +205,17 @@ def relative_bias(products, reference):
     """|E g_e - E g_reference|**2 / |E g_reference|**2: (1 + K, E)."""
     squares = np.einsum("ree->re", products)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (squares + squares[:, [reference]] - 2 * products[:, :, reference]) / squares[:, [reference]]
+        return (squares + squares[:, [reference]] - 2 * products[:, :, reference]) / squares[
+            :, [reference]
+        ]
 
 
 # --- one student -------------------------------------------------------------------------
 
 
-def measured(student, teacher, task, *key, count, length=None, redraw=True, blocks=BLOCKS, report=None):
+def measured(
+    student, teacher, task, *key, count, length=None, redraw=True, blocks=BLOCKS, report=None
+):
     """``Moments`` of ``count`` texts of the student, which depend on ``key``; texts are cut at ``length`` tokens.
 
     token_noise is the part of a text's variance that comes from drawing tokens at fixed
@@ -173,22 +228,37 @@ def measured(student, teacher, task, *key, count, length=None, redraw=True, bloc
 
     def draw(number, purpose):
         prompts = task.prompts(number, *key, purpose, split="test").to(device)
-        return sample(student, prompts, uniforms(0, *key, purpose, shape=(number, task.length)).to(device), task.end, task.pad)
+        return sample(
+            student,
+            prompts,
+            uniforms(0, *key, purpose, shape=(number, task.length)).to(device),
+            task.end,
+            task.pad,
+        )
 
     end = task.prompt_length + length
     texts, others = draw(count, "texts")[:, :end], draw(BASELINE_TEXTS, "others")[:, :end]
     with torch.no_grad():
         mask = response_mask(others, task.prompt_length, task.end)
         logits = [response_logits(model, others, task) for model in (student, teacher)]
-        later = {gamma: later_kls(*logits, mask, gamma).sum(0) / mask.sum(0).clamp_min(1) for gamma in FUTURE.values()}
+        later = {
+            gamma: later_kls(*logits, mask, gamma).sum(0) / mask.sum(0).clamp_min(1)
+            for gamma in FUTURE.values()
+        }
 
     def block(rows):
         part, mask = texts[rows], response_mask(texts[rows], task.prompt_length, task.end)
         with torch.no_grad():
             z, y = (response_logits(model, part, task) for model in (student, teacher))
             cumulated = torch.softmax(z.double(), -1).cumsum(-1)
-            numbers = uniforms(0, *key, "redrawn", rows.start, shape=(*mask.shape, 3 * REDRAWS)).to(device)
-            redrawn = torch.searchsorted(cumulated, numbers * cumulated[..., -1:], right=True).movedim(-1, 0).unflatten(0, (3, REDRAWS))
+            numbers = uniforms(0, *key, "redrawn", rows.start, shape=(*mask.shape, 3 * REDRAWS)).to(
+                device
+            )
+            redrawn = (
+                torch.searchsorted(cumulated, numbers * cumulated[..., -1:], right=True)
+                .movedim(-1, 0)
+                .unflatten(0, (3, REDRAWS))
+            )
         own = signals(z, y, part[:, task.prompt_length :], mask, later, redrawn[0])
         if redraw:
             first, second = (signals(z, y, redrawn[i][0], mask, later, redrawn[i]) for i in (1, 2))
@@ -197,7 +267,12 @@ def measured(student, teacher, task, *key, count, length=None, redraw=True, bloc
             if report is not None:
                 report(rows.start + done, count)
             wanted, differences = gradients[: len(ESTIMATORS)], gradients[len(ESTIMATORS) :]
-            yield wanted, differences.double().square().sum(1) / 2 if redraw else torch.zeros(len(ESTIMATORS))
+            yield (
+                wanted,
+                differences.double().square().sum(1) / 2
+                if redraw
+                else torch.zeros(len(ESTIMATORS)),
+            )
 
     edges = np.linspace(0, count, min(blocks, count) + 1).round().astype(int).tolist()
     return moments(block(slice(start, stop)) for start, stop in zip(edges, edges[1:]))
@@ -227,7 +302,13 @@ def summary(found):
         "bias_to_gkd": bias - bias[:, [local]],
     }
     table = {name: jackknife(values) for name, values in columns.items()}
-    return {name: {column: [number(value[index]), number(error[index])] for column, (value, error) in table.items()} for index, name in enumerate(ESTIMATORS)}
+    return {
+        name: {
+            column: [number(value[index]), number(error[index])]
+            for column, (value, error) in table.items()
+        }
+        for index, name in enumerate(ESTIMATORS)
+    }
 
 
 def growth(by_length):
@@ -238,13 +319,21 @@ def growth(by_length):
     """
     lengths = sorted(by_length)
     variances = [np.einsum("ree->re", replicates(by_length[length])[1]) for length in lengths]
-    table, ratios = ([jackknife(values) for values in rows] for rows in (variances, [v / v[:, [ESTIMATORS.index("pg_0")]] for v in variances]))
+    table, ratios = (
+        [jackknife(values) for values in rows]
+        for rows in (variances, [v / v[:, [ESTIMATORS.index("pg_0")]] for v in variances])
+    )
     steps = np.diff(np.log(lengths))
     found = {}
     for index, name in enumerate(ESTIMATORS):
         value, error = (np.array([row[part][index] for row in table]) for part in (0, 1))
-        with np.errstate(invalid="ignore", divide="ignore"):  # a variance that is 0 but for rounding
-            exponents, relative = np.diff(np.log(value)) / steps, np.hypot((error / value)[1:], (error / value)[:-1])
+        with np.errstate(
+            invalid="ignore", divide="ignore"
+        ):  # a variance that is 0 but for rounding
+            exponents, relative = (
+                np.diff(np.log(value)) / steps,
+                np.hypot((error / value)[1:], (error / value)[:-1]),
+            )
         found[name] = {
             "variance": [[number(v), number(e)] for v, e in zip(value, error)],
             "over_pg_0": [[number(v[index]), number(e[index])] for v, e in ratios],

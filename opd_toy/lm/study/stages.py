@@ -26,17 +26,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from opd_toy.records import provenance
-from opd_toy.records.checkpoints import Stop
 from opd_toy.lm import measures, pretraining, training
-from opd_toy.lm.study import claims
-from opd_toy.lm.study import frozen
 from opd_toy.lm.methods import METHODS, find_method
 from opd_toy.lm.model import load, whole_number
+from opd_toy.lm.study import claims, frozen
+from opd_toy.records import provenance
+from opd_toy.records.checkpoints import Stop
 
-SOURCES = [*training.SOURCES, *(f"opd_toy/lm/{name}.py" for name in ("presets", "pretraining", "frozen", "claims", "study"))]
-SWEPT, FACTORS = ("gkd", "pg_0", "pg_1", "rlvr"), (1 / 3, 3)  # methods run at other rates as well, with the first seed; of the preset's rate
-FROM_TEACHER, GENTLE = ("opd_reward", "rlvr", "gkd"), 1 / 3  # methods that start at the teacher as well, with every seed; of the preset's rate
+MODULES = ["opd_toy.lm.study.stages", "opd_toy.lm.presets"]
+SWEPT, FACTORS = (
+    ("gkd", "pg_0", "pg_1", "rlvr"),
+    (1 / 3, 3),
+)  # methods run at other rates as well, with the first seed; of the preset's rate
+FROM_TEACHER, GENTLE = (
+    ("opd_reward", "rlvr", "gkd"),
+    1 / 3,
+)  # methods that start at the teacher as well, with every seed; of the preset's rate
 HELD_STILL = ("start", "gkd")  # the students whose gradients are measured, of the first seed
 EXPOSED = ("start", "sft", "seqkd", "off_policy_reverse_kl", "on_policy_forward_kl", "gkd")
 
@@ -53,10 +58,16 @@ class Effort:
     from_teacher: int = 0
 
 
-EFFORTS = {"tiny": Effort(64, 48, 24, blocks=8, sweep=False), "cpu": Effort(512, 4096, 768, from_teacher=150), "gpu": Effort(1024, 512, 128, blocks=8, from_teacher=100)}
+EFFORTS = {
+    "tiny": Effort(64, 48, 24, blocks=8, sweep=False),
+    "cpu": Effort(512, 4096, 768, from_teacher=150),
+    "gpu": Effort(1024, 512, 128, blocks=8, from_teacher=100),
+}
 
 
-def study(preset, folder, *, methods=tuple(METHODS), workers=1, device="cpu", effort=None, watch=None):
+def study(
+    preset, folder, *, methods=tuple(METHODS), workers=1, device="cpu", effort=None, watch=None
+):
     """Train and measure everything; the record's results.
 
     methods: names, all by default.  workers: processes on the CPU; on a GPU one run follows
@@ -65,12 +76,29 @@ def study(preset, folder, *, methods=tuple(METHODS), workers=1, device="cpu", ef
     for name in methods:
         find_method(name)
     whole_number("workers", workers, 1)
-    watch, effort, device = watch or (lambda name: None), effort or EFFORTS[preset.name], torch.device(device)
-    models = [make(preset, folder, report=watch(make.__name__), device=device, say=say) for make in (pretraining.teacher, pretraining.student)]
+    watch, effort, device = (
+        watch or (lambda name: None),
+        effort or EFFORTS[preset.name],
+        torch.device(device),
+    )
+    models = [
+        make(preset, folder, report=watch(make.__name__), device=device, say=say)
+        for make in (pretraining.teacher, pretraining.student)
+    ]
     shop = Workshop(preset, Path(folder), effort, device, *models)
     runs = [(name, seed) for name in methods for seed in preset.seeds]
-    beyond = [(name, seed, GENTLE, True) for name in FROM_TEACHER if name in methods and effort.from_teacher for seed in preset.seeds]
-    swept = [(name, preset.seeds[0], factor) for name in SWEPT if name in methods and effort.sweep for factor in FACTORS]
+    beyond = [
+        (name, seed, GENTLE, True)
+        for name in FROM_TEACHER
+        if name in methods and effort.from_teacher
+        for seed in preset.seeds
+    ]
+    swept = [
+        (name, preset.seeds[0], factor)
+        for name in SWEPT
+        if name in methods and effort.sweep
+        for factor in FACTORS
+    ]
     lengths = cut_lengths(preset.task.length)
     with Hands(shop, 1 if device.type == "cuda" else workers) as hands:
         jobs = runs + swept + beyond
@@ -134,7 +162,11 @@ def from_teacher(preset, effort, jobs, trained, final):
         rows = found.setdefault(job[0], {"curves": [], "final": []})
         rows["curves"].append(without_memory(trained[job]))
         rows["final"].append(part(final, job, "measures"))
-    return {"steps": effort.from_teacher, "rate": preset.distillation.rate * GENTLE, "methods": found} if found else {}
+    return (
+        {"steps": effort.from_teacher, "rate": preset.distillation.rate * GENTLE, "methods": found}
+        if found
+        else {}
+    )
 
 
 def without_memory(curve):
@@ -147,7 +179,9 @@ def exposed(by_seed):
     None stands for a seed that broke down, and for the whole where all did.
     """
     mean = lambda rows: sum(k * n for k, n in zip(rows["kl"], rows["count"])) / sum(rows["count"])
-    per_token = {name: [rows and mean(rows[name]) for rows in by_seed] for name in ("own", "teacher")}
+    per_token = {
+        name: [rows and mean(rows[name]) for rows in by_seed] for name in ("own", "teacher")
+    }
     first = next((rows for rows in by_seed if rows), None)
     if first is None:
         return None
@@ -159,9 +193,24 @@ def exposed(by_seed):
 
 def rates(name, preset, trained):
     """What the first seed's run comes to at each rate, the measures of its curve's end; None where it broke down."""
-    found = [(preset.distillation.rate * factor, trained[name, preset.seeds[0], factor]) for factor in FACTORS]
-    found = sorted([*found, (preset.distillation.rate, trained[name, preset.seeds[0]])], key=lambda pair: pair[0])
-    return rounded([{"rate": rate} | {measure: None if "not_finite" in curve else curve[measure][-1] for measure in ("accuracy", "sequence_kl", "forward_sequence_kl")} for rate, curve in found])
+    found = [
+        (preset.distillation.rate * factor, trained[name, preset.seeds[0], factor])
+        for factor in FACTORS
+    ]
+    found = sorted(
+        [*found, (preset.distillation.rate, trained[name, preset.seeds[0]])],
+        key=lambda pair: pair[0],
+    )
+    return rounded(
+        [
+            {"rate": rate}
+            | {
+                measure: None if "not_finite" in curve else curve[measure][-1]
+                for measure in ("accuracy", "sequence_kl", "forward_sequence_kl")
+            }
+            for rate, curve in found
+        ]
+    )
 
 
 def peak(values):
@@ -186,21 +235,52 @@ class Workshop:
     def run(self, method, seed, factor=1, from_teacher=False, *, report):
         """The curve of one run at ``factor`` times the preset's rate; of one whose gradient was not finite, what there is of it."""
         settings = self.preset.distillation
-        start, steps = (self.teacher, self.effort.from_teacher) if from_teacher else (self.start, settings.steps)
-        every = settings.evaluate_every if factor == 1 else max(1, steps // 4)  # of these the end is looked at
-        preset = dataclasses.replace(self.preset, distillation=dataclasses.replace(settings, rate=settings.rate * factor, evaluate_every=every))
+        start, steps = (
+            (self.teacher, self.effort.from_teacher)
+            if from_teacher
+            else (self.start, settings.steps)
+        )
+        every = (
+            settings.evaluate_every if factor == 1 else max(1, steps // 4)
+        )  # of these the end is looked at
+        preset = dataclasses.replace(
+            self.preset,
+            distillation=dataclasses.replace(
+                settings, rate=settings.rate * factor, evaluate_every=every
+            ),
+        )
         try:
-            return training.distill(method, preset, seed, self.teacher, start, folder=self.place(factor, from_teacher), steps=steps, device=self.device, report=report, say=say)
+            return training.distill(
+                method,
+                preset,
+                seed,
+                self.teacher,
+                start,
+                folder=self.place(factor, from_teacher),
+                steps=steps,
+                device=self.device,
+                report=report,
+                say=say,
+            )
         except training.NotFinite as error:
             say(str(error))
             return error.curve | {"memory": None, "not_finite": str(error)}
 
     def place(self, factor, from_teacher):
         """The folder of the runs of this kind, whose files have the same names."""
-        return self.folder / "from-teacher" if from_teacher else self.folder if factor == 1 else self.folder / f"rate-{self.preset.distillation.rate * factor:.2g}"
+        return (
+            self.folder / "from-teacher"
+            if from_teacher
+            else self.folder
+            if factor == 1
+            else self.folder / f"rate-{self.preset.distillation.rate * factor:.2g}"
+        )
 
     def measures(self, name, seed, factor=1, from_teacher=False, *, report):
-        student, asked = self.student(name, seed, factor, from_teacher), (self.teacher, self.preset, self.effort.prompts)
+        student, asked = (
+            self.student(name, seed, factor, from_teacher),
+            (self.teacher, self.preset, self.effort.prompts),
+        )
 
         def make():
             found = {"measures": rounded(measures.evaluate(student, *asked)), "exposure": None}
@@ -211,7 +291,12 @@ class Workshop:
             return found
 
         with training.mixed(self.device, self.preset.autocast):
-            return self.kept(f"{name}-{seed}-{'from-teacher-' if from_teacher else ''}measures", student, make, report)
+            return self.kept(
+                f"{name}-{seed}-{'from-teacher-' if from_teacher else ''}measures",
+                student,
+                make,
+                report,
+            )
 
     def gradients(self, name, length, report):
         student = self.student(name, self.preset.seeds[0])
@@ -220,7 +305,18 @@ class Workshop:
         heard = lambda done, total: report(done / total, 1)
 
         def make():
-            return frozen.measured(student, self.teacher, self.preset.task, "gradients", length, count=count, length=length, redraw=whole, blocks=self.effort.blocks, report=heard).to_json()
+            return frozen.measured(
+                student,
+                self.teacher,
+                self.preset.task,
+                "gradients",
+                length,
+                count=count,
+                length=length,
+                redraw=whole,
+                blocks=self.effort.blocks,
+                report=heard,
+            ).to_json()
 
         return self.kept(f"{name}-gradients-{length}", student, make, report)
 
@@ -228,11 +324,21 @@ class Workshop:
         if name in ("teacher", "start"):
             return getattr(self, name)
         steps = self.effort.from_teacher if from_teacher else None
-        return load(training.student_path(self.place(factor, from_teacher), name, self.preset, seed, steps)).to(self.device)
+        return load(
+            training.student_path(self.place(factor, from_teacher), name, self.preset, seed, steps)
+        ).to(self.device)
 
     def kept(self, name, student, make, report):
         path = self.folder / f"{self.preset.name}-{name}.json"
-        belongs_to = [dataclasses.asdict(self.preset), dataclasses.asdict(self.effort), training.fingerprint(self.teacher), training.fingerprint(student), provenance.source_hash(MEASURING), str(torch.__version__), self.device.type]
+        belongs_to = [
+            dataclasses.asdict(self.preset),
+            dataclasses.asdict(self.effort),
+            training.fingerprint(self.teacher),
+            training.fingerprint(student),
+            provenance.source_hash(*MEASURING),
+            str(torch.__version__),
+            self.device.type,
+        ]
         key = hashlib.sha256(json.dumps(belongs_to).encode()).hexdigest()
         with contextlib.suppress(OSError, ValueError, KeyError):
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -246,7 +352,7 @@ class Workshop:
         return value
 
 
-MEASURING = [*training.SOURCES, "opd_toy/lm/study/frozen.py"]
+MEASURING = ["opd_toy.lm.training", "opd_toy.lm.study.frozen"]
 
 
 # --- who does it -------------------------------------------------------------------------
@@ -280,7 +386,11 @@ class Hands:
             if report is not None:
                 report(min(total - 1, int(sum(done.values()))), total)
 
-        results = self._here(kind, jobs, heard) if self.workers == 1 else self._elsewhere(kind, jobs, heard)
+        results = (
+            self._here(kind, jobs, heard)
+            if self.workers == 1
+            else self._elsewhere(kind, jobs, heard)
+        )
         if report is not None and total:
             report(total, total)
         return results
@@ -319,7 +429,9 @@ def _begin(shop, news, stop):
     for number in Stop.SIGNALS:  # the first process hears them and tells
         signal.signal(number, signal.SIG_IGN)
     _SHOP.update(shop=shop, news=news, stop=stop)
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process().sentinel,), daemon=True).start()
+    threading.Thread(
+        target=_end_with, args=(multiprocessing.parent_process().sentinel,), daemon=True
+    ).start()
 
 
 def _end_with(parent):
