@@ -1,10 +1,12 @@
-"""How large the variance of a sequence gradient can be, what a truncated objective ends at, what the study recorded."""
+"""How large a sequence gradient's variance can be, where a top K ends, what the study recorded."""
 
 import numpy as np
 import pytest
 
 from opd_toy.distributions import log_ratio
-from opd_toy.ledger import claims as ledger
+from opd_toy.ledger.evidence import growth, studies
+from opd_toy.ledger.evidence import top_k as truncation
+from opd_toy.ledger.evidence.wording import scientific
 from opd_toy.records.provenance import recorded
 from opd_toy.sequences import (
     TokenTree,
@@ -31,7 +33,7 @@ def bounds(student, teacher):
     "vocabulary, length, seed", [(2, 2, 0), (2, 5, 1), (3, 4, 2), (4, 3, 3), (2, 7, 4)]
 )
 def test_sharper_variance_bounds(vocabulary, length, seed):
-    """Mean squares stay below T³, T² Σ… and T²/(1 - γ²); and T³ is reached, where T⁴ leaves more room the longer the text."""
+    """Mean squares stay below T³, T² (T + 1)/2 and T²/(1 - γ²)."""
     student, teacher = (
         TokenTree.random(vocabulary, length, s, scale=1.5) for s in (seed, seed + 100)
     )
@@ -59,13 +61,13 @@ def test_the_order_of_the_sharper_bound_is_reached():
         for n in (8, 64, 512)
     ]
     assert all(0.3 < share < 0.35 for share in shares)
-    assert [f"{share:.3f}" in ledger._sharper() for share in shares] == [True] * 3
+    assert all(f"{share:.3f}" in growth.sharper_bounds() for share in shares)
 
 
 def test_top_k_descent():
-    """Sampled, seeded: with the tail as one token or renormalised the head is learned; with the tail dropped it is lost."""
-    student, teacher = ledger.FOUR_TOKENS
-    ends = {outside: ledger.top_k_descent(outside) for outside in ("renormalize", "drop", "tail")}
+    """With the tail as one token or renormalised the head is learned, without it it is lost."""
+    student, teacher = truncation.STUDENT, truncation.TEACHER
+    ends = {outside: truncation.top_k_descent(outside) for outside in truncation.OUTSIDE}
     head = np.argsort(-teacher.probabilities[0][0])[:2]
     share = lambda tree: tree.probabilities[0][0][head]
     wanted = share(teacher)
@@ -77,41 +79,32 @@ def test_top_k_descent():
     np.testing.assert_allclose(share(ends["tail"]), wanted, atol=0.02)
     kls = {outside: sequence_kl(tree, teacher) for outside, tree in ends.items()}
     assert kls["tail"] < kls["renormalize"] < kls["drop"]
+    gkd = on_policy_gkd_gradient(student, teacher)
     for outside in ends:
-        assert (
-            np.abs(
-                top_k(student, teacher, 2, outside).bias(on_policy_gkd_gradient(student, teacher))
-            ).max()
-            > 0.01
-        )
-    again = ledger.top_k_descent.__wrapped__("tail")
+        assert np.abs(top_k(student, teacher, 2, outside).bias(gkd)).max() > 0.01
+    again = truncation.top_k_descent.__wrapped__("tail")
     assert all((one == other).all() for one, other in zip(again.logits, ends["tail"].logits))
 
 
 def test_gamma_variance_experiment():
-    """The record is of the whole study, and along it the variance rises with gamma in each seed; the ledger's figure is read off it."""
+    """Along the whole study the variance rises with γ in each seed; the ledger reads it off."""
     study = recorded("control-study", "variance")
-    assert (
-        study["gammas"] == [0, 0.25, 0.5, 0.75, 1]
-        and len(study["seeds"]) == 3
-        and study["iterations"][-1] == 2000
-    )
-    late = np.log(np.array(study["window_geometric_mean"]))[..., -5:].mean(
-        axis=(2, 3)
-    )  # [γ, seed], tasks together
-    assert (
-        np.diff(late, axis=0) > 0
-    ).all()  # each seed by itself: a mean would mix runs that arrive with lost ones
+    assert study["gammas"] == [0, 0.25, 0.5, 0.75, 1]
+    assert len(study["seeds"]) == 3 and study["iterations"][-1] == 2000
+    windows = np.log(study["window_geometric_mean"])[..., -5:]  # [γ, seed, task, window]
+    late = windows.mean(axis=(2, 3))
+    # Each seed by itself: a mean would mix runs that arrive with lost ones.
+    assert (np.diff(late, axis=0) > 0).all()
     assert (late[-1] - late[0] > np.log(3)).all()
     least, largest = (
-        ledger.scientific(pick(study["window_geometric_mean"][-1][s][0][-1] for s in range(3)))
+        scientific(pick(study["window_geometric_mean"][-1][s][0][-1] for s in range(3)))
         for pick in (min, max)
     )
-    assert f"{least} to {largest} at γ = 1" in ledger._study()
+    assert f"{least} to {largest} at γ = 1" in studies.variance_along_training()
 
 
 def test_scientific():
-    assert [ledger.scientific(x) for x in (5884.2, 0.00123, 1.0)] == [
+    assert [scientific(x) for x in (5884.2, 0.00123, 1.0)] == [
         "5.9 · 10³",
         "1.2 · 10⁻³",
         "1.0 · 10⁰",

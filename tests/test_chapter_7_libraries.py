@@ -40,7 +40,6 @@ def run(record=None):
 
 @pytest.fixture(scope="module")
 def page():
-    pytest.importorskip("torch")
     return run()
 
 

@@ -1,11 +1,13 @@
-"""What chapter 8 reads off its records: they are whole, their verdicts follow from their numbers, the ledger repeats them."""
+"""Chapter 8's record is whole, its verdicts follow from its numbers, the ledger repeats them."""
 
 import copy
 
 import numpy as np
 import pytest
 
-from opd_toy.ledger import claims as ledger
+from opd_toy.ledger import CLAIMS
+from opd_toy.ledger.evidence import figure
+from opd_toy.ledger.evidence.wording import plain
 from opd_toy.records.provenance import recorded
 
 
@@ -15,7 +17,6 @@ def study():
 
 
 def test_the_study_is_whole(study):
-    pytest.importorskip("torch")
     from opd_toy.lm.methods import METHODS
     from opd_toy.lm.presets import PRESETS
 
@@ -50,14 +51,26 @@ def verdict(study, name):
 
 
 def clearly(differences, more=0.0):
-    """Positive for every seed, and by more than two standard errors of the mean, beside ``more`` of another kind."""
-    return (differences > 0).all() and differences.mean() > 2 * np.hypot(
-        differences.std(ddof=1) / np.sqrt(len(differences)), more
-    )
+    """Positive for every seed, and in the mean by more than two standard errors.
+
+    ``more`` is a standard error of another kind, added in squares.
+    """
+    of_seeds = differences.std(ddof=1) / np.sqrt(len(differences))
+    return (differences > 0).all() and differences.mean() > 2 * np.hypot(of_seeds, more)
+
+
+def words(parts):
+    return "seen" if all(parts) else "seen under conditions" if any(parts) else "not seen"
+
+
+def row(id):
+    """(how a claim is shown, its figure) in the ledger."""
+    (claim,) = [claim for claim in CLAIMS if claim.id == id]
+    return claim.shown_by, figure(claim)
 
 
 def test_reward_mixing(study):
-    """Whether distillation with a reward passes its teacher, starting there or from below, and itself without the reward; the ledger says which."""
+    """Does a reward lead past the teacher, from there and from below, and past no reward?"""
     mixed, teacher = by_seed(study, "opd_reward", "accuracy"), study["final"]["teacher"]
     of_teacher = np.sqrt(
         teacher["accuracy"] * (1 - teacher["accuracy"]) / study["final"]["prompts"]
@@ -72,9 +85,8 @@ def test_reward_mixing(study):
         clearly(mixed - teacher["accuracy"], of_teacher),
         clearly(mixed - by_seed(study, "pg_0", "accuracy")),
     )
-    for (
-        found
-    ) in ends.values():  # the gain is in the measures as well, and the control has not moved
+    # The gain is in the measures as well, and the control has not moved.
+    for found in ends.values():
         for seed in found:
             assert seed["right_working"] - teacher["right_working"] == pytest.approx(
                 seed["gain"][0], abs=2e-5
@@ -82,17 +94,13 @@ def test_reward_mixing(study):
     assert all(
         seed["gain"] == [0, 0] and seed["accuracy"] == teacher["accuracy"] for seed in ends["gkd"]
     )
-    assert verdict(study, "reward-mixing") == (
-        "seen" if all(parts) else "seen under conditions" if any(parts) else "not seen"
-    )
-    (row,) = [claim for claim in ledger.CLAIMS if claim.id == "reward-mixing"]
-    assert "experiment" in row.shown_by and row.evidence().endswith(
-        f": {verdict(study, 'reward-mixing')}"
-    )
+    assert verdict(study, "reward-mixing") == words(parts)
+    shown_by, shown = row("reward-mixing")
+    assert "experiment" in shown_by and shown.endswith(f": {words(parts)}")
 
 
 def test_exposure_bias(study):
-    """The KL of a token on own prefixes over that on the teacher's, by who wrote the texts, for either divergence."""
+    """A token's KL on own prefixes over that on the teacher's, by who wrote the texts."""
     ratios = {}
     for name in ("seqkd", "on_policy_forward_kl", "off_policy_reverse_kl", "gkd"):
         rows = study["exposure"][name]["per_token"]
@@ -102,12 +110,7 @@ def test_exposure_bias(study):
         for others, own in (("seqkd", "on_policy_forward_kl"), ("off_policy_reverse_kl", "gkd"))
     ]
     parts = clearly(ratios["seqkd"]), *narrower
-    assert verdict(study, "exposure-bias") == (
-        "seen" if all(parts) else "seen under conditions" if any(parts) else "not seen"
-    )
-    (row,) = [claim for claim in ledger.CLAIMS if claim.id == "exposure-bias"]
-    shown = row.evidence()
-    assert (
-        all(ledger.plain(np.exp(ratios[name].mean())) in shown for name in ratios)
-        and verdict(study, "exposure-bias") in shown
-    )
+    assert verdict(study, "exposure-bias") == words(parts)
+    _, shown = row("exposure-bias")
+    assert all(plain(np.exp(ratio.mean())) in shown for ratio in ratios.values())
+    assert words(parts) in shown

@@ -7,32 +7,35 @@ import shutil
 import pytest
 
 from opd_toy.derivations import DERIVATIONS
-from opd_toy.ledger import CLAIMS, LedgerError, check
-from opd_toy.ledger import claims as ledger
+from opd_toy.ledger import CLAIMS, LedgerError, check, rows, table
+from opd_toy.ledger.evidence import figure, position
 from tests.conftest import ROOT
 
 # Chapters 1-6 of the notes and what the book adds.
 IDS = """
 sft-one-hot seqkd-soft-label seqkd-is-forward-kl sft-limit who-samples black-box
 
-sampling-blocks-gradient log-derivative policy-gradient pg-opd-cost monte-carlo dense-versus-broadcast
+sampling-blocks-gradient log-derivative policy-gradient pg-opd-cost monte-carlo
+dense-versus-broadcast
 
-softmax-jacobian log-softmax-jacobian rkl-parameter-gradient rkl-logit-gradient rkl-sign-rule fkl-logit-gradient
-logit-gradients-sum-to-zero three-token-rkl three-token-fkl mode-seeking-covering
+softmax-jacobian log-softmax-jacobian rkl-parameter-gradient rkl-logit-gradient rkl-sign-rule
+fkl-logit-gradient logit-gradients-sum-to-zero three-token-rkl three-token-fkl
+mode-seeking-covering
 
-k1-expectation pg-logit-gradient pg-opposite-signs pg-blind three-token-pg three-token-gkd-versus-pg pg-sign-flip
-pg-variance gkd-pg-summary reward-mixing
+k1-expectation pg-logit-gradient pg-opposite-signs pg-blind three-token-pg
+three-token-gkd-versus-pg pg-sign-flip pg-variance gkd-pg-summary reward-mixing
 
-kl-nonnegative kl-asymmetric rkl-baseline-structure pg-unbiased-local score-mean-zero full-vocab-advantage-is-zero
-improve-objective improve-estimator improve-framework open-question-full-vocab-pg
+kl-nonnegative kl-asymmetric rkl-baseline-structure pg-unbiased-local score-mean-zero
+full-vocab-advantage-is-zero improve-objective improve-estimator improve-framework
+open-question-full-vocab-pg
 
-sequence-chain-rule sequence-score-identity past-terms-vanish reward-to-go token-level-bias two-meanings-of-unbiased
-bias-variance discounted-return classical-rl rlvr-terminal rlvr-broadcast gamma-variance-experiment variance-bounds
-top-k fipo gkd-future-coupling
+sequence-chain-rule sequence-score-identity past-terms-vanish reward-to-go token-level-bias
+two-meanings-of-unbiased bias-variance discounted-return classical-rl rlvr-terminal rlvr-broadcast
+gamma-variance-experiment variance-bounds top-k fipo gkd-future-coupling
 
-pg-zero-gamma-is-gkd k-estimators-as-loss k-estimators-as-reward baseline-does-not-always-help jsd-endpoints
-top-k-head-pushes-the-wrong-token schulman-table rao-blackwell-return sharper-variance-bounds variance-exponents
-exposure-bias
+pg-zero-gamma-is-gkd k-estimators-as-loss k-estimators-as-reward baseline-does-not-always-help
+jsd-endpoints top-k-head-pushes-the-wrong-token schulman-table rao-blackwell-return
+sharper-variance-bounds variance-exponents exposure-bias
 """
 CHAPTERS = ("1", "2", "3", "4", "5", "6", "Beyond the notes")
 PROOFS = ROOT / "opd_toy" / "derivations"
@@ -52,25 +55,45 @@ def test_the_book_shows_every_claim():
     check(ROOT / "book")
 
 
+SMALL_PAGE = """Text.
+
+```{code-cell}
+show("rkl-logit-gradient")
+```
+
+(claim-three-token-rkl)=
+## Here
+
+(claim-exposure-bias)=
+(claim-black-box)=
+There.
+"""
+SMALL_TESTS = """
+def test_three_token_rkl():
+    assert numbers() == 2
+
+def test_exposure_bias():
+    same(numbers(), 2)
+"""
+SMALL_PROOFS = """
+def test_rkl_logit_gradient():
+    DERIVATIONS["rkl-logit-gradient"].check()
+"""
+
+
 @pytest.fixture
 def small_book(tmp_path):
-    """A book of one page with three claims, its tests and its proofs."""
+    """A book of one page with a claim of each kind, its tests and its proofs."""
     for name in ("book", "tests", "proofs"):
         (tmp_path / name).mkdir()
-    (tmp_path / "book" / "page.md").write_text(
-        'Text.\n\n```{code-cell}\nshow("rkl-logit-gradient")\n```\n\n(claim-three-token-rkl)=\n## Here\n\n(claim-black-box)=\nThere.\n'
-    )
-    (tmp_path / "tests" / "test_numbers.py").write_text(
-        "def test_three_token_rkl():\n    assert 1 + 1 == 2\n"
-    )
-    (tmp_path / "proofs" / "test_proofs.py").write_text(
-        "def test_rkl_logit_gradient():\n    assert True\n"
-    )
-    claims = [
-        dataclasses.replace(claim, page="page")
-        for claim in CLAIMS
-        if claim.id in ("rkl-logit-gradient", "three-token-rkl", "black-box")
-    ]
+    (tmp_path / "book" / "page.md").write_text(SMALL_PAGE)
+    (tmp_path / "tests" / "test_numbers.py").write_text(SMALL_TESTS)
+    (tmp_path / "proofs" / "test_proofs.py").write_text(SMALL_PROOFS)
+    shown = ("rkl-logit-gradient", "three-token-rkl", "exposure-bias", "black-box")
+    claims = [dataclasses.replace(claim, page="page") for claim in CLAIMS if claim.id in shown]
+    assert [claim.shown_by for claim in claims] == [
+        ("text",), ("proof",), ("exact",), ("experiment",)
+    ]  # fmt: skip
     return tmp_path, claims
 
 
@@ -100,10 +123,30 @@ LOSSES = {
         "def test_three_token_rkl",
         "def test_another",
     ),
-    "three-token-rkl: no test_three_token_rkl": (
+    "no test_exposure_bias in tests": (
         "tests/test_numbers.py",
+        "def test_exposure_bias",
+        "def test_another",
+    ),
+    "three-token-rkl: test_three_token_rkl compares nothing": (
+        "tests/test_numbers.py",
+        "assert numbers() == 2",
         "assert 1 + 1 == 2",
+    ),
+    "exposure-bias: test_exposure_bias compares nothing": (
+        "tests/test_numbers.py",
+        "same(numbers(), 2)",
         "pass",
+    ),
+    "test_rkl_logit_gradient does not call DERIVATIONS['rkl-logit-gradient'].check()": (
+        "proofs/test_proofs.py",
+        'DERIVATIONS["rkl-logit-gradient"].check()',
+        "assert True",
+    ),
+    "rkl-logit-gradient: test_rkl_logit_gradient does not call": (
+        "proofs/test_proofs.py",
+        'DERIVATIONS["rkl-logit-gradient"]',
+        'DERIVATIONS["fkl-logit-gradient"]',
     ),
     "label eq-rkl-logit-gradient occurs nowhere": (
         "book/page.md",
@@ -174,20 +217,18 @@ def test_every_loss_is_listed_at_once(small_book):
 
 
 def test_figures_come_from_the_engine(monkeypatch):
-    figures = {claim.id: figure for claim, figure in ledger.rows()}
+    figures = {claim.id: shown for claim, shown in rows()}
     assert "(−0.39, −0.08, +0.47)" in figures["rkl-logit-gradient"]
-    assert (
-        "0.4650" in figures["baseline-does-not-always-help"]
-        and "0.5384" in figures["baseline-does-not-always-help"]
-    )
+    baselines = figures["baseline-does-not-always-help"]
+    assert "0.4650" in baselines and "0.5384" in baselines
     assert all(figures.values())
-    monkeypatch.setattr(ledger, "P", ledger.Q)
+    monkeypatch.setattr(position, "STUDENT", position.TEACHER)
     (row,) = [claim for claim in CLAIMS if claim.id == "rkl-logit-gradient"]
-    assert "(0.00, 0.00, 0.00)" in row.evidence()
+    assert "(0.00, 0.00, 0.00)" in figure(row)
 
 
 def test_table_has_a_row_an_anchor_and_a_link_for_every_claim():
-    text = ledger.table()
+    text = table()
     for claim in CLAIMS:
         (line,) = [line for line in text.split("\n") if f'<span id="{claim.id}"></span>' in line]
         assert f"`{claim.label}`" in line or f"<{claim.label}>`" in line

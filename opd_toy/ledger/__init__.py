@@ -1,4 +1,10 @@
-"""The claims of the book, each with what shows it."""
+"""The ledger: every claim of the book, with what shows it.
 
-from opd_toy.ledger.claims import *
-from opd_toy.ledger.claims import _study
+``CLAIMS`` is the list, ``check`` fails when a showing is missing, ``table`` is the page.
+"""
+
+from opd_toy.ledger.check import LedgerError, check
+from opd_toy.ledger.claims import CLAIMS, KINDS, Claim
+from opd_toy.ledger.page import rows, table
+
+__all__ = ["CLAIMS", "KINDS", "Claim", "LedgerError", "check", "rows", "table"]
