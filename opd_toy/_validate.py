@@ -123,19 +123,19 @@ def fraction(name, value):
     return float(array)
 
 
-def count(name, value, largest):
-    """One whole number from 1 to ``largest``."""
+def whole(name, value, least=1, most=None):
+    """One whole number from ``least`` to ``most``, as an int; None is no bound."""
     try:
-        result = operator.index(value)
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
-        raise ValueError(
-            f"{name} is {_quote(value)}; give a whole number (an int) from 1 to V = {largest}"
-        ) from None
-    if isinstance(value, (bool, np.bool_)) or not 1 <= result <= largest:
-        raise ValueError(
-            f"{name} is {value!r}; give a whole number (an int) from 1 to V = {largest}"
-        )
-    return result
+        number = None
+    too_small = number is not None and least is not None and number < least
+    too_large = number is not None and most is not None and number > most
+    if number is None or too_small or too_large:
+        bounds = "" if least is None else f" of at least {least}"
+        bounds = bounds if most is None else f" from {least} to {most}"
+        raise ValueError(f"{name} is {_quote(value)}; give a whole number (an int){bounds}")
+    return number
 
 
 def choice(name, value, allowed):

@@ -151,7 +151,7 @@ def top_k_policy_gradient(student, teacher, k, tail="sampled"):
     is ``gkd``; ``tail`` = "drop" leaves the second part out: no variance, but bias.
     """
     p, q = _validate.pair(student, teacher)
-    k = _validate.count("k", k, p.shape[-1])
+    k = _validate.whole("k", k, most=p.shape[-1])
     _validate.choice("tail", tail, ("sampled", "drop"))
     head = np.zeros(p.shape, bool)
     np.put_along_axis(head, np.argsort(-q, axis=-1, kind="stable")[..., :k], True, axis=-1)

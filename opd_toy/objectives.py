@@ -309,7 +309,7 @@ def _overflowed_alpha_gradient(p, q, alpha):
 def _head_first(student, teacher, k, outside):
     """p and q with the teacher's k likeliest tokens in front, the order, and k."""
     p, q = _validate.pair(student, teacher)
-    k = _validate.count("k", k, q.shape[-1])
+    k = _validate.whole("k", k, most=q.shape[-1])
     _validate.choice("outside", outside, ("renormalize", "drop", "tail"))
     order = np.argsort(-q, axis=-1, kind="stable")
     return np.take_along_axis(p, order, axis=-1), np.take_along_axis(q, order, axis=-1), order, k

@@ -431,8 +431,8 @@ WRONG = [
     (lambda: pc.make_runs([0.5, -1e-9], [1]), "gamma is -1e-09; give one number from 0 to 1"),
     (lambda: pc.make_runs([math.nan], [1]), "gamma is nan; give one number from 0 to 1"),
     (lambda: pc.make_runs([True], [1]), "gamma is True; give one number from 0 to 1"),
-    (lambda: pc.make_runs([0.5], [-1]), "seed is -1; give a whole number from 0"),
-    (lambda: pc.make_runs([0.5], [1.0]), "seed is 1.0; give a whole number from 0"),
+    (lambda: pc.make_runs([0.5], [-1]), "seed is -1; give a whole number (an int) of at least 0"),
+    (lambda: pc.make_runs([0.5], [1.0]), "seed is 1.0; give a whole number (an int) of at least 0"),
     (lambda: pc.make_runs([], [1]), "gammas and seeds must each hold at least one number"),
     (
         lambda: pc.make_runs([0.5], [1], bounds=(1.0, -3.0)),
@@ -445,13 +445,16 @@ WRONG = [
     ),
     (
         lambda: pc.train(pc.make_runs([0.5], [1]), None, -1),
-        "iterations is -1; give a whole number from 0",
+        "iterations is -1; give a whole number (an int) of at least 0",
     ),
     (
         lambda: pc.train(pc.make_runs([0.5], [1]), None, 2.0),
-        "iterations is 2.0; give a whole number from 0",
+        "iterations is 2.0; give a whole number (an int) of at least 0",
     ),
-    (lambda: benchmark(iterations=0), "iterations is 0; give a whole number from 1"),
+    (
+        lambda: benchmark(iterations=0),
+        "iterations is 0; give a whole number (an int) of at least 1",
+    ),
 ]
 
 

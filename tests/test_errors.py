@@ -190,7 +190,7 @@ def test_k_is_an_int_from_1_to_v(wrong):
         objectives.top_k_reverse_kl_logit_gradient,
         estimators.top_k_policy_gradient,
     ):
-        with says(f"k is {wrong!r}; give a whole number (an int) from 1 to V = 3"):
+        with says(f"k is {wrong!r}; give a whole number (an int) from 1 to 3"):
             function(P, Q, wrong)
 
 
@@ -470,7 +470,7 @@ def test_parameters_of_sequence_estimators():
     ):
         sequences.fipo(TREE, sequences.TokenTree.random(3, 3, 0), REWARD, 1, 0.2, 0.2)
     for wrong in (0, 3, 1.0, True):
-        with says(f"k is {wrong!r}; give a whole number (an int) from 1 to V = 2"):
+        with says(f"k is {wrong!r}; give a whole number (an int) from 1 to 2"):
             sequences.top_k(TREE, TEACHER, wrong)
     with says("outside is 'keep'; give one of 'renormalize', 'drop', 'tail'"):
         sequences.top_k(TREE, TEACHER, 1, "keep")

@@ -1226,7 +1226,7 @@ def gradient_of_policy(**arguments):
         ),
         (
             lambda: from_logits(objective="top_k_reverse_kl", k=6),
-            r"k is 6; give a whole number \(an int\) from 1 to V = 5",
+            r"k is 6; give a whole number \(an int\) from 1 to 5",
         ),
         (
             lambda: from_logits(objective="top_k_reverse_kl", k=2.0),

@@ -1175,10 +1175,10 @@ def _parsed(*asked):
     ("asked", "message"),
     [
         (["--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, gpu"),
-        (["--steps", "0"], "steps is 0; give a whole number from 1"),
+        (["--steps", "0"], "steps is 0; give a whole number (an int) of at least 1"),
         (["--seeds", "1,x"], "seeds is '1,x'; give whole numbers"),
         (["--seeds", "1,1"], "seeds is '1,1'; give different numbers"),
-        (["--workers", "0"], "workers is 0; give a whole number from 1"),
+        (["--workers", "0"], "workers is 0; give a whole number (an int) of at least 1"),
         (["--methods", "dpo"], "method is 'dpo'; give one of sft"),
         (["--show", "--directory", "nowhere"], "directory is 'nowhere', which holds no lm-study-cpu.json"),
     ],

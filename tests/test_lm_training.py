@@ -676,7 +676,10 @@ def test_interrupted_it_says_so_and_goes_on(folder, pair, tmp_path):
             ["--method", "gkd", "--device", "abacus"],
             "device is 'abacus', which cannot be used here",
         ),
-        (["--method", "gkd", "--threads", "0"], "threads is 0; give a whole number from 1"),
+        (
+            ["--method", "gkd", "--threads", "0"],
+            "threads is 0; give a whole number (an int) of at least 1",
+        ),
         (
             ["--method", "gkd", "--micro-batches", "5"],
             "batch is 16, which cannot be split among 1 processes with 5 micro-batches",

@@ -209,10 +209,13 @@ def test_benchmark_prints_both(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--iterations", "-1"], "iterations is -1; give a whole number from 0"),
-        (["--teacher-iterations", "-5"], "teacher_iterations is -5; give a whole number from 0"),
+        (["--iterations", "-1"], "iterations is -1; give a whole number (an int) of at least 0"),
+        (
+            ["--teacher-iterations", "-5"],
+            "teacher_iterations is -5; give a whole number (an int) of at least 0",
+        ),
         (["--device", "abacus"], "device is 'abacus', which cannot be used here"),
-        (["--threads", "0"], "threads is 0; give a whole number from 1"),
+        (["--threads", "0"], "threads is 0; give a whole number (an int) of at least 1"),
         (
             ["--show", "--directory", "nowhere"],
             "directory is 'nowhere', which holds no control-study.json; make it by the same command without --show",

@@ -80,14 +80,14 @@ def make(path, arguments):
     """Measure and record."""
     from dataclasses import asdict, replace
 
+    from opd_toy import _validate
     from opd_toy.commands.running import unchanged
     from opd_toy.lm.bench import cases as benchmark
     from opd_toy.records import provenance
 
     repeats = arguments.repeats if arguments.repeats is not None else 2 if arguments.quick else 5
     for name, value in (("repeats", repeats), ("threads", arguments.threads)):
-        if value < 1:
-            raise ValueError(f"{name} is {value!r}; give a whole number from 1")
+        _validate.whole(name, value)
     settings = benchmark.SETTINGS
     if arguments.quick:
         short = lambda cases: tuple(case for case in cases if not case.endswith("compiled"))

@@ -88,12 +88,12 @@ def _run(arguments):
 
 def _plan(arguments, preset):
     """Where the record goes, and the preset and the methods that were asked for."""
+    from opd_toy import _validate
     from opd_toy.lm.methods import METHODS
 
     asked, settings = preset, {}
     if arguments.steps is not None:
-        if arguments.steps < 1:
-            raise ValueError(f"steps is {arguments.steps}; give a whole number from 1")
+        _validate.whole("steps", arguments.steps)
         every = max(1, min(preset.distillation.evaluate_every, arguments.steps))
         settings["distillation"] = dataclasses.replace(
             preset.distillation, steps=arguments.steps, evaluate_every=every
@@ -130,6 +130,7 @@ def _read(path):
 def _make(path, preset, methods, arguments):
     import torch
 
+    from opd_toy import _validate
     from opd_toy.commands.running import unchanged
     from opd_toy.commands.variance import Progress
     from opd_toy.control.task import find_device
@@ -138,8 +139,7 @@ def _make(path, preset, methods, arguments):
 
     device = find_device(arguments.device or ("cuda" if preset.name == "gpu" else "cpu"))
     workers = preset.workers if arguments.workers is None else arguments.workers
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; give a whole number from 1")
+    _validate.whole("workers", workers)
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)
     started, before = time.monotonic(), torch.get_num_threads()

@@ -59,13 +59,13 @@ def run(parser, arguments):
     )  # without it matrix products on a GPU do not repeat bit for bit
     import torch
 
+    from opd_toy import _validate
     from opd_toy.lm.training import NotFinite
     from opd_toy.records.checkpoints import Stop
 
     before, first = torch.get_num_threads(), int(os.environ.get("RANK", 0)) == 0
     try:
-        if arguments.threads < 1:
-            raise ValueError(f"threads is {arguments.threads!r}; give a whole number from 1")
+        _validate.whole("threads", arguments.threads)
         torch.set_num_threads(arguments.threads)
         with Stop():
             _run(arguments, first)

@@ -86,12 +86,12 @@ def run(parser, arguments):
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     import torch
 
+    from opd_toy import _validate
     from opd_toy.records.checkpoints import Stop
 
     before = torch.get_num_threads()
     try:
-        if arguments.threads < 1:
-            raise ValueError(f"threads is {arguments.threads!r}; give a whole number from 1")
+        _validate.whole("threads", arguments.threads)
         torch.set_num_threads(arguments.threads)
         with Stop():
             _run(arguments)
@@ -136,6 +136,7 @@ def make(part, path, arguments):
     """Compute one part and record it; a checkpoint is kept until the record stands."""
     import torch
 
+    from opd_toy import _validate
     from opd_toy.commands.running import unchanged
     from opd_toy.control import task as point_control
     from opd_toy.records import provenance
@@ -148,8 +149,8 @@ def make(part, path, arguments):
         if arguments.teacher_iterations is None
         else arguments.teacher_iterations
     )
-    point_control.count("iterations", iterations, least=0)  # before anything is trained
-    point_control.count("teacher_iterations", teacher_iterations, least=0)
+    _validate.whole("iterations", iterations, least=0)  # before anything is trained
+    _validate.whole("teacher_iterations", teacher_iterations, least=0)
     modules = [function.__module__]
     code = provenance.source_hash(*modules)
     settings = [

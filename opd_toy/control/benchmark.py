@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from opd_toy import _validate
 from opd_toy.control import task as pc
 
 
@@ -78,7 +79,7 @@ def plain_step(policy, optimiser, teacher, gamma, task, noise):
 
 def benchmark(iterations=20, repeats=5, dtype=torch.float32, device="cpu"):
     """Seconds an iteration of all runs, plain and stacked, interleaved; and how far their numbers are apart."""
-    pc.count("iterations", iterations, least=1)
+    _validate.whole("iterations", iterations, least=1)
     runs = pc.make_runs(pc.GAMMAS, pc.SEEDS, dtype=dtype, device=device)
     teachers = pc.initial_parameters(
         (1, 2), runs.gamma

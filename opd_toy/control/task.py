@@ -26,6 +26,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from opd_toy import _validate
+
 STARTS, TARGETS, IDENTITIES = (2.0, -2.0), (-3.0, 3.0), (-1.0, 1.0)  # left, right
 HIDDEN, INPUTS, OUTPUTS = 60, 3, 2
 SHAPES = (
@@ -129,7 +131,7 @@ def make_runs(
         if isinstance(gamma, bool) or not (isinstance(gamma, (int, float)) and 0 <= gamma <= 1):
             raise ValueError(f"gamma is {gamma!r}; give one number from 0 to 1")
     for seed in seeds:
-        count("seed", seed, least=0)
+        _validate.whole("seed", seed, least=0)
     if not bounds[0] < bounds[1]:
         raise ValueError(
             f"bounds is {bounds!r}; give the least and the largest log std, -inf and inf for none"
@@ -452,7 +454,7 @@ def train(runs, gradient, iterations, snapshots=(), *, checkpoint=None, report=N
     ``checkpoint`` (an ``opd_toy.records.checkpoints.Checkpoint``) is read first and written as training
     goes; ``report(done, iterations)`` is called at each iteration.
     """
-    count("iterations", iterations, least=0)
+    _validate.whole("iterations", iterations, least=0)
     state = initial_state(runs, iterations, snapshots)
     if checkpoint is not None:
         state = checkpoint.load(state["parameters"].device) or state
@@ -553,11 +555,6 @@ def fresh_positions(parameters, runs, batch=256, length=LENGTH):
 def distance_to_target(positions):
     """Mean distance of the final position from the target, (2, R), for positions (2, T + 1, R, B)."""
     return (positions[:, -1] - positions.new_tensor(TARGETS)[:, None, None]).abs().mean(-1)
-
-
-def count(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}; give a whole number from {least}")
 
 
 def find_device(name):

@@ -151,10 +151,8 @@ def fused_linear_distillation_loss(
         chunk_tokens -= (
             chunk_tokens % multiple if chunk_tokens > multiple else 0
         )  # matrix products run fastest so
-    elif isinstance(chunk_tokens, bool) or not isinstance(chunk_tokens, int) or chunk_tokens < 1:
-        raise ValueError(
-            f"chunk_tokens is {chunk_tokens!r}; give a whole number (an int) of at least 1, or None"
-        )
+    else:
+        chunk_tokens = _validate.whole("chunk_tokens", chunk_tokens)
     dtype, device = scale.dtype, scale.device
     head, teacher_head = student_weight.detach(), teacher_weight.detach()
     factors = scale.reshape(-1)
@@ -460,7 +458,7 @@ def _objective(name, like, vocabulary, temperature, parameters):
     for parameter in parameters.keys() & {"beta", "skew"}:
         parameters[parameter] = _validate.fraction(parameter, parameters[parameter])
     if name == "top_k_reverse_kl":
-        parameters["k"] = _validate.count("k", parameters["k"], vocabulary)
+        parameters["k"] = _validate.whole("k", parameters["k"], most=vocabulary)
         (
             _validate.choice("outside", parameters["outside"], OUTSIDE),
             _validate.choice("support", parameters["support"], SUPPORT),

@@ -9,7 +9,6 @@ uniform numbers, so that a run is repeated by its counters and keeps no generato
 import functools
 import hashlib
 import json
-import operator
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -41,7 +40,7 @@ class Shape:
     def __post_init__(self):
         for field in fields(self):
             object.__setattr__(
-                self, field.name, whole_number(field.name, getattr(self, field.name), 1)
+                self, field.name, _validate.whole(field.name, getattr(self, field.name), 1)
             )
         if self.width % (2 * self.heads):
             raise ValueError(
@@ -74,7 +73,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = nn.RMSNorm(shape.width, eps=1e-6)
         self.head = _linear(shape.width, shape.vocabulary)
-        self._draw_weights(torch.Generator().manual_seed(whole_number("seed", seed, 0)))
+        self._draw_weights(torch.Generator().manual_seed(_validate.whole("seed", seed, 0)))
 
     @torch.no_grad()
     def _draw_weights(self, generator):
@@ -232,7 +231,9 @@ def uniforms(seed, *counters, shape):
     """float64 numbers in [0, 1) of ``shape``, which depend on ``seed``, the ``counters`` (whole numbers or names) and ``shape`` alone."""
     key = json.dumps(
         [
-            each if isinstance(each, str) else whole_number("counters" if i else "seed", each, None)
+            each
+            if isinstance(each, str)
+            else _validate.whole("counters" if i else "seed", each, None)
             for i, each in enumerate((seed, *counters))
         ]
     )
@@ -344,30 +345,3 @@ def notes(path):
             f"path is {str(path)!r}, with the format {metadata.get('format')!r} in its metadata; give a file that save wrote, format {FORMAT!r}"
         )
     return metadata
-
-
-# --- checks ------------------------------------------------------------------------------
-
-
-def whole_number(name, value, least, most=None):
-    """``value`` as an int from ``least`` (None: any) to ``most``."""
-    try:
-        number = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
-    except TypeError:
-        number = None
-    if (
-        number is None
-        or (least is not None and number < least)
-        or (most is not None and number > most)
-    ):
-        bounds = (
-            ""
-            if least is None
-            else f" of at least {least}"
-            if most is None
-            else f" from {least} to {most}"
-        )
-        raise ValueError(
-            f"{name} is {_validate._quote(value)}; give a whole number (an int){bounds}"
-        )
-    return number

@@ -197,10 +197,7 @@ def group_advantage(reward, group_size, scale=True):
     The deviation is that of a sample (n - 1); scale=False leaves it out (Dr. GRPO, arXiv 2503.20783).
     """
     float_tensor("reward", reward, None)
-    if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 2:
-        raise ValueError(
-            f"group_size is {group_size!r}; give a whole number (an int) of at least 2"
-        )
+    group_size = _validate.whole("group_size", group_size, least=2)
     if reward.ndim != 1 or len(reward) % group_size:
         raise ValueError(
             f"reward has shape {tuple(reward.shape)}; give (B,) with B a multiple of group_size = {group_size}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from opd_toy import _validate
-from opd_toy.lm.model import response_mask, uniforms, whole_number
+from opd_toy.lm.model import response_mask, uniforms
 
 TEST_PART = 8  # one set of terms in so many is kept for tests
 SYMBOLS = " :+=._"  # between terms, after the prompt, plus, equals, end, padding
@@ -42,7 +42,7 @@ class Sums:
             ("digits", 1, None),
             ("vocabulary", 1, None),
         ):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), least, most))
+            object.__setattr__(self, name, _validate.whole(name, getattr(self, name), least, most))
         if self.terms * self.base**self.digits >= 1 << 53:
             raise ValueError(
                 f"digits is {self.digits}; with base {self.base} and {self.terms} terms the sum passes 2**53; give fewer"
@@ -100,7 +100,7 @@ class Sums:
         one of the other.
         """
         count, test = (
-            whole_number("count", count, 0),
+            _validate.whole("count", count, 0),
             _validate.choice("split", split, ("train", "test")) == "test",
         )
         found = torch.empty(0, self.terms, dtype=torch.int64)

@@ -18,10 +18,11 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from opd_toy import _validate
 from opd_toy.lm.losses import token_count
 from opd_toy.lm.measures import evaluate, response_logits
 from opd_toy.lm.methods import Batch, find_method
-from opd_toy.lm.model import load, response_mask, sample, save, uniforms, whole_number
+from opd_toy.lm.model import load, response_mask, sample, save, uniforms
 from opd_toy.records import provenance
 from opd_toy.records.checkpoints import Checkpoint, Stop
 
@@ -91,9 +92,9 @@ def distill(
     (rank, ranks), device = rank_and_ranks(), torch.device(device)
     settings = preset.distillation
     group = settings.group if find_method(method).grouped else 1
-    steps = whole_number("steps", settings.steps if steps is None else steps, 0)
+    steps = _validate.whole("steps", settings.steps if steps is None else steps, 0)
     rows = rows_of_rank(settings.batch, group, micro_batches, rank, ranks)
-    path = student_path(folder, method, preset, whole_number("seed", seed, 0), steps)
+    path = student_path(folder, method, preset, _validate.whole("seed", seed, 0), steps)
     belongs_to = [
         method, seed, dataclasses.asdict(preset.task), dataclasses.asdict(settings) | {"steps": steps}, preset.autocast, micro_batches, ranks, device.type,
         str(torch.__version__), fingerprint(teacher), fingerprint(student), provenance.source_hash(__name__),
@@ -269,7 +270,7 @@ def rank_and_ranks():
 
 def rows_of_rank(batch, group, micro_batches, rank, ranks):
     """The rows of the batch that ``rank`` takes; ValueError where groups would be split."""
-    whole_number("micro_batches", micro_batches, 1)
+    _validate.whole("micro_batches", micro_batches, 1)
     if batch % (ranks * micro_batches * group):
         raise ValueError(
             f"batch is {batch}, which cannot be split among {ranks} processes with {micro_batches} micro-batches each in whole groups of {group}; "

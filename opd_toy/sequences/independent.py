@@ -20,7 +20,6 @@ from opd_toy.sequences.trees import (
     discounted,
     kl_rows,
     token_prefixes,
-    whole,
 )
 
 
@@ -33,7 +32,7 @@ class LazyTree:
     logits_after: Callable
 
     def __post_init__(self):
-        whole("vocabulary", self.vocabulary), whole("length", self.length)
+        _validate.whole("vocabulary", self.vocabulary), _validate.whole("length", self.length)
         if not callable(self.logits_after):
             raise ValueError(
                 f"logits_after is {_validate._quote(self.logits_after)}; give a function from prefixes (N, t) to logits (N, V)"
@@ -42,7 +41,7 @@ class LazyTree:
     @classmethod
     def random(cls, vocabulary, length, seed, scale=1.0):
         """Logits N(0, scale**2), each prefix's own: drawn from a hash of seed and prefix, never stored."""
-        key, scale = _key(whole("seed", seed, least=0)), _validate.number("scale", scale)
+        key, scale = _key(_validate.whole("seed", seed, least=0)), _validate.number("scale", scale)
         return cls(
             vocabulary, length, lambda prefixes: scale * _hashed_normals(prefixes, vocabulary, key)
         )
@@ -155,14 +154,19 @@ def sample_estimate(student, teacher, gamma, signal, samples, seed):
     prefixes passed, lists over t: "prefixes" (M_t, t), "gradient" (M_t, V),
     "gradient_standard_error" (M_t, V).
     """
-    gamma, samples = _validate.fraction("gamma", gamma), whole("samples", samples, least=2)
+    gamma, samples = (
+        _validate.fraction("gamma", gamma),
+        _validate.whole("samples", samples, least=2),
+    )
     (
         _validate.choice("signal", signal, SIGNALS),
         _check_policy("student", student),
         _check_policy("teacher", teacher),
     )
     check_same_size(student, teacher, ("student", "teacher"))
-    drawn = _draw(student, teacher, samples, np.random.default_rng(whole("seed", seed, least=0)))
+    drawn = _draw(
+        student, teacher, samples, np.random.default_rng(_validate.whole("seed", seed, least=0))
+    )
     sampled, kls = drawn["cost"], drawn["kl"]
     others = sampled if signal == "sampled" else kls
     weights = np.zeros_like(sampled) if signal == "full_vocabulary" else sampled.copy()

@@ -34,7 +34,7 @@ class TokenTree:
         """Logits drawn from N(0, scale**2)."""
         vocabulary, length = _enumerable(vocabulary, length)
         draw, scale = (
-            np.random.default_rng(whole("seed", seed, least=0)),
+            np.random.default_rng(_validate.whole("seed", seed, least=0)),
             _validate.number("scale", scale),
         )
         return cls(
@@ -46,7 +46,7 @@ class TokenTree:
         """The same row at every prefix of a position: probabilities (V,) and a length, or (T, V)."""
         p = _validate.probabilities("probabilities", probabilities)
         if p.ndim == 1:
-            p = np.tile(p, (whole("length", length), 1))
+            p = np.tile(p, (_validate.whole("length", length), 1))
         if p.ndim != 2 or length not in (None, len(p)):
             raise ValueError(
                 f"probabilities has shape {p.shape} and length is {length!r}; give (V,) and a length, or one row a position, shape (T, V)"
@@ -314,18 +314,6 @@ def check_same_size(first, second, names):
         )
 
 
-def whole(name, value, least=1):
-    if (
-        isinstance(value, (bool, np.bool_))
-        or not isinstance(value, (int, np.integer))
-        or value < least
-    ):
-        raise ValueError(
-            f"{name} is {_validate._quote(value)}; give a whole number (an int) of at least {least}"
-        )
-    return int(value)
-
-
 def sequence_array(name, value, tree, each_position=True):
     """A finite array (S, T), or (S,)."""
     shape = (tree.vocabulary**tree.length, tree.length)[: 1 + each_position]
@@ -385,7 +373,10 @@ def finite(name, array):
 
 
 def _enumerable(vocabulary, length):
-    vocabulary, length = whole("vocabulary", vocabulary), whole("length", length)
+    vocabulary, length = (
+        _validate.whole("vocabulary", vocabulary),
+        _validate.whole("length", length),
+    )
     if vocabulary**length > LARGEST_TREE:
         raise ValueError(
             f"vocabulary is {vocabulary} and length {length}, V**T sequences; give at most {LARGEST_TREE}, or sample from a LazyTree"

@@ -22,7 +22,7 @@ from opd_toy.audit.sequence.names import factor_text, in_words
 from opd_toy.audit.sequence.verdict import COARSE, explain
 from opd_toy.audit.token.verdict import CLOSE, NONE
 from opd_toy.sequences import TokenTree, reward_to_go, sequence_kl, token_costs, token_kls
-from opd_toy.sequences.trees import along_sequences, whole
+from opd_toy.sequences.trees import along_sequences
 
 # (V, T, how many pairs of trees): coefficients come from the first and must hold on the others.
 TREES = {
@@ -136,7 +136,7 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
     E[R grad log p] can be recognised.  AuditError for a loss that cannot be audited.
     """
     _validate.choice("drawn_from", drawn_from, ("student", "teacher"))
-    seed = whole("seed", seed, least=0)
+    seed = _validate.whole("seed", seed, least=0)
     if reward is not None and not callable(reward):
         raise AuditError(
             f"reward is {reward!r}; give the function of tokens (T,) that returns the number the loss uses"

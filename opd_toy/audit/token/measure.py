@@ -11,7 +11,6 @@ from opd_toy.audit.token import verdict as identify
 from opd_toy.audit.token.candidates import Pairs
 from opd_toy.distributions import entropy, log_ratio, softmax
 from opd_toy.estimators import policy_gradient, total_variance
-from opd_toy.sequences.trees import whole
 
 STUDENT = np.array([0.2, 0.3, 0.5])  # the notes' example
 TEACHER = np.array([0.7, 0.2, 0.1])
@@ -135,7 +134,7 @@ def audit(loss, *, drawn_from="student", seed=0):
     AuditError for a loss that cannot be audited; see ``calling``.
     """
     _validate.choice("drawn_from", drawn_from, ("student", "teacher"))
-    seed = whole("seed", seed, least=0)
+    seed = _validate.whole("seed", seed, least=0)
     taken = calling.arguments_taken(loss, 3)
     probe = _probe(loss, taken)
     first = calling.check_deterministic(loss, *probe)

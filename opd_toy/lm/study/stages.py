@@ -26,9 +26,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from opd_toy import _validate
 from opd_toy.lm import measures, pretraining, training
 from opd_toy.lm.methods import METHODS, find_method
-from opd_toy.lm.model import load, whole_number
+from opd_toy.lm.model import load
 from opd_toy.lm.study import claims, frozen
 from opd_toy.records import provenance
 from opd_toy.records.checkpoints import Stop
@@ -75,7 +76,7 @@ def study(
     """
     for name in methods:
         find_method(name)
-    whole_number("workers", workers, 1)
+    _validate.whole("workers", workers, 1)
     watch, effort, device = (
         watch or (lambda name: None),
         effort or EFFORTS[preset.name],
