@@ -1,4 +1,4 @@
-"""The page on real libraries: all of the record is on it, its sentences fall with the record, its exercises are right."""
+"""The page on real libraries: the whole record is on it, and its sentences fall with the record."""
 
 import ast
 import json
@@ -7,7 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from opd_toy.audit.exhibits import libraries
+from opd_toy.audit.exhibits.libraries import trl
+from opd_toy.audit.exhibits.libraries.record import PACKAGES, RECORD
+from opd_toy.audit.exhibits.libraries.settings import GOALS
+from opd_toy.example import STUDENT, TEACHER
 from tests.conftest import ROOT
 
 PAGE = ROOT / "book" / "07-real-libraries.md"
@@ -17,24 +20,18 @@ CELL = re.compile(
 
 
 def run(record=None):
-    """(the page's text as shown, its namespace); with ``record`` in the place of the one in figures/."""
+    """(the page's text as shown, its namespace), maybe with another record."""
     shown, names = [], {}
     for _, code in CELL.findall(PAGE.read_text(encoding="utf-8")):
-        *body, last = ast.parse(code).body
-        if not isinstance(last, ast.Expr):
-            body, last = [*body, last], None
+        body = ast.parse(code).body
+        last = body.pop() if isinstance(body[-1], ast.Expr) else None
         exec(compile(ast.Module(body, []), PAGE.name, "exec"), names)
-        if record is not None and "kept" in names and names["kept"] is not record:
-            names["kept"], names["audits"] = (
-                record,
-                {entry["id"]: entry for entry in record["results"]["audits"]},
-            )
+        if record is not None and names["kept"] is not record:
+            names["kept"] = record
+            names["audits"] = {entry["id"]: entry for entry in record["results"]["audits"]}
         if last is not None:
-            shown.append(
-                getattr(
-                    eval(compile(ast.Expression(last.value), PAGE.name, "eval"), names), "text", ""
-                )
-            )
+            value = eval(compile(ast.Expression(last.value), PAGE.name, "eval"), names)
+            shown.append(getattr(value, "text", ""))
     return "\n".join(shown), names
 
 
@@ -45,28 +42,18 @@ def page():
 
 @pytest.fixture
 def record():
-    return json.loads(libraries.RECORD.read_text(encoding="utf-8"))
+    return json.loads(RECORD.read_text(encoding="utf-8"))
 
 
 def test_every_audit_is_on_the_page(page):
     text, names = page
-    folds = text[
-        text.index("<details", text.index("left as it is")) : text.index(
-            "Differentiated, `kl_penalty`"
-        )
-    ]
-    rows = [
-        line.replace("`", "")
-        for line in folds.splitlines()
-        if line.startswith("| ") and not line.startswith("| option")
-    ]
+    start = text.index("<details", text.index("left as it is"))
+    folds = text[start : text.index("Differentiated, `kl_penalty`")].replace("`", "")
+    rows = re.findall(r"^\| (?!option).*", folds, re.MULTILINE)
     assert len(rows) == len(names["audits"])
     for entry in names["audits"].values():
-        found = [
-            row
-            for row in rows
-            if row.startswith(f"| {entry['option']}") and f"| {entry['optimises']}" in row
-        ]
+        option, verdict = f"| {entry['option']}", f"| {entry['optimises']}"
+        found = [row for row in rows if row.startswith(option) and verdict in row]
         assert found, entry["id"]
         if entry["report"] and entry["kind"] == "token" and not entry["report"]["holds_everywhere"]:
             assert all("nearest" in row or "up to" in row for row in found), found
@@ -75,34 +62,30 @@ def test_every_audit_is_on_the_page(page):
 def test_every_setting_is_on_the_page(page):
     text, _ = page
     plain = text.replace("`", "")
-    for wanted, (when, _, cells) in libraries.PRACTITIONERS.items():
-        assert f"**{wanted[0].upper()}{wanted[1:]}.**" in text and when[1:] in text
-        for settings in cells.values():
-            assert all(words in plain for words, _ in settings)
+    for goal in GOALS:
+        assert f"**{goal.name[0].upper()}{goal.name[1:]}.**" in text and goal.when[1:] in text
+        assert all(words in plain for words in goal.settings.values())
 
 
 def test_versions_date_and_command(page, record):
     text, _ = page
     made = record["provenance"]
-    assert made["date"][:10] in text and all(
-        made["versions"][name] in text for name in libraries.PACKAGES
-    )
+    assert made["date"][:10] in text
+    assert all(made["versions"][name] in text for name in PACKAGES)
     assert re.search(r"^audit-peers:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert "libraries:trl_gkd" in PAGE.read_text(encoding="utf-8") and callable(libraries.trl_gkd)
+    assert f"{trl.__name__}:{trl.gkd.__name__} " in PAGE.read_text(encoding="utf-8")
 
 
 def test_the_numbers_of_the_exercises(page):
-    """From the formulas, without the record: k3's value is 10 at the clamp, and the rest are sums."""
+    """From the formulas alone: k3's value is 10 at the clamp, and the rest are sums."""
     _, names = page
     at = 3.0
     for _ in range(50):
         at -= (np.exp(at) - 1 - at - 10) / (np.exp(at) - 1)
     assert names["hidden"] == pytest.approx(0.9 / np.exp(at), rel=1e-6)
-    q = np.array([0.7, 0.2, 0.1])
-    assert names["same"]["identical models score"] == pytest.approx(
-        -0.5 * (q * np.log(q)).sum(), rel=1e-6
-    )
-    assert names["first"] == pytest.approx(-np.log(np.array([0.2, 0.3, 0.5]) / q).sum(), rel=1e-6)
+    half_the_entropy = -0.5 * (TEACHER * np.log(TEACHER)).sum()
+    assert names["same"]["identical models score"] == pytest.approx(half_the_entropy, rel=1e-6)
+    assert names["first"] == pytest.approx(-np.log(STUDENT / TEACHER).sum(), rel=1e-6)
     assert names["by_sum"] == pytest.approx(
         0.5 * np.log(0.5 / 0.55) + 0.3 * np.log(0.3 / 0.35), rel=1e-9
     )
@@ -110,6 +93,10 @@ def test_the_numbers_of_the_exercises(page):
 
 def entry_of(record, name):
     return next(entry for entry in record["results"]["audits"] if entry["id"] == name)
+
+
+def measured(record, name):
+    return record["results"]["measurements"][name]
 
 
 def other_default(record):
@@ -121,30 +108,23 @@ def k3_repaired(record):
 
 
 def trl_defines_the_masked_value(record):
-    for case in record["results"]["measurements"]["trl: a masked vocabulary"].values():
+    for case in measured(record, "trl: a masked vocabulary").values():
         case["value"] = "0.0"
 
 
 def prompt_masked(record):
-    for row in record["results"]["measurements"][
-        "tinker-cookbook: advantages of the prompt"
-    ].values():
+    for row in measured(record, "tinker-cookbook: advantages of the prompt").values():
         row[:2] = [0.0, 0.0]
 
 
 def top_k_not_cut(record):
-    (case,) = [
-        case
-        for case in record["results"]["measurements"]["verl: top-K at the minimum"].values()
-        if "value" in case
-    ]
+    cases = measured(record, "verl: top-K at the minimum").values()
+    (case,) = [case for case in cases if "value" in case]
     case["gradient norm after clamp_min(0)"] = case["gradient norm"]
 
 
 def liger_without_labels(record):
-    record["results"]["measurements"]["liger-kernel: identical models"][
-        "identical models score"
-    ] = 0.0
+    measured(record, "liger-kernel: identical models")["identical models score"] = 0.0
 
 
 def teachers_k(record):
@@ -166,7 +146,7 @@ CHANGES = (
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_the_page_says_falls_when_a_library_changes(page, record, change, monkeypatch):
-    """A new version that computes something else stops the build: no sentence may outlive its audit."""
+    """A version that computes something else stops the build: no sentence outlives its audit."""
     names = page[1]
     monkeypatch.setattr("opd_toy.audit.audit", lambda loss: names["by_hand"])
     run(record)

@@ -1,0 +1,151 @@
+"""Which setting of which library follows the objective that you want; an audit shows each."""
+
+from dataclasses import dataclass
+
+from opd_toy.audit.exhibits.libraries.library_loss import BETWEEN, FORWARD, REVERSE
+from opd_toy.audit.exhibits.libraries.record import LIBRARY_LOSSES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """An objective: when to want it, and what to set, ``{id of the audit: setting}``.
+
+    The verdict of each audit begins with one of ``verdicts``.  A library that is not named
+    has no such setting among those audited.
+    """
+
+    name: str
+    when: str
+    verdicts: tuple[str, ...]
+    settings: dict[str, str]
+
+    def settings_of(self, library):
+        chosen = self.settings.items()
+        return {id: words for id, words in chosen if LIBRARY_LOSSES[id].library == library}
+
+
+WITHOUT_NOISE = "no noise from the draw of the token"
+GOALS = (
+    Goal(
+        name="forward KL, whole vocabulary",
+        when=f"{FORWARD}; {WITHOUT_NOISE}",
+        verdicts=("forward KL",),
+        settings={
+            "trl-gkd-0": "GKDConfig(beta=0, temperature=1)",
+            "trl-distillation-0": "DistillationConfig(beta=0)",
+            "trl-sdft-full-0": 'SDFTConfig(distillation_mode="full_logits", distillation_alpha=0)',
+            "liger-jsd-0": "LigerFusedLinearJSDLoss(beta=0, weight_hard_loss=0, "
+            "weight_soft_loss=1)",
+        },
+    ),
+    Goal(
+        name="reverse KL, whole vocabulary",
+        when=f"{REVERSE}; {WITHOUT_NOISE}",
+        verdicts=("reverse KL",),
+        settings={
+            "trl-distillation-1": "DistillationConfig(beta=1), its default",
+            "trl-gkd-1": "GKDConfig(beta=1, temperature=1)",
+            "trl-sdft-full-1": 'SDFTConfig(distillation_mode="full_logits", distillation_alpha=1)',
+            "liger-jsd-1": "LigerFusedLinearJSDLoss(beta=1, weight_hard_loss=0, "
+            "weight_soft_loss=1)",
+        },
+    ),
+    Goal(
+        name="JSD, whole vocabulary",
+        when=f"{BETWEEN}; near β = 0 or 1 it shrinks to nothing, so that the ends are settings "
+        "of their own",
+        verdicts=("JSD(β = 0.5)",),
+        settings={
+            "trl-gkd-0.5": "GKDConfig(beta=0.5, temperature=1)",
+            "trl-distillation-0.5": "DistillationConfig(beta=0.5)",
+            "trl-sdft-full-0.5": 'SDFTConfig(distillation_mode="full_logits")',
+            "liger-jsd-0.5": "LigerFusedLinearJSDLoss(weight_hard_loss=0, weight_soft_loss=1)",
+        },
+    ),
+    Goal(
+        name="reverse KL, from the token drawn",
+        when="the teacher scores only the tokens of the text; noisier, and unbiased with tokens "
+        "that the current student drew",
+        verdicts=("reverse KL", "sum of local reverse KLs"),
+        settings={
+            "trl-sdpo-token": "SDPOConfig(), its default",
+            "trl-grpo-kl": "GRPOConfig(beta=...), whose use_bias_correction_kl is True",
+            "liger-grpo-kl-corrected": "LigerFusedLinearGRPOLoss(use_bias_correction_kl=True)",
+            "verl-distillation-k1-reward": "distillation_loss: loss_mode=k1, "
+            "use_policy_gradient=True",
+            "verl-distillation-k2": "distillation_loss: loss_mode=k2",
+            "verl-k2": "kl_loss_type=k2",
+            "verl-k3+": 'kl_loss_type="k3+"',
+            "tinker-discount-0": "kl_discount_factor=0, the default",
+        },
+    ),
+    Goal(
+        name="forward KL, from the student's own tokens",
+        when="the same gradient as the whole vocabulary's on average, at a variance that grows "
+        "with q/p: rarely better than asking for the teacher's first K",
+        verdicts=("forward KL",),
+        settings={
+            "trl-grpo-kl-uncorrected": "GRPOConfig(beta=..., use_bias_correction_kl=False)",
+            "liger-grpo-kl": "LigerFusedLinearGRPOLoss(), its default",
+            "verl-distillation-k3": "distillation_loss: loss_mode=k3, the default of "
+            "distillation.yaml; exactly 0 where log q/p > 2.61",
+            "verl-k3": "kl_loss_type=low_var_kl, the default; the same clamp",
+        },
+    ),
+    Goal(
+        name="forward KL on the teacher's first K",
+        when="a server sends the teacher's first K log-probabilities; the nearer to 1 their sum, "
+        "the nearer to the forward KL",
+        verdicts=("forward KL on the teacher's top 2",),
+        settings={
+            "trl-iw-opd-top-2-0-tail": "IWOPDTrainer.generalized_jsd_loss(beta=0, top_k=K): "
+            "the tail is one more outcome",
+            "trl-iw-opd-top-2-0-renormalized": "the same with add_tail=False: renormalized",
+            "verl-top-2-processor": "distillation_loss: loss_mode=forward_kl_topk: neither; "
+            "its minimum is not at student = teacher",
+        },
+    ),
+    Goal(
+        name="reverse KL on the student's first K",
+        when="less memory, with the teacher at hand",
+        verdicts=("reverse KL on the student's top 2",),
+        settings={
+            "trl-iw-opd-top-2-1-tail": "IWOPDTrainer.generalized_jsd_loss(beta=1, top_k=K): "
+            "the tail is one more outcome",
+            "trl-iw-opd-top-2-1-renormalized": "the same with add_tail=False: renormalized",
+            "trl-sdft-top-2-1-tail": 'SDFTConfig(distillation_mode="topk_logits", '
+            "distillation_alpha=1, distillation_add_tail=True)",
+            "trl-sdft-top-2-1-renormalized": "the same without the tail: renormalized",
+        },
+    ),
+    Goal(
+        name="the sum of the local reverse KLs of a text",
+        when="the usual on-policy distillation: each token pays for itself; the least variance",
+        verdicts=("sum of local reverse KLs",),
+        settings={
+            "tinker-discount-0": "kl_discount_factor=0, the default",
+            "verl-seq-mean-token-sum": 'loss_agg_mode="seq-mean-token-sum" with loss_mode=k2',
+        },
+    ),
+    Goal(
+        name="the same as a mean over tokens",
+        when="a step size that does not hang on the texts' lengths",
+        verdicts=("1/T × sum of local reverse KLs",),
+        settings={
+            "trl-gkd-labels": "GKDTrainer with labels, as its trainer calls it",
+            "verl-token-mean": 'loss_agg_mode="token-mean", the default',
+            "verl-seq-mean-token-mean": 'loss_agg_mode="seq-mean-token-mean": every text counts '
+            "the same",
+        },
+    ),
+    Goal(
+        name="the reverse KL of whole texts",
+        when="tokens should also pay for where they lead; the variance grows with the length "
+        "(a KL put into the reward, as by TRL's RLOOTrainer and verl's use_kl_in_reward, is of "
+        "this kind; those trainers make it inside and are not audited)",
+        verdicts=("sequence reverse KL",),
+        settings={
+            "tinker-discount-1": "kl_discount_factor=1, on positions without a prompt",
+        },
+    ),
+)
