@@ -15,6 +15,7 @@ import torch
 from opd_toy.control import frozen, study
 from opd_toy.control import task as pc
 from opd_toy.control.benchmark import benchmark
+from opd_toy.commands.running import find_device
 from opd_toy.records.checkpoints import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -470,7 +471,7 @@ def test_an_unknown_device_is_named(name):
         ValueError,
         match=f"^device is '{name}', which cannot be used here .*; give 'cpu', or 'cuda' where PyTorch finds a GPU$",
     ):
-        pc.find_device(name)
+        find_device(name)
 
 
 # --- checkpoints

@@ -17,6 +17,7 @@ import torch
 
 from opd_toy.__main__ import main
 from opd_toy.commands import variance as variance_command
+from opd_toy.commands.running import Progress
 from opd_toy.records import provenance
 from opd_toy.records.checkpoints import Checkpoint
 
@@ -238,19 +239,17 @@ def test_help_names_every_part(capsys):
     assert all(f"{name}: " in printed for name in variance_command.PARTS)
 
 
-def test_progress_on_a_terminal_is_one_line():
+def test_progress_is_one_line_on_a_terminal_and_a_line_each_quarter_elsewhere():
     stream = io.StringIO()
     stream.isatty = lambda: True
-    progress = variance_command.Progress("name", stream)
-    progress.started -= 1000  # so that the time to go begins long and ends short
-    for i in range(1, 101):
-        progress.shown = -1
-        progress(i, 100)
-    assert stream.getvalue().count("\n") == 1 and "100/100" in stream.getvalue()
-    lines = stream.getvalue().split("\r")[1:]
-    assert (
-        len({len(line.rstrip("\n")) for line in lines}) == 1
-    )  # a shorter one leaves nothing of a longer one behind
+    for said in (stream, io.StringIO()):
+        progress = Progress("name", said)
+        for done in range(7, 101):
+            progress(done, 100)
+        last = said.getvalue().splitlines()[-1]
+        assert "name" in last and "100/100" in last and said.getvalue().endswith("\n")
+        assert ("\r" in said.getvalue()) == said.isatty()
+        assert said.getvalue().count("\n") == (1 if said.isatty() else 5)
 
 
 def test_two_processes_on_one_checkpoint_leave_it_whole(tmp_path, monkeypatch):

@@ -1,19 +1,155 @@
-"""What every long command shares."""
+"""What the long commands share: stopping, progress, devices, records, tables."""
 
 import contextlib
+import io
+import json
+import math
+import os
 import sys
+
+from tabulate import tabulate
+from tqdm import tqdm
 
 from opd_toy.records import provenance
 
 
 @contextlib.contextmanager
+def stoppable(parser, *, speaks=True):
+    """Around a long command's work: it ends with a sentence where it cannot go on.
+
+    An interrupt is heard between two steps (status 130), a ValueError is a wrong argument,
+    told by the parser (status 2), an OSError a disk that is full.
+    ``speaks``: False in those of several processes that leave the telling to the first.
+    """
+    # Both are read when PyTorch is first imported.  Threads wait asleep: on a busy machine
+    # those that spin take each other's time.  Without the second, matrix products on a GPU
+    # do not repeat bit for bit.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    from opd_toy.records.checkpoints import Stop
+
+    try:
+        with Stop():
+            yield
+    except ValueError as error:
+        if speaks:
+            parser.error(str(error))
+        sys.exit(2)
+    except BrokenPipeError:  # of what is printed, not of a file
+        raise
+    except OSError as error:
+        sys.exit(
+            f"could not read or write ({error}). Nothing finished is lost: make room and give "
+            "the same command again."
+        )
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def threads(number):
+    """While PyTorch may use ``number`` threads."""
+    import torch
+
+    if number < 1:
+        raise ValueError(f"threads is {number!r}; give a whole number from 1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def find_device(name):
+    """The torch device called ``name``; ValueError where there is none."""
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device is {name!r}, which cannot be used here ({reason}); give 'cpu', or 'cuda' "
+            "where PyTorch finds a GPU"
+        ) from None
+    return torch.device(name)
+
+
+# --- records -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
 def unchanged(path, modules, files=()):
-    """While results for the record at ``path`` are computed by ``modules``: ends the program if
-    their code changes meanwhile, since the record would name code that did not make it."""
+    """While results for the record at ``path`` are computed by ``modules``.
+
+    Ends the program if their code has changed when the results are there, since the record
+    would name code that did not make it.
+    """
     before = provenance.source_hash(*modules, files=files)
     yield before
-    if provenance.source_hash(*modules, files=files) != before:
+    try:
+        after = provenance.source_hash(*modules, files=files)
+    except ValueError:  # a file is gone
+        after = None
+    if after != before:
         sys.exit(
             f"{', '.join(modules)} or what they import changed while this ran, so that {path} "
             "would name code that did not make it; nothing is recorded. Give the command again."
         )
+
+
+def write_record(path, results, **of):
+    """``provenance.record`` in a folder that is made where it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    provenance.record(path, results, **of)
+
+
+def read_record(path):
+    """The results in the record at ``path``; ValueError where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["results"]
+    except FileNotFoundError:
+        raise ValueError(
+            f"directory is {str(path.parent)!r}, which holds no {path.name}; make it by the "
+            "same command without --show, or run this in a checkout of the book, whose "
+            "records are in figures/"
+        ) from None
+
+
+# --- what is printed -----------------------------------------------------------------------
+
+
+class Progress:
+    """``Progress(name)(done, total)``: a bar on a terminal, a line each quarter elsewhere."""
+
+    def __init__(self, name, stream=None):
+        self.name, self.stream = name, stream or sys.stderr
+        self.bar = self.quarter = None
+
+    def __call__(self, done, total):
+        terminal = self.stream.isatty()
+        if self.bar is None:  # a run that is taken up does not begin at 0
+            place = {"desc": self.name, "total": total, "initial": done - 1}
+            self.bar = (
+                _Bar(**place, file=self.stream)
+                if terminal
+                else _Bar(**place, file=io.StringIO(), mininterval=math.inf)
+            )
+        self.bar.update(done - self.bar.n)
+        quarter = 4 * done // total
+        if not terminal and quarter != self.quarter:
+            print(self.bar, file=self.stream, flush=True)
+        self.quarter = quarter
+        if done == total:
+            self.bar.close()
+
+
+class _Bar(tqdm):
+    monitor_interval = 0  # no thread of its own: the study starts processes
+
+
+def aligned(rows, left=0):
+    """Rows of strings, the first the header, as a table; the first ``left`` columns to the left."""
+    sides = ["left" if column < left else "right" for column in range(len(rows[0]))]
+    return tabulate(rows[1:], rows[0], "simple", colalign=sides, disable_numparse=True)

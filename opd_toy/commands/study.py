@@ -132,8 +132,8 @@ def _make(path, preset, methods, arguments):
 
     from opd_toy import _validate
     from opd_toy.commands.running import unchanged
-    from opd_toy.commands.variance import Progress
-    from opd_toy.control.task import find_device
+    from opd_toy.commands.running import Progress
+    from opd_toy.commands.running import find_device
     from opd_toy.lm.study.stages import MODULES, study
     from opd_toy.records import provenance
 
@@ -202,7 +202,7 @@ MEASURES = (
 
 def methods_table(results):
     """Mean over seeds at the end, and what it cost."""
-    from opd_toy.commands.variance import _aligned
+    from opd_toy.commands.running import aligned as _aligned
 
     rows = [["", *(name.replace("_", " ") for name in MEASURES), "tokens", results["clock"]]]
     final = results["final"]
@@ -237,7 +237,7 @@ def broken(results):
 
 def teacher_table(results):
     """What becomes of a student that starts as the teacher; mean over seeds."""
-    from opd_toy.commands.variance import _aligned
+    from opd_toy.commands.running import aligned as _aligned
 
     found = results["from_teacher"]
     rows = [
@@ -264,7 +264,7 @@ def teacher_table(results):
 
 def sweep_table(results):
     """Sequence KL and accuracy at the end, by learning rate."""
-    from opd_toy.commands.variance import _aligned
+    from opd_toy.commands.running import aligned as _aligned
 
     rates = [row["rate"] for row in next(iter(results["sweep"].values()))]
     rows = [["rate", *(f"{rate:.2g}" for rate in rates)]]
@@ -278,7 +278,7 @@ def sweep_table(results):
 
 
 def frozen_table(results, student):
-    from opd_toy.commands.variance import _aligned
+    from opd_toy.commands.running import aligned as _aligned
 
     found = results["frozen"][student]
     columns = (

@@ -84,7 +84,7 @@ def run(parser, arguments):
 
 
 def _run(arguments, first):
-    from opd_toy.commands.variance import Progress
+    from opd_toy.commands.running import Progress
     from opd_toy.lm.methods import METHODS, find_method
     from opd_toy.lm.presets import PRESETS
     from opd_toy.lm.training import distill, student_path
@@ -134,7 +134,7 @@ def _run(arguments, first):
 
 
 def _models(preset, folder, device):
-    from opd_toy.commands.variance import Progress
+    from opd_toy.commands.running import Progress
     from opd_toy.lm.pretraining import student, teacher
 
     return tuple(
@@ -150,7 +150,7 @@ def _device(name):
     """The device of this process: of those that torchrun starts on one machine each has a GPU of its own."""
     import torch
 
-    from opd_toy.control.task import find_device
+    from opd_toy.commands.running import find_device
 
     device = find_device(name)
     if device.type == "cuda":
@@ -184,7 +184,7 @@ def _processes(device, make):
 
 def curve_table(curve):
     """A row for each time the student was measured."""
-    from opd_toy.commands.variance import _aligned
+    from opd_toy.commands.running import aligned as _aligned
 
     columns = {name: values for name, values in curve.items() if isinstance(values, list)}
     rows = [[name.replace("_", " ") for name in columns]]

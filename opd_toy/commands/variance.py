@@ -7,6 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+from opd_toy.commands.running import Progress, find_device
+from opd_toy.commands.running import aligned as _aligned
+
 PARTS = {
     "study": "five gammas with three seeds, trained in one stack (the default)",
     "frozen": "the same estimators at one frozen student, and how their variance grows with the length",
@@ -104,8 +107,6 @@ def run(parser, arguments):
 
 
 def _run(arguments):
-    from opd_toy.control.task import find_device
-
     find_device(arguments.device)
     if arguments.directory is None:
         trial = not arguments.show and (arguments.iterations, arguments.teacher_iterations) != (
@@ -212,38 +213,6 @@ def computation(part):
         "frozen": point_control_frozen.frozen,
         "sensitivity": point_control_sensitivity.sensitivity,
     }[part]
-
-
-class Progress:
-    """A line on stderr that grows in place on a terminal, and a line each quarter elsewhere."""
-
-    def __init__(self, name, stream=None):
-        self.name, self.stream = name, stream or sys.stderr
-        self.started = self.shown = time.monotonic()
-        self.first = self.quarter = None
-
-    def __call__(self, done, total):
-        now = time.monotonic()
-        self.first = done - 1 if self.first is None else self.first
-        if self.stream.isatty():
-            if done == total or now - self.shown > 0.2:
-                self.shown = now
-                filled = 24 * done // total
-                print(
-                    f"\r{self.name} [{'#' * filled}{'.' * (24 - filled)}] {self._words(done, total, now):<40}",
-                    end="\n" if done == total else "",
-                    file=self.stream,
-                    flush=True,
-                )
-        elif done == total or 4 * done // total != self.quarter:
-            self.quarter = 4 * done // total
-            print(f"{self.name} {self._words(done, total, now)}", file=self.stream, flush=True)
-
-    def _words(self, done, total, now):
-        left = (now - self.started) / (done - self.first) * (total - done)
-        return f"{done}/{total}, {now - self.started:.0f} s" + (
-            f", {left:.0f} s to go" if done < total else ""
-        )
 
 
 def exponents(arguments):
@@ -550,13 +519,6 @@ def _geometric(values):
 
 def _scientific(x):
     return "-" if x is None else f"{x:.2e}"
-
-
-def _aligned(rows):
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
 
 
 TABLES = {"study": study_table, "frozen": frozen_table, "sensitivity": sensitivity_table}

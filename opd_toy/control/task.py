@@ -555,15 +555,3 @@ def fresh_positions(parameters, runs, batch=256, length=LENGTH):
 def distance_to_target(positions):
     """Mean distance of the final position from the target, (2, R), for positions (2, T + 1, R, B)."""
     return (positions[:, -1] - positions.new_tensor(TARGETS)[:, None, None]).abs().mean(-1)
-
-
-def find_device(name):
-    """The torch device called ``name``; ValueError where there is none."""
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device is {name!r}, which cannot be used here ({reason}); give 'cpu', or 'cuda' where PyTorch finds a GPU"
-        ) from None
-    return torch.device(name)

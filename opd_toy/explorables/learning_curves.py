@@ -117,7 +117,8 @@ def studies():
 def study(name):
     """The results of one record, looked through: known methods, every run with every column."""
     file = f"lm-study-{name}"
-    results = provenance.recorded(file, "study" if name == "cpu" else f"study --preset {name}")
+    command = "study" if name == "cpu" else f"study --preset {name}"
+    results = provenance.recorded(f"lm-study-{name}", command)
     for method, runs in results["curves"].items():
         if method not in METHODS:
             raise ValueError(

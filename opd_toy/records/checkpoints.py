@@ -1,7 +1,7 @@
 """Checkpoints of a long run: written whole or not at all, taken up again by themselves.
 
-A file is written beside its place, flushed to the disk and moved into place, so a kill,
-a crash or a full disk at any moment leaves the last whole checkpoint readable.
+A file is written beside its place, flushed to the disk and moved into place, so that a
+kill, a crash or a full disk at any moment leaves the last whole checkpoint readable.
 """
 
 import os
@@ -16,10 +16,9 @@ import torch
 class Checkpoint:
     """One file of training state, tied to the ``settings`` (any JSON-able value) it belongs to."""
 
-    def __init__(
-        self, path, settings, *, seconds=10.0, say=lambda text: print(text, file=sys.stderr)
-    ):
-        self.path, self.settings, self.seconds, self.say = Path(path), settings, seconds, say
+    def __init__(self, path, settings, *, seconds=10.0, say=None):
+        self.path, self.settings, self.seconds = Path(path), settings, seconds
+        self.say = say or (lambda text: print(text, file=sys.stderr))
         self.written = time.monotonic()
 
     def load(self, device="cpu"):
@@ -29,7 +28,7 @@ class Checkpoint:
             settings, state = saved["settings"], saved["state"]
         except FileNotFoundError:
             return None
-        except Exception as error:
+        except Exception as error:  # torn, foreign, of another version of PyTorch: all the same
             self.say(f"{self.path} cannot be read ({type(error).__name__}); starting anew")
             return None
         if settings != self.settings:
@@ -41,23 +40,20 @@ class Checkpoint:
     def after(self, state, last=False):
         """Called between iterations: save now and then, at the last, and when asked to stop."""
         stop = Stop.asked
-        if last or stop or time.monotonic() - self.written >= self.seconds:
-            whole = self.save(state)
-            if stop:
-                kept = (
-                    f"the same command goes on after iteration {state['iteration']}"
-                    if whole
-                    else "the last checkpoint stands"
-                )
-                self.say(f"stopped by {signal.Signals(stop).name}; {kept}")
-                raise KeyboardInterrupt
+        if not (last or stop or time.monotonic() - self.written >= self.seconds):
+            return
+        saved = self.save(state)
+        if stop:
+            goes_on = f"the same command goes on after iteration {state['iteration']}"
+            kept = goes_on if saved else "the last checkpoint stands"
+            self.say(f"stopped by {signal.Signals(stop).name}; {kept}")
+            raise KeyboardInterrupt
 
     def save(self, state):
         """Whether the state is now on the disk; a full disk is told of, and the run goes on."""
         self.written = time.monotonic()
-        partial = self.path.with_name(
-            f"{self.path.name}.{os.getpid()}.partial"
-        )  # two processes must not write into one file
+        # named after the process, as two of them must not write into one file
+        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as file:
@@ -65,27 +61,26 @@ class Checkpoint:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, self.path)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # torch raises RuntimeError where a write falls short
+        except (OSError, RuntimeError) as error:  # PyTorch's own where a write falls short
             partial.unlink(missing_ok=True)
             self.say(
-                f"could not write {self.path} ({error}); the checkpoint before it, if any, stands, and the run goes on"
+                f"could not write {self.path} ({error}); the checkpoint before it, if any, "
+                "stands, and the run goes on"
             )
             return False
         return True
 
     def remove(self):
-        for path in [
-            self.path,
-            *self.path.parent.glob(f"{self.path.name}.*.partial"),
-        ]:  # and what a kill within a write left
+        """Remove the file, and what a kill in the midst of writing has left."""
+        for path in [self.path, *self.path.parent.glob(f"{self.path.name}.*.partial")]:
             path.unlink(missing_ok=True)
 
 
 class Stop:
-    """``with Stop():`` an interrupt is heard between iterations, not within one; a second one at once."""
+    """``with Stop():`` the first interrupt waits for the end of an iteration, a second does not.
+
+    ``Stop.asked`` is the signal that asked to stop, or 0; ``Checkpoint.after`` heeds it.
+    """
 
     asked = 0
     SIGNALS = (signal.SIGINT, signal.SIGTERM)

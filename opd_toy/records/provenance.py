@@ -5,12 +5,14 @@ that made them has changed since; a test asks it for every record in ``figures/`
 
 What a record depends on is read from the code: the modules that computed it, what they
 import from the package at any depth, and the records that they read.  Comments, docstrings
-and layout do not count, so that a clearer sentence makes no record out of date.
+and layout do not count, so that a clearer sentence makes no record out of date; nor do the
+modules that only write records or watch over them.  All versions of Python agree.
 """
 
 import ast
 import datetime
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -22,13 +24,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "opd_toy"
+# They compute no figure, so a change in them makes none out of date.
+NOT_COUNTED = ("opd_toy.records.provenance", "opd_toy.commands.running")
 
 
 def sources(*modules, files=()):
     """Files below the root that a record of these modules depends on, as sorted POSIX paths.
 
     ``modules``: dotted names in the package; with what they import from it, also inside
-    functions, at any depth, and the ``figures/NAME.json`` that they read by ``recorded("NAME", …)``.
+    functions, at any depth, and the ``figures/NAME.json`` that they read by
+    ``recorded("NAME", …)``.  A package's ``__init__`` counts where a name is imported from
+    it, not where a module inside it is.  What is imported by a name that is computed has to
+    be among ``modules``.
     ``files``: patterns of further files, such as a module's JavaScript.
     Raises ValueError for a module or a pattern that is not there.
     """
@@ -42,8 +49,9 @@ def sources(*modules, files=()):
             raise ValueError(f"modules names {name!r}, which is no module below {ROOT.name}/")
         if path not in found:
             found.add(path)
-            waiting += _imported(path)
-            found.update(ROOT / "figures" / f"{read}.json" for read in _records_read(path))
+            waiting += [name for name in _imported(path) if name not in NOT_COUNTED]
+            for pattern in _records_read(path):
+                found.update((ROOT / "figures").glob(f"{pattern}.json"))
     for pattern in files:
         matching = [path for path in ROOT.glob(pattern) if path.is_file()]
         if not matching:
@@ -94,6 +102,7 @@ def record(path, results, *, modules=(), files=(), seed=None, device="cpu", comm
 def recorded(name, command):
     """The results kept in ``figures/NAME.json``, which ``python -m opd_toy COMMAND`` makes.
 
+    ``name`` is written where it is called, as a string or an f-string: ``sources`` reads it.
     Raises FileNotFoundError, naming that command, where there is no such record.
     """
     path = ROOT / "figures" / f"{name}.json"
@@ -117,6 +126,9 @@ def is_current(path):
     return now == provenance["source_hash"]
 
 
+# --- what a file imports and reads --------------------------------------------------------
+
+
 def _file(module):
     """The file of a module of the package, or None."""
     place = ROOT.joinpath(*module.split("."))
@@ -126,69 +138,137 @@ def _file(module):
 
 def _imports(path):
     """(module, name or None) for everything that a file imports, inside functions too."""
-    for node in ast.walk(_tree(path)):
+    package = ".".join(path.relative_to(ROOT).parent.parts)
+    for node in _nodes(path):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ((node.module, alias.name) for alias in node.names)
+            relative = "." * node.level + (node.module or "")
+            module = importlib.util.resolve_name(relative, package)
+            yield from ((module, alias.name) for alias in node.names)
+        elif _called(node) in ("import_module", "__import__") and _text(node.args[0]):
+            yield _text(node.args[0]), None
 
 
 def _imported(path):
     """Modules of the package that a file imports: the submodule where a name is one."""
     for module, name in _imports(path):
-        if module and module.split(".")[0] == PACKAGE:
+        if module.split(".")[0] == PACKAGE:
             inner = name and f"{module}.{name}"
             yield inner if inner and _file(inner) else module
 
 
 def _records_read(path):
-    """NAME of every call of ``recorded("NAME", …)`` in a file."""
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Call) and node.args:
-            function = getattr(node.func, "attr", getattr(node.func, "id", None))
+    """NAME of every call of ``recorded("NAME", …)`` in a file, as a pattern."""
+    for node in _nodes(path):
+        if _called(node) == "recorded":
             first = node.args[0]
-            if function == "recorded" and isinstance(first, ast.Constant):
-                yield first.value
+            parts = first.values if isinstance(first, ast.JoinedStr) else [first]
+            pattern = "".join(
+                "*" if isinstance(part, ast.FormattedValue) else _text(part) or "" for part in parts
+            )
+            if not pattern:
+                raise ValueError(
+                    f"recorded(…) in {path.name}, line {node.lineno}, must be given the "
+                    "record's name as a string or an f-string"
+                )
+            yield pattern
+
+
+def _called(node):
+    """The name of the function that a node calls with arguments, or None."""
+    if not (isinstance(node, ast.Call) and node.args):
+        return None
+    return getattr(node.func, "attr", getattr(node.func, "id", None))
+
+
+def _text(node):
+    """The string that a node is, or None."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def _versions(*modules):
     """{distribution: version} of what the sources import from outside, where it is installed."""
     paths = [ROOT / name for name in sources(*modules) if name.endswith(".py")] if modules else []
-    tops = {module.split(".")[0] for path in paths for module, _ in _imports(path) if module}
+    tops = {module.split(".")[0] for path in paths for module, _ in _imports(path)}
     known = metadata.packages_distributions()
     names = {distribution for top in tops - {PACKAGE} for distribution in known.get(top, ())}
     return {name: metadata.version(name) for name in sorted(names)}
 
 
+# --- what a file means ---------------------------------------------------------------------
+
+
 def _meaning(path):
-    """Bytes that differ when the meaning of a file does: for Python its tree, for others itself."""
-    content = path.read_bytes()
-    return content if path.suffix != ".py" else repr(_plain(_tree(path))).encode()
+    """Bytes that change when the meaning of a file does.
 
-
-def _tree(path):
-    return _parsed(path, path.stat().st_mtime_ns)
+    Of a module its syntax tree, of a record its results, of any other file its text.
+    """
+    text = path.read_text(encoding="utf-8")  # line ends alike on every system
+    if path.suffix == ".json" and path.parent.name == "figures":
+        text = json.dumps(json.loads(text)["results"], sort_keys=True)
+    if path.suffix == ".py":
+        return _digest(path.read_bytes())
+    return text.encode()
 
 
 @cache
-def _parsed(path, modified):
-    return ast.parse(path.read_bytes(), filename=str(path))
+def _digest(content):
+    tree = _tree(content)
+    return content if tree is None else hashlib.sha256(ascii(_plain(tree)).encode()).digest()
+
+
+def _nodes(path):
+    tree = _tree(path.read_bytes())
+    return () if tree is None else ast.walk(tree)
+
+
+@cache  # by what is in the file: a time of modification may stand still while that changes
+def _tree(content):
+    """The syntax tree, or None while somebody is in the midst of a change."""
+    try:
+        return ast.parse(content)
+    except (SyntaxError, ValueError):
+        return None
 
 
 def _plain(node):
-    """An ``ast`` node as tuples, without docstrings and places, alike on all versions of Python."""
-    if isinstance(node, ast.AST):
-        fields = dict(ast.iter_fields(node))
-        if _has_docstring(node):
-            fields["body"] = node.body[1:]
-        kept = ((name, value) for name, value in sorted(fields.items()) if value not in (None, []))
-        return (type(node).__name__, *((name, _plain(value)) for name, value in kept))
-    return [_plain(entry) for entry in node] if isinstance(node, list) else node
+    """A syntax tree as tuples, without strings that stand alone and without places.
+
+    Alike on all versions of Python: what is absent or empty is left out, as later versions
+    have fields that earlier ones have not, and an f-string's text is in one piece.
+    """
+    if isinstance(node, list):
+        return [_plain(entry) for entry in node if not _stands_alone(entry)]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.JoinedStr):
+        fields["values"] = _joined(node.values)
+    kept = ((name, _plain(value)) for name, value in sorted(fields.items()))
+    return (type(node).__name__, *(pair for pair in kept if _says_something(pair[1])))
 
 
-def _has_docstring(node):
-    holders = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return isinstance(node, holders) and ast.get_docstring(node, clean=False) is not None
+def _stands_alone(node):
+    return isinstance(node, ast.Expr) and _text(node.value) is not None
+
+
+def _says_something(value):
+    return value not in (None, [], ("JoinedStr",))
+
+
+def _joined(values):
+    """The parts of an f-string: neighbouring texts as one, empty ones left out."""
+    parts = []
+    for value in values:
+        text = _text(value)
+        if text is None:
+            parts.append(value)
+        elif text and parts and _text(parts[-1]) is not None:
+            parts[-1] = ast.Constant(parts[-1].value + text)
+        elif text:
+            parts.append(value)
+    return parts
 
 
 def _compact(text):

@@ -152,7 +152,7 @@ def processor():
 
 def main():
     """Reads {"settings", "repeats", "threads"} as JSON from stdin and writes the figures as JSON to stdout, progress to stderr."""
-    from opd_toy.commands.variance import Progress
+    from opd_toy.commands.running import Progress
 
     job = json.loads(sys.stdin.read())
     settings = [

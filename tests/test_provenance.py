@@ -1,0 +1,203 @@
+"""A record goes out of date when, and only when, something that it uses changes."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from opd_toy.records import provenance
+
+PACKAGE = Path(provenance.ROOT) / "opd_toy"
+
+# Syntax whose tree is not the same on all versions of Python, or whose repr might not be.
+SAMPLE = r'''
+"""Module docstring.
+    indented é
+"""
+from __future__ import annotations
+import math as m
+x, w, n, y = 1.5, 3, 2, {"a": None}
+a = f"{x}" "b" f"{x!r:>{w}}" f""
+b = f"{x:}" f"{x:.{n}f}" f"{x=}" f"{x = !s:^{w}.{n}}" f"{{{x}}}" f"{y['a']}" f'\N{BULLET}{x}\n'
+c = (u"u" "v", b"\x00\xff"[0:1] + b"")
+d = f"" "" f"plain"
+e = f"""a
+{x
+}
+ b{x!a}"""
+class C:
+    "doc"
+    z: int = 0
+    "attribute text"
+    @property
+    def p(self, /, a=None, *b, c=1, **d) -> "int":
+        """doc"""
+        match a:
+            case [1, *rest, -2 + 3j] | {"k": v, **kw} if v:
+                return ...
+            case C(z=0) as q:
+                return 1_000, 0x10, 1e400, 1j, 'é\U0001fae8\u200b\ue000'
+            case None | True:
+                pass
+        async def g():
+            async with a as b, (c) as d:
+                yield [i async for i in b if i]
+            try:
+                pass
+            except* ValueError as e:
+                raise
+        return lambda *, k=None: (yield), {**d, 'a': 1}, {*b}, a[1:, ::2], (w := 2), not a
+with (open(a) as f, open(b)):
+    lines = f"{'nested ' + f'{x}'}" f"{again if (again := 1) else 2}"
+print(*[], **{}, end="")
+'''
+
+
+def meaning(text):
+    return provenance._digest(text.encode())
+
+
+def test_the_meaning_of_a_file_is_the_same_on_every_version_of_python():
+    # This figure was seen on Python 3.11.7, 3.12.7, 3.13.2 and 3.14.2.
+    assert hashlib.sha256(meaning(SAMPLE)).hexdigest()[:16] == "d5b72637ba7e650b"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        SAMPLE.replace('"doc"', '"another"').replace("attribute text", "more of it"),
+        SAMPLE.replace("    z: int = 0", "    # a comment\n\n    z: int = (0)"),
+        SAMPLE.replace("\n", "\r\n"),
+        SAMPLE.replace("return 1_000, 0x10", "return 1000, 16"),
+    ],
+)
+def test_comments_docstrings_and_layout_do_not_count(other):
+    assert other != SAMPLE and meaning(other) == meaning(SAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("1.5", "1.25"),
+        ("True", "1"),
+        ("a=None", "a=0"),
+        ('"b" f"', '"c" f"'),
+        ("{x:}", "{x!s:}"),
+        ("/, a", "a"),
+        ("{x!a}", "{x!r}"),
+        ("z: int", "z: str"),
+        ("-2 +", "-2 -"),
+        ("import math as m", "import cmath as m"),
+        ("@property\n", "\n"),
+        ("1j", "1"),
+    ],
+)
+def test_any_other_change_counts(old, new):
+    changed = SAMPLE.replace(old, new)
+    assert changed != SAMPLE and meaning(changed) != meaning(SAMPLE)
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A package of its own in the place of opd_toy: write(name, text) adds a file."""
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+
+    def write(name, text=""):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    for package in ("opd_toy", "opd_toy/inner", "opd_toy/face"):
+        write(f"{package}/__init__.py")
+    for module in ("a", "b", "inner/c", "inner/d", "face/e"):
+        write(f"opd_toy/{module}.py")
+    return write
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("import opd_toy.b", {"b"}),
+        ("import os, opd_toy.inner.c as c", {"inner/c"}),
+        ("from opd_toy import b", {"b"}),
+        ("from opd_toy.inner import c, d", {"inner/c", "inner/d"}),
+        ("from opd_toy.inner.c import *", {"inner/c"}),
+        ("from opd_toy.face import name", {"face/__init__", "face/e"}),
+        ("from opd_toy.face import *", {"face/__init__", "face/e"}),
+        ("from .inner.d import name", {"inner/d"}),
+        ("from . import b", {"b"}),
+        ("def f():\n    if 0:\n        from opd_toy.b import x", {"b"}),
+        ("import importlib\nimportlib.import_module('opd_toy.b')", {"b"}),
+        ("import numpy, opd_toyish.b\nfrom numpy import linalg", set()),
+        ("'opd_toy.b'", set()),
+        ("from opd_toy.records.provenance import recorded", set()),
+    ],
+)
+def test_every_way_to_import_is_seen(tree, line, found):
+    tree("opd_toy/face/__init__.py", "from .e import name\n")
+    tree("opd_toy/records/provenance.py", "import opd_toy.b\n")
+    tree("opd_toy/a.py", line)
+    expected = {f"opd_toy/{name}.py" for name in {"a", *found}}
+    assert set(provenance.sources("opd_toy.a")) == expected
+
+
+def test_a_relative_import_in_a_package_s_own_file_starts_there(tree):
+    tree("opd_toy/inner/__init__.py", "from . import c\nfrom .. import b\n")
+    tree("opd_toy/inner/c.py", "from .d import x\n")
+    names = ("b", "inner/__init__", "inner/c", "inner/d")
+    assert provenance.sources("opd_toy.inner") == [f"opd_toy/{name}.py" for name in names]
+
+
+def test_records_that_are_read_count_by_their_results(tree):
+    for name in ("one", "lm-cpu", "lm-gpu", "other"):
+        tree(f"figures/{name}.json", '{"provenance": {"date": 1}, "results": [1]}')
+    tree("opd_toy/a.py", "recorded('one', 'x')\nrecords.recorded(f'lm-{name}', 'y')\n")
+    expected = ["figures/lm-cpu.json", "figures/lm-gpu.json", "figures/one.json", "opd_toy/a.py"]
+    assert provenance.sources("opd_toy.a") == expected
+    before = provenance.source_hash("opd_toy.a")
+    tree("figures/one.json", '{"provenance": {"date": 2},\n "results": [1]}')
+    tree("figures/other.json", '{"provenance": {}, "results": [2]}')
+    assert provenance.source_hash("opd_toy.a") == before
+    tree("figures/one.json", '{"provenance": {"date": 1}, "results": [2]}')
+    assert provenance.source_hash("opd_toy.a") != before
+
+
+def test_a_record_whose_name_cannot_be_read_is_refused(tree):
+    tree("opd_toy/a.py", "name = 'one'\nrecorded(name, 'x')\n")
+    with pytest.raises(ValueError, match=r"recorded\(…\) in a.py, line 2, must be given"):
+        provenance.sources("opd_toy.a")
+
+
+def test_a_change_that_keeps_the_time_of_modification_is_seen(tree, tmp_path):
+    path = tmp_path / "opd_toy" / "a.py"
+    tree("opd_toy/a.py", "x = 1\n")
+    time = path.stat().st_mtime_ns
+    before = provenance.source_hash("opd_toy.a")
+    tree("opd_toy/a.py", "x = 2\n")
+    os.utime(path, ns=(time, time))
+    assert provenance.source_hash("opd_toy.a") != before
+
+
+def test_a_file_in_the_midst_of_a_change_is_another_file(tree):
+    before = provenance.source_hash("opd_toy.a")
+    tree("opd_toy/a.py", "def f(:\n")
+    assert provenance.source_hash("opd_toy.a") != before
+
+
+def test_further_files_count_by_their_text(tree):
+    tree("opd_toy/a.js", "1\n")
+    before = provenance.source_hash("opd_toy.a", files=["opd_toy/*.js"])
+    tree("opd_toy/b.js", "1\n")
+    two = provenance.source_hash("opd_toy.a", files=["opd_toy/*.js"])
+    tree("opd_toy/b.js", "2\n")
+    assert len({before, two, provenance.source_hash("opd_toy.a", files=["opd_toy/*.js"])}) == 3
+
+
+def test_what_is_not_there_is_named(tree):
+    with pytest.raises(ValueError, match="modules is empty; name the modules"):
+        provenance.sources()
+    with pytest.raises(ValueError, match="modules names 'opd_toy.z', which is no module"):
+        provenance.sources("opd_toy.z")
+    with pytest.raises(ValueError, match=r"files must each match a file .*'\*.js' matches none"):
+        provenance.sources("opd_toy.a", files=["*.js"])
