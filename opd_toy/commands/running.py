@@ -10,6 +10,7 @@ import sys
 from tabulate import tabulate
 from tqdm import tqdm
 
+from opd_toy import _validate
 from opd_toy.records import provenance
 
 
@@ -51,8 +52,7 @@ def threads(number):
     """While PyTorch may use ``number`` threads."""
     import torch
 
-    if number < 1:
-        raise ValueError(f"threads is {number!r}; give a whole number from 1")
+    _validate.whole("threads", number)
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
