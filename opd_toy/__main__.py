@@ -47,7 +47,7 @@ def figures(commands):
     )
 
     def run(arguments):
-        from opd_toy.pages.figures import make
+        from opd_toy.pages.making import make
 
         for path in make(arguments.directory):
             print(path)

@@ -2,13 +2,15 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from opd_toy import explorables
+from opd_toy.pages import making
+from opd_toy.pages.drawing import Style, draw_svg
 from opd_toy.pages.figures import FIGURES
-from opd_toy.pages.page import Style, draw_svg
 from opd_toy.records import provenance
 
 FOLDER = Path(__file__).parent.parent / "figures"
@@ -42,6 +44,62 @@ def test_a_changed_source_is_noticed(tmp_path, monkeypatch):
     assert not provenance.is_current(tmp_path / "r.json")
 
 
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of the package and its records, which a test may change."""
+    root = provenance.ROOT
+    shutil.copytree(root / "opd_toy", tmp_path / "opd_toy", ignore=shutil.ignore_patterns("__py*"))
+    shutil.copytree(root / "figures", tmp_path / "figures", ignore=shutil.ignore_patterns("*g"))
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    return tmp_path
+
+
+CODE, DATA, REMARK = "\nplanted = 1\n", " ", "\n# A remark.\n"
+EVERY_RECORD = set(making.SOURCES)
+STALE = {  # what is added to a file, and the records that are out of date then
+    "opd_toy/estimators.py": (CODE, {"figures", "monte-carlo"}),
+    "opd_toy/distributions.py": (CODE, EVERY_RECORD),
+    "opd_toy/sequences/table.py": (CODE, {"explorables"}),
+    "opd_toy/explorables/palette.py": (CODE, {"figures", "explorables"}),
+    "opd_toy/explorables/host.js": (CODE, {"explorables"}),
+    "opd_toy/explorables/style.css": (DATA, {"explorables"}),
+    "opd_toy/explorables/learning_curves.py": (CODE, {"explorables"}),
+    "opd_toy/explorables/stills.py": (CODE, {"explorables"}),
+    "opd_toy/pages/chapter_figures.py": (CODE, {"figures"}),
+    "opd_toy/pages/study_figures.py": (CODE, {"figures"}),
+    "opd_toy/pages/drawing.py": (CODE, {"figures"}),
+    "opd_toy/pages/monte_carlo.py": (CODE, {"monte-carlo"}),
+    "opd_toy/pages/page.py": (CODE, set()),
+    "opd_toy/audit/report.py": (CODE, set()),
+    "figures/control-study.json": (DATA, {"figures", "explorables"}),
+    "figures/control-frozen.json": (DATA, {"figures"}),
+    "figures/lm-study-cpu.json": (DATA, {"explorables"}),
+    "figures/library-audits.json": (DATA, set()),
+}
+
+
+@pytest.mark.parametrize("file", STALE)
+def test_a_record_is_stale_when_and_only_when_what_it_uses_changes(copied, file):
+    def hashes():
+        return {
+            name: provenance.source_hash(*sources["modules"], files=sources.get("files", ()))
+            for name, sources in making.SOURCES.items()
+        }
+
+    def add(text):
+        with (copied / file).open("a", encoding="utf-8") as opened:
+            opened.write(text)
+
+    addition, wanted = STALE[file]
+    before = hashes()
+    if file.endswith(".py"):
+        add(REMARK)
+        assert hashes() == before
+    add(addition)
+    after = hashes()
+    assert {name for name in before if after[name] != before[name]} == wanted
+
+
 def test_a_pattern_that_matches_nothing_is_an_error():
     with pytest.raises(ValueError, match="files must each match a file.*'no-such-file'"):
         provenance.source_hash(files=["no-such-file"])
@@ -68,9 +126,9 @@ def test_every_still_and_drawing_is_in_the_folder():
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_drawing_uses_the_palette_of_its_paper(name):
-    draw, alt = FIGURES[name]
-    assert len(alt) > 40
-    light, dark = draw_svg(draw), draw_svg(draw, dark=True)
+    figure = FIGURES[name]
+    assert len(figure["alt"]) > 40
+    light, dark = draw_svg(figure["draw"]), draw_svg(figure["draw"], dark=True)
     for text, style in ((light, Style()), (dark, Style(dark=True))):
         used = {colour.lower() for colour in re.findall(r"#[0-9a-fA-F]{6}", text)}
         assert used <= {colour.lower() for colour in style.colours.values()}, used

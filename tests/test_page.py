@@ -1,4 +1,4 @@
-"""What a chapter puts on its page: sentences, proofs, figures, and exercises that check themselves."""
+"""What a chapter puts on its page: sentences, proofs, figures, exercises that check themselves."""
 
 import re
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from opd_toy.derivations import DERIVATIONS
-from opd_toy.pages.page import Style, exercise, figure, say, show, solution
+from opd_toy.pages.drawing import Style
+from opd_toy.pages.page import exercise, figure, say, show, solution
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,13 @@ can be referred to), exercises and figures as HTML that needs no kernel.
 
 import base64
 import html
-import io
 import json
 import math
 import re
 import uuid
 from pathlib import Path
 
-from opd_toy.explorables.palette import PAPER, ROLES
+from opd_toy.pages.drawing import draw_svg
 
 _EXERCISE = (Path(__file__).parents[1] / "explorables" / "exercise.js").read_text(encoding="utf-8")
 
@@ -64,9 +63,8 @@ def show(claim):
 
 
 def _folded(title, text):
-    return _Markdown(
-        f'<details class="opd-folded"><summary>{html.escape(title)}</summary>\n\n{text}\n\n</details>'
-    )
+    head = f'<details class="opd-folded"><summary>{html.escape(title)}</summary>'
+    return _Markdown(f"{head}\n\n{text}\n\n</details>")
 
 
 def _proper_minus(text):
@@ -92,28 +90,27 @@ def exercise(number, answer, *, choices=None, tolerance=None, digits=2, unit="",
         tolerance = 0.5 * 10.0**-digits if tolerance is None else tolerance
         shown = _proper_minus(f"{answer:.{digits}f}") + (f" {unit}" if unit else "")
         kind, answer = "number", float(answer)
-    else:
-        if answer not in choices:
-            raise ValueError(f"answer must be one of the choices {choices!r}, not {answer!r}")
+    elif answer in choices:
         kind, shown = "choice", answer
+    else:
+        raise ValueError(f"answer must be one of the choices {choices!r}, not {answer!r}")
     place = f"opd-exercise-{uuid.uuid4().hex[:8]}"
-    options = json.dumps(
-        {
-            "kind": kind,
-            "answer": answer,
-            "shown": shown,
-            "tolerance": tolerance,
-            "why": _proper_minus(why),
-        }
-    )
+    options = {
+        "kind": kind,
+        "answer": answer,
+        "shown": shown,
+        "tolerance": tolerance,
+        "why": _proper_minus(why),
+    }
+    told = f"Without scripts: the answer is {shown}. {_proper_minus(why)}"
     return _Html(
         f'<div class="opd-exercise" id="{place}"><form>{_inputs(number, place, choices, unit)}'
         '<button type="submit">Check</button>'
         '<button type="button" data-reveal hidden>Show the answer</button></form>'
         '<p aria-live="polite"></p>'
-        f"<noscript><p>Without scripts: the answer is {html.escape(shown)}. {html.escape(_proper_minus(why))}</p></noscript></div>"
+        f"<noscript><p>{html.escape(told)}</p></noscript></div>"
         f'<script type="module">{_EXERCISE}'
-        f'mountExercise(document.getElementById("{place}"), {options});</script>'
+        f'mountExercise(document.getElementById("{place}"), {json.dumps(options)});</script>'
     )
 
 
@@ -124,77 +121,34 @@ def _inputs(number, place, choices, unit):
             f"<label>Your prediction for {html.escape(number)}{suffix}: "
             '<input type="text" inputmode="text" autocomplete="off" size="9"></label>'
         )
-    options = "".join(
-        f'<label><input type="radio" name="{place}" value="{html.escape(choice)}">{html.escape(choice)}</label>'
-        for choice in choices
+    radios = "".join(
+        f'<label><input type="radio" name="{place}" value="{choice}">{choice}</label>'
+        for choice in map(html.escape, choices)
     )
-    return (
-        f"<fieldset><legend>Your prediction for {html.escape(number)}</legend>{options}</fieldset>"
-    )
-
-
-class Style:
-    """The colours of one paper, light or dark, for a drawing: ``style["student"]``."""
-
-    def __init__(self, dark=False):
-        self.dark = dark
-        self.colours = {name: pair[int(dark)] for name, pair in {**ROLES, **PAPER}.items()}
-
-    def __getitem__(self, role):
-        return self.colours[role]
-
-    def parameters(self):
-        """matplotlib settings for this paper."""
-        ink, muted, line = self["ink"], self["muted"], self["line"]
-        return {
-            "figure.facecolor": self["paper"], "axes.facecolor": self["paper"],
-            "savefig.facecolor": self["paper"], "text.color": ink, "axes.labelcolor": ink,
-            "axes.edgecolor": muted, "xtick.color": muted, "ytick.color": muted,
-            "grid.color": line, "axes.grid": True, "axes.axisbelow": True,
-            "axes.spines.top": False, "axes.spines.right": False, "font.size": 11,
-            "axes.titlesize": 11, "legend.frameon": False, "lines.linewidth": 2,
-            "svg.fonttype": "none", "svg.hashsalt": "opd", "font.family": ["DejaVu Sans", "sans-serif"],
-            "figure.figsize": (7, 3.4), "figure.constrained_layout.use": True,
-        }  # fmt: skip
-
-
-def draw_svg(draw, dark=False):
-    """The SVG text of ``draw(style)``, on light or dark paper."""
-    import matplotlib.pyplot as plt
-
-    style = Style(dark)
-    with plt.rc_context(style.parameters()):
-        drawn = draw(style)
-        buffer = io.BytesIO()
-        drawn.savefig(buffer, format="svg", metadata={"Date": None})
-        plt.close(drawn)
-    return _lighter(buffer.getvalue().decode())
-
-
-def _lighter(svg):
-    """The same picture in fewer bytes: no metadata, no list of fonts a reader lacks, hundredths of a point."""
-    svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"'DejaVu Sans', '[^;\"]*, sans-serif", "'DejaVu Sans', sans-serif", svg)
-    svg = re.sub(r"(\.\d\d)\d+", r"\1", svg)
-    svg = re.sub(r'(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"', "", svg)
-    return re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><").strip()
+    legend = f"<legend>Your prediction for {html.escape(number)}</legend>"
+    return f"<fieldset>{legend}{radios}</fieldset>"
 
 
 def figure(draw, *, alt, caption=""):
     """A matplotlib figure on light and on dark paper.  ``draw(style) -> Figure``."""
-    pictures = "".join(
-        f'<img class="opd-{paper} dark-light" alt="{html.escape(alt)}" src="data:image/svg+xml;base64,'
-        f'{base64.b64encode(draw_svg(draw, paper == "dark").encode()).decode()}">'
-        for paper in ("light", "dark")
-    )
+    pictures = "".join(_picture(draw, paper, alt) for paper in ("light", "dark"))
     legend = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return _Html(
-        "<style>.opd-figure{margin:1rem 0}.opd-figure img{max-width:100%;height:auto}"
-        ".opd-figure .opd-dark,html[data-theme=dark] .opd-figure .opd-light,"
-        "body[data-jp-theme-light=false] .opd-figure .opd-light{display:none}"
-        "html[data-theme=dark] .opd-figure .opd-dark,"
-        "body[data-jp-theme-light=false] .opd-figure .opd-dark{display:block}"
-        "@media print{html[data-theme=dark] .opd-figure .opd-light{display:block}"
-        "html[data-theme=dark] .opd-figure .opd-dark{display:none}}</style>"
-        f'<figure class="opd-figure">{pictures}{legend}</figure>'
-    )
+    return _Html(f'{_FIGURE_STYLE}<figure class="opd-figure">{pictures}{legend}</figure>')
+
+
+def _picture(draw, paper, alt):
+    data = base64.b64encode(draw_svg(draw, paper == "dark").encode()).decode()
+    source = f"data:image/svg+xml;base64,{data}"
+    return f'<img class="opd-{paper} dark-light" alt="{html.escape(alt)}" src="{source}">'
+
+
+# Of its two pictures a figure shows the one for the page's paper; paper itself is light.
+_FIGURE_STYLE = (
+    "<style>.opd-figure{margin:1rem 0}.opd-figure img{max-width:100%;height:auto}"
+    ".opd-figure .opd-dark,html[data-theme=dark] .opd-figure .opd-light,"
+    "body[data-jp-theme-light=false] .opd-figure .opd-light{display:none}"
+    "html[data-theme=dark] .opd-figure .opd-dark,"
+    "body[data-jp-theme-light=false] .opd-figure .opd-dark{display:block}"
+    "@media print{html[data-theme=dark] .opd-figure .opd-light{display:block}"
+    "html[data-theme=dark] .opd-figure .opd-dark{display:none}}</style>"
+)
