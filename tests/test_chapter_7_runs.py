@@ -1,4 +1,4 @@
-"""What the prose of chapter 7 says of the losses in its own cells: the words rest on these verdicts."""
+"""What the prose of chapter 7 says of the losses in its own cells rests on these verdicts."""
 
 import ast
 import functools
@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from opd_toy.audit import AuditError, audit, audit_sequence
-from opd_toy.audit.exhibits import notes_claims
+from opd_toy.audit.exhibits import notes_losses
+from opd_toy.example import STUDENT, TEACHER
 from tests.conftest import ROOT
 
 
@@ -25,7 +26,7 @@ def cells(page):
 @functools.cache
 def defined(page="07-what-your-loss-optimises"):
     """The functions of a page, and its table of refused losses, without running the rest."""
-    names = {"np": np, "torch": torch, "F": F, "N": notes_claims}
+    names = {"np": np, "torch": torch, "F": F, "N": notes_losses}
     for cell in cells(page):
         for line in ast.parse(cell).body:
             wanted = isinstance(line, (ast.FunctionDef, ast.Import)) or (
@@ -40,9 +41,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 TOKENS = {
-    "k3": "forward KL", "reverse_kl": "reverse KL", "a_little_entropy": "reverse KL − 1e-05 × entropy", "squashed": "none of these",
-    "adapted": "forward KL", "sft": "zero", "default_reduction": "1/V × forward KL",
-}  # fmt: skip
+    "k3": "forward KL",
+    "reverse_kl": "reverse KL",
+    "a_little_entropy": "reverse KL − 1e-05 × entropy",
+    "squashed": "none of these",
+    "adapted": "forward KL",
+    "sft": "zero",
+    "default_reduction": "1/V × forward KL",
+}
 TEXTS = {
     "discounted": "reverse KL with a discounted return, γ = 0.5",
     "cumulative_the_wrong_way": "sum of local reverse KLs",
@@ -79,11 +85,10 @@ def test_each_refusal_has_a_message_of_its_own():
 def test_the_gradient_table_of_the_page_is_the_auditors():
     from opd_toy.audit.token.measure import tabulate
 
-    p, q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
     k3 = defined()["k3"]
     np.testing.assert_allclose(
-        defined()["gradient_table"](k3, p, q),
-        tabulate(k3, 3, np.log(p), np.log(q)).rows,
+        defined()["gradient_table"](k3, STUDENT, TEACHER),
+        tabulate(k3, 3, np.log(STUDENT), np.log(TEACHER)).rows,
         rtol=1e-12,
         atol=1e-15,
     )

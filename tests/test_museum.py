@@ -8,7 +8,6 @@ import ast
 import functools
 import inspect
 import itertools
-import re
 
 import numpy as np
 import pytest
@@ -19,13 +18,13 @@ from opd_toy.audit import audit, audit_sequence
 from opd_toy.audit.exhibits import museum
 from opd_toy.audit.exhibits.museum import EXHIBITS
 from opd_toy.distributions import entropy, log_softmax, softmax
+from opd_toy.example import STUDENT, TEACHER
 from opd_toy.explorables import loss_museum
-from opd_toy.explorables.host import HERE
-from tests.explorables import MUSEUM
+from tests.explorables import MUSEUM, page_of
+from tests.test_audit_claims import imported_by
 
-NOTES = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
+NOTES = STUDENT, TEACHER
 TOKEN_LEVEL = [name for name, exhibit in EXHIBITS.items() if exhibit.level == "token"]
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +41,7 @@ FAR = [
 
 
 def table_of(loss, student, teacher):
-    """Row k: the gradient in the student's logits (V, V) if token k is drawn; and the values (V,)."""
+    """(V, V), row k: the gradient in the logits if token k is drawn; and the values (V,)."""
     rows, values = [], []
     for token in range(len(student)):
         z = torch.tensor(np.log(student), requires_grad=True)
@@ -101,15 +100,13 @@ def test_an_exhibit_is_short_and_takes_what_its_level_says(name):
 
 
 def test_the_exhibits_know_nothing_of_the_engine():
-    tree = ast.parse(inspect.getsource(museum))
-    imported = {
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import)
-        for alias in node.names
+    assert set(imported_by(museum)) == {
+        "math",
+        "collections.abc",
+        "dataclasses",
+        "torch",
+        "torch.nn.functional",
     }
-    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"math", "collections.abc", "dataclasses", "torch", "torch.nn.functional"}
 
 
 def test_every_exhibit_says_one_thing():
@@ -465,33 +462,28 @@ def test_a_mask_forgotten_in_the_return_trains_what_the_student_has_not_written(
 # ---- the slider shows these exhibits ----
 
 
-def test_the_slider_has_every_exhibit_of_one_position_by_its_title():
+def test_the_slider_has_every_exhibit_of_one_position():
     assert list(loss_museum.EXHIBITS) == TOKEN_LEVEL == list(MUSEUM)
-    script = (HERE / "loss_museum.js").read_text(encoding="utf-8")
-    assert re.findall(r'^  (\w+): \{\n    label: "([^"]*)"', script, flags=re.MULTILINE) == [
-        (name, EXHIBITS[name].title) for name in TOKEN_LEVEL
-    ]
 
 
-def test_the_slider_shows_the_exhibits_code():
-    script = (HERE / "loss_museum.js").read_text(encoding="utf-8")
-    script = re.sub(
-        r"right: (PLAIN|EXACT)",
-        lambda found: "right: " + re.search(rf"const {found[1]} = (.*);", script)[1],
-        script,
-    )
+SHOWN = """() => ({
+  title: document.querySelector(".opd-choice[data-name=exhibit] input:checked")
+    .closest("label").textContent,
+  codes: [...document.querySelectorAll(".opd-code code")].map((node) => node.textContent),
+})"""
+
+
+def test_the_slider_shows_the_exhibits_titles_and_code(page):
+    """Of each loss what it returns, and maybe some of the lines before; the wrong one first."""
     for name in TOKEN_LEVEL:
-        part = re.search(rf"^  {name}: \{{.*?^  \}},$", script, flags=re.MULTILINE | re.DOTALL)[0]
-        for side in ("wrong", "right"):
-            text = re.search(
-                rf"\b{side}: \{{\s*code: (\[.*?\](?=,? ?\n| ?,\s*rows))", part, flags=re.DOTALL
-            )[1]
-            source = [
-                line.strip()
-                for line in inspect.getsource(getattr(EXHIBITS[name], side)).splitlines()
-            ]
-            *before, last = ast.literal_eval(text)
-            assert f"return {last}" == source[-1] and set(before) <= set(source), (name, side)
+        page.set_content(page_of(loss_museum.LossMuseum(exhibit=name)))
+        page.wait_for_selector("[data-mounted]", timeout=10_000)
+        shown, exhibit = page.evaluate(SHOWN), EXHIBITS[name]
+        assert shown["title"] == exhibit.title
+        for code, loss in zip(shown["codes"], (exhibit.wrong, exhibit.right), strict=True):
+            _, *lines = (line.strip() for line in inspect.getsource(loss).splitlines())
+            *before, last = code.split("\n")
+            assert f"return {last}" == lines[-1] and set(before) <= set(lines), (name, code)
 
 
 @pytest.mark.parametrize("name", TOKEN_LEVEL)

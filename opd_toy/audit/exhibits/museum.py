@@ -180,87 +180,155 @@ def masked_reward_to_go(student_logits, teacher_logits, tokens, mask):
 # ---- the exhibits ----
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Exhibit:
-    """A wrong loss beside a right one: ``level`` is "token" or "sequence", ``mistake`` says in one
-    sentence what the wrong one does in expectation, ``consequence`` what becomes of training."""
+    """A wrong loss beside a right one; ``level`` is "token" or "sequence".
+
+    ``mistake`` says in one sentence what the wrong one does in expectation, ``consequence``
+    what becomes of training.
+    """
 
     name: str
     title: str
-    level: str
+    level: str = "token"
     wrong: Callable
     right: Callable
     mistake: str
     consequence: str
 
 
-EXHIBITS = {
-    exhibit.name: exhibit
-    for exhibit in (
-        Exhibit(
-            "k1", "k1 as a loss", "token", k1_as_loss, policy_gradient,
-            "The log-ratio of the drawn token is differentiated: what is left is the score, whose expected gradient is zero.",
-            "Training only wanders; the value it reports is the reverse KL all the same.",
-        ),
-        Exhibit(
-            "k3", "k3 as a loss", "token", k3_as_loss, k2_as_loss,
-            "Its value estimates the reverse KL, but its expected gradient is that of the forward KL.",
-            "A student that cannot be the teacher covers its modes where it was meant to seek one; a token rare under the student gives a rare and huge gradient.",
-        ),
-        Exhibit(
-            "advantage", "KL as the advantage", "token", kl_as_advantage, reverse_kl,
-            "The full-vocabulary KL is the same number whichever token is drawn, so as an advantage its expected gradient is zero.",
-            "Training only wanders, the more the further the student is from the teacher.",
-        ),
-        Exhibit(
-            "stop_gradient", "Forgotten stop-gradient", "token", without_stop_gradient, policy_gradient,
-            "The log-ratio is differentiated too, which adds an entropy bonus: in expectation the loss is the reverse KL less the student's entropy.",
-            "Descent ends not at the teacher q but at the square root of q, renormalised: the teacher at temperature 2.",
-        ),
-        Exhibit(
-            "direction", "Swapped direction", "token", swapped_direction, kl_div_of_student,
-            "F.kl_div(a, b) is KL(b‖a): with the student first it is the forward KL and not the reverse.",
-            "A student that cannot be the teacher covers its modes where it was meant to seek one.",
-        ),
-        Exhibit(
-            "beta", "β near its end", "token", jsd_near_its_end, reverse_kl,
-            "JSD(β = 0.999) has nearly the direction of the reverse KL and about 1 − β = 0.001 of its strength; at β = 1 libraries switch to the reverse KL itself.",
-            "At a learning rate that suits β = 1 nothing moves.",
-        ),
-        Exhibit(
-            "tail", "Dropped top-K tail", "token", tail_dropped, tail_as_one_bucket,
-            "The sum over the teacher's top 2 alone is no divergence: its gradient does not vanish where student and teacher agree, and mass outside the two costs nothing.",
-            "Descent ends with each of the two at q/e and everything else on tokens that the teacher hardly uses.",
-        ),
-        Exhibit(
-            "value_clamp", "Clamped value of k3", "token", k3_clamped, forward_kl,
-            "k3 is clamped at 10: a token drawn with log(q/p) beyond 2.61 has no gradient, so that the forward KL is followed only while the two are close.",
-            "Where the student is most wrong, its own draws teach it nothing; the forward KL over the full vocabulary needs no clamp, for its gradient p − q is bounded.",
-        ),
-        Exhibit(
-            "ratio_clamp", "Clamped log-ratio", "token", clamped_policy_gradient, policy_gradient,
-            "The policy gradient's log-ratio is clamped to ±1: far from the teacher the expected gradient is biased, and only within the clamp it is the reverse KL's.",
-            "The tokens that are most wrong count for less than they should, and training takes another way; it ends at the teacher all the same.",
-        ),
-        Exhibit(
-            "temperature", "Forgotten T² factor", "token", tempered_without_square, tempered,
-            "At temperature T the gradient shrinks by about 1/T²; without the factor it is, at T = 2, a quarter of what it should be.",
-            "The learning rate, and the weight beside any other loss, mean something else at every temperature.",
-        ),
-        Exhibit(
-            "sum", "Sum over tokens", "sequence", sum_over_tokens, mean_over_tokens,
-            "The local KLs are summed over the text and not averaged: the gradient is T times the mean's.",
-            "A text twice as long makes a step about twice as large; a learning rate that suits short texts is too large for long ones.",
-        ),
-        Exhibit(
-            "padding", "Padding in the reward-to-go", "sequence", padding_in_reward_to_go, masked_reward_to_go,
-            "The costs of masked positions are summed into the returns of the tokens before them.",
-            "What the models say about padding, or about a tool's output, is charged to the text: noise at best, and a price on ending early or late.",
-        ),
-        Exhibit(
-            "mask", "Mask forgotten in the return", "sequence", mask_forgotten_in_the_return, masked_reward_to_go,
-            "The mask is put on the costs and not on the returns: a masked token inside the text gets the return of what follows it.",
-            "The student is trained on tokens that it has not written, such as a tool's output.",
-        ),
-    )
-}  # fmt: skip
+ON_TOKENS = (
+    Exhibit(
+        name="k1",
+        title="k1 as a loss",
+        wrong=k1_as_loss,
+        right=policy_gradient,
+        mistake="The log-ratio of the drawn token is differentiated: what is left is the score, "
+        "whose expected gradient is zero.",
+        consequence="Training only wanders; the value it reports is the reverse KL all the same.",
+    ),
+    Exhibit(
+        name="k3",
+        title="k3 as a loss",
+        wrong=k3_as_loss,
+        right=k2_as_loss,
+        mistake="Its value estimates the reverse KL, but its expected gradient is that of the "
+        "forward KL.",
+        consequence="A student that cannot be the teacher covers its modes where it was meant to "
+        "seek one; a token rare under the student gives a rare and huge gradient.",
+    ),
+    Exhibit(
+        name="advantage",
+        title="KL as the advantage",
+        wrong=kl_as_advantage,
+        right=reverse_kl,
+        mistake="The full-vocabulary KL is the same number whichever token is drawn, so as an "
+        "advantage its expected gradient is zero.",
+        consequence="Training only wanders, the more the further the student is from the teacher.",
+    ),
+    Exhibit(
+        name="stop_gradient",
+        title="Forgotten stop-gradient",
+        wrong=without_stop_gradient,
+        right=policy_gradient,
+        mistake="The log-ratio is differentiated too, which adds an entropy bonus: in expectation "
+        "the loss is the reverse KL less the student's entropy.",
+        consequence="Descent ends not at the teacher q but at the square root of q, renormalised: "
+        "the teacher at temperature 2.",
+    ),
+    Exhibit(
+        name="direction",
+        title="Swapped direction",
+        wrong=swapped_direction,
+        right=kl_div_of_student,
+        mistake="F.kl_div(a, b) is KL(b‖a): with the student first it is the forward KL and not "
+        "the reverse.",
+        consequence="A student that cannot be the teacher covers its modes where it was meant to "
+        "seek one.",
+    ),
+    Exhibit(
+        name="beta",
+        title="β near its end",
+        wrong=jsd_near_its_end,
+        right=reverse_kl,
+        mistake="JSD(β = 0.999) has nearly the direction of the reverse KL and about "
+        "1 − β = 0.001 of its strength; at β = 1 libraries switch to the reverse KL itself.",
+        consequence="At a learning rate that suits β = 1 nothing moves.",
+    ),
+    Exhibit(
+        name="tail",
+        title="Dropped top-K tail",
+        wrong=tail_dropped,
+        right=tail_as_one_bucket,
+        mistake="The sum over the teacher's top 2 alone is no divergence: its gradient does not "
+        "vanish where student and teacher agree, and mass outside the two costs nothing.",
+        consequence="Descent ends with each of the two at q/e and everything else on tokens that "
+        "the teacher hardly uses.",
+    ),
+    Exhibit(
+        name="value_clamp",
+        title="Clamped value of k3",
+        wrong=k3_clamped,
+        right=forward_kl,
+        mistake="k3 is clamped at 10: a token drawn with log(q/p) beyond 2.61 has no gradient, so "
+        "that the forward KL is followed only while the two are close.",
+        consequence="Where the student is most wrong, its own draws teach it nothing; the forward "
+        "KL over the full vocabulary needs no clamp, for its gradient p − q is bounded.",
+    ),
+    Exhibit(
+        name="ratio_clamp",
+        title="Clamped log-ratio",
+        wrong=clamped_policy_gradient,
+        right=policy_gradient,
+        mistake="The policy gradient's log-ratio is clamped to ±1: far from the teacher the "
+        "expected gradient is biased, and only within the clamp it is the reverse KL's.",
+        consequence="The tokens that are most wrong count for less than they should, and training "
+        "takes another way; it ends at the teacher all the same.",
+    ),
+    Exhibit(
+        name="temperature",
+        title="Forgotten T² factor",
+        wrong=tempered_without_square,
+        right=tempered,
+        mistake="At temperature T the gradient shrinks by about 1/T²; without the factor it is, "
+        "at T = 2, a quarter of what it should be.",
+        consequence="The learning rate, and the weight beside any other loss, mean something else "
+        "at every temperature.",
+    ),
+)
+ON_TEXTS = (
+    Exhibit(
+        name="sum",
+        title="Sum over tokens",
+        level="sequence",
+        wrong=sum_over_tokens,
+        right=mean_over_tokens,
+        mistake="The local KLs are summed over the text and not averaged: the gradient is T times "
+        "the mean's.",
+        consequence="A text twice as long makes a step about twice as large; a learning rate that "
+        "suits short texts is too large for long ones.",
+    ),
+    Exhibit(
+        name="padding",
+        title="Padding in the reward-to-go",
+        level="sequence",
+        wrong=padding_in_reward_to_go,
+        right=masked_reward_to_go,
+        mistake="The costs of masked positions are summed into the returns of the tokens before "
+        "them.",
+        consequence="What the models say about padding, or about a tool's output, is charged to "
+        "the text: noise at best, and a price on ending early or late.",
+    ),
+    Exhibit(
+        name="mask",
+        title="Mask forgotten in the return",
+        level="sequence",
+        wrong=mask_forgotten_in_the_return,
+        right=masked_reward_to_go,
+        mistake="The mask is put on the costs and not on the returns: a masked token inside the "
+        "text gets the return of what follows it.",
+        consequence="The student is trained on tokens that it has not written, such as a tool's "
+        "output.",
+    ),
+)
+EXHIBITS = {exhibit.name: exhibit for exhibit in ON_TOKENS + ON_TEXTS}
