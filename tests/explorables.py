@@ -127,8 +127,6 @@ def check_printed(seen):
             continue
         x = float(value.replace("Infinity", "inf"))
         sign, digits, decimals, percent = found.groups()
-        if len(text) > 12:  # a phrase that begins with a number
-            continue
         expected = rounded(100 * x if percent else x, len(decimals or ""))
         assert f"{'−' if sign == '−' else ''}{digits}" == expected, (
             f"{value} is printed as {text!r}"

@@ -19,7 +19,7 @@ from opd_toy.audit.exhibits import museum
 from opd_toy.audit.exhibits.museum import EXHIBITS
 from opd_toy.distributions import entropy, log_softmax, softmax
 from opd_toy.example import STUDENT, TEACHER
-from opd_toy.explorables import loss_museum
+from opd_toy.explorables import LossMuseum
 from tests.explorables import MUSEUM, page_of
 from tests.test_audit_claims import imported_by
 
@@ -463,7 +463,7 @@ def test_a_mask_forgotten_in_the_return_trains_what_the_student_has_not_written(
 
 
 def test_the_slider_has_every_exhibit_of_one_position():
-    assert list(loss_museum.EXHIBITS) == TOKEN_LEVEL == list(MUSEUM)
+    assert list(LossMuseum.exhibit.values) == TOKEN_LEVEL == list(MUSEUM)
 
 
 SHOWN = """() => ({
@@ -476,7 +476,7 @@ SHOWN = """() => ({
 def test_the_slider_shows_the_exhibits_titles_and_code(page):
     """Of each loss what it returns, and maybe some of the lines before; the wrong one first."""
     for name in TOKEN_LEVEL:
-        page.set_content(page_of(loss_museum.LossMuseum(exhibit=name)))
+        page.set_content(page_of(LossMuseum(exhibit=name)))
         page.wait_for_selector("[data-mounted]", timeout=10_000)
         shown, exhibit = page.evaluate(SHOWN), EXHIBITS[name]
         assert shown["title"] == exhibit.title
