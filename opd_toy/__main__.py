@@ -20,17 +20,15 @@ def tables(commands):
     parser.add_argument("--json", action="store_true", help="print them as JSON, at full precision")
 
     def run(arguments):
-        from opd_toy.pages.tables import STUDENT, TEACHER, as_text
+        from opd_toy.example import STUDENT, TEACHER
+        from opd_toy.pages.tables import as_text
         from opd_toy.pages.tables import tables as compute
 
+        p, q = tuple(STUDENT.tolist()), tuple(TEACHER.tolist())
         if arguments.json:
-            print(
-                json.dumps({"student": STUDENT, "teacher": TEACHER, "tables": compute()}, indent=2)
-            )
+            print(json.dumps({"student": p, "teacher": q, "tables": compute()}, indent=2))
         else:
-            print(
-                f"student p = {STUDENT}, teacher q = {TEACHER}; a negative gradient raises the logit\n"
-            )
+            print(f"student p = {p}, teacher q = {q}; a negative gradient raises the logit\n")
             print("\n\n".join(as_text(table) for table in compute()))
 
     parser.set_defaults(run=run)

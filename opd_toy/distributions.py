@@ -97,3 +97,13 @@ def taylor_remainder(r, alpha):
     for n in range(17, 1, -1):
         total = 1 + (alpha - n) / (n + 1) * r * total
     return r * r / 2 * total
+
+
+def quotient(a, b):
+    """a/b, and 0 where b = 0."""
+    return np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape)), where=b != 0)
+
+
+def sum_over_other_tokens(values):
+    """For each token the sum of all the others' ``values`` (..., V), none taken off again."""
+    return values @ (1 - np.eye(values.shape[-1]))

@@ -19,7 +19,12 @@ import math
 import numpy as np
 
 from opd_toy import _validate
-from opd_toy.distributions import log_ratio, near_equal, taylor_remainder
+from opd_toy.distributions import (
+    log_ratio,
+    near_equal,
+    sum_over_other_tokens,
+    taylor_remainder,
+)
 from opd_toy.objectives import reverse_kl, reverse_kl_logit_gradient
 
 KINDS = ("k1", "k2", "k3")
@@ -37,7 +42,8 @@ def policy_gradient(student, teacher, baseline=0.0):
         raise ValueError(f"baseline is {baseline.tolist()!r}; give a finite number")
     if baseline.ndim and baseline.shape != p.shape[:-1]:
         raise ValueError(
-            f"baseline has shape {baseline.shape}; give one number, or one for each batch row, shape {p.shape[:-1]}"
+            f"baseline has shape {baseline.shape}; "
+            f"give one number, or one for each batch row, shape {p.shape[:-1]}"
         )
     return _table(log_ratio(p, q) - baseline[..., None], p)
 
@@ -62,10 +68,10 @@ def k_estimator(student, teacher, kind):
 
 
 def k_estimator_as_loss(student, teacher, kind):
-    """Table of d k_k / d z: the estimate of the drawn token, differentiated.  eq-k-estimators-as-loss.
+    """Table of d k_k / d z: the estimate of the drawn token, differentiated.
 
-    Weight on the score: 1 for k1 (expectation 0), d for k2 (the reverse-KL
-    gradient), 1 - q/p for k3 (the *forward*-KL gradient, as far as the student's
+    eq-k-estimators-as-loss.  Weight on the score: 1 for k1 (expectation 0), d for k2
+    (the reverse-KL gradient), 1 - q/p for k3 (the *forward*-KL gradient, as far as the student's
     support reaches: a token it never draws teaches nothing).
     """
     _validate.choice("kind", kind, KINDS)
@@ -88,13 +94,19 @@ def k_estimator_as_reward(student, teacher, kind):
 
 
 def full_vocabulary_advantage(student, teacher):
-    """Table KL(p||q) (delta_kj - p_j): expectation 0, it teaches nothing.  eq-full-vocab-advantage-is-zero."""
+    """Table KL(p||q) (delta_kj - p_j): expectation 0, it teaches nothing.
+
+    eq-full-vocab-advantage-is-zero.
+    """
     p, q = _validate.pair(student, teacher)
     return _table(np.broadcast_to(reverse_kl(p, q)[..., None], p.shape), p)
 
 
 def gkd(student, teacher):
-    """Table whose every row is the exact reverse-KL gradient: variance 0.  eq-rkl-logit-gradient."""
+    """Table whose every row is the exact reverse-KL gradient: variance 0.
+
+    eq-rkl-logit-gradient.
+    """
     gradient = reverse_kl_logit_gradient(student, teacher)
     return np.repeat(gradient[..., None, :], gradient.shape[-1], axis=-2)
 
@@ -116,7 +128,10 @@ def importance_weighted_policy_gradient(student, teacher, behaviour, clip=None):
 
 
 def truncated_policy_gradient(student, teacher, limit):
-    """Table clip(C_k, -limit, limit)(delta_kj - p_j), limit > 0; biased where it bites.  eq-improve-estimator."""
+    """Table clip(C_k, -limit, limit)(delta_kj - p_j), limit > 0; biased where it clips.
+
+    eq-improve-estimator.
+    """
     p, q = _validate.pair(student, teacher)
     limit = _validate.positive("limit", limit)
     return _table(np.clip(log_ratio(p, q), -limit, limit), p)
@@ -160,12 +175,11 @@ def top_k_policy_gradient(student, teacher, k, tail="sampled"):
         exact = _table(_product(np.where(head, p, 0.0), cost), p).sum(axis=-2, keepdims=True)
         return exact + _table(np.where(head | (tail == "drop"), 0.0, cost), p)
 
-    # Costs of +inf, q_k = 0 < p_k, may meet with both signs: they are the limit of equal large ones.
+    # Costs of +inf, q_k = 0 < p_k, may meet with both signs.  They are the limit of equal
+    # large costs: the table of their indicator says which sign wins, or that they cancel.
     barred = (q == 0) & (p > 0)
-    table, infinite = (
-        head_and_tail(log_ratio(p, np.where(barred, 1.0, q))),
-        head_and_tail(barred.astype(float)),
-    )
+    table = head_and_tail(log_ratio(p, np.where(barred, 1.0, q)))
+    infinite = head_and_tail(barred.astype(float))
     return np.where(infinite != 0, np.copysign(np.inf, infinite), table)
 
 
@@ -181,7 +195,10 @@ def mixed_policy_gradient(student, teacher, reward, weight):
 
 
 def tilted_teacher(teacher, reward, weight):
-    """q exp(weight reward) / sum (..., V): where KL(p||q) - weight E_p[reward] is least.  eq-improve-framework."""
+    """q exp(weight reward) / sum (..., V): where KL(p||q) - weight E_p[reward] is least.
+
+    eq-improve-framework.
+    """
     q = _validate.probabilities("teacher", teacher)
     reward = _validate.one_position("reward", reward, q.shape[-1])
     tilt = _validate.number("weight", weight) * reward
@@ -201,17 +218,19 @@ def expectation(probabilities, table):
     both = (np.isposinf(rows).any(axis=-2) & np.isneginf(rows).any(axis=-2)).any()
     if both:
         raise ValueError(
-            "table holds both +inf and -inf in one column, in rows that can be drawn: the expectation does not exist; see the limit in objectives.reverse_kl_logit_gradient"
+            "table holds both +inf and -inf in one column, in rows that can be drawn: "
+            "the expectation does not exist; "
+            "see the limit in objectives.reverse_kl_logit_gradient"
         )
     with np.errstate(invalid="ignore"):
         return np.where(rows == 0, 0.0, weights[..., None] * rows).sum(axis=-2)
 
 
 def total_variance(probabilities, table):
-    """Trace of the covariance of a row of the table, k ~ probabilities: a float, or (...,) for a batch.
+    """Trace of the covariance of a row of the table, k ~ probabilities.
 
-    (..., K) and (..., K, columns).  Two passes, so never below 0, and exactly 0 for
-    equal rows.  +inf where an infinite row can be drawn.
+    A float, or (...,) for a batch, of (..., K) and (..., K, columns).  Two passes, so never
+    below 0, and exactly 0 for equal rows.  +inf where an infinite row can be drawn.
     """
     weights, rows = _drawn(probabilities, table)
     infinite = np.isinf(rows).any(axis=(-2, -1))
@@ -234,7 +253,7 @@ def optimal_baseline(student, teacher):
     eq-baseline-does-not-always-help.
     """
     p, q = _validate.pair(student, teacher)
-    weight = p * (_others(p) ** 2 + _others(p * p))
+    weight = p * squared_score_norm(p)
     total = weight.sum(axis=-1)
     best = np.divide(
         _product(weight, log_ratio(p, q)).sum(axis=-1),
@@ -254,7 +273,8 @@ def schulman_table(mean):
     mean = abs(_validate.number("mean", mean))
     if mean == 0:
         raise ValueError(
-            "mean is 0; give a mean other than 0, as at 0 the KL that bias and spread are divided by is 0"
+            "mean is 0; give a mean other than 0, "
+            "as at 0 the KL that bias and spread are divided by is 0"
         )
     square = mean * mean
     kl = square / 2
@@ -299,11 +319,19 @@ def dense_and_broadcast(student, teacher):
 
 
 def sequence_table(student, weights):
-    """Gradient table (S, T V) of weights (S, T) on the scores of all sequences, in base-V order; student (T, V)."""
+    """Gradient table (S, T V) of weights (S, T) on the scores of all sequences.
+
+    ``student`` is (T, V), sequences in base-V order, as for ``dense_and_broadcast``.
+    """
     p = _validate.probabilities("student", student)
     sequences = np.array(list(itertools.product(range(p.shape[1]), repeat=p.shape[0])))
     score = np.eye(p.shape[1])[sequences] - p
     return _product(weights[..., None], score).reshape(len(sequences), -1)
+
+
+def squared_score_norm(p):
+    """|delta_k - p|^2 for each token k, of probabilities (..., V)."""
+    return sum_over_other_tokens(p) ** 2 + sum_over_other_tokens(p * p)
 
 
 def _product(a, b):
@@ -312,21 +340,11 @@ def _product(a, b):
         return np.where((a == 0) | (b == 0), 0.0, a * b)
 
 
-def _others(values):
-    """Sum over all other tokens, for each token (..., V), without cancelling at the largest."""
-    top = values.argmax(axis=-1, keepdims=True)
-    rest = values.copy()
-    np.put_along_axis(rest, top, 0.0, axis=-1)
-    sums = values.sum(axis=-1, keepdims=True) - values
-    np.put_along_axis(sums, top, rest.sum(axis=-1, keepdims=True), axis=-1)
-    return sums
-
-
 def _table(weight, p):
     """weight_k (delta_kj - p_j): (..., V) and (..., V) -> (..., V, V)."""
     score = np.repeat(-p[..., None, :], p.shape[-1], axis=-2)
     token = np.arange(p.shape[-1])
-    score[..., token, token] = _others(p)
+    score[..., token, token] = sum_over_other_tokens(p)
     return _product(weight[..., :, None], score)
 
 
@@ -336,19 +354,20 @@ def _drawn(probabilities, table):
     rows = _validate.numbers("table", table)
     if rows.ndim < 2 or rows.shape[-2] != weights.shape[-1]:
         raise ValueError(
-            f"table has shape {rows.shape}; give one row for each of the {weights.shape[-1]} probabilities, shape (..., {weights.shape[-1]}, columns)"
+            f"table has shape {rows.shape}; give one row for each of the {weights.shape[-1]} "
+            f"probabilities, shape (..., {weights.shape[-1]}, columns)"
         )
     if np.isnan(rows).any():
-        raise ValueError(
-            f"table holds nan at {tuple(int(i) for i in np.argwhere(np.isnan(rows))[0])}; every entry must be a number"
-        )
+        place = tuple(int(i) for i in np.argwhere(np.isnan(rows))[0])
+        raise ValueError(f"table holds nan at {place}; every entry must be a number")
     try:
         rows = np.broadcast_to(
             rows, np.broadcast_shapes(weights.shape[:-1], rows.shape[:-2]) + rows.shape[-2:]
         )
     except ValueError:
         raise ValueError(
-            f"probabilities has shape {weights.shape} and table {rows.shape}; their leading axes must be equal or broadcast"
+            f"probabilities has shape {weights.shape} and table {rows.shape}; "
+            "their leading axes must be equal or broadcast"
         ) from None
     weights = np.broadcast_to(weights, rows.shape[:-1])
     return weights, np.where(weights[..., None] > 0, rows, 0.0)

@@ -10,14 +10,14 @@ Values are in nats, float64, and +inf where the definition says so.  A gradient 
 never NaN: where the value is +inf, each of the zeros to blame (q_v = 0 < p_v for
 the reverse KL and alpha >= 1, p_v = 0 < q_v for the forward KL and alpha <= 0) is
 replaced by one and the same epsilon, and the gradient is its limit, finite or
-infinite, for epsilon -> 0.  A token that neither knows has gradient 0.  All raise ValueError on malformed probabilities (see
-``distributions``) and parameters.
+infinite, for epsilon -> 0.  A token that neither knows has gradient 0.
+All raise ValueError on malformed probabilities (see ``distributions``) and parameters.
 """
 
 import numpy as np
 
 from opd_toy import _validate
-from opd_toy.distributions import kl_terms, log_ratio, near_equal, taylor_remainder
+from opd_toy.distributions import kl_terms, log_ratio, near_equal, quotient, taylor_remainder
 
 
 def forward_kl(student, teacher):
@@ -69,7 +69,10 @@ def generalized_jsd(student, teacher, beta):
 
 
 def generalized_jsd_logit_gradient(student, teacher, beta):
-    """(1-beta) p_j (log(p_j/M_j) - KL(p||M)) (..., V); finite for 0 < beta < 1.  eq-improve-objective."""
+    """(1-beta) p_j (log(p_j/M_j) - KL(p||M)) (..., V); finite for 0 < beta < 1.
+
+    eq-improve-objective.
+    """
     beta = _validate.fraction("beta", beta)
     if beta in (0, 1):
         return (reverse_kl_logit_gradient if beta else forward_kl_logit_gradient)(student, teacher)
@@ -104,8 +107,8 @@ def skewed_forward_kl_logit_gradient(student, teacher, skew):
         return np.zeros_like(p)
     mixture = _mixture(p, q, skew)
     with np.errstate(over="ignore"):
-        g = (1 - skew) ** 2 * _quotient(p - q, mixture)
-    return _centred_with_products(p, g, (1 - skew) ** 2 * (p - q) * _quotient(p, mixture))
+        g = (1 - skew) ** 2 * quotient(p - q, mixture)
+    return _centred_with_products(p, g, (1 - skew) ** 2 * (p - q) * quotient(p, mixture))
 
 
 def skewed_reverse_kl(student, teacher, skew):
@@ -134,7 +137,7 @@ def skewed_reverse_kl_logit_gradient(student, teacher, skew):
     mixture, difference = _mixture(q, p, skew), (1 - skew) * (p - q)
     near, y = near_equal(mixture, difference)
     close = (1 - skew) * y - taylor_remainder(y, 0.0)
-    apart = log_ratio(p, mixture, difference) - _quotient(skew * difference, mixture)
+    apart = log_ratio(p, mixture, difference) - quotient(skew * difference, mixture)
     return _centred(p, np.where(near, close, apart))
 
 
@@ -220,7 +223,7 @@ def top_k_reverse_kl_logit_gradient(student, teacher, k, outside="renormalize"):
         gradient[..., :k] = bucket[..., :k]
         if outside == "tail" and k < p.shape[-1]:
             tail = p[..., k:]
-            share = _quotient(tail, tail.sum(axis=-1, keepdims=True))
+            share = quotient(tail, tail.sum(axis=-1, keepdims=True))
             gradient[..., k:] = np.where(
                 share > 0, bucket[..., k:] * np.where(share > 0, share, 1.0), 0.0
             )
@@ -267,14 +270,12 @@ def _centred_with_products(p, g, products):
 
 
 def _mixture(p, q, weight):
-    """(1-weight) p + weight q for 0 < weight <= 1, kept above 0 wherever p or q is: the product may underflow."""
+    """(1-weight) p + weight q for 0 < weight <= 1, above 0 wherever p or q is.
+
+    A product that underflows is replaced by the smallest number above 0.
+    """
     mixture = (1 - weight) * p + weight * q
     return np.where((p > 0) | (q > 0), np.maximum(mixture, 5e-324), 0.0)
-
-
-def _quotient(a, b):
-    """a/b, and 0 where b = 0."""
-    return np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape)), where=b != 0)
 
 
 def _scaled_expm1(p, q, t):
@@ -324,6 +325,6 @@ def _buckets(p, q, k, outside):
         )
     head_p, head_q = p[..., :k], q[..., :k]
     mass = head_p.sum(axis=-1, keepdims=True)
-    return np.where(mass > 0, _quotient(head_p, mass), 1 / k), head_q / head_q.sum(
+    return np.where(mass > 0, quotient(head_p, mass), 1 / k), head_q / head_q.sum(
         axis=-1, keepdims=True
     )

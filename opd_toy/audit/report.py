@@ -164,7 +164,7 @@ def draw_gradients(report, style):
     import matplotlib.pyplot as plt
 
     from opd_toy.objectives import forward_kl_logit_gradient, reverse_kl_logit_gradient
-    from opd_toy.pages.tables import STUDENT, TEACHER
+    from opd_toy.example import STUDENT, TEACHER
 
     tokens = np.arange(3)
     drawn, axes = plt.subplots(figsize=(6, 3))

@@ -239,7 +239,7 @@ def independent_exponents(lengths=(4, 8, 16, 32, 64, 128, 256)):
     """Total variance against T, exact, and its local slopes, for every estimator on the notes' p and q."""
     import numpy as np
 
-    from opd_toy.pages.tables import STUDENT, TEACHER
+    from opd_toy.example import STUDENT, TEACHER
     from opd_toy.sequences import growth_exponents, independent_variance
 
     student, teacher = (
@@ -264,8 +264,8 @@ def independent_exponents(lengths=(4, 8, 16, 32, 64, 128, 256)):
             }
         )
     return {
-        "student": list(STUDENT),
-        "teacher": list(TEACHER),
+        "student": STUDENT.tolist(),
+        "teacher": TEACHER.tolist(),
         "lengths": list(lengths),
         "rows": rows,
     }

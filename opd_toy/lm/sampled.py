@@ -277,7 +277,7 @@ def _one_a_text(name, value, log_p):
         or tuple(value.shape) != (len(log_p),)
     ):
         raise ValueError(
-            f"{name} is {_validate._quote(value)} and student_log_probabilities of shape {tuple(log_p.shape)}; "
+            f"{name} is {_validate.quote(value)} and student_log_probabilities of shape {tuple(log_p.shape)}; "
             "give one number a text, a tensor of shape (B,) with log probabilities (B, T)"
         )
     return value.detach().to(log_p.device)[:, None]

@@ -5,9 +5,11 @@ a column: text or full-precision floats) and note.
 """
 
 import numpy as np
+from tabulate import tabulate
 
 from opd_toy.distributions import log_ratio
 from opd_toy.estimators import gkd, policy_gradient
+from opd_toy.example import STUDENT, TEACHER
 from opd_toy.objectives import (
     forward_kl,
     forward_kl_logit_gradient,
@@ -15,14 +17,13 @@ from opd_toy.objectives import (
     reverse_kl_logit_gradient,
 )
 
-STUDENT = (0.2, 0.3, 0.5)
-TEACHER = (0.7, 0.2, 0.1)
-TOKENS = ("t1", "t2", "t3")
+TOKENS = ("t1", "t2", "t3")  # in ASCII: these tables are printed in terminals of every kind
+PROBABILITIES = ("p", "q", "p student", "q teacher", "probability")  # columns without a sign
 
 
 def tables():
     """All five tables, in the notes' order."""
-    p, q = np.array(STUDENT), np.array(TEACHER)
+    p, q = STUDENT, TEACHER
     return [
         _log_ratios(p, q),
         _directions(p, q),
@@ -45,38 +46,25 @@ def strength(gradient):
 
 def as_text(table, digits=2):
     """The table as aligned text, numbers signed and rounded to ``digits``."""
-    cells = [table["columns"]] + [
-        [_cell(entry, column, digits) for entry, column in zip(row, table["columns"])]
-        for row in table["rows"]
+    names = table["columns"]
+    rows = [
+        [_cell(entry, name, digits) for entry, name in zip(row, names)] for row in table["rows"]
     ]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in cells
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    note = [table["note"]] if table["note"] else []
-    return "\n".join([f"{table['section']}  {table['title']}  [{table['id']}]", "", *lines, *note])
+    alignment = ["left"] + ["right"] * (len(names) - 1)
+    grid = tabulate(rows, names, disable_numparse=True, colalign=alignment)
+    title = f"{table['section']}  {table['title']}  [{table['id']}]"
+    return "\n".join(filter(None, [title + "\n", grid, table["note"]]))
 
 
 def _log_ratios(p, q):
+    ratio, kl = log_ratio(p, q), reverse_kl(p, q)
     gradient = reverse_kl_logit_gradient(p, q)
     return {
         "id": "three-token-rkl",
         "section": "3",
         "title": "Reverse KL: log-ratio against its mean, KL(p||q)",
         "columns": ["token", "p", "q", "r = log(p/q)", "KL(p||q)", "r - KL", "gradient p (r - KL)"],
-        "rows": _rows(
-            p,
-            q,
-            log_ratio(p, q),
-            [reverse_kl(p, q)] * 3,
-            log_ratio(p, q) - reverse_kl(p, q),
-            gradient,
-        ),
+        "rows": _rows(p, q, ratio, [kl] * len(p), ratio - kl, gradient),
         "note": "t2 goes up although p2 > q2: its log-ratio is below the mean.",
     }
 
@@ -87,28 +75,10 @@ def _directions(p, q):
         "id": "three-token-fkl",
         "section": "3",
         "title": "What one descent step does: reverse KL against forward KL",
-        "columns": [
-            "token",
-            "p",
-            "q",
-            "rKL gradient",
-            "rKL direction",
-            "rKL strength",
-            "fKL gradient",
-            "fKL direction",
-            "fKL strength",
-        ],
-        "rows": _rows(
-            p,
-            q,
-            reverse,
-            direction(reverse),
-            strength(reverse),
-            forward,
-            direction(forward),
-            strength(forward),
-        ),
-        "note": f"KL(p||q) = {reverse_kl(p, q):.4f}, KL(q||p) = {forward_kl(p, q):.4f}; the two disagree on t2.",
+        "columns": ["token", "p", "q", *_effect_columns("rKL"), *_effect_columns("fKL")],
+        "rows": _rows(p, q, *_effect(reverse), *_effect(forward)),
+        "note": f"KL(p||q) = {reverse_kl(p, q):.4f}, KL(q||p) = {forward_kl(p, q):.4f}; "
+        "the two disagree on t2.",
     }
 
 
@@ -119,28 +89,13 @@ def _side_by_side(p, q):
         "section": "4",
         "title": "GKD against the policy gradient, t3 drawn",
         "columns": [
-            "token",
-            "p student",
-            "q teacher",
-            "GKD gradient",
-            "GKD direction",
-            "GKD strength",
-            "PG gradient",
-            "PG direction",
-            "PG strength",
+            *("token", "p student", "q teacher"),
+            *_effect_columns("GKD"),
+            *_effect_columns("PG"),
         ],
-        "rows": _rows(
-            p,
-            q,
-            exact,
-            direction(exact),
-            strength(exact),
-            sampled,
-            direction(sampled),
-            strength(sampled),
-            drawn=2,
-        ),
-        "note": f"The notes print +.81 for PG at t3: 1.61 x .5 from the rounded 1.61. The value is {sampled[2]:.4f}.",
+        "rows": _rows(p, q, *_effect(exact), *_effect(sampled), drawn=2),
+        "note": "The notes print +.81 for PG at t3: 1.61 x .5 from the rounded 1.61. "
+        f"The value is {sampled[2]:.4f}.",
     }
 
 
@@ -150,9 +105,10 @@ def _token_drawn(p, q, k):
         "id": "three-token-pg",
         "section": "4",
         "title": f"The policy gradient, {TOKENS[k]} drawn",
-        "columns": ["token", "p", "q", "PG gradient", "PG direction", "PG strength"],
-        "rows": _rows(p, q, gradient, direction(gradient), strength(gradient), drawn=k),
-        "note": f"C = log p - log q = {log_ratio(p, q)[k]:+.2f}. Now t2 goes down; with t3 drawn it goes up.",
+        "columns": ["token", "p", "q", *_effect_columns("PG")],
+        "rows": _rows(p, q, *_effect(gradient), drawn=k),
+        "note": f"C = log p - log q = {log_ratio(p, q)[k]:+.2f}. "
+        "Now t2 goes down; with t3 drawn it goes up.",
     }
 
 
@@ -169,6 +125,15 @@ def _expected(p, q):
     }
 
 
+def _effect(gradient):
+    """Columns: a gradient, and what one step along it does to each token."""
+    return gradient, direction(gradient), strength(gradient)
+
+
+def _effect_columns(name):
+    return [f"{name} gradient", f"{name} direction", f"{name} strength"]
+
+
 def _rows(*columns, drawn=None):
     names = [token + " (drawn)" if k == drawn else token for k, token in enumerate(TOKENS)]
     return _plain(zip(names, *columns))
@@ -181,8 +146,4 @@ def _plain(rows):
 def _cell(entry, column, digits):
     if isinstance(entry, str):
         return entry
-    return (
-        f"{entry:.1f}"
-        if column in ("p", "q", "p student", "q teacher", "probability")
-        else f"{entry:+.{digits}f}"
-    )
+    return f"{entry:.1f}" if column in PROBABILITIES else f"{entry:+.{digits}f}"

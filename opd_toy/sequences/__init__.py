@@ -1,8 +1,80 @@
 """How it is learned, over whole texts: estimators of the sequence gradient, exact by enumeration.
 
-``trees`` holds the policies, ``table`` a gradient a sequence, ``estimators`` the ways to fill
-it, ``independent`` what needs no tree.  All their public names are here.
+``trees``        policies over sequences, the KL of two of them and its exact gradient
+``table``        one gradient a sequence, its expectation and its variance
+``estimators``   the ways to fill such a table: who answers for the future
+``independent``  the same variance where positions are independent, at any length
+``sampling``     estimates from drawn sequences, where a policy is too large to enumerate
+
+All their public names are here.
 """
 
-from opd_toy.sequences.estimators import *
-from opd_toy.sequences.estimators import __all__
+from opd_toy.sequences.estimators import (
+    best_gamma,
+    bias_variance_polynomials,
+    broadcast_outcome,
+    fipo,
+    fipo_weight,
+    full_return,
+    future_kl,
+    generalized_advantage,
+    mixed,
+    outcome,
+    reward_to_go,
+    reward_to_go_table,
+    top_k,
+)
+from opd_toy.sequences.independent import (
+    growth_exponents,
+    independent_variance,
+)
+from opd_toy.sequences.sampling import (
+    LazyTree,
+    sample_estimate,
+)
+from opd_toy.sequences.table import (
+    SequenceTable,
+)
+from opd_toy.sequences.trees import (
+    SIGNALS,
+    TokenTree,
+    decomposition,
+    discounted_return,
+    on_policy_gkd_gradient,
+    sequence_kl,
+    sequence_kl_gradient,
+    state_values,
+    token_costs,
+    token_kls,
+)
+
+__all__ = [
+    "LazyTree",
+    "SIGNALS",
+    "SequenceTable",
+    "TokenTree",
+    "best_gamma",
+    "bias_variance_polynomials",
+    "broadcast_outcome",
+    "decomposition",
+    "discounted_return",
+    "fipo",
+    "fipo_weight",
+    "full_return",
+    "future_kl",
+    "generalized_advantage",
+    "growth_exponents",
+    "independent_variance",
+    "mixed",
+    "on_policy_gkd_gradient",
+    "outcome",
+    "reward_to_go",
+    "reward_to_go_table",
+    "sample_estimate",
+    "sequence_kl",
+    "sequence_kl_gradient",
+    "state_values",
+    "token_costs",
+    "token_kls",
+    "top_k",
+]

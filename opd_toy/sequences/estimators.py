@@ -19,57 +19,37 @@ raises ValueError, as it does on malformed arguments.
 import numpy as np
 
 from opd_toy import _validate
+from opd_toy.distributions import quotient
+from opd_toy.estimators import squared_score_norm
 from opd_toy.objectives import top_k_reverse_kl_logit_gradient
-from opd_toy.sequences.independent import (
-    LazyTree,
-    growth_exponents,
-    independent_variance,
-    sample_estimate,
-)
-from opd_toy.sequences.table import SequenceTable, covariances, expectations, score_length
+from opd_toy.sequences.table import SequenceTable, covariances, expectations
 from opd_toy.sequences.trees import (
     SIGNALS,
-    TokenTree,
     along_sequences,
     barred_token,
     centred,
     check_same_tree,
     check_tree,
-    decomposition,
     difference,
     discounted,
-    discounted_return,
+    discounted_later,
     drawable,
     log_ratios,
-    on_policy_gkd_gradient,
-    per_position,
     prefix_at,
     prefix_means,
-    quotient,
-    sequence_array,
-    sequence_kl,
-    sequence_kl_gradient,
     state_values,
     token_costs,
     token_kls,
 )
 
-__all__ = [
-    "SIGNALS", "LazyTree", "SequenceTable", "TokenTree", "best_gamma", "bias_variance_polynomials", "broadcast_outcome",
-    "decomposition", "discounted_return", "fipo", "fipo_weight", "full_return", "future_kl", "generalized_advantage",
-    "growth_exponents", "independent_variance", "mixed", "on_policy_gkd_gradient", "outcome", "reward_to_go",
-    "reward_to_go_table", "sample_estimate", "sequence_kl", "sequence_kl_gradient", "state_values", "token_costs",
-    "token_kls", "top_k",
-]  # fmt: skip
-
-
 # --- the cost of the sequence ----------------------------------------------------------
 
 
 def full_return(student, teacher, signal="sampled", baseline=None):
-    """Every token carries the cost of the whole sequence, its past included.  eq-past-terms-vanish.
+    """Every token carries the cost of the whole sequence, its past included.
 
-    Signals and baselines as for ``reward_to_go``, undiscounted, with u != t in place of u > t.
+    eq-past-terms-vanish.  Signals and baselines as for ``reward_to_go``, undiscounted, with
+    u != t in place of u > t.
     """
     own, others, local = _signal(student, teacher, signal)
     weights = own + (others.sum(axis=1, keepdims=True) - others)
@@ -77,7 +57,9 @@ def full_return(student, teacher, signal="sampled", baseline=None):
 
 
 def reward_to_go(student, teacher, gamma, signal="sampled", baseline=None):
-    """Every token carries the discounted cost from itself on.  eq-reward-to-go, eq-discounted-return.
+    """Every token carries the discounted cost from itself on.
+
+    eq-reward-to-go, eq-discounted-return.
 
     ``signal``: "sampled", weight sum_{u>=t} gamma**(u-t) r_u;
     "full_vocabulary" (the Rao-Blackwellised return), the gradient of KL_t and weight
@@ -93,25 +75,27 @@ def reward_to_go(student, teacher, gamma, signal="sampled", baseline=None):
 
 
 def reward_to_go_table(student, teacher, gamma, signal="sampled", baseline=None):
-    """(probabilities (S,), table (S, P)) of ``reward_to_go``, for ``estimators.expectation`` and ``total_variance``."""
+    """(probabilities (S,), table (S, P)) of ``reward_to_go``.
+
+    ``estimators.expectation`` and ``estimators.total_variance`` take them.
+    """
     table = reward_to_go(student, teacher, gamma, signal, baseline)
     return table.probabilities, table.dense()
 
 
 def generalized_advantage(student, teacher, gamma, lam, values=None):
-    """GAE: weight sum_{u>=t} (gamma lam)**(u-t) (r_u + gamma v(s_{u+1}) - v(s_u)).  eq-classical-rl.
+    """GAE: weight sum_{u>=t} (gamma lam)**(u-t) (r_u + gamma v(s_{u+1}) - v(s_u)).
 
-    ``values`` is a tuple of (V**t,), by default the exact ``state_values``; the value
-    after the last token is 0.  At gamma = 1 unbiased with exact values for every ``lam``,
-    with others for lam = 1.  Schulman et al., arXiv 1506.02438.
+    eq-classical-rl.  ``values`` is a tuple of (V**t,), by default the exact ``state_values``;
+    the value after the last token is 0.  At gamma = 1 unbiased with exact values for every
+    ``lam``, with others for lam = 1.  Schulman et al., arXiv 1506.02438.
     """
     gamma, lam = _validate.fraction("gamma", gamma), _validate.fraction("lam", lam)
     costs = token_costs(student, teacher)
-    values = (
-        state_values(student, costs, gamma)
-        if values is None
-        else per_position("values", values, student)
-    )
+    if values is None:
+        values = state_values(student, costs, gamma)
+    else:
+        values = _validate.by_prefix("values", values, student)
     value = along_sequences(student, values)
     surprise = costs - value
     surprise[:, :-1] += gamma * value[:, 1:]
@@ -119,72 +103,73 @@ def generalized_advantage(student, teacher, gamma, lam, values=None):
 
 
 def top_k(student, teacher, k, outside="renormalize"):
-    """Gradients of ``objectives.top_k_reverse_kl`` at the prefixes passed: no weights, no future.  eq-top-k.
+    """Gradients of ``objectives.top_k_reverse_kl`` at the prefixes passed: no weights, no future.
 
-    k an int from 1 to V; at k = V the expectation is ``on_policy_gkd_gradient``.
+    eq-top-k.  k an int from 1 to V; at k = V the expectation is ``on_policy_gkd_gradient``.
     Works on probabilities, so a teacher's logit about 750 below the highest counts as barred.
     """
     check_same_tree(student, teacher)
+    rows = zip(student.probabilities, teacher.probabilities, student.prefix_probabilities())
     local = []
-    for t, (p, q, visit) in enumerate(
-        zip(student.probabilities, teacher.probabilities, student.prefix_probabilities())
-    ):
-        gradient = np.where(
-            visit[:, None] > 0, top_k_reverse_kl_logit_gradient(p, q, k, outside), 0.0
-        )
+    for t, (p, q, visit) in enumerate(rows):
+        gradient = top_k_reverse_kl_logit_gradient(p, q, k, outside)
+        gradient = np.where(visit[:, None] > 0, gradient, 0.0)
         if (barred := np.argwhere(np.isposinf(gradient))).size:
             raise barred_token(prefix_at(student, t, barred[0][0]), int(barred[0][1]))
         local.append(gradient)
-    return SequenceTable(
-        student, np.zeros((student.vocabulary**student.length, student.length)), tuple(local)
-    )
+    weights = np.zeros((student.vocabulary**student.length, student.length))
+    return SequenceTable(student, weights, tuple(local))
 
 
 # --- rewards at the end ----------------------------------------------------------------
 
 
 def outcome(student, reward, gamma=1.0, baseline=None):
-    """A reward (S,) for the whole sequence, discounted back from its end: weight -gamma**(T-t) R.  eq-rlvr-terminal.
+    """A reward (S,) for the whole sequence, discounted back from its end: weight -gamma**(T-t) R.
 
-    At gamma = 1 every token has the same weight, and the table is unbiased for the
-    gradient of -E[R].  Baselines as for ``reward_to_go``.
+    eq-rlvr-terminal.  At gamma = 1 every token has the same weight, and the table is unbiased
+    for the gradient of -E[R].  Baselines as for ``reward_to_go``.
     """
     return _with_baseline(student, _outcome(student, reward, gamma), None, baseline)
 
 
 def broadcast_outcome(student, reward):
-    """The reward (S,) given again at every token, r_t = R: weight -(T - t + 1) R.  eq-rlvr-broadcast."""
-    return SequenceTable(
-        student,
-        _outcome(student, reward, 1.0) * np.arange(check_tree("student", student).length, 0, -1),
-    )
+    """The reward (S,) given again at every token, r_t = R: weight -(T - t + 1) R.
+
+    eq-rlvr-broadcast.
+    """
+    once = _outcome(student, reward, 1.0)
+    return SequenceTable(student, once * np.arange(student.length, 0, -1))
 
 
 def mixed(student, teacher, reward, alpha, gamma=1.0, signal="sampled", baseline=None):
-    """``reward_to_go`` plus alpha times ``outcome``: at gamma = 1 the gradient of KL - alpha E[R].  eq-improve-framework."""
+    """``reward_to_go`` plus alpha times ``outcome``: at gamma = 1 the gradient of KL - alpha E[R].
+
+    eq-improve-framework.
+    """
     alpha = _validate.number("alpha", alpha)
     weights, local = _reward_to_go(student, teacher, gamma, signal)
-    return _with_baseline(
-        student, weights + alpha * _outcome(student, reward, gamma), local, baseline
-    )
+    weights = weights + alpha * _outcome(student, reward, gamma)
+    return _with_baseline(student, weights, local, baseline)
 
 
 def future_kl(student, old, gamma, ratio_limit=10.0):
-    """FutureKL_t = sum_{u>=t} M_u gamma**(u-t) log(p/old) (S, T), M_u = 1 where p/old <= ratio_limit.  eq-fipo.
+    """FutureKL_t = sum_{u>=t} M_u gamma**(u-t) log(p/old) (S, T), M_u = 1 if p/old <= ratio_limit.
 
-    Of the drawn tokens; 0 for those ``old`` never draws, -inf where the student never
+    eq-fipo.  Of the drawn tokens; 0 for those ``old`` never draws, -inf where the student never
     draws one of them.  arXiv 2603.19835, where gamma = 2**(-1/32).
     """
-    gamma, limit = (
-        _validate.fraction("gamma", gamma),
-        _validate.positive("ratio_limit", ratio_limit),
-    )
+    gamma = _validate.fraction("gamma", gamma)
+    limit = _validate.positive("ratio_limit", ratio_limit)
     change = _change(student, old)
     return discounted(np.where(change <= np.log(limit), change, 0.0), gamma)
 
 
 def fipo_weight(student, old, gamma, low, high, ratio_limit=10.0):
-    """f_t = exp(FutureKL_t) clipped to [1 - low, 1 + high] (S, T), low from 0 to 1, high at least 0.  eq-fipo."""
+    """f_t = exp(FutureKL_t) clipped to [1 - low, 1 + high] (S, T).
+
+    low from 0 to 1, high at least 0.  eq-fipo.
+    """
     low, high = _validate.fraction("low", low), _validate.number("high", high)
     if high < 0:
         raise ValueError(f"high is {high!r}; give a number of at least 0")
@@ -200,42 +185,36 @@ def fipo(student, old, reward, gamma, low, high, ratio_limit=10.0):
     At student = old all f_t are 1.
     """
     weight = fipo_weight(student, old, gamma, low, high, ratio_limit)
-    reward, drawn_by = (
-        sequence_array("reward", reward, student, each_position=False),
-        old.sequence_probabilities(),
-    )
+    reward = _validate.by_sequence("reward", reward, student)
+    drawn_by = old.sequence_probabilities()
     with np.errstate(over="ignore"):
         importance = np.where(drawn_by[:, None] > 0, np.exp(_change(student, old)), 0.0)
-    return SequenceTable(
-        student, -importance * weight * (reward - drawn_by @ reward)[:, None], None, drawn_by
-    )
+    advantage = reward - drawn_by @ reward
+    return SequenceTable(student, -importance * weight * advantage[:, None], None, drawn_by)
 
 
 def _change(student, old):
     """log p - log old of the drawn tokens (S, T), 0 where ``old`` never draws."""
     check_same_tree(student, old, ("student", "old"))
     rows = zip(student.log_probabilities, old.log_probabilities, drawable(old))
-    return along_sequences(
-        old, [difference(log_p, log_old, drawn) for log_p, log_old, drawn in rows]
-    )
+    return along_sequences(old, [difference(*row) for row in rows])
 
 
 def _outcome(student, reward, gamma):
-    reward = sequence_array("reward", reward, check_tree("student", student), each_position=False)
-    return -reward[:, None] * _validate.fraction("gamma", gamma) ** np.arange(
-        student.length - 1, -1, -1
-    )
+    reward = _validate.by_sequence("reward", reward, check_tree("student", student))
+    steps_to_the_end = np.arange(student.length - 1, -1, -1)
+    return -reward[:, None] * _validate.fraction("gamma", gamma) ** steps_to_the_end
 
 
 # --- bias against variance -------------------------------------------------------------
 
 
 def bias_variance_polynomials(student, teacher, signal="sampled"):
-    """(|bias|**2, variance) of ``reward_to_go`` as polynomials in gamma, each (2T - 1,), lowest power first.
+    """(|bias|**2, variance) of ``reward_to_go`` as polynomials in gamma.
 
-    Exact: the weight is sum_k gamma**k w_k with w_k the cost of lag k, so both are
-    quadratic forms in the powers of gamma.  The bias is against ``sequence_kl_gradient``.
-    eq-bias-variance.
+    Each (2T - 1,), lowest power first.  Exact: the weight is sum_k gamma**k w_k with w_k the
+    cost of lag k, so both are quadratic forms in the powers of gamma.  The bias is against
+    ``sequence_kl_gradient``.  eq-bias-variance.
     """
     own, others, local = _signal(student, teacher, signal)
     lags, never = range(1, student.length), np.zeros(len(own))
@@ -243,19 +222,23 @@ def bias_variance_polynomials(student, teacher, signal="sampled"):
     def weights(t):
         return [own[:, t]] + [others[:, t + k] if t + k < student.length else never for k in lags]
 
-    def locals_(t):
+    def local_gradients(t):
         none = np.zeros_like(student.probabilities[t])
         return [none if local is None else local[t]] + [none for _ in lags]
 
     drawn_by = student.sequence_probabilities()
     # gamma**k e_k summed, less its value at gamma = 1: lag 0 drops out.
-    bias = expectations(student, drawn_by, weights, locals_)
+    bias = expectations(student, drawn_by, weights, local_gradients)
     bias[0] = -bias[1:].sum(axis=0)
-    return _quadratic(bias @ bias.T), _quadratic(covariances(student, drawn_by, weights, locals_))
+    variance = covariances(student, drawn_by, weights, local_gradients)
+    return _quadratic(bias @ bias.T), _quadratic(variance)
 
 
 def best_gamma(student, teacher, samples, signal="sampled"):
-    """The gamma in [0, 1] that makes |bias|**2 + variance/samples of ``reward_to_go`` least.  eq-bias-variance."""
+    """The gamma in [0, 1] that makes |bias|**2 + variance/samples of ``reward_to_go`` least.
+
+    eq-bias-variance.
+    """
     samples = _validate.positive("samples", samples)
     squared_bias, variance = bias_variance_polynomials(student, teacher, signal)
     error = np.polynomial.Polynomial(squared_bias + variance / samples)
@@ -274,7 +257,7 @@ def _quadratic(form):
 
 
 def _signal(student, teacher, signal):
-    """The cost of a token for itself and for those before it, each (S, T), and the local gradients."""
+    """The cost of a token for itself and for those before it, each (S, T); local gradients."""
     _validate.choice("signal", signal, SIGNALS)
     sampled = token_costs(student, teacher)
     if signal == "sampled":
@@ -282,35 +265,35 @@ def _signal(student, teacher, signal):
     kls = token_kls(student, teacher)
     if signal == "full_vocabulary_future":
         return sampled, kls, None
-    return (
-        np.zeros_like(kls),
-        kls,
-        tuple(centred(p, d) for p, d in zip(student.probabilities, log_ratios(student, teacher))),
-    )
+    ratios = log_ratios(student, teacher)
+    local = tuple(centred(p, ratio) for p, ratio in zip(student.probabilities, ratios))
+    return np.zeros_like(kls), kls, local
 
 
 def _reward_to_go(student, teacher, gamma, signal):
     gamma = _validate.fraction("gamma", gamma)
-    own, others, local = _signal(student, teacher, signal)
-    weights = own.copy()
-    weights[:, :-1] += gamma * discounted(others[:, 1:], gamma)
-    return weights, local
+    own, later, local = _signal(student, teacher, signal)
+    return own + discounted_later(later, gamma), local
 
 
 def _with_baseline(student, weights, local, baseline):
+    """The table of the weights less a baseline, as ``reward_to_go`` describes it."""
     if baseline is None:
         return SequenceTable(student, weights, local)
-    if not isinstance(baseline, (str, tuple, list)):
+    if not isinstance(baseline, str | tuple | list):
         return SequenceTable(student, weights - _validate.number("baseline", baseline), local)
-    if isinstance(baseline, (tuple, list)):
-        baseline = per_position("baseline", baseline, student)
+    if isinstance(baseline, tuple | list):
+        by_prefix = _validate.by_prefix("baseline", baseline, student)
     elif _validate.choice("baseline", baseline, ("value", "optimal")) == "value":
-        baseline = prefix_means(student, student.sequence_probabilities(), weights)
+        by_prefix = prefix_means(student, student.sequence_probabilities(), weights)
     else:
-        length = along_sequences(student, [score_length(p) for p in student.probabilities])
-        top, bottom = (
-            prefix_means(student, student.sequence_probabilities(), x)
-            for x in (weights * length, length)
-        )
-        baseline = tuple(quotient(a, b) for a, b in zip(top, bottom))
-    return SequenceTable(student, weights - along_sequences(student, baseline), local)
+        by_prefix = _optimal_baseline(student, weights)
+    return SequenceTable(student, weights - along_sequences(student, by_prefix), local)
+
+
+def _optimal_baseline(student, weights):
+    """E[weight |score|**2 | s_t] / E[|score|**2 | s_t], a tuple of (V**t,)."""
+    norm = along_sequences(student, [squared_score_norm(p) for p in student.probabilities])
+    chances = student.sequence_probabilities()
+    top, bottom = (prefix_means(student, chances, x) for x in (weights * norm, norm))
+    return tuple(quotient(a, b) for a, b in zip(top, bottom))

@@ -10,25 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from opd_toy import _validate
-from opd_toy.sequences.trees import (
-    TokenTree,
-    check_tree,
-    finite,
-    flat,
-    per_position,
-    quotient,
-    sequence_array,
-)
+from opd_toy.distributions import quotient, sum_over_other_tokens
+from opd_toy.estimators import squared_score_norm
+from opd_toy.sequences.trees import TokenTree, check_tree, flat
 
 LARGEST_TABLE = 2**28  # entries, 2 GiB
 
 
 @dataclass(frozen=True, eq=False)
 class SequenceTable:
-    """Row tau at the prefix s_t it passes: weights[tau, t] (e_{a_t} - p(.|s_t)) + local[t][s_t]; elsewhere 0.
+    """Row tau at a prefix s_t it passes: weights[tau, t] (e_{a_t} - p(.|s_t)) + local[t][s_t].
 
-    ``weights`` (S, T); ``local`` None or a tuple of (V**t, V); ``probabilities`` (S,)
-    of whoever draws, by default the student.  Moments are exact, in O(S T) memory.
+    Elsewhere the row is 0.  ``weights`` (S, T); ``local`` None or a tuple of (V**t, V);
+    ``probabilities`` (S,) of whoever draws, by default the student.  Moments are exact, in
+    O(S T) memory.
     """
 
     student: TokenTree
@@ -38,16 +33,19 @@ class SequenceTable:
 
     def __post_init__(self):
         tree = check_tree("student", self.student)
-        object.__setattr__(self, "weights", sequence_array("weights", self.weights, tree))
+        weights = _validate.by_sequence_and_position("weights", self.weights, tree)
+        object.__setattr__(self, "weights", weights)
         if self.local is not None:
-            object.__setattr__(self, "local", per_position("local", self.local, tree, tokens=True))
+            local = _validate.by_prefix_and_token("local", self.local, tree)
+            object.__setattr__(self, "local", local)
         if self.probabilities is None:
-            object.__setattr__(self, "probabilities", tree.sequence_probabilities())
-            return
-        probabilities = _validate.probabilities("probabilities", self.probabilities)
-        if probabilities.shape != (len(self.weights),):
+            probabilities = tree.sequence_probabilities()
+        else:
+            probabilities = _validate.probabilities("probabilities", self.probabilities)
+        if probabilities.shape != (len(weights),):
             raise ValueError(
-                f"probabilities has shape {probabilities.shape}; give one number a sequence, shape ({len(self.weights)},)"
+                f"probabilities has shape {probabilities.shape}; "
+                f"give one number a sequence, shape ({len(weights)},)"
             )
         object.__setattr__(self, "probabilities", probabilities)
 
@@ -61,15 +59,19 @@ class SequenceTable:
 
     def bias(self, gradient):
         """Expectation less ``gradient`` (P,)."""
-        gradient = _validate.rows("gradient", gradient)
-        if gradient.shape != (self.student.parameters,):
+        gradient, parameters = _validate.rows("gradient", gradient), self.student.parameters
+        if gradient.shape != (parameters,):
             raise ValueError(
-                f"gradient has shape {gradient.shape}; give one number a parameter, shape ({self.student.parameters},)"
+                f"gradient has shape {gradient.shape}; "
+                f"give one number a parameter, shape ({parameters},)"
             )
-        return self.expectation() - finite("gradient", gradient)
+        return self.expectation() - _validate.finite("gradient", gradient)
 
     def mean_squared_error(self, gradient, samples):
-        """E |mean of ``samples`` rows - gradient|**2 = |bias|**2 + variance/samples.  eq-bias-variance."""
+        """E |mean of ``samples`` rows - gradient|**2 = |bias|**2 + variance/samples.
+
+        eq-bias-variance.
+        """
         samples = _validate.positive("samples", samples)
         return float((self.bias(gradient) ** 2).sum() + self.total_variance() / samples)
 
@@ -78,8 +80,9 @@ class SequenceTable:
         tree, sequences = self.student, len(self.weights)
         if sequences * tree.parameters > LARGEST_TABLE:
             raise ValueError(
-                f"student has V = {tree.vocabulary}, T = {tree.length}: {sequences} rows of {tree.parameters} entries; "
-                f"dense() holds at most {LARGEST_TABLE} entries, expectation() and total_variance() need none"
+                f"student has V = {tree.vocabulary}, T = {tree.length}: "
+                f"{sequences} rows of {tree.parameters} entries; dense() holds at most "
+                f"{LARGEST_TABLE} entries, expectation() and total_variance() need none"
             )
         table, start = np.zeros((sequences, tree.parameters)), 0
         rows, tokens = np.arange(sequences), tree.tokens()
@@ -92,6 +95,7 @@ class SequenceTable:
         return table
 
     def _parts(self):
+        """Weights and local gradients, as ``expectations`` and ``covariances`` take them."""
         return (lambda t: [self.weights[:, t]]), (lambda t: [self._local(t)])
 
     def _local(self, t):
@@ -99,73 +103,82 @@ class SequenceTable:
 
 
 def expectations(student, probabilities, weights, local):
-    """Expectations (n, P) of n tables: weights(t) is a list of n arrays (S,), local(t) of n arrays (V**t, V)."""
-    blocks = []
+    """Expectations (n, P) of n tables.
+
+    weights(t) is a list of n arrays (S,), local(t) one of n arrays (V**t, V).
+    """
+    gradients = []
     for t, p in enumerate(student.probabilities):
-        chance = probabilities.reshape(*p.shape, -1)
+        chance = _by_continuation(probabilities, p)
         visit = chance.sum(axis=(1, 2))[:, None]
-        blocks.append(
+        gradients.append(
             [
-                _score_sum((chance * w.reshape(chance.shape)).sum(axis=2), p) + visit * l
-                for w, l in zip(weights(t), local(t))
+                _score_sum((chance * _by_continuation(weight, p)).sum(axis=2), p) + visit * fixed
+                for weight, fixed in zip(weights(t), local(t))
             ]
         )
-    return np.array([flat(parts) for parts in zip(*blocks)])
+    return np.array([flat(by_position) for by_position in zip(*gradients)])
 
 
 def covariances(student, probabilities, weights, local):
     """Traces (n, n) of the covariances between n tables, given as for ``expectations``.
 
-    The block of a prefix s is 0 in all rows that do not pass it; in the others the weight
-    varies with what follows (s, a), and the block with a.  So the variance is the sum over s of
-    visit(s) [ E_a Var(W|s,a) |e_a - p|**2  +  E_a |E[W|s,a] (e_a - p) - m|**2  +  (1 - visit(s)) |m + local|**2 ],
-    m = E_a E[W|s,a] (e_a - p).  No term is below 0, so nothing cancels.
+    The part of a row at a prefix s is 0 in all rows that do not pass it; in the others the
+    weight W varies with what follows (s, a), the rest with a.  So the variance is the sum over
+    s of visit(s) times
+
+        E_a Var(W|s,a) |e_a - p|**2                what follows the token
+      + E_a |E[W|s,a] (e_a - p) - m|**2            the token
+      + (1 - visit(s)) |m + local|**2              passing the prefix at all
+
+    with m = E_a E[W|s,a] (e_a - p).  No term is below 0, so nothing cancels.
     """
     total = 0.0
     for t, p in enumerate(student.probabilities):
-        chance = probabilities.reshape(*p.shape, -1)
+        chance = _by_continuation(probabilities, p)
         mass = chance.sum(axis=2)
         visit = mass.sum(axis=1)
-        columns = [w.reshape(chance.shape) for w in weights(t)]
+        columns = [_by_continuation(weight, p) for weight in weights(t)]
         means = np.array([quotient((chance * w).sum(axis=2), mass) for w in columns])
         deviations = [w - mean[..., None] for w, mean in zip(columns, means)]
-        length = score_length(p)
-        total += np.array(
-            [
-                [((chance * a * b).sum(axis=2) * length).sum() for a in deviations]
-                for b in deviations
-            ]
-        )
-        centre = np.array([_score_sum(quotient(mass, visit[:, None]) * mean, p) for mean in means])
+        total += _after_the_token(chance, deviations, squared_score_norm(p))
+        chosen = quotient(mass, visit[:, None])
+        centre = np.array([_score_sum(chosen * mean, p) for mean in means])
         for token in range(p.shape[1]):
             off_centre = means[:, :, token, None] * _score(p, token) - centre
             total += np.einsum("s,jsv,ksv->jk", mass[:, token], off_centre, off_centre)
-        # Passed by: summed over the others, for 1 - visit has no digits left where visit is nearly 1.
-        absent = (
-            np.cumsum(np.append(0.0, visit[:-1])) + np.cumsum(np.append(0.0, visit[:0:-1]))[::-1]
-        )
-        block = centre + np.array(local(t))
-        total += np.einsum("s,jsv,ksv->jk", visit * absent, block, block)
+        passing = centre + np.array(local(t))
+        passed_or_not = visit * _sum_over_other_prefixes(visit)
+        total += np.einsum("s,jsv,ksv->jk", passed_or_not, passing, passing)
     return total
 
 
-def score_length(p):
-    """|e_a - p|**2 for each token a (N, V)."""
-    return _others(p) ** 2 + _others(p * p)
+def _by_continuation(values, p):
+    """Values of all sequences (S,) as (prefixes, tokens, what follows) for rows p (N, V)."""
+    return values.reshape(*p.shape, -1)
+
+
+def _after_the_token(chance, deviations, norm):
+    """sum chance W_j W_k |e_a - p|**2 (n, n), of the deviations of W from its mean given (s, a)."""
+    return np.array(
+        [[((chance * a * b).sum(axis=2) * norm).sum() for a in deviations] for b in deviations]
+    )
 
 
 def _score(p, token):
     """e_token - p (N, V)."""
     score = -p
-    score[:, token] = _others(p)[:, token]
+    score[:, token] = sum_over_other_tokens(p)[:, token]
     return score
 
 
 def _score_sum(coefficients, p):
     """sum_a coefficients_a (e_a - p) (N, V)."""
-    return coefficients * _others(p) - p * _others(coefficients)
+    return coefficients * sum_over_other_tokens(p) - p * sum_over_other_tokens(coefficients)
 
 
-def _others(x):
-    """Sum over all other tokens (N, V), without subtracting."""
-    return x @ (1 - np.eye(x.shape[1]))
+def _sum_over_other_prefixes(visit):
+    """1 - visit (N,), added up: the difference has no digits left where visit is nearly 1."""
+    before = np.cumsum(np.append(0.0, visit[:-1]))
+    after = np.cumsum(np.append(0.0, visit[:0:-1]))[::-1]
+    return before + after

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from opd_toy import _validate
-from opd_toy.distributions import log_softmax, softmax
+from opd_toy.distributions import log_softmax, quotient, softmax
 
 SIGNALS = ("sampled", "full_vocabulary", "full_vocabulary_future")
 LARGEST_TREE = 10**8  # sequences
@@ -22,34 +22,33 @@ LARGEST_TREE = 10**8  # sequences
 
 @dataclass(frozen=True, eq=False)
 class TokenTree:
-    """A policy over sequences of T tokens: logits[t] of shape (V**t, V), -inf for a masked token."""
+    """A policy over sequences of T tokens: logits[t] (V**t, V), -inf for a masked token."""
 
     logits: tuple
 
     def __post_init__(self):
-        object.__setattr__(self, "logits", _tree_rows(self.logits))
+        object.__setattr__(self, "logits", _validate.tree_logits(self.logits))
 
     @classmethod
     def random(cls, vocabulary, length, seed, scale=1.0):
         """Logits drawn from N(0, scale**2)."""
         vocabulary, length = _enumerable(vocabulary, length)
-        draw, scale = (
-            np.random.default_rng(_validate.whole("seed", seed, least=0)),
-            _validate.number("scale", scale),
-        )
+        draw = np.random.default_rng(_validate.whole("seed", seed, least=0))
+        scale = _validate.number("scale", scale)
         return cls(
             tuple(scale * draw.standard_normal((vocabulary**t, vocabulary)) for t in range(length))
         )
 
     @classmethod
     def repeat(cls, probabilities, length=None):
-        """The same row at every prefix of a position: probabilities (V,) and a length, or (T, V)."""
+        """The same row at every prefix of a position: from (V,) and a length, or from (T, V)."""
         p = _validate.probabilities("probabilities", probabilities)
         if p.ndim == 1:
             p = np.tile(p, (_validate.whole("length", length), 1))
         if p.ndim != 2 or length not in (None, len(p)):
             raise ValueError(
-                f"probabilities has shape {p.shape} and length is {length!r}; give (V,) and a length, or one row a position, shape (T, V)"
+                f"probabilities has shape {p.shape} and length is {length!r}; "
+                "give (V,) and a length, or one row a position, shape (T, V)"
             )
         vocabulary, _ = _enumerable(p.shape[1], len(p))
         with np.errstate(divide="ignore"):
@@ -89,7 +88,7 @@ class TokenTree:
 
     def log_probabilities_after(self, prefixes):
         """Rows (N, V) of log-probabilities after prefixes (N, t), integers, t < T."""
-        prefixes = token_prefixes(prefixes, self)
+        prefixes = _validate.prefixes(prefixes, self)
         t = prefixes.shape[1]
         return self.log_probabilities[t][prefixes @ self.vocabulary ** np.arange(t)[::-1]]
 
@@ -105,19 +104,15 @@ class TokenTree:
 
 
 def sequence_kl(student, teacher):
-    """KL between the two distributions over sequences, E sum_t r_t, a float.  eq-sequence-chain-rule.
+    """KL between the two distributions over sequences, E sum_t r_t, a float.
 
-    +inf where the teacher bars a token that the student draws.
+    eq-sequence-chain-rule.  +inf where the teacher bars a token that the student draws.
     """
     check_same_tree(student, teacher)
     if _first_barred(student, teacher):
         return np.inf
-    return float(
-        sum(
-            visit @ kl
-            for visit, kl in zip(student.prefix_probabilities(), prefix_kls(student, teacher))
-        )
-    )
+    visits, kls = student.prefix_probabilities(), prefix_kls(student, teacher)
+    return float(sum(visit @ kl for visit, kl in zip(visits, kls)))
 
 
 def sequence_kl_gradient(student, teacher):
@@ -142,7 +137,7 @@ def decomposition(student, teacher):
 
 
 def _ratios_and_kl_ahead(student, teacher):
-    """For each token of each prefix, lists of (V**t, V): its log-ratio, and the expected KL of all that follows it."""
+    """Two lists of (V**t, V): the log-ratio of a token, the expected KL of all that follows it."""
     ratios, kls = log_ratios(student, teacher), prefix_kls(student, teacher)
     ahead, value = [], np.zeros(student.vocabulary**student.length)
     for p, kl in zip(student.probabilities[::-1], kls[::-1]):
@@ -163,28 +158,26 @@ def _gradient_of_mean(student, costs):
 
 
 def token_costs(student, teacher):
-    """Sampled costs r_t = log p(a_t|s_t) - log q(a_t|s_t) of all sequences (S, T), 0 where never drawn."""
+    """Sampled costs r_t = log p(a_t|s_t) - log q(a_t|s_t) (S, T), 0 where never drawn."""
     return along_sequences(student, log_ratios(student, teacher))
 
 
 def token_kls(student, teacher):
-    """KL_t (S, T): the KL of the two next-token distributions at each prefix a sequence passes."""
+    """KL_t (S, T): the KL of the two next-token distributions at each prefix passed."""
     log_ratios(student, teacher)  # refuses a barred token
     return along_sequences(student, prefix_kls(student, teacher))
 
 
 def discounted_return(costs, gamma):
     """G_t = sum_{u>=t} gamma**(u-t) costs_u (..., T), gamma from 0 to 1.  eq-discounted-return."""
-    gamma, costs = (
-        _validate.fraction("gamma", gamma),
-        finite("costs", _validate.rows("costs", costs)),
-    )
+    gamma = _validate.fraction("gamma", gamma)
+    costs = _validate.finite("costs", _validate.rows("costs", costs))
     return discounted(costs, gamma)
 
 
 def state_values(student, costs, gamma):
     """E[G_t | s_t], exact, of costs (S, T): a tuple of (V**t,), 0 for a prefix never passed."""
-    costs = sequence_array("costs", costs, check_tree("student", student))
+    costs = _validate.by_sequence_and_position("costs", costs, check_tree("student", student))
     return prefix_means(student, student.sequence_probabilities(), discounted_return(costs, gamma))
 
 
@@ -192,7 +185,10 @@ def state_values(student, costs, gamma):
 
 
 def log_ratios(student, teacher):
-    """log p - log q, a list of (V**t, V), 0 for what the student never draws; refuses a barred token."""
+    """log p - log q, a list of (V**t, V), 0 for what the student never draws.
+
+    ValueError where the teacher bars a token that the student draws.
+    """
     check_same_tree(student, teacher)
     if barred := _first_barred(student, teacher):
         raise barred_token(*barred)
@@ -202,7 +198,8 @@ def log_ratios(student, teacher):
 
 def barred_token(prefix, token):
     return ValueError(
-        f"teacher gives probability 0 to token {token} after the prefix {prefix}, where the student can draw it: the KL is infinite and has no gradient; "
+        f"teacher gives probability 0 to token {token} after the prefix {prefix}, "
+        "where the student can draw it: the KL is infinite and has no gradient; "
         "give the teacher's logit a finite value there, or set the student's to -inf too"
     )
 
@@ -225,7 +222,8 @@ def kl_rows(p, q, ratio, drawn):
     """KL (N,) of rows (N, V) and their log-ratio, 0 where nothing is drawn."""
     # p d - p + q is p (d + exp(-d) - 1), never below 0: a small KL keeps its digits.
     near = np.abs(ratio) < 1
-    terms = np.where(near, p * (ratio + np.expm1(np.where(near, -ratio, 0.0))), p * ratio + (q - p))
+    close = p * (ratio + np.expm1(np.where(near, -ratio, 0.0)))
+    terms = np.where(near, close, p * ratio + (q - p))
     return np.where(drawn.any(axis=1), np.where(drawn, terms, q).sum(axis=1), 0.0)
 
 
@@ -238,14 +236,23 @@ def centred(p, costs):
 
 
 def discounted(costs, gamma):
+    """``discounted_return`` without its checks: costs may be infinite."""
     total = costs.copy()
-    for t in range(costs.shape[-1] - 2, -1, -1) if gamma else ():
-        total[..., t] += gamma * total[..., t + 1]
+    if gamma:  # 0 times an infinite cost would be NaN
+        for t in reversed(range(costs.shape[-1] - 1)):
+            total[..., t] += gamma * total[..., t + 1]
     return total
 
 
+def discounted_later(costs, gamma):
+    """sum_{u>t} gamma**(u-t) costs_u (..., T): the discounted return less its own cost."""
+    later = np.zeros_like(costs)
+    later[..., :-1] = gamma * discounted(costs[..., 1:], gamma)
+    return later
+
+
 def along_sequences(tree, rows):
-    """Values of prefixes (V**t,) or of their tokens (V**t, V), looked up along every sequence (S, T)."""
+    """Values of prefixes (V**t,) or of their tokens (V**t, V), along every sequence (S, T)."""
     size = tree.vocabulary**tree.length
     return np.stack([np.repeat(row.reshape(-1), size // row.size) for row in rows], axis=1)
 
@@ -266,17 +273,13 @@ def prefix_at(tree, t, index):
     return tuple(int(i) for i in np.unravel_index(index, (tree.vocabulary,) * t)) if t else ()
 
 
-def quotient(a, b):
-    """a/b, and 0 where b = 0."""
-    return np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape)), where=b != 0)
-
-
 def flat(rows):
     return np.concatenate([row.reshape(-1) for row in rows])
 
 
 def drawable(tree):
-    """Whether each token of each prefix can be drawn, though its probability be too small for a float."""
+    """Whether each token of each prefix can be drawn: asked of the logits, as a product of
+    probabilities can underflow to 0."""
     passed = np.ones(1, bool)
     for log_p in tree.log_probabilities:
         drawn = passed[:, None] & (log_p > -np.inf)
@@ -290,6 +293,7 @@ def _first_barred(student, teacher):
         barred = np.argwhere(drawn & np.isneginf(log_q))
         if len(barred):
             return prefix_at(student, t, barred[0][0]), int(barred[0][1])
+    return None
 
 
 # --- checks ----------------------------------------------------------------------------
@@ -297,103 +301,22 @@ def _first_barred(student, teacher):
 
 def check_tree(name, value):
     if not isinstance(value, TokenTree):
-        raise ValueError(f"{name} is {_validate._quote(value)}; give a TokenTree")
+        raise ValueError(f"{name} is {_validate.quote(value)}; give a TokenTree")
     return value
 
 
 def check_same_tree(student, teacher, names=("student", "teacher")):
-    check_tree(names[0], student), check_tree(names[1], teacher)
-    check_same_size(student, teacher, names)
-
-
-def check_same_size(first, second, names):
-    if (first.vocabulary, first.length) != (second.vocabulary, second.length):
-        raise ValueError(
-            f"{names[0]} has V = {first.vocabulary}, T = {first.length} and {names[1]} V = {second.vocabulary}, T = {second.length}; "
-            "both must have the same vocabulary and length"
-        )
-
-
-def sequence_array(name, value, tree, each_position=True):
-    """A finite array (S, T), or (S,)."""
-    shape = (tree.vocabulary**tree.length, tree.length)[: 1 + each_position]
-    array = _validate.numbers(name, value)
-    if array.shape != shape:
-        what = (
-            "one number a sequence and position, shape (V**T, T)"
-            if each_position
-            else "one number a sequence, shape (V**T,)"
-        )
-        raise ValueError(f"{name} has shape {array.shape}; give {what} = {shape}")
-    return finite(name, array)
-
-
-def per_position(name, value, tree, tokens=False):
-    """A tuple of finite arrays: one number a prefix, or (``tokens``) one for each of its tokens."""
-    if not isinstance(value, (tuple, list)) or len(value) != tree.length:
-        raise ValueError(
-            f"{name} is {_validate._quote(value)}; give one array a position, {tree.length} in all"
-        )
-    arrays = []
-    for t, row in enumerate(value):
-        array, shape = (
-            _validate.numbers(f"{name}[{t}]", row),
-            (tree.vocabulary**t,) + (tree.vocabulary,) * tokens,
-        )
-        if array.shape != shape:
-            raise ValueError(
-                f"{name}[{t}] has shape {array.shape}; give {'one row' if tokens else 'one number'} a prefix of {t} tokens, shape {shape}"
-            )
-        arrays.append(finite(f"{name}[{t}]", array))
-    return tuple(arrays)
-
-
-def token_prefixes(prefixes, policy):
-    """Prefixes (N, t), whole numbers from 0 to V - 1, t < T."""
-    array = np.asarray(prefixes)
-    if array.dtype.kind not in "iu" or array.ndim != 2 or array.shape[1] >= policy.length:
-        raise ValueError(
-            f"prefixes has shape {array.shape} and dtype {array.dtype}; give whole numbers, shape (N, t) with t from 0 to T - 1 = {policy.length - 1}"
-        )
-    if array.size and not (array.min() >= 0 and array.max() < policy.vocabulary):
-        raise ValueError(
-            f"prefixes holds tokens from {array.min()} to {array.max()}; a token is a whole number from 0 to V - 1 = {policy.vocabulary - 1}"
-        )
-    return array
-
-
-def finite(name, array):
-    wrong = ~np.isfinite(array)
-    if wrong.any():
-        place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"{name} holds {float(array[place])!r} at {place}; every entry must be finite"
-        )
-    return array
+    for name, tree in zip(names, (student, teacher)):
+        check_tree(name, tree)
+    _validate.same_size(student, teacher, names)
 
 
 def _enumerable(vocabulary, length):
-    vocabulary, length = (
-        _validate.whole("vocabulary", vocabulary),
-        _validate.whole("length", length),
-    )
+    vocabulary = _validate.whole("vocabulary", vocabulary)
+    length = _validate.whole("length", length)
     if vocabulary**length > LARGEST_TREE:
         raise ValueError(
-            f"vocabulary is {vocabulary} and length {length}, V**T sequences; give at most {LARGEST_TREE}, or sample from a LazyTree"
+            f"vocabulary is {vocabulary} and length {length}, V**T sequences; "
+            f"give at most {LARGEST_TREE}, or sample from a LazyTree"
         )
     return vocabulary, length
-
-
-def _tree_rows(logits):
-    if not isinstance(logits, (tuple, list)) or not logits:
-        raise ValueError(
-            f"logits is {_validate._quote(logits)}; give one array a position, logits[t] of shape (V**t, V)"
-        )
-    rows = tuple(_validate.logits(f"logits[{t}]", z) for t, z in enumerate(logits))
-    for t, z in enumerate(rows):
-        shape = (rows[0].shape[-1] ** t, rows[0].shape[-1])
-        if z.shape != shape:
-            raise ValueError(
-                f"logits[{t}] has shape {z.shape}; give one row a prefix of {t} tokens, shape {shape}"
-            )
-    return rows
