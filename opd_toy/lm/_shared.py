@@ -9,7 +9,7 @@ import threading
 import torch
 from torch.autograd.function import once_differentiable
 
-from opd_toy._validate import _quote
+from opd_toy._validate import quote
 
 CPU_BLOCK_BYTES = 1 << 20  # of float32 logits, or one row: what stays in the cache of one thread
 MOST_THREADS = 16  # more would wait for Python's lock
@@ -123,7 +123,7 @@ def token_scale(like, shape, mask, weights, normalizer):
     )
     if not one_number or not normalizer > 0:
         raise ValueError(
-            f"normalizer is {_quote(normalizer)}; give one number above 0, such as the count of valid tokens"
+            f"normalizer is {quote(normalizer)}; give one number above 0, such as the count of valid tokens"
         )
     return scale / (
         normalizer.detach().to(like.device).reshape(())
@@ -213,7 +213,7 @@ def keep_freed_memory():
 
 def float_tensor(name, value, last="V"):
     if not isinstance(value, torch.Tensor):
-        raise ValueError(f"{name} is {_quote(value)}; give a torch tensor")
+        raise ValueError(f"{name} is {quote(value)}; give a torch tensor")
     if not value.is_floating_point():
         raise ValueError(f"{name} has dtype {value.dtype}; give a float tensor")
     if last and (value.ndim == 0 or value.shape[-1] == 0):
@@ -232,7 +232,7 @@ def same_device(first, a, second, b):
 
 def shaped(name, value, shape):
     if not isinstance(value, torch.Tensor):
-        raise ValueError(f"{name} is {_quote(value)}; give a tensor of shape {tuple(shape)}")
+        raise ValueError(f"{name} is {quote(value)}; give a tensor of shape {tuple(shape)}")
     if tuple(value.shape) != tuple(shape):
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; give one entry a token, shape {tuple(shape)}"
@@ -242,7 +242,7 @@ def shaped(name, value, shape):
 
 def _zero_or_one(name, mask):
     if not isinstance(mask, torch.Tensor):
-        raise ValueError(f"{name} is {_quote(mask)}; give a tensor with one entry a token")
+        raise ValueError(f"{name} is {quote(mask)}; give a tensor with one entry a token")
     if mask.dtype != torch.bool and ((mask != 0) & (mask != 1)).any():
         wrong = mask[(mask != 0) & (mask != 1)][0].item()
         raise ValueError(
