@@ -1,4 +1,4 @@
-"""The stacked study against autograd, torch.distributions, a plain loop, and itself alone and resumed."""
+"""The stacked study against autograd, a plain loop, and itself, alone and resumed."""
 
 import math
 import os
@@ -12,10 +12,53 @@ import numpy as np
 import pytest
 import torch
 
-from opd_toy.control import frozen, study
-from opd_toy.control import task as pc
-from opd_toy.control.benchmark import benchmark
 from opd_toy.commands.running import find_device
+from opd_toy.control import frozen, study
+from opd_toy.control.benchmark import benchmark
+from opd_toy.control.gradients import (
+    backward,
+    discounted_return,
+    distillation_signal,
+    micro_batch_variance,
+)
+from opd_toy.control.policy import (
+    both,
+    gaussian_at,
+    gaussian_kl,
+    gaussian_kl_gradient,
+    gaussian_log_density,
+    initial_parameters,
+    pack,
+    roll_out,
+    sigmoid_form,
+    tanh_gradient,
+    unpack,
+)
+from opd_toy.control.task import (
+    BATCH,
+    BOUNDS,
+    LENGTH,
+    MICRO_BATCHES,
+    OUTPUT_LAYER,
+    PARAMETERS,
+    TARGETS,
+    TEACHER_SEED,
+    TEACHING,
+    TRAINING,
+    join,
+    make_runs,
+    normal_noise,
+)
+from opd_toy.control.training import (
+    distance_to_target,
+    distillation,
+    fresh_positions,
+    initial_state,
+    reinforcement,
+    step,
+    train,
+    train_teachers,
+)
 from opd_toy.records.checkpoints import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,33 +73,34 @@ def says(message):
 
 def small(gammas=(0.0, 0.3, 1.0), seeds=(42, 7), batch=16, length=6, **options):
     """A little stack in float64 with untrained teachers, and one rollout of the left task."""
-    runs = pc.make_runs(gammas, seeds, **DOUBLE, **options)
-    parameters = pc.initial_parameters(runs.seed, runs.gamma)
-    teachers = pc.initial_parameters((1, 2), runs.gamma)
-    noise = pc.normal_noise(runs.seed, pc.TRAINING, 1, length, batch, runs.gamma)
+    runs = make_runs(gammas, seeds, **DOUBLE, **options)
+    parameters = initial_parameters(runs.seed, runs.gamma)
+    teachers = initial_parameters((1, 2), runs.gamma)
+    noise = normal_noise(runs.seed, TRAINING, 1, length, batch, runs.gamma)
     return (
         runs,
         parameters,
         teachers,
-        pc.roll_out(parameters, runs.lower, runs.upper, pc.both(0, runs), noise),
+        roll_out(parameters, runs.lower, runs.upper, both(0, runs), noise),
     )
 
 
 def teacher_at(teachers, runs, rollout):
-    return pc.gaussian_at(
+    return gaussian_at(
         teachers[0].expand(len(runs.seed), -1), runs.lower, runs.upper, rollout.inputs
     )
 
 
 def reference_gradients(parameters, bounds, teacher, gamma, states, actions):
-    """Every trajectory's gradient (B, P) by autograd, with nothing of the stacked code but the order of parameters.
+    """Every trajectory's gradient (B, P) by autograd, in the stacked code's order of parameters.
 
-    ``states`` (T, B, 3), ``actions`` (T, B); returns by their definition, sum_{u >= t} gamma^(u - t) r_u.
+    ``states`` (T, B, 3), ``actions`` (T, B); returns by their definition,
+    sum_{u >= t} gamma^(u - t) r_u.
     """
     leaf = parameters.clone().requires_grad_()
 
     def normal(flat):
-        w1, b1, w2, b2, w3, b3 = (part[0] for part in pc.unpack(flat[None]))
+        w1, b1, w2, b2, w3, b3 = (part[0] for part in unpack(flat[None]))
         out = torch.tanh(torch.tanh(states @ w1 + b1) @ w2 + b2) @ w3 + b3
         return torch.distributions.Normal(out[..., 0], out[..., 1].clamp(*bounds).exp())
 
@@ -78,7 +122,7 @@ def close(ours, theirs, tolerance=1e-10):
 
 
 def test_the_network_has_the_paper_s_size():
-    assert pc.PARAMETERS == 4022 and slice(3900, 4022) == pc.OUTPUT_LAYER
+    assert PARAMETERS == 4022 and slice(3900, 4022) == OUTPUT_LAYER
 
 
 @pytest.mark.parametrize("bounds", [(-3.0, 1.0), (-0.05, 0.05), (-math.inf, math.inf)], ids=str)
@@ -89,15 +133,15 @@ def test_gradient_and_micro_batches_equal_autograd_on_every_run(bounds):
         0.05,
     ):  # some of the raw log stds lie beyond, and nothing may flow through those
         assert 0.1 < rollout.inside.double().mean() < 0.9
-    signal_ = pc.distillation_signal(rollout, runs.gamma, *teacher_at(teachers, runs, rollout))
-    whole, micro = pc.backward(parameters, rollout, signal_)
+    signal_ = distillation_signal(rollout, runs.gamma, *teacher_at(teachers, runs, rollout))
+    whole, micro = backward(parameters, rollout, signal_)
     for r in range(len(runs.seed)):
         states, actions = rollout.inputs[:, r, :, :3], rollout.actions[:, r]
         rows = reference_gradients(
             parameters[r], bounds, teachers[0], float(runs.gamma[r]), states, actions
         )
         close(whole[r], rows.mean(0))
-        close(micro[r], rows[:, pc.OUTPUT_LAYER].unflatten(0, (pc.MICRO_BATCHES, -1)).mean(1))
+        close(micro[r], rows[:, OUTPUT_LAYER].unflatten(0, (MICRO_BATCHES, -1)).mean(1))
 
 
 def test_trajectory_gradients_equal_autograd_for_every_estimator():
@@ -106,7 +150,7 @@ def test_trajectory_gradients_equal_autograd_for_every_estimator():
     found = frozen.signals(rollout, *teacher, (0.0, 0.4, 1.0))
     states, actions = rollout.inputs[:, 0, :, :3], rollout.actions[:, 0]
     for gamma in (0.0, 0.4, 1.0):
-        rows = reference_gradients(parameters[0], pc.BOUNDS, teachers[0], gamma, states, actions)
+        rows = reference_gradients(parameters[0], BOUNDS, teachers[0], gamma, states, actions)
         close(frozen.trajectory_gradients(parameters, rollout, found["sampled", gamma]), rows)
     # the other two: autograd of a surrogate written from their definitions
     leaf = parameters.clone().requires_grad_()
@@ -158,11 +202,11 @@ def test_recorded_windows_and_variances_are_those_of_the_runs():
             math.exp(np.log(own).mean()), rel=1e-3
         )
     recorded = study.study(12, gammas=(0.0, 1.0), seeds=(42, 7, 8), teacher_iterations=2)
-    runs = pc.make_runs((1.0,), (7,))
-    teachers = pc.train_teachers(iterations=2)[:, 0]
-    alone = pc.train(runs, pc.distillation(runs, teachers), 12, (12,))
+    runs = make_runs((1.0,), (7,))
+    teachers = train_teachers(iterations=2)[:, 0]
+    alone = train(runs, distillation(runs, teachers), 12, (12,))
     assert recorded["variance"][1][1] == pytest.approx(alone["variance"][:, 0].tolist(), rel=2e-3)
-    end = pc.fresh_positions(alone["snapshots"][0], runs)
+    end = fresh_positions(alone["snapshots"][0], runs)
     for task in (0, 1):
         assert recorded["final_position"]["mean"][1][1][task][-1] == pytest.approx(
             end[task, -1].mean().item(), rel=1e-3
@@ -176,8 +220,8 @@ def test_recorded_windows_and_variances_are_those_of_the_runs():
     assert recorded["iterations"] == list(range(1, 13)) and recorded["checkpoints"][-1] == 12
 
 
-def forward(parameters, inputs, bounds=pc.BOUNDS):
-    w1, b1, w2, b2, w3, b3 = (part[0] for part in pc.unpack(parameters))
+def forward(parameters, inputs, bounds=BOUNDS):
+    w1, b1, w2, b2, w3, b3 = (part[0] for part in unpack(parameters))
     out = torch.tanh(torch.tanh(inputs[..., :3] @ w1 + b1) @ w2 + b2) @ w3 + b3
     return out[..., 0], out[..., 1].clamp(*bounds)
 
@@ -197,19 +241,19 @@ def sum_ahead(costs, gamma):
 
 
 def test_sigmoid_form_is_the_same_network_and_its_gradient_map_the_transpose():
-    parameters = pc.initial_parameters((5, 6), torch.zeros(1, dtype=torch.float64))
+    parameters = initial_parameters((5, 6), torch.zeros(1, dtype=torch.float64))
     inputs = torch.randn(3, 2, 4, 4, dtype=torch.float64)
     inputs[..., 3] = 1
     infinite = torch.full((2,), math.inf, dtype=torch.float64)
-    mean, log_std = pc.gaussian_at(parameters, -infinite, infinite, inputs)
+    mean, log_std = gaussian_at(parameters, -infinite, infinite, inputs)
     for r in range(2):
         expected = forward(parameters[r : r + 1], inputs[:, r])
         close(mean[:, r], expected[0])
         close(log_std[:, r], expected[1])
-    flat, image = pc.pack(pc.unpack(parameters)), pc.pack(pc.sigmoid_form(parameters))
+    flat, image = pack(unpack(parameters)), pack(sigmoid_form(parameters))
     assert torch.equal(flat, parameters)
     other = torch.randn_like(image)
-    back = pc.pack(pc.tanh_gradient(*pc.unpack(other)))
+    back = pack(tanh_gradient(*unpack(other)))
     close((other * image).sum(), (back * parameters).sum())
 
 
@@ -220,9 +264,9 @@ def test_gaussians_against_torch_distributions():
         torch.distributions.Normal(mean, log_std.exp()),
         torch.distributions.Normal(other_mean, other_log_std.exp()),
     )
-    close(pc.gaussian_log_density(x, mean, log_std), p.log_prob(x), 1e-12)
+    close(gaussian_log_density(x, mean, log_std), p.log_prob(x), 1e-12)
     close(
-        pc.gaussian_kl(mean, log_std, other_mean, other_log_std),
+        gaussian_kl(mean, log_std, other_mean, other_log_std),
         torch.distributions.kl_divergence(p, q),
         1e-12,
     )
@@ -231,7 +275,7 @@ def test_gaussians_against_torch_distributions():
         torch.distributions.Normal(leaves[0], leaves[1].exp()), q
     )
     close(
-        pc.gaussian_kl_gradient(mean, log_std, other_mean, other_log_std),
+        gaussian_kl_gradient(mean, log_std, other_mean, other_log_std),
         torch.stack(torch.autograd.grad(kl.sum(), leaves), dim=-1),
         1e-12,
     )
@@ -239,7 +283,7 @@ def test_gaussians_against_torch_distributions():
 
 def test_rollout_follows_its_own_policy_and_log_density():
     runs, parameters, _, rollout = small()
-    mean, log_std = pc.gaussian_at(parameters, runs.lower, runs.upper, rollout.inputs)
+    mean, log_std = gaussian_at(parameters, runs.lower, runs.upper, rollout.inputs)
     close(rollout.mean, mean, 1e-12)
     close(rollout.actions, mean + log_std.exp() * rollout.noise, 1e-12)
     close(
@@ -255,7 +299,7 @@ def test_rollout_follows_its_own_policy_and_log_density():
 def test_discounted_return():
     costs = torch.randn(7, 3, 4, dtype=torch.float64)
     gamma = torch.tensor([0.0, 0.6, 1.0], dtype=torch.float64)
-    returns = pc.discounted_return(costs, gamma)
+    returns = discounted_return(costs, gamma)
     assert torch.equal(returns[:, 0], costs[:, 0])  # only r_t
     for r in range(3):
         for t in range(7):
@@ -268,15 +312,14 @@ def test_micro_batch_variance_against_its_formula():
     for r in range(2):
         rows = gradients[r].numpy()
         naive = sum(np.linalg.norm(row - rows.mean(0)) ** 2 for row in rows) / 8
-        assert pc.micro_batch_variance(gradients)[r].item() == pytest.approx(naive, rel=1e-12)
+        assert micro_batch_variance(gradients)[r].item() == pytest.approx(naive, rel=1e-12)
 
 
 def test_adam_descent_and_clipping_against_torch_optim():
-    runs = pc.join([
-        pc.make_runs([0.0], [1], **DOUBLE), pc.make_runs([0.0], [1], clip=1.0, **DOUBLE),
-        pc.make_runs([0.0], [1], adam=False, rate=0.1, **DOUBLE), pc.make_runs([0.0], [1], adam=False, clip=0.5, rate=0.1, **DOUBLE),
-    ])  # fmt: skip
-    state = pc.initial_state(runs, 5, ())
+    sgd = {"adam": False, "rate": 0.1}
+    options = ({}, {"clip": 1.0}, sgd, {**sgd, "clip": 0.5})
+    runs = join([make_runs([0.0], [1], **each, **DOUBLE) for each in options])
+    state = initial_state(runs, 5, ())
     leaves = [row.clone().requires_grad_() for row in state["parameters"]]
     optimisers = [
         torch.optim.Adam([leaves[0]], lr=1e-3),
@@ -285,8 +328,8 @@ def test_adam_descent_and_clipping_against_torch_optim():
         torch.optim.SGD([leaves[3]], lr=0.1),
     ]
     for _ in range(5):
-        gradient = torch.randn(4, pc.PARAMETERS, dtype=torch.float64)
-        pc.step(state, runs, lambda parameters, iteration: (gradient, torch.zeros(4)))
+        gradient = torch.randn(4, PARAMETERS, dtype=torch.float64)
+        step(state, runs, lambda *_, gradient=gradient: (gradient, torch.zeros(4)))
         for leaf, row, optimiser, clip in zip(leaves, gradient, optimisers, (None, 1.0, None, 0.5)):
             leaf.grad = row.clone()
             if clip:
@@ -296,13 +339,13 @@ def test_adam_descent_and_clipping_against_torch_optim():
 
 
 def test_a_run_that_is_not_finite_stands_still_and_leaves_the_others_alone():
-    runs = pc.make_runs([0.0, 1.0], [1], **DOUBLE)
-    state = pc.initial_state(runs, 3, ())
+    runs = make_runs([0.0, 1.0], [1], **DOUBLE)
+    state = initial_state(runs, 3, ())
     before = state["parameters"].clone()
-    gradient = torch.ones(2, pc.PARAMETERS, dtype=torch.float64)
+    gradient = torch.ones(2, PARAMETERS, dtype=torch.float64)
     gradient[1, 0] = math.nan
     for _ in range(3):
-        pc.step(state, runs, lambda parameters, iteration: (gradient, torch.zeros(2)))
+        step(state, runs, lambda parameters, iteration: (gradient, torch.zeros(2)))
     assert state["diverged"].tolist() == [0, 1]
     assert all(state[name].isfinite().all() for name in ("parameters", "first", "second"))
     assert torch.equal(state["parameters"][1], before[1])
@@ -310,17 +353,17 @@ def test_a_run_that_is_not_finite_stands_still_and_leaves_the_others_alone():
 
 
 def test_tasks_alternate_left_first_each_with_its_own_teacher():
-    runs = pc.make_runs([0.5], [4], **DOUBLE)
-    teachers = pc.initial_parameters((1, 2), runs.gamma)
-    parameters = pc.initial_parameters(runs.seed, runs.gamma)
-    gradient = pc.distillation(runs, teachers)
+    runs = make_runs([0.5], [4], **DOUBLE)
+    teachers = initial_parameters((1, 2), runs.gamma)
+    parameters = initial_parameters(runs.seed, runs.gamma)
+    gradient = distillation(runs, teachers)
     for iteration, task in ((1, 0), (2, 1), (3, 0)):
-        noise = pc.normal_noise(runs.seed, pc.TRAINING, iteration, pc.LENGTH, pc.BATCH, runs.gamma)
-        rollout = pc.roll_out(parameters, runs.lower, runs.upper, pc.both(task, runs), noise)
+        noise = normal_noise(runs.seed, TRAINING, iteration, LENGTH, BATCH, runs.gamma)
+        rollout = roll_out(parameters, runs.lower, runs.upper, both(task, runs), noise)
         assert rollout.positions[0].unique().item() == (2, -2)[task]
         rows = reference_gradients(
             parameters[0],
-            pc.BOUNDS,
+            BOUNDS,
             teachers[task],
             0.5,
             rollout.inputs[:, 0, :, :3],
@@ -330,19 +373,19 @@ def test_tasks_alternate_left_first_each_with_its_own_teacher():
 
 
 def test_teachers_may_have_bounds_of_their_own():
-    runs = pc.make_runs((0.5, 0.5), (4,), **DOUBLE)
+    runs = make_runs((0.5, 0.5), (4,), **DOUBLE)
     parameters, teachers = (
-        pc.initial_parameters(runs.seed, runs.gamma),
-        pc.initial_parameters((1, 2), runs.gamma),
+        initial_parameters(runs.seed, runs.gamma),
+        initial_parameters((1, 2), runs.gamma),
     )
     held = teachers.clone()
     for teacher in held:  # a log std of -0.25 everywhere, within the bounds
-        _, _, _, _, w3, b3 = pc.unpack(teacher[None])
+        _, _, _, _, w3, b3 = unpack(teacher[None])
         w3[..., 1], b3[..., 1] = 0.0, -0.25
     lower, upper = runs.gamma.new_tensor([[-0.25, -3.0], [-0.25, 1.0]])
-    bounded, _ = pc.distillation(runs, teachers, teacher_bounds=(lower, upper))(parameters, 1)
-    expected, _ = pc.distillation(runs, held)(parameters, 1)
-    own, _ = pc.distillation(runs, teachers)(parameters, 1)
+    bounded, _ = distillation(runs, teachers, teacher_bounds=(lower, upper))(parameters, 1)
+    expected, _ = distillation(runs, held)(parameters, 1)
+    own, _ = distillation(runs, teachers)(parameters, 1)
     close(bounded[0], expected[0])
     close(bounded[1], own[1])
     assert (bounded[0] - own[0]).norm() > 0.01 * own[0].norm()
@@ -350,20 +393,20 @@ def test_teachers_may_have_bounds_of_their_own():
 
 def test_stacked_equals_alone_and_noise_is_the_seed_s():
     runs, teachers = (
-        pc.make_runs((0.0, 1.0), (42, 43), **DOUBLE),
-        pc.initial_parameters((1, 2), torch.zeros(1, dtype=torch.float64)),
+        make_runs((0.0, 1.0), (42, 43), **DOUBLE),
+        initial_parameters((1, 2), torch.zeros(1, dtype=torch.float64)),
     )
-    together = pc.train(runs, pc.distillation(runs, teachers), 6)
+    together = train(runs, distillation(runs, teachers), 6)
     for r, (gamma, seed) in enumerate(((0.0, 42), (0.0, 43), (1.0, 42), (1.0, 43))):
-        one = pc.make_runs((gamma,), (seed,), **DOUBLE)
-        alone = pc.train(one, pc.distillation(one, teachers), 6)
+        one = make_runs((gamma,), (seed,), **DOUBLE)
+        alone = train(one, distillation(one, teachers), 6)
         close(together["parameters"][r], alone["parameters"][0], 1e-9)
         close(together["variance"][:, r], alone["variance"][:, 0], 1e-9)
-    noise = pc.normal_noise((42, 43, 42), pc.TRAINING, 9, 4, 5, runs.gamma)
+    noise = normal_noise((42, 43, 42), TRAINING, 9, 4, 5, runs.gamma)
     assert torch.equal(noise[:, 0], noise[:, 2]) and not torch.equal(noise[:, 0], noise[:, 1])
-    assert torch.equal(noise[:, 1:2], pc.normal_noise((43,), pc.TRAINING, 9, 4, 5, runs.gamma))
-    assert not torch.equal(noise, pc.normal_noise((42, 43, 42), pc.TRAINING, 10, 4, 5, runs.gamma))
-    assert not torch.equal(noise, pc.normal_noise((42, 43, 42), pc.TEACHING, 9, 4, 5, runs.gamma))
+    assert torch.equal(noise[:, 1:2], normal_noise((43,), TRAINING, 9, 4, 5, runs.gamma))
+    assert not torch.equal(noise, normal_noise((42, 43, 42), TRAINING, 10, 4, 5, runs.gamma))
+    assert not torch.equal(noise, normal_noise((42, 43, 42), TEACHING, 9, 4, 5, runs.gamma))
 
 
 def test_plain_loop_gives_the_same_numbers():
@@ -374,17 +417,31 @@ def test_plain_loop_gives_the_same_numbers():
 
 
 def test_a_teacher_learns_its_task():
-    teachers = pc.train_teachers(iterations=200)
-    assert teachers.shape == (2, 1, pc.PARAMETERS)
-    runs = pc.make_runs([1.0], (0, 1))
-    before = pc.distance_to_target(
-        pc.fresh_positions(
-            pc.initial_parameters((pc.TEACHER_SEED, pc.TEACHER_SEED + 1), runs.gamma), runs
-        )
+    teachers = train_teachers(iterations=200)
+    assert teachers.shape == (2, 1, PARAMETERS)
+    runs = make_runs([1.0], (0, 1))
+    before = distance_to_target(
+        fresh_positions(initial_parameters((TEACHER_SEED, TEACHER_SEED + 1), runs.gamma), runs)
     )
-    after = pc.distance_to_target(pc.fresh_positions(teachers[:, 0], runs))
+    after = distance_to_target(fresh_positions(teachers[:, 0], runs))
     for task in (0, 1):
         assert after[task, task] < 0.5 < 3 < before[task, task]
+
+
+def test_a_teacher_s_baseline_is_the_mean_of_its_own_step():
+    runs, batch, length = make_runs([0.7], [4], **DOUBLE), 16, 6
+    parameters = initial_parameters(runs.seed, runs.gamma)
+    task = torch.tensor([1])
+    whole, _ = reinforcement(runs, task, length, batch)(parameters, 3)
+    noise = normal_noise(runs.seed, TEACHING, 3, length, batch, runs.gamma)
+    rollout = roll_out(parameters, runs.lower, runs.upper, task, noise)
+    costs = (rollout.positions[1:, 0] - TARGETS[1]).abs() / length
+    cost_to_go = costs + sum_ahead(costs, 0.7)
+    leaf = parameters.clone().requires_grad_()
+    mean, log_std = forward(leaf, rollout.inputs[:, 0])
+    log_p = torch.distributions.Normal(mean, log_std.exp()).log_prob(rollout.actions[:, 0])
+    loss = ((cost_to_go - cost_to_go.mean(1, keepdim=True)) * log_p).sum(0).mean()
+    close(whole, torch.autograd.grad(loss, leaf)[0])
 
 
 def test_full_vocabulary_has_the_sampled_mean_and_less_variance():
@@ -428,28 +485,28 @@ def test_bootstrap_and_unbiased_norm_on_known_laws():
 
 
 WRONG = [
-    (lambda: pc.make_runs([1.5], [1]), "gamma is 1.5; give one number from 0 to 1"),
-    (lambda: pc.make_runs([0.5, -1e-9], [1]), "gamma is -1e-09; give one number from 0 to 1"),
-    (lambda: pc.make_runs([math.nan], [1]), "gamma is nan; give one number from 0 to 1"),
-    (lambda: pc.make_runs([True], [1]), "gamma is True; give one number from 0 to 1"),
-    (lambda: pc.make_runs([0.5], [-1]), "seed is -1; give a whole number (an int) of at least 0"),
-    (lambda: pc.make_runs([0.5], [1.0]), "seed is 1.0; give a whole number (an int) of at least 0"),
-    (lambda: pc.make_runs([], [1]), "gammas and seeds must each hold at least one number"),
+    (lambda: make_runs([1.5], [1]), "gamma is 1.5; give one number from 0 to 1"),
+    (lambda: make_runs([0.5, -1e-9], [1]), "gamma is -1e-09; give one number from 0 to 1"),
+    (lambda: make_runs([math.nan], [1]), "gamma is nan; give one number from 0 to 1"),
+    (lambda: make_runs([True], [1]), "gamma is True; give one number from 0 to 1"),
+    (lambda: make_runs([0.5], [-1]), "seed is -1; give a whole number (an int) of at least 0"),
+    (lambda: make_runs([0.5], [1.0]), "seed is 1.0; give a whole number (an int) of at least 0"),
+    (lambda: make_runs([], [1]), "gammas and seeds must each hold at least one number"),
     (
-        lambda: pc.make_runs([0.5], [1], bounds=(1.0, -3.0)),
+        lambda: make_runs([0.5], [1], bounds=(1.0, -3.0)),
         "bounds is (1.0, -3.0); give the least and the largest log std, -inf and inf for none",
     ),
-    (lambda: pc.make_runs([0.5], [1], rate=math.nan), "rate is nan; give a finite number above 0"),
+    (lambda: make_runs([0.5], [1], rate=math.nan), "rate is nan; give a finite number above 0"),
     (
-        lambda: pc.make_runs([0.5], [1], clip=0.0),
+        lambda: make_runs([0.5], [1], clip=0.0),
         "clip is 0.0; give a number above 0, inf for none",
     ),
     (
-        lambda: pc.train(pc.make_runs([0.5], [1]), None, -1),
+        lambda: train(make_runs([0.5], [1]), None, -1),
         "iterations is -1; give a whole number (an int) of at least 0",
     ),
     (
-        lambda: pc.train(pc.make_runs([0.5], [1]), None, 2.0),
+        lambda: train(make_runs([0.5], [1]), None, 2.0),
         "iterations is 2.0; give a whole number (an int) of at least 0",
     ),
     (
@@ -469,7 +526,8 @@ def test_errors_name_the_argument(call, message):
 def test_an_unknown_device_is_named(name):
     with pytest.raises(
         ValueError,
-        match=f"^device is '{name}', which cannot be used here .*; give 'cpu', or 'cuda' where PyTorch finds a GPU$",
+        match=f"^device is '{name}', which cannot be used here .*; "
+        "give 'cpu', or 'cuda' where PyTorch finds a GPU$",
     ):
         find_device(name)
 
@@ -512,14 +570,16 @@ def test_a_checkpoint_of_other_settings_or_torn_is_told_of_and_left(tmp_path):
 
 KILLED = """
 import sys, torch
-from opd_toy.control import task as pc
+from opd_toy import control
 from opd_toy.records.checkpoints import Checkpoint
 torch.set_num_threads(1)
-runs = pc.make_runs((0.0, 1.0), (42,))
-teachers = pc.initial_parameters((1, 2), runs.gamma)
+runs = control.make_runs((0.0, 1.0), (42,))
+teachers = control.initial_parameters((1, 2), runs.gamma)
 def report(done, total):
     print(done, flush=True)
-state = pc.train(runs, pc.distillation(runs, teachers), 24, (0, 12, 24), checkpoint=Checkpoint(sys.argv[1], ["k"], seconds=0.0), report=report)
+checkpoint = Checkpoint(sys.argv[1], ["k"], seconds=0.0)
+gradient = control.distillation(runs, teachers)
+state = control.train(runs, gradient, 24, (0, 12, 24), checkpoint=checkpoint, report=report)
 torch.save(state, sys.argv[2])
 """
 

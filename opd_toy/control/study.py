@@ -10,19 +10,27 @@ import math
 import numpy as np
 import torch
 
-from opd_toy.control import task as pc
+from opd_toy.control.task import (
+    DRIFT,
+    GAMMAS,
+    ITERATIONS,
+    SEEDS,
+    SETTINGS,
+    STARTS,
+    TARGETS,
+    TEACHER_ITERATIONS,
+    make_runs,
+)
+from opd_toy.control.training import (
+    distance_to_target,
+    distillation,
+    fresh_positions,
+    train,
+    train_teachers,
+)
 
 TASKS = ("left", "right")
-CHECKPOINTS = (
-    0,
-    50,
-    100,
-    200,
-    400,
-    800,
-    1400,
-    2000,
-)  # iterations at 2000; scaled for other lengths
+CHECKPOINTS = (0, 50, 100, 200, 400, 800, 1400, 2000)  # of 2000 iterations; scaled for others
 WINDOW, SHOWN, EVALUATED, TEACHERS_EVALUATED = 100, 6, 256, 1024
 VISITED = (0.0, 0.5, 1.0)  # gammas whose visitation is kept, as in the paper's heat-maps
 BINS = np.linspace(-8, 8, 65)
@@ -38,40 +46,41 @@ def recorded_iterations(iterations):
 
 
 def study(
-    iterations=pc.ITERATIONS,
+    iterations=ITERATIONS,
     *,
-    gammas=pc.GAMMAS,
-    seeds=pc.SEEDS,
-    teacher_iterations=pc.TEACHER_ITERATIONS,
+    gammas=GAMMAS,
+    seeds=SEEDS,
+    teacher_iterations=TEACHER_ITERATIONS,
     dtype=torch.float32,
     device="cpu",
     watch=None,
 ):
-    """Train and evaluate everything.  ``watch(name)`` gives ``train``'s checkpoint and report for a stage."""
+    """Train and evaluate everything.
+
+    ``watch(name)`` gives ``train``'s checkpoint and report for a stage.
+    """
     watch = watch or (lambda name: {})
-    runs = pc.make_runs(gammas, seeds, dtype=dtype, device=device)
-    teachers = pc.train_teachers(
+    runs = make_runs(gammas, seeds, dtype=dtype, device=device)
+    teachers = train_teachers(
         iterations=teacher_iterations, dtype=dtype, device=device, **watch("teachers")
     )[:, 0]
     kept = checkpoints(iterations)
-    state = pc.train(runs, pc.distillation(runs, teachers), iterations, kept, **watch("students"))
+    state = train(runs, distillation(runs, teachers), iterations, kept, **watch("students"))
     shape = (len(gammas), len(seeds))
-    positions = [
-        pc.fresh_positions(parameters, runs, EVALUATED) for parameters in state["snapshots"]
-    ]
+    positions = [fresh_positions(parameters, runs, EVALUATED) for parameters in state["snapshots"]]
     end = torch.stack([p[:, -1] for p in positions])  # (checkpoints, tasks, R, B)
-    distance = torch.stack([pc.distance_to_target(p) for p in positions])
+    distance = torch.stack([distance_to_target(p) for p in positions])
     by_run = lambda x: x.movedim(-1, 0).unflatten(0, shape)  # (..., R) -> [gamma][seed]...
     variance = state["variance"].cpu().double().numpy().T.reshape(*shape, iterations)
     recorded = recorded_iterations(iterations)
     return {
-        "settings": pc.SETTINGS
+        "settings": SETTINGS
         | {"dtype": str(dtype).removeprefix("torch."), "iterations run": iterations},
         "gammas": list(gammas),
         "seeds": list(seeds),
         "tasks": list(TASKS),
-        "starts": list(pc.STARTS),
-        "targets": list(pc.TARGETS),
+        "starts": list(STARTS),
+        "targets": list(TARGETS),
         "iterations": recorded,
         "variance": significant(variance[:, :, np.array(recorded, dtype=int) - 1]),
         **windows(variance),
@@ -83,9 +92,7 @@ def study(
             "trajectories": EVALUATED,
         },
         "diverged": by_run(state["diverged"]).tolist(),
-        "drifts": (
-            ~(by_run(distance[-1]) <= pc.DRIFT)
-        ).tolist(),  # what is not finite has drifted, too
+        "drifts": (~(by_run(distance[-1]) <= DRIFT)).tolist(),  # so does what is not finite
         "trajectories": trajectories(positions, shape),
         "visitation": visitation(positions[-1], gammas, shape),
         "teachers": teachers_evaluated(teachers),
@@ -95,7 +102,8 @@ def study(
 def windows(variance):
     """Mean and geometric mean over windows of iterations, [gamma][seed][task][window].
 
-    One iteration's variance, of eight gradients, is noisy; the tasks alternate, so each has half of a window.
+    One iteration's variance, of eight gradients, is noisy; the tasks alternate, so each has half
+    of a window.
     """
     iterations = variance.shape[-1]
     width = min(WINDOW, iterations - iterations % 2)
@@ -115,14 +123,16 @@ def windows(variance):
 
 def trajectories(positions, shape):
     """The first few, [gamma][seed][checkpoint][task][trajectory][T + 1]."""
-    shown = torch.stack(
-        [p[..., :SHOWN] for p in positions]
-    )  # (checkpoints, tasks, T + 1, R, shown)
+    # (checkpoints, tasks, T + 1, R, shown)
+    shown = torch.stack([p[..., :SHOWN] for p in positions])
     return decimals(shown.movedim(3, 0).transpose(3, 4).unflatten(0, shape), 2)
 
 
 def visitation(positions, gammas, shape):
-    """How many end-of-training trajectories (all seeds) stand in each bin: [gamma][task][time][bin]."""
+    """How many trajectories of the trained students (all seeds) stand in each bin.
+
+    [gamma][task][time][bin]
+    """
     by_gamma = positions.cpu().double().numpy().reshape(2, positions.shape[1], *shape, -1)
     kept = [i for i, gamma in enumerate(gammas) if gamma in VISITED]
     counts = [
@@ -146,10 +156,10 @@ def visitation(positions, gammas, shape):
 
 def teachers_evaluated(teachers):
     """How good the two teachers are on their own tasks, and lost on each other's."""
-    runs = pc.make_runs([1.0], (0, 1), dtype=teachers.dtype, device=teachers.device)
-    positions = pc.fresh_positions(teachers, runs, TEACHERS_EVALUATED)
+    runs = make_runs([1.0], (0, 1), dtype=teachers.dtype, device=teachers.device)
+    positions = fresh_positions(teachers, runs, TEACHERS_EVALUATED)
     own = torch.stack([positions[task, :, task] for task in (0, 1)])  # (2, T + 1, B)
-    miss = (own - own.new_tensor(pc.TARGETS)[:, None, None]).abs()
+    miss = (own - own.new_tensor(TARGETS)[:, None, None]).abs()
     return {
         "final_position_mean": decimals(own[:, -1].mean(-1)),
         "final_position_sd": decimals(own[:, -1].std(-1)),
