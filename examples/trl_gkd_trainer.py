@@ -7,7 +7,6 @@ trains a tiny, randomly initialised student towards a tiny, randomly initialised
 With your own models keep the two classes and drop the rest.
 """
 
-import sys
 import tempfile
 
 import torch
@@ -18,7 +17,10 @@ from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
 
 
 class ExactGKDTrainer(GKDTrainer):
-    """GKDTrainer with this book's loss.  beta and temperature mean the same: beta = 0 is KL(teacher || student), 1 the reverse."""
+    """GKDTrainer with this book's loss.
+
+    beta and temperature mean the same: beta = 0 is KL(teacher || student), 1 the reverse.
+    """
 
     @staticmethod
     def generalized_jsd_loss(
@@ -30,17 +32,16 @@ class ExactGKDTrainer(GKDTrainer):
         reduction="batchmean",
         num_items_in_batch=None,
     ):
-        if (
-            reduction == "none"
-        ):  # one value for each word of the vocabulary, which only autograd through all of them gives
+        # One value for each word of the vocabulary: only autograd through all of them gives it.
+        if reduction == "none":
             return GKDTrainer.generalized_jsd_loss(
                 student_logits, teacher_logits, labels, beta, temperature, reduction
             )
         mask = None if labels is None else labels != -100
         tokens = student_logits.shape[:-1].numel() if mask is None else mask.sum().clamp_min(1)
         if num_items_in_batch is not None:
-            # With gradient accumulation the Trainer hands over the valid tokens of all micro-batches: dividing by
-            # them makes the accumulated gradient that of one large batch.
+            # With gradient accumulation the Trainer hands over the valid tokens of all
+            # micro-batches: dividing by them makes the sum the gradient of one large batch.
             normalizer = num_items_in_batch
         elif reduction == "sum":
             normalizer = 1
@@ -58,8 +59,8 @@ class ExactGKDTrainer(GKDTrainer):
             normalizer=normalizer,
         )
 
-    # To choose another objective, or to let the gradient take the place of the logits and so save its memory,
-    # override compute_loss too.  That is safe here: nothing reads the logits after the loss.
+    # To choose another objective, or to let the gradient take the place of the logits and so
+    # save its memory, override compute_loss too.  Here nothing reads the logits after the loss.
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if return_outputs:  # evaluation hands the logits on
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -67,8 +68,9 @@ class ExactGKDTrainer(GKDTrainer):
         student = model(**both).logits[:, :-1]
         with torch.no_grad():
             teacher = self.teacher_model.eval()(**both).logits[:, :-1]
-        # With lmbda > 0 the labels are those of freshly drawn texts, but num_items_in_batch counts the data set's:
-        # only a run without drawing (lmbda = 0) can use it.  DistillationTrainer counts the drawn tokens.
+        # With lmbda > 0 the labels are those of freshly drawn texts, but num_items_in_batch
+        # counts the data set's: only a run without drawing (lmbda = 0) can use it.
+        # DistillationTrainer counts the drawn tokens.
         normalizer = num_items_in_batch if self.lmbda == 0 else None
         mask = inputs["labels"][:, 1:] != -100
         return distillation_loss(
@@ -83,7 +85,10 @@ class ExactGKDTrainer(GKDTrainer):
 
 
 class FusedDistillationTrainer(DistillationTrainer):
-    """DistillationTrainer with the loss from hidden states and heads, for heads without bias, scale or cap."""
+    """DistillationTrainer with the loss from hidden states and heads.
+
+    For heads without bias, scale or cap.
+    """
 
     def _compute_loss(self, student, inputs, num_items_in_batch):
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
@@ -94,14 +99,18 @@ class FusedDistillationTrainer(DistillationTrainer):
         with torch.no_grad():
             target = self._get_last_hidden_state(teacher, ids, attention, keep)
         loss = fused_linear_distillation_loss(
-            hidden, student.get_output_embeddings().weight, target, teacher.get_output_embeddings().weight,
-            "generalized_jsd", mask, beta=self.beta, temperature=self.temperature, normalizer=num_items_in_batch,
-        )  # fmt: skip
-        return (
-            loss,
-            torch.zeros_like(loss),
-            mask.sum(),
-        )  # the second is for its log: the sum of the student's entropies
+            hidden,
+            student.get_output_embeddings().weight,
+            target,
+            teacher.get_output_embeddings().weight,
+            "generalized_jsd",
+            mask,
+            beta=self.beta,
+            temperature=self.temperature,
+            normalizer=num_items_in_batch,
+        )
+        entropies = torch.zeros_like(loss)  # TRL logs their sum, which this loss does not need
+        return loss, entropies, mask.sum()
 
 
 # --- tiny models and data, made on the spot ------------------------------------------------
@@ -112,9 +121,18 @@ def tiny_model(seed, width=32, vocabulary=64):
 
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=1, pad_token_id=0, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        initializer_range=0.3,
+    )
     return Qwen2ForCausalLM(config)
 
 
@@ -135,7 +153,10 @@ def tiny_tokenizer():
         unk_token="<unknown>",
         padding_side="left",
     )
-    fast.chat_template = "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    fast.chat_template = (
+        "{% for m in messages %}{{ m['content'] }}"
+        "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    )
     return fast
 
 
@@ -151,9 +172,8 @@ def tiny_sums(count=32):
         ]
         for a, b in pairs
     ]
-    return Dataset.from_dict({"messages": messages}), Dataset.from_dict(
-        {"prompt": [conversation[:1] for conversation in messages]}
-    )
+    prompts = [conversation[:1] for conversation in messages]
+    return Dataset.from_dict({"messages": messages}), Dataset.from_dict({"prompt": prompts})
 
 
 SMALL = {
@@ -170,7 +190,10 @@ SMALL = {
 
 
 def gkd(folder, trainer=ExactGKDTrainer, **settings):
-    """A trainer on the tiny models; lmbda = 1 draws every text from the student, 0 takes the data set's."""
+    """A trainer on the tiny models.
+
+    lmbda = 1 draws every text from the student, 0 takes the data set's.
+    """
     configuration = GKDConfig(
         **{
             "output_dir": folder,
@@ -228,7 +251,5 @@ if __name__ == "__main__":
             ("DistillationTrainer", distillation, {}),
         ):
             curve = losses(make(folder, **settings))
-            print(
-                f"{name}: loss {curve[0]:.3f} at the first step, {curve[-1]:.3f} at the last of {len(curve)}",
-                file=sys.stdout,
-            )
+            first, last = f"{curve[0]:.3f} at the first step", f"{curve[-1]:.3f} at the last"
+            print(f"{name}: loss {first}, {last} of {len(curve)}")

@@ -1,4 +1,7 @@
-"""Losses and gradients against TRL's and Liger's own code, and against formulas of other libraries, where they are right; and where they are not."""
+"""Losses and gradients against TRL's and Liger's own code, and against others' formulas.
+
+Where those are right; and where they are not.
+"""
 
 import math
 
@@ -38,35 +41,25 @@ def same(ours, other, tolerance):
 # --- TRL ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("count", [None, 23])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize(
     "dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-5)], ids=str
 )
-def test_trl_from_logits(beta, dtype, tolerance):
+def test_trl_from_logits(beta, temperature, count, dtype, tolerance):
     """With labels, as its trainer calls it."""
     z, y = draw((2, 7, 50), (2, 7, 50), dtype=dtype)
     labels = torch.tensor([[-100, -100, 3, 4, 5, 6, -100], [-100, 1, 2, 3, 4, 5, 6]])
-    for temperature in (1.0, 2.0):
-        for count in (None, 23):
-            ours = gradients(
-                lambda x: distillation_loss(
-                    x,
-                    y,
-                    "generalized_jsd",
-                    labels != -100,
-                    beta=beta,
-                    temperature=temperature,
-                    normalizer=count,
-                ),
-                z,
-            )
-            same(
-                ours,
-                gradients(
-                    lambda x: theirs(x, y, labels, beta, temperature, num_items_in_batch=count), z
-                ),
-                tolerance,
-            )
+
+    def ours(x):
+        options = {"beta": beta, "temperature": temperature, "normalizer": count}
+        return distillation_loss(x, y, "generalized_jsd", labels != -100, **options)
+
+    def trl(x):
+        return theirs(x, y, labels, beta, temperature, num_items_in_batch=count)
+
+    same(gradients(ours, z), gradients(trl, z), tolerance)
 
 
 def test_trl_without_labels_divides_by_texts():
@@ -157,7 +150,7 @@ def test_liger_adds_half_a_cross_entropy_unless_told_not_to():
 
 
 def ms_swift(z, y, labels, beta):
-    """ms-swift's GKD: the mixture in log space, KL divergences to it, summed over valid tokens, divided by their number."""
+    """ms-swift's GKD: the mixture in log space, and the mean of the KLs to it over valid tokens."""
     mask = labels != -100
     log_p, log_q = z[mask].log_softmax(-1), y[mask].log_softmax(-1)
     if beta in (0, 1):
@@ -179,7 +172,11 @@ def test_ms_swift(beta):
 
 
 def distillm(z, y, which, lam):
-    """DistiLLM (arXiv 2402.03898): KL(q || lam q + (1 - lam) p), KL(p || lam p + (1 - lam) q), and their JS with (1 - lam) in the place of beta, from probabilities."""
+    """DistiLLM (arXiv 2402.03898), from probabilities.
+
+    KL(q || lam q + (1 - lam) p), KL(p || lam p + (1 - lam) q), and a JS with (1 - lam) in the
+    place of beta.
+    """
     p, q = z.softmax(-1), y.softmax(-1)
     kl = lambda a, b: (a * (a / b).log()).sum(-1)
     if which == "js":
@@ -190,20 +187,20 @@ def distillm(z, y, which, lam):
 
 
 @pytest.mark.parametrize("lam", [0.1, 0.5, 0.9])
-def test_distillm(lam):
+@pytest.mark.parametrize("name", ["skewed_forward_kl", "skewed_reverse_kl", "js"])
+def test_distillm(name, lam):
     z, y = draw((2, 4, 30), (2, 4, 30))
-    for name in ("skewed_forward_kl", "skewed_reverse_kl"):
-        same(
-            gradients(lambda x: distillation_loss(x, y, name, skew=lam), z),
-            gradients(lambda x: distillm(x, y, name, lam), z),
-            1e-10,
-        )
-    ours = gradients(lambda x: distillation_loss(x, y, "generalized_jsd", beta=1 - lam), z)
-    same(ours, gradients(lambda x: distillm(x, y, "js", lam), z), 1e-10)
+
+    def ours(x):
+        if name == "js":
+            return distillation_loss(x, y, "generalized_jsd", beta=1 - lam)
+        return distillation_loss(x, y, name, skew=lam)
+
+    same(gradients(ours, z), gradients(lambda x: distillm(x, y, name, lam), z), 1e-10)
 
 
 def test_a_cross_entropy_is_no_divergence():
-    """What torchtune and DistiLLM call forward KL: the gradient is that of the forward KL, the value is off by the teacher's entropy."""
+    """torchtune's and DistiLLM's "forward KL": its gradient, and its value plus H(teacher)."""
     z, y = draw((2, 4, 30), (2, 4, 30))
     cross = gradients(lambda x: -(y.softmax(-1) * x.log_softmax(-1)).sum(-1).mean(), z)
     ours = gradients(lambda x: distillation_loss(x, y, "forward_kl"), z)

@@ -61,7 +61,7 @@ def test_gkd_with_a_masked_vocabulary(tmp_path):
 
 
 def test_the_overwritten_logits_change_nothing(tmp_path):
-    """compute_loss writes the gradient over the logits; generalized_jsd_loss alone, which TRL's compute_loss calls, does not."""
+    """compute_loss writes the gradient over the logits; TRL's, with our loss in it, does not."""
     trainer = gkd(tmp_path)
     inputs = batch(trainer)
     both = parameter_gradients(trainer, inputs)
