@@ -13,7 +13,6 @@ tokens with p_k = 0 may be infinite; they are never drawn, and ``expectation``
 and ``total_variance`` leave them out.  ValueError on malformed arguments.
 """
 
-import itertools
 import math
 
 import numpy as np
@@ -295,38 +294,6 @@ def schulman_table(mean):
         }
         for kind in KINDS
     }
-
-
-def dense_and_broadcast(student, teacher):
-    """All V**T sequences of T independent positions: one weight a token against one a sequence.
-
-    ``student`` and ``teacher`` are (T, V).  Returns probabilities (S,), S = V**T
-    sequences in base-V order, and two arrays of weights (S, T) on the scores of the
-    drawn tokens: dense, each position's own C_t, and broadcast, the sequence's sum
-    of them at every position, as RLVR does with an outcome.  eq-dense-versus-broadcast.
-    """
-    p, q = _validate.pair(student, teacher)
-    if p.ndim != 2:
-        raise ValueError(f"student has shape {p.shape}; give one row a position, shape (T, V)")
-    sequences = np.array(list(itertools.product(range(p.shape[1]), repeat=p.shape[0])))
-    positions = np.arange(p.shape[0])
-    dense = log_ratio(p, q)[positions, sequences]
-    return (
-        p[positions, sequences].prod(axis=1),
-        dense,
-        np.repeat(dense.sum(axis=1, keepdims=True), p.shape[0], axis=1),
-    )
-
-
-def sequence_table(student, weights):
-    """Gradient table (S, T V) of weights (S, T) on the scores of all sequences.
-
-    ``student`` is (T, V), sequences in base-V order, as for ``dense_and_broadcast``.
-    """
-    p = _validate.probabilities("student", student)
-    sequences = np.array(list(itertools.product(range(p.shape[1]), repeat=p.shape[0])))
-    score = np.eye(p.shape[1])[sequences] - p
-    return _product(weights[..., None], score).reshape(len(sequences), -1)
 
 
 def squared_score_norm(p):

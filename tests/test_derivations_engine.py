@@ -182,7 +182,7 @@ def test_schulman_closed_forms(shift):
 
 
 def test_pg_zero_gamma_is_gkd():
-    """All sequences of two tokens: the mean token-level gradient is GKD's at every prefix, weighted by its visits."""
+    """All sequences of two tokens: the mean token-level gradient is GKD's, weighted by visits."""
     first, second = (softmax(generator.normal(size=shape)) for shape in ((3,), (3, 3)))
     first_teacher, second_teacher = (
         softmax(generator.normal(size=shape)) for shape in ((3,), (3, 3))

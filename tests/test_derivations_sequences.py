@@ -1,4 +1,4 @@
-"""The sequence engine and chapter 6's proofs say the same: exact tables against the lines of each chain."""
+"""The sequence engine and chapter 6's proofs agree: exact tables against each line of a chain."""
 
 import numpy as np
 import pytest
@@ -159,7 +159,7 @@ def test_any_length_means(student, teacher):
 
 @any_length
 def test_any_length_variances(student, teacher):
-    """Each variance that is bounded is the engine's, and every line of its chain lies at or above the one before."""
+    """Each bounded variance is the engine's, and no line of its chain is below the one before."""
     everything = range(student.parameters)
     cases = {
         ("variance-bounds", 1): reward_to_go(student, teacher, 0.0),

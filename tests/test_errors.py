@@ -19,19 +19,23 @@ MALFORMED = [  # (what comes, what is said of it, with NAME for the argument)
     ),
     (
         [[0.5, 0.5], [1.0]],
-        "NAME is ragged: [[0.5, 0.5], [1.0]]; give an array of numbers in which every row is equally long",
+        "NAME is ragged: [[0.5, 0.5], [1.0]]; "
+        "give an array of numbers in which every row is equally long",
     ),
     (
         ["a", "b", "c"],
-        "NAME has dtype <U1 (['a', 'b', 'c']); give real numbers, such as a float array or a list of floats",
+        "NAME has dtype <U1 (['a', 'b', 'c']); "
+        "give real numbers, such as a float array or a list of floats",
     ),
     (
         None,
-        "NAME has dtype object (None); give real numbers, such as a float array or a list of floats",
+        "NAME has dtype object (None); "
+        "give real numbers, such as a float array or a list of floats",
     ),
     (
         [1j, 0, 1],
-        "NAME has dtype complex128 ([1j, 0, 1]); give real numbers, such as a float array or a list of floats",
+        "NAME has dtype complex128 ([1j, 0, 1]); "
+        "give real numbers, such as a float array or a list of floats",
     ),
 ]
 NOT_PROBABILITIES = [
@@ -45,19 +49,27 @@ NOT_PROBABILITIES = [
     ),
     (
         [0.2, 0.3, 0.6],
-        "NAME: the row sums to 1.1; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first",
+        "NAME: the row sums to 1.1; "
+        "each row must sum to 1 (within 1e-06): divide it by its sum, "
+        "or pass logits through softmax first",
     ),
     (
         [[0.2, 0.3, 0.5], [0.5, 0.25, 0.125]],
-        "NAME: row (1,) sums to 0.875; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first",
+        "NAME: row (1,) sums to 0.875; "
+        "each row must sum to 1 (within 1e-06): divide it by its sum, "
+        "or pass logits through softmax first",
     ),
     (
         [math.inf, 0.0, 0.0],
-        "NAME: the row sums to inf; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first",
+        "NAME: the row sums to inf; "
+        "each row must sum to 1 (within 1e-06): divide it by its sum, "
+        "or pass logits through softmax first",
     ),
     (
         [0.0, 0.0, 0.0],
-        "NAME: the row sums to 0.0; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first",
+        "NAME: the row sums to 0.0; "
+        "each row must sum to 1 (within 1e-06): divide it by its sum, "
+        "or pass logits through softmax first",
     ),
 ]
 NOT_LOGITS = [
@@ -77,9 +89,14 @@ NOT_LOGITS = [
 ]
 
 PAIR_FUNCTIONS = {
-    "forward_kl": {}, "reverse_kl": {}, "generalized_jsd": {"beta": 0.5}, "alpha_divergence": {"alpha": 0.5},
-    "skewed_forward_kl": {"skew": 0.1}, "skewed_reverse_kl": {"skew": 0.1}, "top_k_reverse_kl": {"k": 1},
-}  # fmt: skip
+    "forward_kl": {},
+    "reverse_kl": {},
+    "generalized_jsd": {"beta": 0.5},
+    "alpha_divergence": {"alpha": 0.5},
+    "skewed_forward_kl": {"skew": 0.1},
+    "skewed_reverse_kl": {"skew": 0.1},
+    "top_k_reverse_kl": {"k": 1},
+}
 PAIR_FUNCTIONS = [
     (getattr(objectives, name + suffix), arguments)
     for name, arguments in PAIR_FUNCTIONS.items()
@@ -88,11 +105,20 @@ PAIR_FUNCTIONS = [
 PAIR_FUNCTIONS += [
     (getattr(estimators, name), arguments)
     for name, arguments in {
-        "policy_gradient": {}, "k_estimator": {"kind": "k1"}, "k_estimator_as_loss": {"kind": "k1"}, "k_estimator_as_reward": {"kind": "k1"},
-        "full_vocabulary_advantage": {}, "gkd": {}, "importance_weighted_policy_gradient": {"behaviour": P}, "truncated_policy_gradient": {"limit": 1},
-        "normalized_policy_gradient": {}, "top_k_policy_gradient": {"k": 1}, "mixed_policy_gradient": {"reward": [0, 0, 1], "weight": 1}, "optimal_baseline": {},
+        "policy_gradient": {},
+        "k_estimator": {"kind": "k1"},
+        "k_estimator_as_loss": {"kind": "k1"},
+        "k_estimator_as_reward": {"kind": "k1"},
+        "full_vocabulary_advantage": {},
+        "gkd": {},
+        "importance_weighted_policy_gradient": {"behaviour": P},
+        "truncated_policy_gradient": {"limit": 1},
+        "normalized_policy_gradient": {},
+        "top_k_policy_gradient": {"k": 1},
+        "mixed_policy_gradient": {"reward": [0, 0, 1], "weight": 1},
+        "optimal_baseline": {},
     }.items()
-]  # fmt: skip
+]
 every_function = pytest.mark.parametrize(
     "function, arguments", PAIR_FUNCTIONS, ids=lambda x: getattr(x, "__name__", "-")
 )
@@ -119,7 +145,7 @@ def test_malformed_rows_elsewhere(wrong, message):
         "behaviour": lambda x: estimators.importance_weighted_policy_gradient(P, Q, x),
         "probabilities": lambda x: estimators.expectation(x, np.eye(3)),
         "teacher": lambda x: estimators.tilted_teacher(x, [0, 0, 1], 1),
-        "student": lambda x: estimators.sequence_table(x, np.ones((1, 1))),
+        "student": lambda x: sequences.independent_table(x, np.ones((1, 1))),
     }.items():
         with says(message.replace("NAME", name)):
             call(wrong)
@@ -135,7 +161,8 @@ def test_malformed_logits(wrong, message):
 @every_function
 def test_mismatched_shapes(function, arguments):
     with says(
-        "student has shape (2,) and teacher (3,); both must have the same number of tokens V on the last axis"
+        "student has shape (2,) and teacher (3,); "
+        "both must have the same number of tokens V on the last axis"
     ):
         function([0.5, 0.5], Q, **arguments)
     with says(
@@ -172,7 +199,8 @@ def test_parameters_that_are_not_numbers():
         with says(f"mean is {wrong!r}; give one finite number"):
             estimators.schulman_table(wrong)
     with says(
-        "mean is 0; give a mean other than 0, as at 0 the KL that bias and spread are divided by is 0"
+        "mean is 0; "
+        "give a mean other than 0, as at 0 the KL that bias and spread are divided by is 0"
     ):
         estimators.schulman_table(0)
     with says("limit is 0; give a number above 0"):
@@ -213,17 +241,20 @@ def test_unknown_names():
 def test_tables_and_rewards():
     for function in (estimators.expectation, estimators.total_variance):
         with says(
-            "table has shape (2, 3); give one row for each of the 3 probabilities, shape (..., 3, columns)"
+            "table has shape (2, 3); "
+            "give one row for each of the 3 probabilities, shape (..., 3, columns)"
         ):
             function(P, np.ones((2, 3)))
         with says(
-            "table has shape (3,); give one row for each of the 3 probabilities, shape (..., 3, columns)"
+            "table has shape (3,); "
+            "give one row for each of the 3 probabilities, shape (..., 3, columns)"
         ):
             function(P, np.ones(3))
         with says("table holds nan at (1, 0); every entry must be a number"):
             function(P, [[0, 0], [math.nan, 0], [0, 0]])
         with says(
-            "probabilities has shape (2, 1) and table (3, 1, 1); their leading axes must be equal or broadcast"
+            "probabilities has shape (2, 1) and table (3, 1, 1); "
+            "their leading axes must be equal or broadcast"
         ):
             function(np.ones((2, 1)), np.ones((3, 1, 1)))
     with says("reward has shape (2,); give one number a token, shape (3,)"):
@@ -231,7 +262,7 @@ def test_tables_and_rewards():
     with says("reward holds inf at token 0; every entry must be finite"):
         estimators.tilted_teacher(Q, [math.inf, 0, 0], 1)
     with says("student has shape (3,); give one row a position, shape (T, V)"):
-        estimators.dense_and_broadcast(P, Q)
+        sequences.dense_and_broadcast(P, Q)
 
 
 def test_long_input_is_quoted_in_part():
@@ -283,24 +314,28 @@ def test_malformed_trees():
         sequences.LazyTree.random(2, 3, -1)
     for wrong in (-1, 1.5, "one", None):
         for call in (
-            lambda: sequences.TokenTree.random(2, 3, wrong),
-            lambda: sequences.sample_estimate(TREE, TEACHER, 1, "sampled", 10, wrong),
+            lambda seed: sequences.TokenTree.random(2, 3, seed),
+            lambda seed: sequences.sample_estimate(TREE, TEACHER, 1, "sampled", 10, seed),
         ):
             with says(f"seed is {wrong!r}; give a whole number (an int) of at least 0"):
-                call()
+                call(wrong)
     with says("logits_after is 3; give a function from prefixes (N, t) to logits (N, V)"):
         sequences.LazyTree(2, 3, 3)
     for call in (lambda: make.random(10, 9, 0), lambda: make.repeat(np.full(10, 0.1), 9)):
         with says(
-            "vocabulary is 10 and length 9, V**T sequences; give at most 100000000, or sample from a LazyTree"
+            "vocabulary is 10 and length 9, V**T sequences; "
+            "give at most 100000000, or sample from a LazyTree"
         ):
             call()
     with says(
-        "probabilities has shape (2, 3) and length is 3; give (V,) and a length, or one row a position, shape (T, V)"
+        "probabilities has shape (2, 3) and length is 3; "
+        "give (V,) and a length, or one row a position, shape (T, V)"
     ):
         make.repeat([P, Q], 3)
     with says(
-        "probabilities: the row sums to 0.5; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"
+        "probabilities: the row sums to 0.5; "
+        "each row must sum to 1 (within 1e-06): divide it by its sum, "
+        "or pass logits through softmax first"
     ):
         make.repeat([0.25, 0.25], 2)
 
@@ -309,32 +344,47 @@ def test_malformed_trees():
 def test_prefixes(tree):
     for wrong in ([0, 1], [[0.5]], np.zeros((2, 3), int)):
         with says(
-            f"prefixes has shape {np.shape(wrong)} and dtype {np.asarray(wrong).dtype}; give whole numbers, shape (N, t) with t from 0 to T - 1 = 2"
+            f"prefixes has shape {np.shape(wrong)} and dtype {np.asarray(wrong).dtype}; "
+            "give whole numbers, shape (N, t) with t from 0 to T - 1 = 2"
         ):
             tree.log_probabilities_after(wrong)
     for low, high in ((-1, 0), (0, 2)):
         with says(
-            f"prefixes holds tokens from {low} to {high}; a token is a whole number from 0 to V - 1 = 1"
+            f"prefixes holds tokens from {low} to {high}; "
+            "a token is a whole number from 0 to V - 1 = 1"
         ):
             tree.log_probabilities_after([[low], [high]])
 
 
 PAIRS_OF_TREES = {
-    "sequence_kl": {}, "sequence_kl_gradient": {}, "on_policy_gkd_gradient": {}, "decomposition": {}, "token_costs": {}, "token_kls": {},
-    "full_return": {}, "reward_to_go": {"gamma": 1}, "reward_to_go_table": {"gamma": 1}, "generalized_advantage": {"gamma": 1, "lam": 1},
-    "mixed": {"reward": REWARD, "alpha": 1}, "top_k": {"k": 1}, "bias_variance_polynomials": {}, "best_gamma": {"samples": 10},
-}  # fmt: skip
+    "sequence_kl": {},
+    "sequence_kl_gradient": {},
+    "on_policy_gkd_gradient": {},
+    "decomposition": {},
+    "token_costs": {},
+    "token_kls": {},
+    "full_return": {},
+    "reward_to_go": {"gamma": 1},
+    "reward_to_go_table": {"gamma": 1},
+    "generalized_advantage": {"gamma": 1, "lam": 1},
+    "mixed": {"reward": REWARD, "alpha": 1},
+    "top_k": {"k": 1},
+    "bias_variance_polynomials": {},
+    "best_gamma": {"samples": 10},
+}
 
 
 @pytest.mark.parametrize("name", PAIRS_OF_TREES)
 def test_pairs_of_trees(name):
     function, arguments = getattr(sequences, name), PAIRS_OF_TREES[name]
     with says(
-        "student has V = 2, T = 3 and teacher V = 3, T = 3; both must have the same vocabulary and length"
+        "student has V = 2, T = 3 and teacher V = 3, T = 3; "
+        "both must have the same vocabulary and length"
     ):
         function(TREE, sequences.TokenTree.random(3, 3, 0), **arguments)
     with says(
-        "student has V = 2, T = 2 and teacher V = 2, T = 3; both must have the same vocabulary and length"
+        "student has V = 2, T = 2 and teacher V = 2, T = 3; "
+        "both must have the same vocabulary and length"
     ):
         function(sequences.TokenTree.random(2, 2, 0), TEACHER, **arguments)
     with says("student is [0.2, 0.3, 0.5]; give a TokenTree"):
@@ -346,9 +396,15 @@ def test_pairs_of_trees(name):
 @pytest.mark.parametrize("wrong", [-1e-9, 1.0000001, math.nan, math.inf, [0.5, 0.5]], ids=str)
 def test_gamma_and_lam_lie_between_0_and_1(wrong):
     calls = {
-        "reward_to_go": (TREE, TEACHER), "reward_to_go_table": (TREE, TEACHER), "discounted_return": (REWARD,), "state_values": (TREE, np.zeros((8, 3))),
-        "outcome": (TREE, REWARD), "mixed": (TREE, TEACHER, REWARD, 1.0), "future_kl": (TREE, TEACHER), "independent_variance": ([P], [Q]),
-    }  # fmt: skip
+        "reward_to_go": (TREE, TEACHER),
+        "reward_to_go_table": (TREE, TEACHER),
+        "discounted_return": (REWARD,),
+        "state_values": (TREE, np.zeros((8, 3))),
+        "outcome": (TREE, REWARD),
+        "mixed": (TREE, TEACHER, REWARD, 1.0),
+        "future_kl": (TREE, TEACHER),
+        "independent_variance": ([P], [Q]),
+    }
     message = f"is {wrong!r}; give one number from 0 to 1"
     for name, arguments in calls.items():
         with says("gamma " + message):
@@ -369,11 +425,15 @@ def test_signals_and_baselines():
     signals = "give one of 'sampled', 'full_vocabulary', 'full_vocabulary_future'"
     for wrong in ("full", "Sampled", None):
         for call in (
-            lambda: sequences.full_return(TREE, TEACHER, wrong), lambda: sequences.reward_to_go(TREE, TEACHER, 1, wrong), lambda: sequences.mixed(TREE, TEACHER, REWARD, 1, 1, wrong),
-            lambda: sequences.best_gamma(TREE, TEACHER, 1, wrong), lambda: sequences.independent_variance([P], [Q], 1, wrong), lambda: sequences.sample_estimate(TREE, TEACHER, 1, wrong, 10, 0),
-        ):  # fmt: skip
+            lambda signal: sequences.full_return(TREE, TEACHER, signal),
+            lambda signal: sequences.reward_to_go(TREE, TEACHER, 1, signal),
+            lambda signal: sequences.mixed(TREE, TEACHER, REWARD, 1, 1, signal),
+            lambda signal: sequences.best_gamma(TREE, TEACHER, 1, signal),
+            lambda signal: sequences.independent_variance([P], [Q], 1, signal),
+            lambda signal: sequences.sample_estimate(TREE, TEACHER, 1, signal, 10, 0),
+        ):
             with says(f"signal is {wrong!r}; {signals}"):
-                call()
+                call(wrong)
     for call in (
         lambda b: sequences.reward_to_go(TREE, TEACHER, 1, baseline=b),
         lambda b: sequences.full_return(TREE, TEACHER, baseline=b),
@@ -436,7 +496,9 @@ def test_sequence_tables():
     with says("probabilities has shape (2,); give one number a sequence, shape (8,)"):
         make(TREE, np.zeros((8, 3)), None, [0.5, 0.5])
     with says(
-        "probabilities: the row sums to 28.0; each row must sum to 1 (within 1e-06): divide it by its sum, or pass logits through softmax first"
+        "probabilities: the row sums to 28.0; "
+        "each row must sum to 1 (within 1e-06): divide it by its sum, "
+        "or pass logits through softmax first"
     ):
         make(TREE, np.zeros((8, 3)), None, REWARD)
     table = make(TREE, np.zeros((8, 3)))
@@ -452,7 +514,8 @@ def test_sequence_tables():
             sequences.best_gamma(TREE, TEACHER, wrong)
     big = sequences.TokenTree.random(4, 8, 0)
     with says(
-        "student has V = 4, T = 8: 65536 rows of 87380 entries; dense() holds at most 268435456 entries, expectation() and total_variance() need none"
+        "student has V = 4, T = 8: 65536 rows of 87380 entries; "
+        "dense() holds at most 268435456 entries, expectation() and total_variance() need none"
     ):
         make(big, np.zeros((4**8, 8))).dense()
 
@@ -466,7 +529,8 @@ def test_parameters_of_sequence_estimators():
     with says("ratio_limit is 0; give a number above 0"):
         sequences.future_kl(TREE, TEACHER, 1, 0)
     with says(
-        "student has V = 2, T = 3 and old V = 3, T = 3; both must have the same vocabulary and length"
+        "student has V = 2, T = 3 and old V = 3, T = 3; "
+        "both must have the same vocabulary and length"
     ):
         sequences.fipo(TREE, sequences.TokenTree.random(3, 3, 0), REWARD, 1, 0.2, 0.2)
     for wrong in (0, 3, 1.0, True):
@@ -475,7 +539,11 @@ def test_parameters_of_sequence_estimators():
     with says("outside is 'keep'; give one of 'renormalize', 'drop', 'tail'"):
         sequences.top_k(TREE, TEACHER, 1, "keep")
     barred = sequences.TokenTree.repeat([1.0, 0.0], 3)
-    infinite = "teacher gives probability 0 to token 1 after the prefix (), where the student can draw it: the KL is infinite and has no gradient; give the teacher's logit a finite value there, or set the student's to -inf too"
+    infinite = (
+        "teacher gives probability 0 to token 1 after the prefix (), "
+        "where the student can draw it: the KL is infinite and has no gradient; "
+        "give the teacher's logit a finite value there, or set the student's to -inf too"
+    )
     with says(infinite):
         sequences.top_k(TREE, barred, 2)
     with says(infinite):
@@ -490,19 +558,23 @@ def test_beyond_enumeration():
     with says("gamma is 0.5 with causal=False; the full return has no discount: give gamma = 1"):
         sequences.independent_variance([P], [Q], 0.5, causal=False)
     with says(
-        "teacher holds 0.0 at row (1,), token 2, where student holds 0.5: the KL is infinite and has no gradient; give it a probability above 0"
+        "teacher holds 0.0 at row (1,), token 2, where student holds 0.5: "
+        "the KL is infinite and has no gradient; "
+        "give it a probability above 0"
     ):
         sequences.independent_variance([P, P], [Q, [0.5, 0.5, 0.0]], 1)
     for lengths, variances, message in (
         (
             [1, 2],
             [1.0],
-            "lengths has shape (2,) and variances (1,); give two or more of each, as many of one as of the other",
+            "lengths has shape (2,) and variances (1,); "
+            "give two or more of each, as many of one as of the other",
         ),
         (
             [1],
             [1.0],
-            "lengths has shape (1,) and variances (1,); give two or more of each, as many of one as of the other",
+            "lengths has shape (1,) and variances (1,); "
+            "give two or more of each, as many of one as of the other",
         ),
         ([1, 2], [1.0, 0.0], "variances is [1.0, 0.0]; give finite numbers above 0"),
         ([0, 2], [1.0, 1.0], "lengths is [0.0, 2.0]; give finite numbers above 0"),
@@ -514,10 +586,13 @@ def test_beyond_enumeration():
         with says(f"samples is {wrong!r}; give a whole number (an int) of at least 2"):
             sequences.sample_estimate(TREE, TEACHER, 1, "sampled", wrong, 0)
     with says(
-        "teacher is [0.2, 0.3, 0.5], without vocabulary; give a TokenTree, a LazyTree or an object with vocabulary, length and log_probabilities_after"
+        "teacher is [0.2, 0.3, 0.5], without vocabulary; "
+        "give a TokenTree, a LazyTree or an object with vocabulary, "
+        "length and log_probabilities_after"
     ):
         sequences.sample_estimate(TREE, P, 1, "sampled", 10, 0)
     with says(
-        "student has V = 2, T = 3 and teacher V = 2, T = 4; both must have the same vocabulary and length"
+        "student has V = 2, T = 3 and teacher V = 2, T = 4; "
+        "both must have the same vocabulary and length"
     ):
         sequences.sample_estimate(TREE, sequences.LazyTree.random(2, 4, 0), 1, "sampled", 10, 0)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from opd_toy import objectives
 from opd_toy.distributions import softmax
+from opd_toy.example import STUDENT as P
+from opd_toy.example import TEACHER as Q
 from opd_toy.objectives import (
     alpha_divergence,
     descend,
@@ -28,8 +30,6 @@ from opd_toy.objectives import (
 )
 from tests import reference
 from tests.test_distributions import pairs
-
-P, Q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
 
 case = pytest.mark.parametrize(
     "name, arguments",
@@ -191,7 +191,8 @@ def test_two_hundred_thousand_tokens_nearly_equal():
     p, _ = reference.random_pair(200_000, 6)
     q = p * (1 + 1e-6 * np.sin(np.arange(200_000)))
     q /= q.sum()
-    # With r = q/p - 1, about 1e-6, the divergence is a power series in r; the fourth order is below 1e-12.
+    # With r = q/p - 1, about 1e-6, the divergence is a power series in r; the fourth order is
+    # below 1e-12.
     r = [mp.mpf(b) / mp.mpf(a) - 1 for a, b in zip(p, q)]
     squares = [mp.mpf(a) * x * x for a, x in zip(p, r)]
     second, third = mp.fsum(squares), mp.fdot(squares, r)
@@ -410,7 +411,7 @@ ZERO_PAIRS = [
     "name, arguments", [c for c in METHODS if c[1].get("outside") != "renormalize"], ids=str
 )
 def test_zeros_are_the_limit_of_equal_small_numbers(p, q, name, arguments):
-    """Replace the zeros to blame by epsilon = 10^-n, n ever larger, the others by far smaller ones."""
+    """Replace the zeros to blame by epsilon = 10^-n, n ever larger, the others by smaller ones."""
     parameter = next(iter(arguments.values()), 1)
     student_to_blame = (
         name in ("forward_kl", "skewed_forward_kl")
@@ -549,8 +550,8 @@ def test_mode_seeking_covering():
         )  # on that mode, as wide as it
         assert p[v * side < 0].sum() < 1e-3
     # With a logit for every token there is nothing to give up.
-    for gradient, rate in ((forward_kl_logit_gradient, 20.0), (reverse_kl_logit_gradient, 10.0)):
-        path = descend(lambda z: gradient(softmax(z), Q), np.zeros(3), rate / 10, 2000)
+    for gradient, rate in ((forward_kl_logit_gradient, 2.0), (reverse_kl_logit_gradient, 1.0)):
+        path = descend(lambda z, g=gradient: g(softmax(z), Q), np.zeros(3), rate, 2000)
         np.testing.assert_allclose(softmax(path[-1]), Q, rtol=1e-9)
 
 

@@ -25,7 +25,9 @@ from opd_toy.sequences.estimators import (
     top_k,
 )
 from opd_toy.sequences.independent import (
+    dense_and_broadcast,
     growth_exponents,
+    independent_table,
     independent_variance,
 )
 from opd_toy.sequences.sampling import (
@@ -57,6 +59,7 @@ __all__ = [
     "bias_variance_polynomials",
     "broadcast_outcome",
     "decomposition",
+    "dense_and_broadcast",
     "discounted_return",
     "fipo",
     "fipo_weight",
@@ -64,6 +67,7 @@ __all__ = [
     "future_kl",
     "generalized_advantage",
     "growth_exponents",
+    "independent_table",
     "independent_variance",
     "mixed",
     "on_policy_gkd_gradient",

@@ -1,5 +1,6 @@
-"""Beyond enumeration: exact variances of independent positions, and how fast they grow.
+"""Where positions are independent: each has one row of logits, whatever came before.
 
+Then the gradient has T V entries, and its variance needs no enumeration of sequences.
 ``opd_toy.sequences`` has these names; import from there.
 """
 
@@ -12,7 +13,7 @@ from opd_toy.sequences.trees import SIGNALS, centred, discounted_later
 
 
 def independent_variance(student, teacher, gamma, signal="sampled", causal=True, shared=False):
-    """Total variance of ``reward_to_go`` with independent positions, one row of logits for each.
+    """Total variance of ``reward_to_go`` with independent positions, at any length.
 
     ``student`` and ``teacher`` are probabilities (T, V), any T; the gradient is (T, V).
     causal=False gives ``full_return``, which has no discount: gamma must then be 1.
@@ -88,3 +89,38 @@ def growth_exponents(lengths, variances):
     if not (np.diff(lengths) > 0).all():
         raise ValueError(f"lengths is {lengths.tolist()!r}; give increasing numbers")
     return np.diff(np.log(variances)) / np.diff(np.log(lengths))
+
+
+def dense_and_broadcast(student, teacher):
+    """All V**T sequences: one weight a token against one a sequence.
+
+    ``student`` and ``teacher`` are (T, V).  Returns probabilities (S,), S = V**T
+    sequences in base-V order, and two arrays of weights (S, T) on the scores of the
+    drawn tokens: dense, each position's own C_t, and broadcast, the sequence's sum
+    of them at every position, as RLVR does with an outcome.  eq-dense-versus-broadcast.
+    """
+    p, q = _validate.pair(student, teacher)
+    sequences = _all_sequences("student", p)
+    positions = np.arange(len(p))
+    dense = log_ratio(p, q)[positions, sequences]
+    broadcast = np.repeat(dense.sum(axis=1, keepdims=True), len(p), axis=1)
+    return p[positions, sequences].prod(axis=1), dense, broadcast
+
+
+def independent_table(student, weights):
+    """Gradient table (S, T V) of weights (S, T) on the scores of all sequences.
+
+    ``student`` is (T, V), sequences in base-V order, as for ``dense_and_broadcast``.
+    """
+    p = _validate.probabilities("student", student)
+    score = np.eye(p.shape[-1])[_all_sequences("student", p)] - p
+    with np.errstate(invalid="ignore"):  # a weight of infinity times a score of 0 is 0
+        return np.where(score == 0, 0.0, weights[..., None] * score).reshape(len(score), -1)
+
+
+def _all_sequences(name, p):
+    """(S, T) in base-V order, of rows (T, V)."""
+    if p.ndim != 2:
+        raise ValueError(f"{name} has shape {p.shape}; give one row a position, shape (T, V)")
+    length, vocabulary = p.shape
+    return np.indices((vocabulary,) * length).reshape(length, -1).T

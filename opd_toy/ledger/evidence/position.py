@@ -5,7 +5,7 @@ Each function returns the words and numbers of one row of the ledger.
 
 import numpy as np
 
-from opd_toy import distributions, estimators, objectives
+from opd_toy import distributions, estimators, objectives, sequences
 from opd_toy.example import STUDENT, TEACHER, TOKENS
 from opd_toy.ledger.evidence.wording import listed, plain, signed
 
@@ -87,9 +87,9 @@ def standard_errors():
 
 def dense_or_broadcast():
     student, teacher = np.tile(STUDENT, (4, 1)), np.tile(TEACHER, (4, 1))
-    chances, *weights = estimators.dense_and_broadcast(student, teacher)
+    chances, *weights = sequences.dense_and_broadcast(student, teacher)
     dense, broadcast = (
-        plain(estimators.total_variance(chances, estimators.sequence_table(student, one)))
+        plain(estimators.total_variance(chances, sequences.independent_table(student, one)))
         for one in weights
     )
     return f"variance over 4 positions: dense {dense}, broadcast {broadcast}"
