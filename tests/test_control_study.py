@@ -89,10 +89,13 @@ def test_a_missing_record_names_the_command_that_makes_it(tmp_path, monkeypatch)
         ControlStudy()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"gammas": [0, 1]}, r"gammas in figures/control-study.json must be \[0, 0.25, 0.5, 0.75, 1\], not \[0, 1\]"),
-    ({"iterations": [1, 2, 30]}, "iterations in figures/control-study.json must end at 2000, not 30"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gammas": [0, 1]}, r"gammas in FILE must be \[0, 0.25, 0.5, 0.75, 1\], not \[0, 1\]"),
+        ({"iterations": [1, 2, 30]}, "iterations in FILE must end at 2000, not 30"),
+    ],
+)
 def test_a_record_of_another_study_is_refused(tmp_path, monkeypatch, study, change, message):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "control-study.json").write_text(
@@ -100,5 +103,5 @@ def test_a_record_of_another_study_is_refused(tmp_path, monkeypatch, study, chan
     )
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     control_study.recording.cache_clear()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message.replace("FILE", "figures/control-study.json")):
         ControlStudy()

@@ -1,6 +1,7 @@
 """A record goes out of date when, and only when, something that it uses changes."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -201,3 +202,28 @@ def test_what_is_not_there_is_named(tree):
         provenance.sources("opd_toy.z")
     with pytest.raises(ValueError, match=r"files must each match a file .*'\*.js' matches none"):
         provenance.sources("opd_toy.a", files=["*.js"])
+
+
+def test_a_record_on_a_full_disk_leaves_the_old_one_and_no_litter(tmp_path, monkeypatch):
+    (tmp_path / "r.json").write_text("old")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        provenance.record(tmp_path / "r.json", {}, modules=["opd_toy.explorables.palette"])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_records_are_compact_and_their_words_untouched(tmp_path):
+    kept = {
+        "text": "a { b\n [1,\n 2] }",
+        "rows": [[1, 2.5, None], [-1e-9, 3, True]],
+        "short": {"a": 1, "b": [1, 2]},
+        "empty": [],
+        "mixed": [1, "two"],
+    }
+    provenance.record(tmp_path / "r.json", kept, modules=["opd_toy.explorables.palette"])
+    assert json.loads((tmp_path / "r.json").read_text())["results"] == kept
+    assert "[ 1, 2.5, null ]" in (tmp_path / "r.json").read_text()

@@ -10,7 +10,6 @@ import sys
 from tabulate import tabulate
 from tqdm import tqdm
 
-from opd_toy import _validate
 from opd_toy.records import provenance
 
 
@@ -51,6 +50,8 @@ def stoppable(parser, *, speaks=True):
 def threads(number):
     """While PyTorch may use ``number`` threads."""
     import torch
+
+    from opd_toy import _validate
 
     _validate.whole("threads", number)
     before = torch.get_num_threads()

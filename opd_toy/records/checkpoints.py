@@ -2,6 +2,7 @@
 
 A file is written beside its place, flushed to the disk and moved into place, so that a
 kill, a crash or a full disk at any moment leaves the last whole checkpoint readable.
+PyTorch is imported late: ``Stop`` needs none of it.
 """
 
 import os
@@ -9,8 +10,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-
-import torch
 
 
 class Checkpoint:
@@ -23,6 +22,8 @@ class Checkpoint:
 
     def load(self, device="cpu"):
         """The saved state, or None where there is none, or none that fits."""
+        import torch
+
         try:
             saved = torch.load(self.path, map_location=device, weights_only=True)
             settings, state = saved["settings"], saved["state"]
@@ -51,6 +52,8 @@ class Checkpoint:
 
     def save(self, state):
         """Whether the state is now on the disk; a full disk is told of, and the run goes on."""
+        import torch
+
         self.written = time.monotonic()
         # named after the process, as two of them must not write into one file
         partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")

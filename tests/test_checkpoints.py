@@ -1,0 +1,111 @@
+"""Checkpoints: whole or not there, of these settings or none, and a resumed run the same."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from opd_toy.records.checkpoints import Checkpoint
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch):
+    said = []
+    checkpoint = Checkpoint(tmp_path / "c.pt", ["a"], say=said.append)
+    assert checkpoint.save({"iteration": 1})
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert not checkpoint.save({"iteration": 2})
+    assert "No space left on device" in said[-1] and "the run goes on" in said[-1]
+    assert checkpoint.load()["iteration"] == 1 and [path.name for path in tmp_path.iterdir()] == [
+        "c.pt"
+    ]
+
+
+def test_a_checkpoint_of_other_settings_or_torn_is_told_of_and_left(tmp_path):
+    said = []
+    Checkpoint(tmp_path / "c.pt", ["a"]).save({"iteration": 1})
+    assert (
+        Checkpoint(tmp_path / "c.pt", ["b"], say=said.append).load() is None
+        and "other settings" in said[-1]
+    )
+    (tmp_path / "c.pt").write_bytes((tmp_path / "c.pt").read_bytes()[:100])
+    assert (
+        Checkpoint(tmp_path / "c.pt", ["a"], say=said.append).load() is None
+        and "cannot be read" in said[-1]
+    )
+    assert (
+        Checkpoint(tmp_path / "none.pt", ["a"], say=said.append).load() is None and len(said) == 2
+    )
+
+
+KILLED = """
+import sys, torch
+from opd_toy import control
+from opd_toy.records.checkpoints import Checkpoint
+torch.set_num_threads(1)
+runs = control.make_runs((0.0, 1.0), (42,))
+teachers = control.initial_parameters((1, 2), runs.gamma)
+def report(done, total):
+    print(done, flush=True)
+checkpoint = Checkpoint(sys.argv[1], ["k"], seconds=0.0)
+gradient = control.distillation(runs, teachers)
+state = control.train(runs, gradient, 24, (0, 12, 24), checkpoint=checkpoint, report=report)
+torch.save(state, sys.argv[2])
+"""
+
+
+def test_killed_and_resumed_is_bit_for_bit_the_same(tmp_path):
+    def start(name):
+        return subprocess.Popen(
+            [sys.executable, "-c", KILLED, tmp_path / f"{name}.pt", tmp_path / f"{name}-end.pt"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    whole, killed = start("whole"), start("killed")
+    while int(killed.stdout.readline()) < 9:
+        pass
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "killed-end.pt").exists()
+    resumed = start("killed")
+    printed, said = resumed.communicate(timeout=60)
+    assert "taking up" in said and int(printed.split()[0]) >= 8
+    whole.communicate(timeout=60)
+    first, second = torch.load(tmp_path / "whole-end.pt"), torch.load(tmp_path / "killed-end.pt")
+    assert first.keys() == second.keys() and first["iteration"] == 24
+    for name in first:
+        assert (
+            first[name] == second[name]
+            if name == "iteration"
+            else torch.equal(first[name], second[name])
+        ), name
+
+
+def test_two_processes_on_one_checkpoint_leave_it_whole(tmp_path, monkeypatch):
+    """The second writes while the first is in the midst of it; nothing is torn or left over."""
+    first, second = (Checkpoint(tmp_path / "c.pt", ["a"], say=print) for _ in range(2))
+    save = torch.save
+
+    def interleaved(content, file):
+        save(content, file)
+        monkeypatch.setattr(torch, "save", save)
+        with monkeypatch.context() as other:
+            other.setattr(os, "getpid", lambda: -1)
+            assert second.save({"iteration": 2})
+
+    monkeypatch.setattr(torch, "save", interleaved)
+    assert first.save({"iteration": 1}) and first.load()["iteration"] == 1
+    (tmp_path / "c.pt.7.partial").write_text("a kill within a write left this")
+    first.remove()
+    assert list(tmp_path.iterdir()) == []
