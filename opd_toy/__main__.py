@@ -20,9 +20,7 @@ EXTRAS = {
     "safetensors": "torch",
     "sympy": "proofs",
     "matplotlib": "book",
-    "IPython": "book",
     "anywidget": "book",
-    "ipywidgets": "book",
     "traitlets": "book",
     "playwright": "test",
 }

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from opd_toy.commands.running import read_record
+
 ROOT = Path(__file__).parents[2]
 RECORD = "loss-benchmark.json"
 MODULES = ["opd_toy.lm.bench.processes"]
@@ -58,22 +60,15 @@ def run(parser, arguments):
             Path("_build/bench") if trial and not arguments.show else Path("figures")
         )
         results = (
-            read(directory / RECORD) if arguments.show else make(directory / RECORD, arguments)
+            read_record(directory / RECORD)
+            if arguments.show
+            else make(directory / RECORD, arguments)
         )
         print(json.dumps(results) if arguments.json else as_text(results))
     except (ValueError, RuntimeError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def read(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["results"]
-    except FileNotFoundError:
-        raise ValueError(
-            f"directory is {str(path.parent)!r}, which holds no {path.name}; make it by the same command without --show"
-        ) from None
 
 
 def make(path, arguments):

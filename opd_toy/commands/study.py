@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from opd_toy.commands.running import read_record
+
 RECORDED = ("cpu", "gpu")  # presets whose record belongs to the book
 
 
@@ -77,13 +79,24 @@ def run(parser, arguments):
 
 
 def _run(arguments):
+    results = read_record(_shown(arguments)) if arguments.show else _made(arguments)
+    print(json.dumps(results) if arguments.json else report(results))
+
+
+def _shown(arguments):
+    """Where the record is that --show prints; needs no PyTorch."""
+    changed = (arguments.steps, arguments.seeds, arguments.methods) != (None, None, None)
+    trial = changed or arguments.preset not in RECORDED
+    directory = arguments.directory or (arguments.folder if trial else Path("figures"))
+    return directory / f"lm-study-{arguments.preset}.json"
+
+
+def _made(arguments):
     from opd_toy.lm.presets import PRESETS
 
     if arguments.preset not in PRESETS:
         raise ValueError(f"preset is {arguments.preset!r}; give one of {', '.join(PRESETS)}")
-    path, preset, methods = _plan(arguments, PRESETS[arguments.preset])
-    results = _read(path) if arguments.show else _make(path, preset, methods, arguments)
-    print(json.dumps(results) if arguments.json else report(results))
+    return _make(*_plan(arguments, PRESETS[arguments.preset]), arguments)
 
 
 def _plan(arguments, preset):
@@ -116,15 +129,6 @@ def _plan(arguments, preset):
     ours = preset == asked and methods == tuple(METHODS) and preset.name in RECORDED
     directory = arguments.directory or (Path("figures") if ours else arguments.folder)
     return directory / f"lm-study-{preset.name}.json", preset, methods
-
-
-def _read(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["results"]
-    except FileNotFoundError:
-        raise ValueError(
-            f"directory is {str(path.parent)!r}, which holds no {path.name}; make it by the same command without --show"
-        ) from None
 
 
 def _make(path, preset, methods, arguments):
