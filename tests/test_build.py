@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,11 +29,21 @@ GOOD_CELL = """```{code-cell} ipython3
 from pathlib import Path
 from IPython.display import Markdown
 value = Path("../opd_toy/value.json").read_text()
-Markdown(f"$$\\nx = {value}\\n$$ (eq-from-a-cell)\\n\\n<details><summary>Proof</summary>\\n\\n$$\\ny = 1\\n$$\\n\\n</details>")
+proof = "<details><summary>Proof</summary>\\n\\n$$\\ny = 1\\n$$\\n\\n</details>"
+Markdown(f"$$\\nx = {value}\\n$$ (eq-from-a-cell)\\n\\n{proof}")
 ```
 
 See {eq}`eq-from-a-cell`.
 """
+LEDGER = (
+    HEADER.replace("---\n\n", "mystnb:\n  execution_mode: force\n---\n\n")
+    + """```{code-cell} ipython3
+from pathlib import Path
+from IPython.display import Markdown
+Markdown("Found: " + ", ".join(path.stem for path in Path("../tests").glob("*.py")))
+```
+"""
+)
 
 
 class TinyBook:
@@ -57,29 +68,26 @@ class TinyBook:
 
     def build(self):
         """The exit code of a build as the Makefile runs it, and what it said."""
-        run = subprocess.run(
-            [
-                Path(sys.executable).with_name("jupyter-book"),
-                "build",
-                ".",
-                "-W",
-                "-n",
-                "--keep-going",
-            ],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        program = Path(sys.executable).with_name("jupyter-book")
+        command = [program, *["build", ".", "-W", "-n", "--keep-going"]]
+        run = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=300)
         return run.returncode, run.stdout + run.stderr
 
-    def page(self):
-        return (self.folder / "_build/html/book/index.html").read_text()
+    def page(self, name="index"):
+        return (self.folder / f"_build/html/book/{name}.html").read_text()
 
 
 @pytest.fixture
 def tiny(tmp_path):
     return TinyBook(tmp_path)
+
+
+@pytest.fixture
+def extension(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "_extensions")
+    import whole_pages
+
+    return whole_pages
 
 
 def test_what_a_cell_prints_is_set_kept_and_renewed(tiny):
@@ -106,9 +114,46 @@ def test_what_a_cell_prints_is_set_kept_and_renewed(tiny):
     assert "x = 2" in tiny.page() and "x = 1" not in tiny.page(), "a stale output was published"
 
 
+def test_the_ledger_is_checked_again_after_a_test_has_gone(tiny):
+    tiny.write("Text.\n\n" + GOOD_CELL)
+    (tiny.folder / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\nchapters:\n- file: book/ledger\n"
+    )
+    (tiny.folder / "book" / "ledger.md").write_text(LEDGER)
+    (tiny.folder / "tests").mkdir()
+    (tiny.folder / "tests" / "test_number.py").write_text("")
+    code, said = tiny.build()
+    assert code == 0 and "Found: test_number" in tiny.page("ledger"), said
+    (tiny.folder / "tests" / "test_number.py").unlink()
+    code, said = tiny.build()
+    assert code == 0 and said.count("Executing notebook") == 1, said
+    assert "test_number" not in tiny.page("ledger"), "the ledger of before was published"
+
+
+def test_the_ledger_is_asked_for_when_what_it_reads_has_changed(tmp_path, extension):
+    for place in ("book/page.md", "tests/test_one.py", "opd_toy/derivations/test_two.py"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text("before")
+    app, env = SimpleNamespace(srcdir=tmp_path), SimpleNamespace(found_docs={"book/ledger"})
+    ask = lambda: extension.check_the_ledger_again(app, env, set(), set(), set())
+    assert ask() == ["book/ledger"] and ask() == []
+    for place in ("book/page.md", "tests/test_one.py", "opd_toy/derivations/test_two.py"):
+        (tmp_path / place).write_text("after")
+        assert ask() == ["book/ledger"] and ask() == [], place
+        (tmp_path / place).unlink()
+        assert ask() == ["book/ledger"] and ask() == [], place
+    assert (
+        extension.check_the_ledger_again(
+            app, SimpleNamespace(found_docs={"book/index"}), set(), set(), set()
+        )
+        == []
+    )
+
+
 def test_a_change_during_the_build_fails_it_and_is_not_remembered(tiny):
     tiny.write(
-        "```{code-cell} ipython3\nfrom pathlib import Path\nPath('../opd_toy/value.json').write_text('3')\n```\n"
+        "```{code-cell} ipython3\nfrom pathlib import Path\n"
+        "Path('../opd_toy/value.json').write_text('3')\n```\n"
     )
     code, said = tiny.build()
     assert code != 0 and "changed while its chapters were executed" in said
@@ -143,7 +188,9 @@ def test_a_faulty_page_fails_the_build_however_often_it_is_tried(tiny, body, com
 
 def test_a_chapter_bears_the_number_of_its_file(tiny):
     (tiny.folder / "_toc.yml").write_text(
-        "format: jb-book\nroot: book/index\nchapters:\n- file: book/02-first\n  sections:\n  - file: book/02-further\n- file: book/05-next\noptions:\n  numbered: true\n"
+        "format: jb-book\nroot: book/index\nchapters:\n- file: book/02-first\n"
+        "  sections:\n  - file: book/02-further\n- file: book/05-next\n"
+        "options:\n  numbered: true\n"
     )
     tiny.write("See {eq}`eq-next`.\n")
     for name in ("02-first", "02-further", "05-next"):

@@ -4,9 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+import sympy as sp
 
 from opd_toy import estimators, objectives
 from opd_toy.derivations import DERIVATIONS
+from opd_toy.derivations.notation import Gradient, Partial, total
+from opd_toy.derivations.notation import j as symbol_j
+from opd_toy.derivations.witness import evaluate
 from opd_toy.distributions import entropy, softmax
 
 generator = np.random.default_rng(7)
@@ -66,7 +70,6 @@ def test_definitions_of_the_families(p, q):
     )
     from opd_toy.derivations.notation import p as student
     from opd_toy.derivations.notation import q as teacher
-    from opd_toy.derivations.witness import evaluate
 
     same(evaluate(JensenShannon(), p, q, beta=BETA), objectives.generalized_jsd(p, q, BETA))
     same(evaluate(AlphaDivergence(), p, q, alpha=ALPHA), objectives.alpha_divergence(p, q, ALPHA))
@@ -103,6 +106,57 @@ def test_objective_gradients(p, q):
         by_logit("skewed-reverse-kl-logit-gradient", p, q, s=SKEW),
         objectives.skewed_reverse_kl_logit_gradient(p, q, SKEW),
     )
+
+
+def with_values(objective, *values):
+    return lambda p, q: objective(p, q, *values)
+
+
+# What the first line of each chain differentiates by a logit or a parameter.  A mean of such
+# derivatives is an estimator's and is tested below.
+DIFFERENTIATED = {
+    ("sft-one-hot", 1): lambda p, q: -np.log(p[0]),
+    ("seqkd-is-forward-kl", 1): lambda p, q: -q @ np.log(p),
+    ("sft-limit", 1): lambda p, q: -((1 - SKEW) * q + SKEW * np.eye(len(p))[0]) @ np.log(p),
+    ("log-derivative", 0): lambda p, q: p[1],
+    ("policy-gradient", 0): lambda p, q: p @ REWARD[: len(p)],
+    ("rkl-parameter-gradient", 0): objectives.reverse_kl,
+    ("rkl-logit-gradient", 0): objectives.reverse_kl,
+    ("fkl-logit-gradient", 0): objectives.forward_kl,
+    ("fkl-logit-gradient", 1): objectives.forward_kl,
+    ("logit-gradients-sum-to-zero", 0): objectives.reverse_kl,
+    ("logit-gradients-sum-to-zero", 1): objectives.forward_kl,
+    ("rkl-baseline-structure", 0): objectives.reverse_kl,
+    ("pg-unbiased-local", 0): objectives.reverse_kl,
+    ("improve-objective", 1): objectives.forward_kl,
+    ("improve-objective", 2): objectives.reverse_kl,
+    ("improve-objective", 3): with_values(objectives.generalized_jsd, BETA),
+    ("improve-objective", 4): with_values(objectives.alpha_divergence, ALPHA),
+    ("improve-objective", 5): with_values(objectives.skewed_forward_kl, SKEW),
+    ("improve-objective", 6): with_values(objectives.skewed_reverse_kl, SKEW),
+    ("jsd-logit-gradient", 0): with_values(objectives.generalized_jsd, BETA),
+    ("alpha-divergence-logit-gradient", 0): with_values(objectives.alpha_divergence, ALPHA),
+    ("skewed-forward-kl-logit-gradient", 0): with_values(objectives.skewed_forward_kl, SKEW),
+    ("skewed-reverse-kl-logit-gradient", 0): with_values(objectives.skewed_reverse_kl, SKEW),
+}
+
+
+@pytest.mark.parametrize("claim, chain", DIFFERENTIATED)
+def test_first_lines_are_derivatives_of_the_engines_objectives(claim, chain):
+    """The first line by its definition, against differences of the engine's own objective."""
+    p, q = PAIRS[1]
+    objective, left = DIFFERENTIATED[claim, chain], DERIVATIONS[claim].chains[chain].left
+    (derivative,) = left.atoms(Partial, Gradient)
+    with sp.evaluate(False):
+        assert left in (derivative, total(derivative, symbol_j))
+    values = {"n": 1, "y": 2, "R": REWARD[:3], "beta": BETA, "alpha": ALPHA, "s": SKEW}
+    same(evaluate(derivative.args[0], p, q, **values), objective(p, q))
+
+    found = [evaluate(derivative, p, q, slope=np.eye(3)[j], j=j + 1, **values) for j in range(3)]
+    step = 1e-5 * np.eye(3)
+    above, below = ([objective(softmax(np.log(p) + s * row), q) for row in step] for s in (1, -1))
+    # Central differences: an error of some step² = 1e-10 and of rounding / step = 1e-11.
+    np.testing.assert_allclose(found, (np.array(above) - below) / 2e-5, atol=1e-8)
 
 
 @every_pair

@@ -54,27 +54,26 @@ def copied(tmp_path, monkeypatch):
     return tmp_path
 
 
-CODE, DATA, REMARK = "\nplanted = 1\n", " ", "\n# A remark.\n"
 EVERY_RECORD = set(making.SOURCES)
-STALE = {  # what is added to a file, and the records that are out of date then
-    "opd_toy/estimators.py": (CODE, {"figures", "monte-carlo"}),
-    "opd_toy/distributions.py": (CODE, EVERY_RECORD),
-    "opd_toy/sequences/table.py": (CODE, {"explorables"}),
-    "opd_toy/explorables/palette.py": (CODE, {"figures", "explorables"}),
-    "opd_toy/explorables/host.js": (CODE, {"explorables"}),
-    "opd_toy/explorables/style.css": (DATA, {"explorables"}),
-    "opd_toy/explorables/learning_curves.py": (CODE, {"explorables"}),
-    "opd_toy/explorables/stills.py": (CODE, {"explorables"}),
-    "opd_toy/pages/chapter_figures.py": (CODE, {"figures"}),
-    "opd_toy/pages/study_figures.py": (CODE, {"figures"}),
-    "opd_toy/pages/drawing.py": (CODE, {"figures"}),
-    "opd_toy/pages/monte_carlo.py": (CODE, {"monte-carlo"}),
-    "opd_toy/pages/page.py": (CODE, set()),
-    "opd_toy/audit/report.py": (CODE, set()),
-    "figures/control-study.json": (DATA, {"figures", "explorables"}),
-    "figures/control-frozen.json": (DATA, {"figures"}),
-    "figures/lm-study-cpu.json": (DATA, {"explorables"}),
-    "figures/library-audits.json": (DATA, set()),
+STALE = {  # a file that changes, and the records that are out of date then
+    "opd_toy/estimators.py": EVERY_RECORD,
+    "opd_toy/distributions.py": EVERY_RECORD,
+    "opd_toy/sequences/table.py": {"explorables"},
+    "opd_toy/explorables/palette.py": {"figures", "explorables"},
+    "opd_toy/explorables/host.js": {"explorables"},
+    "opd_toy/explorables/style.css": {"explorables"},
+    "opd_toy/explorables/learning_curves.py": {"explorables"},
+    "opd_toy/explorables/stills.py": {"explorables"},
+    "opd_toy/pages/chapter_figures.py": {"figures"},
+    "opd_toy/pages/study_figures.py": {"figures"},
+    "opd_toy/pages/drawing.py": {"figures"},
+    "opd_toy/pages/monte_carlo.py": {"monte-carlo"},
+    "opd_toy/pages/page.py": set(),
+    "opd_toy/audit/report.py": set(),
+    "figures/control-study.json": {"figures", "explorables"},
+    "figures/control-frozen.json": {"figures"},
+    "figures/lm-study-cpu.json": {"explorables"},
+    "figures/library-audits.json": set(),
 }
 
 
@@ -86,18 +85,26 @@ def test_a_record_is_stale_when_and_only_when_what_it_uses_changes(copied, file)
             for name, sources in making.SOURCES.items()
         }
 
-    def add(text):
-        with (copied / file).open("a", encoding="utf-8") as opened:
-            opened.write(text)
-
-    addition, wanted = STALE[file]
     before = hashes()
-    if file.endswith(".py"):
-        add(REMARK)
-        assert hashes() == before
-    add(addition)
+    change(copied / file, meaning=False)
+    assert hashes() == before
+    change(copied / file)
     after = hashes()
-    assert {name for name in before if after[name] != before[name]} == wanted
+    assert {name for name in before if after[name] != before[name]} == STALE[file]
+
+
+def change(path, meaning=True):
+    """Add something to a file, of meaning or, where it can be said without, of none."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        found = json.loads(text)
+        found["results" if meaning else "provenance"]["planted"] = 1
+        text = json.dumps(found)
+    elif path.suffix == ".py":
+        text += "\nplanted = 1\n" if meaning else "\n# A remark.\n"
+    elif meaning:
+        text += "\n/* planted */"
+    path.write_text(text, encoding="utf-8")
 
 
 def test_a_pattern_that_matches_nothing_is_an_error():

@@ -4,7 +4,7 @@
   used has changed; a cell that was never run is a warning, so it fails the build;
 * whole: a build that warned is forgotten, so that the next one warns again;
 * light: style rules, icons and files that no page of the book uses are left out;
-* numbered: a chapter bears the number of its file's name, also where one before it is not written yet.
+* numbered: a chapter bears the number of its file's name, even if one before it is missing.
 
 It also sets the package's docstrings, which are plain text, on the page of its functions.
 """
@@ -41,9 +41,10 @@ REPEATED = re.compile(r"<(style|script)>.*?</\1>", re.DOTALL)
 STILL = re.compile(r'(<img class="opd-fallback[^"]*" src=")data:image/png;base64,([^"]*)')
 VARIABLE = re.compile(r"--[\w-]+")
 # A custom property and its value, which is plain, quoted or in brackets.
-VARIABLE_DECLARED = re.compile(
-    r"""(?<=[{;\s])(--[\w-]+)\s*:(?:[^;{}"'()]|"[^"]*"|'[^']*'|\((?:[^()"']|"[^"]*"|'[^']*'|\([^()]*\))*\))*(?:;|(?=\}))"""
-)
+QUOTED = """"[^"]*"|'[^']*'"""
+INNER = rf"""(?:[^()"']|{QUOTED}|\([^()]*\))*"""
+VALUE = rf"""(?:[^;{{}}"'()]|{QUOTED}|\({INNER}\))*"""
+VARIABLE_DECLARED = re.compile(rf"(?<=[{{;\s])(--[\w-]+)\s*:{VALUE}(?:;|(?=\}}))")
 # MathJax comes in every flavour; the book loads one, its fonts, and the extensions it may ask for.
 MATHJAX_KEPT = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
 # What the pages are made of besides.
@@ -59,9 +60,8 @@ ICON_FONT = "vendor/fontawesome/webfonts"
 
 
 def setup(app):
-    app.add_config_value(
-        "comments_config", {}, ""
-    )  # Jupyter Book sets it, a left-out extension reads it
+    # Jupyter Book sets it for an extension that this book leaves out.
+    app.add_config_value("comments_config", {}, "")
     app.add_config_value("book_ingredients", "", "env")
     app.add_config_value("book_sources", "", "")
     TocTreeCollectorWithStyles.assign_section_numbers = by_file_name(
@@ -82,7 +82,10 @@ def setup(app):
 
 
 def by_file_name(assign):
-    """Sphinx counts the chapters of its table of contents; let 08-name be chapter 8 even if it is the seventh there."""
+    """Let 08-name be chapter 8, even if it is the seventh in the table of contents.
+
+    Sphinx would count the chapters there.
+    """
     if hasattr(assign, "counted"):  # a second build in this process
         return assign
 
@@ -107,27 +110,34 @@ def by_file_name(assign):
 
 
 def fingerprint(root, parts):
-    """One hash of the files below `root` that `parts` names, tests left out, and of the Python that runs."""
-    digest = hashlib.sha256(sys.version.encode())
+    """One hash of the files below `root` that `parts` names, tests left out."""
+    return hashed(root, files_of(root, parts))
+
+
+def files_of(root, parts):
     for name, suffixes in parts.items():
         top = root / name
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
-            hidden = any(
-                part.startswith((".", "__pycache__", "test_"))
-                for part in path.relative_to(root).parts
-            )
+            parts_of_path = path.relative_to(root).parts
+            hidden = any(part.startswith((".", "__pycache__", "test_")) for part in parts_of_path)
             if path.is_file() and path.suffix in suffixes and not hidden:
-                digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+                yield path
+
+
+def hashed(root, paths):
+    """One hash of files, by name and content, and of the Python that runs."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in paths:
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:20]
 
 
 def tie_outputs_to_their_ingredients(app, config):
     """Name the cache after the ingredients: when one changes, every chapter runs again."""
     config.book_ingredients = fingerprint(Path(app.srcdir), INGREDIENTS)
-    config.book_sources = fingerprint(
-        Path(app.srcdir), SOURCES
-    )  # now: they may change while the book is built
+    # Taken now, since the sources may change while the book is built.
+    config.book_sources = fingerprint(Path(app.srcdir), SOURCES)
     caches = Path(app.outdir).parent / ".jupyter_cache"
     config.nb_execution_cache_path = str(caches / config.book_ingredients)
     for old in caches.glob("*"):
@@ -136,13 +146,10 @@ def tie_outputs_to_their_ingredients(app, config):
 
 
 def check_the_ledger_again(app, env, added, changed, removed):
-    """The ledger's page also checks what its cache does not know: the tests, the labels of all pages."""
+    """The ledger's page also checks what no cache knows: the tests, the labels of all pages."""
     root = Path(app.srcdir)
-    tests = [
-        path.read_bytes()
-        for path in sorted([*root.glob("tests/*.py"), *root.glob("opd_toy/derivations/test_*.py")])
-    ]
-    checked = fingerprint(root, {"book": (".md",)}), hashlib.sha256(b"".join(tests)).hexdigest()
+    tests = sorted([*root.glob("tests/*.py"), *root.glob("opd_toy/derivations/test_*.py")])
+    checked = hashed(root, [*files_of(root, {"book": (".md",)}), *tests])
     if getattr(env, "ledger_checked", None) == checked or "book/ledger" not in env.found_docs:
         return []
     env.ledger_checked = checked
@@ -195,7 +202,7 @@ def plain(text):
 
 
 def lead_to_the_ledger(app, env, node, content):
-    """A docstring names a claim; where the book has no equation of that label, link its ledger row."""
+    """A claim that a docstring names: where the book has no such equation, link its ledger row."""
     if node["reftype"] == "eq" and node.get("refdoc") == "book/api":
         claim = node["reftarget"].removeprefix("eq-")
         return make_refnode(app.builder, "book/api", "book/ledger", claim, nodes.literal("", claim))
@@ -229,7 +236,7 @@ def mend_body(app, page, template, context, doctree):
 
 
 def name_the_folds(menu):
-    """The menu folds the pages of a chapter under a button that shows an arrow only: give it a name."""
+    """Name the buttons under which the menu folds a chapter's pages: they show an arrow only."""
 
     def named(*args, **options):
         tree = menu(*args, **options)
@@ -384,13 +391,14 @@ def keep_used_variables(sheets, elsewhere):
         read = set(VARIABLE.findall(elsewhere))
         for text in sheets.values():
             read.update(re.findall(r"var\(\s*(--[\w-]+)", text))
-        after = {
-            path: VARIABLE_DECLARED.sub(lambda found: found[0] if found[1] in read else "", text)
-            for path, text in sheets.items()
-        }
+        after = {path: without_unread(text, read) for path, text in sheets.items()}
         if after == sheets:
             return after
         sheets = after
+
+
+def without_unread(css, read):
+    return VARIABLE_DECLARED.sub(lambda found: found[0] if found[1] in read else "", css)
 
 
 def keep_used_icons(css, static):

@@ -5,9 +5,26 @@ import dataclasses
 import pytest
 import sympy as sp
 
-from opd_toy.derivations import DERIVATIONS, DerivationError
-from opd_toy.derivations.framework import Step, exact_problem, witness_problem
-from opd_toy.derivations.notation import Partial, StopGradient, T, V, gamma, p, p2, q, q2
+from opd_toy.derivations import DERIVATIONS, DerivationError, framework
+from opd_toy.derivations.framework import Chain, Step, exact_problem, witness_problem
+from opd_toy.derivations.notation import (
+    Partial,
+    StopGradient,
+    T,
+    V,
+    c,
+    cost,
+    cost_bound,
+    gamma,
+    j,
+    p,
+    p2,
+    q,
+    q2,
+    t,
+    u,
+    v,
+)
 from opd_toy.derivations.witness import counterexample
 
 
@@ -98,7 +115,10 @@ def sides(e):
 
 
 def mutants(part, step, number):
-    """Up to three corrupted copies of a step, where they do differ from it in value: a special fault, one of sequences, a general one."""
+    """Up to three corrupted copies of a step that do differ from it in value.
+
+    One has a special fault, one a fault of sequences, one a general fault.
+    """
     first = number % len(GENERAL)
     groups = (SPECIAL, SEQUENCES, (*GENERAL[first:], *GENERAL[:first]))
     for group in groups:
@@ -160,6 +180,47 @@ def test_a_false_reason_is_not_taken_on_trust():
     )
     with pytest.raises(DerivationError, match="does not hold"):
         dataclasses.replace(derivation, chains=(wrong,)).check()
+
+
+@pytest.mark.parametrize("silenced", ["exact_problem", "witness_problem"])
+def test_either_check_alone_finds_a_false_step(monkeypatch, silenced):
+    monkeypatch.setattr(framework, silenced, lambda *_: None)
+    derivation = DERIVATIONS["rkl-logit-gradient"]
+    (part,) = derivation.chains
+    derivation.check()
+    wrong = dataclasses.replace(part, steps=(*part.steps[:-1], Step(part.right + 1)))
+    with pytest.raises(DerivationError, match="does not hold"):
+        dataclasses.replace(derivation, chains=(wrong,)).check()
+
+
+@pytest.mark.parametrize("relation, sign", [("=", 1), ("=", -1), (">=", 1), ("<=", -1)])
+def test_the_witness_sees_the_twenty_ninth_digit(relation, sign):
+    value = p[j] + gamma
+    assert counterexample(value, value + sign * sp.Rational(1, 10**29), relation)
+    assert not counterexample(value, value, relation)
+
+
+@pytest.mark.parametrize(
+    "gap, never_negative",
+    [
+        (c[t] ** 2, True),
+        (c[t] ** 2 * c[u] ** 2 + gamma, True),
+        (cost_bound**2 - cost[t] ** 2, True),
+        (1 - gamma, True),
+        (c[t], False),
+        (c[t] ** 3, False),
+        (-(c[t] ** 2), False),
+        (c[t] * c[u], False),
+        (cost[t] ** 2 - cost_bound**2, False),
+        (cost_bound - cost[t], False),
+        (gamma - 1, False),
+        (1 / (gamma - 1), False),
+    ],
+)
+def test_an_inequality_wants_a_gap_that_is_never_negative(gap, never_negative):
+    before, step = Step(c[v]), Step(c[v] + gap, "", "<=", (gap,))
+    found = exact_problem(Chain((before, step)), before, step)
+    assert (found is None) == never_negative, found
 
 
 def test_a_chain_of_one_line_proves_nothing():
