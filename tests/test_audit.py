@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from opd_toy import estimators, objectives
 from opd_toy.__main__ import main
 from opd_toy.audit import AuditError, audit, calling
+from opd_toy.audit.signatures import arguments_taken
 from opd_toy.audit.token import candidates
-from opd_toy.audit.token import measure as token_level
-from opd_toy.audit.token import verdict as identify
+from opd_toy.audit.token.expected import expected
+from opd_toy.audit.token.fit import confirmed
+from opd_toy.audit.token.measure import random_pairs, tabulate
+from opd_toy.example import STUDENT as P
+from opd_toy.example import TEACHER as Q
 
-P, Q = np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1])
 NONE = "none of these"
 
 
@@ -324,13 +327,10 @@ def test_a_baseline_that_drowns_the_gradient_is_no_verdict():
 
 
 def test_a_sum_has_no_term_too_small_to_be_seen():
-    tables = [token_level.tabulate(reverse, 2, *pair) for pair in token_level.random_pairs(0)]
-    measured = token_level.measure(tables, "student", "float64")
+    tables = [tabulate(reverse, 2, *pair) for pair in random_pairs(0)]
+    measured = expected(tables, "student", "float64")
     both = [candidates.reverse_kl(), candidates.forward_kl()]
-    assert (
-        identify._confirmed(measured, both[:1]) is not None
-        and identify._confirmed(measured, both) is None
-    )
+    assert confirmed(measured, both[:1]) is not None and confirmed(measured, both) is None
 
 
 def test_inputs_that_hold_nan_are_not_taken_for_changed():
@@ -635,12 +635,12 @@ def test_a_parameter_with_a_default_is_not_given_the_token():
 
     assert audit(loss).optimises == "JSD(β = 0.3)"
     assert (
-        calling.arguments_taken(loss, 3)
-        == calling.arguments_taken(F.kl_div, 3)
-        == calling.arguments_taken(torch.nn.KLDivLoss(), 3)
+        arguments_taken(loss, 3)
+        == arguments_taken(F.kl_div, 3)
+        == arguments_taken(torch.nn.KLDivLoss(), 3)
         == 2
     )
-    assert calling.arguments_taken(lambda s, t, token=None: 0, 3) == 3
+    assert arguments_taken(lambda s, t, token=None: 0, 3) == 3
 
 
 def test_drawn_from_is_one_of_two():

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from opd_toy.__main__ import main
-from opd_toy.audit import AuditError, audit, audit_sequence, calling
+from opd_toy.audit import AuditError, audit, audit_sequence
+from opd_toy.audit.formats import precision
 from opd_toy.audit.sequence import measure as sequence_level
 
 NONE = "none of these"
@@ -230,11 +231,9 @@ def test_refused(name):
 
 def test_few_different_numbers_say_nothing_about_the_format():
     rows = np.eye(30)
-    assert calling.precision(rows) == "bfloat16"  # 30 numbers only
-    assert calling.precision(rows, -rows, rows) == "float64"
-    assert (
-        calling.precision(np.random.default_rng(0).normal(size=100).astype(np.float16)) == "float16"
-    )
+    assert precision(rows) == "bfloat16"  # 30 numbers only
+    assert precision(rows, -rows, rows) == "float64"
+    assert precision(np.random.default_rng(0).normal(size=100).astype(np.float16)) == "float16"
 
 
 # --- sequences -----------------------------------------------------------------------------

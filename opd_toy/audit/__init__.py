@@ -6,7 +6,9 @@ out; ``audit_sequence(loss)`` does the same over all sequences of small trees.
 """
 
 from opd_toy.audit.calling import AuditError
-from opd_toy.audit.sequence.measure import SequenceReport, audit_sequence
-from opd_toy.audit.token.measure import TokenReport, audit
+from opd_toy.audit.sequence.audit import audit_sequence
+from opd_toy.audit.sequence.report import SequenceReport
+from opd_toy.audit.token.audit import audit
+from opd_toy.audit.token.report import TokenReport
 
 __all__ = ["AuditError", "SequenceReport", "TokenReport", "audit", "audit_sequence"]

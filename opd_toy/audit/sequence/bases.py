@@ -15,17 +15,10 @@ import numpy as np
 from opd_toy import objectives
 from opd_toy.sequences.trees import along_sequences, centred
 
-REVERSE, FORWARD, ENTROPY, REWARD = (
-    "reverse KL",
-    "forward KL",
-    "negative entropy",
-    "expected reward",
-)
-SEQUENCE_FORWARD, TEACHER_REVERSE, TEACHER_ENTROPY = (
-    "sequence forward KL",
-    "reverse KL at the teacher's prefixes",
-    "negative entropy at the teacher's prefixes",
-)
+REVERSE, FORWARD, ENTROPY = "reverse KL", "forward KL", "negative entropy"
+REWARD, SEQUENCE_FORWARD = "expected reward", "sequence forward KL"
+TEACHER_REVERSE = "reverse KL at the teacher's prefixes"
+TEACHER_ENTROPY = "negative entropy at the teacher's prefixes"
 
 
 def negative_entropy(student, teacher):
@@ -60,7 +53,7 @@ def bases_of(student, teacher, rewards=None):
 
 
 def credit(student, teacher, value, gradient):
-    """The basis of a cost that is ``value(p, q)`` at every prefix, with logit gradient ``gradient(p, q)``."""
+    """The basis of a cost ``value(p, q)`` at every prefix, with logit gradient ``gradient``."""
     rows = list(zip(student.probabilities, teacher.probabilities))
     costs = along_sequences(student, [value(p, q) for p, q in rows])
     blocks = local(student.prefix_probabilities(), rows, gradient)
@@ -78,12 +71,12 @@ def local(visits, rows, gradient):
 
 
 def at_teacher_prefixes(student, teacher, gradient):
-    """Local gradients at the prefixes that the teacher passes; of the forward KL it is the sequence forward KL's."""
-    return local(
-        teacher.prefix_probabilities(),
-        list(zip(student.probabilities, teacher.probabilities)),
-        gradient,
-    )
+    """Local gradients at the prefixes that the teacher passes.
+
+    Of the forward KL they are the sequence forward KL's.
+    """
+    rows = list(zip(student.probabilities, teacher.probabilities))
+    return local(teacher.prefix_probabilities(), rows, gradient)
 
 
 def score_times(student, t, values):
@@ -94,7 +87,7 @@ def score_times(student, t, values):
 
 
 def fit(samples, bases):
-    """Least squares of expected gradients on bases, each position apart; coefficients are shared by the samples.
+    """Least squares of expected gradients on bases, each position apart, for all samples at once.
 
     ``samples`` is a list of (blocks [(V**t, V)], size), the equations of each divided by
     its size; ``bases`` a list, one a sample, of {kind: basis}.  Returns
@@ -107,28 +100,36 @@ def fit(samples, bases):
         keys = [(kind, key) for kind, basis in bases[0].items() for key in basis if key[0] == t]
         if not keys:
             continue
-        design = np.array(
+        design = _stacked(
             [
-                np.concatenate(
-                    [basis[kind][key].ravel() / size for basis, (_, size) in zip(bases, samples)]
-                )
-                for kind, key in keys
+                [basis[kind][key] / size for kind, key in keys]
+                for basis, (_, size) in zip(bases, samples)
             ]
-        ).T
-        target = np.concatenate([blocks[t].ravel() / size for blocks, size in samples])
-        lengths = np.linalg.norm(design, axis=0)
-        left, singular, right = np.linalg.svd(design / lengths, full_matrices=False)
-        worst = max(worst, float(singular[0] / singular[-1]) if singular[-1] > 0 else np.inf)
-        inverse = right.T / np.maximum(singular, 1e-12 * singular[0])
-        solution = inverse @ (left.T @ target)
+        )
+        target = _stacked([[blocks[t] / size] for blocks, size in samples])[:, 0]
         # A row of V entries sums to 0: V - 1 of them are free.
         free = sum(block[t].shape[0] * (block[t].shape[1] - 1) for block, _ in samples) - len(keys)
-        sigma = np.linalg.norm(target - design / lengths @ solution) / np.sqrt(max(1, free))
-        for (kind, key), coefficient, error in zip(
-            keys, solution / lengths, sigma * np.linalg.norm(inverse, axis=1) / lengths
-        ):
+        solution, deviations, condition = _solve(design, target, free)
+        worst = max(worst, condition)
+        for (kind, key), coefficient, error in zip(keys, solution, deviations):
             coefficients[kind][key], errors[kind][key] = float(coefficient), float(error)
     return coefficients, errors, worst
+
+
+def _stacked(rows):
+    """Blocks [[of each column] of each sample] -> (equations, columns)."""
+    return np.concatenate([np.stack([b.ravel() for b in blocks], axis=1) for blocks in rows])
+
+
+def _solve(design, target, free):
+    """(solution, standard errors, condition number); ``free``: degrees of freedom."""
+    lengths = np.linalg.norm(design, axis=0)
+    left, singular, right = np.linalg.svd(design / lengths, full_matrices=False)
+    condition = float(singular[0] / singular[-1]) if singular[-1] > 0 else np.inf
+    inverse = right.T / np.maximum(singular, 1e-12 * singular[0])
+    solution = inverse @ (left.T @ target)
+    sigma = np.linalg.norm(target - design / lengths @ solution) / np.sqrt(max(1, free))
+    return solution / lengths, sigma * np.linalg.norm(inverse, axis=1) / lengths, condition
 
 
 def combine(coefficients, bases, length):

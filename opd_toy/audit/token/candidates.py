@@ -7,49 +7,20 @@ A candidate maps ``Pairs`` to logit gradients (N, V), one row a pair.  Those tha
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from opd_toy import objectives
-from opd_toy.distributions import log_softmax, softmax
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """N pairs of student and teacher logits (N, V); a pair with fewer than V tokens ends in -inf for both."""
-
-    student_logits: np.ndarray
-    teacher_logits: np.ndarray
-
-    @cached_property
-    def p(self):
-        return softmax(self.student_logits)
-
-    @cached_property
-    def q(self):
-        return softmax(self.teacher_logits)
-
-    @property
-    def sizes(self):
-        """Number of tokens of each pair (N,)."""
-        return np.isfinite(self.student_logits).sum(axis=-1)
-
-    def distance(self):
-        """Largest |log(p/q)| over the tokens of each pair (N,)."""
-        here = np.isfinite(self.student_logits)
-        logs = [
-            np.where(here, log_softmax(z), 0.0) for z in (self.student_logits, self.teacher_logits)
-        ]
-        return np.abs(logs[0] - logs[1]).max(axis=-1)
-
-    def __getitem__(self, rows):
-        return Pairs(self.student_logits[rows], self.teacher_logits[rows])
+from opd_toy.audit.token.names import format_number
+from opd_toy.distributions import softmax
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """``gradient(pairs)`` (N, V), its ``name`` in reports, and the engine's name and parameters if it has one."""
+    """``gradient(pairs)`` (N, V) and its ``name`` in reports.
+
+    ``objective`` is the engine's name for it, if it has one, ``parameters`` its arguments.
+    """
 
     name: str
     gradient: Callable
@@ -59,9 +30,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Family:
-    """Candidates along one parameter: ``member(value)``; ``grid`` holds starting values inside ``bounds``."""
+    """Candidates along one parameter: ``member(value)``.
 
-    parameter: str
+    ``grid`` holds starting values inside ``bounds``.
+    """
+
     member: Callable
     grid: tuple
     bounds: tuple
@@ -104,6 +77,10 @@ def uniform_labels():
     )
 
 
+DIRECTIONS = {
+    "forward": objectives.forward_kl_logit_gradient,
+    "reverse": objectives.reverse_kl_logit_gradient,
+}
 TERMS = (forward_kl(), reverse_kl(), entropy(), likeliest_token(), uniform_labels())
 
 
@@ -119,95 +96,69 @@ def _engine(function, words, parameter):
 
 def tempered_forward_kl(temperature):
     """KL(q'||p'), both softened: (p' - q') / temperature."""
-    return Candidate(
-        f"forward KL at temperature {format_number(temperature)}",
-        lambda pairs: _tempered(objectives.forward_kl_logit_gradient, pairs, temperature),
-        None,
-        (("temperature", float(temperature)),),
-    )
+    name = "forward KL at temperature {}"
+    return _tempered("forward", name, student=temperature, teacher=temperature)
 
 
 def tempered_reverse_kl(temperature):
-    return Candidate(
-        f"reverse KL at temperature {format_number(temperature)}",
-        lambda pairs: _tempered(objectives.reverse_kl_logit_gradient, pairs, temperature),
-        None,
-        (("temperature", float(temperature)),),
-    )
+    name = "reverse KL at temperature {}"
+    return _tempered("reverse", name, student=temperature, teacher=temperature)
 
 
 def forward_kl_to_tempered_teacher(temperature):
-    return Candidate(
-        f"forward KL to the teacher at temperature {format_number(temperature)}",
-        lambda pairs: objectives.forward_kl_logit_gradient(pairs.p, softmax(pairs.teacher_logits / temperature)), None, (("teacher_temperature", float(temperature)),),
-    )  # fmt: skip
-
-
-def forward_kl_of_tempered_student(temperature):
-    return Candidate(
-        f"forward KL with the student alone at temperature {format_number(temperature)}",
-        lambda pairs: objectives.forward_kl_logit_gradient(softmax(pairs.student_logits / temperature), pairs.q) / temperature, None, (("student_temperature", float(temperature)),),
-    )  # fmt: skip
-
-
-def reverse_kl_of_tempered_student(temperature):
-    return Candidate(
-        f"reverse KL with the student alone at temperature {format_number(temperature)}",
-        lambda pairs: objectives.reverse_kl_logit_gradient(softmax(pairs.student_logits / temperature), pairs.q) / temperature, None, (("student_temperature", float(temperature)),),
-    )  # fmt: skip
+    return _tempered("forward", "forward KL to the teacher at temperature {}", teacher=temperature)
 
 
 def reverse_kl_to_tempered_teacher(temperature):
-    return Candidate(
-        f"reverse KL to the teacher at temperature {format_number(temperature)}",
-        lambda pairs: objectives.reverse_kl_logit_gradient(pairs.p, softmax(pairs.teacher_logits / temperature)), None, (("teacher_temperature", float(temperature)),),
-    )  # fmt: skip
+    return _tempered("reverse", "reverse KL to the teacher at temperature {}", teacher=temperature)
+
+
+def forward_kl_of_tempered_student(temperature):
+    name = "forward KL with the student alone at temperature {}"
+    return _tempered("forward", name, student=temperature)
+
+
+def reverse_kl_of_tempered_student(temperature):
+    name = "reverse KL with the student alone at temperature {}"
+    return _tempered("reverse", name, student=temperature)
+
+
+def _tempered(direction, name, *, student=None, teacher=None):
+    """A KL of softened distributions; the chain rule divides by the student's temperature."""
+    parameter = "temperature"
+    if student is None or teacher is None:
+        parameter = "student_temperature" if teacher is None else "teacher_temperature"
+    temperature = student if teacher is None else teacher
+
+    def gradient(pairs):
+        p = pairs.p if student is None else softmax(pairs.student_logits / student)
+        q = pairs.q if teacher is None else softmax(pairs.teacher_logits / teacher)
+        return DIRECTIONS[direction](p, q) / (1.0 if student is None else student)
+
+    parameters = ((parameter, float(temperature)),)
+    return Candidate(name.format(format_number(temperature)), gradient, None, parameters)
 
 
 _INSIDE = (
-    1e-8,
-    1e-6,
-    1e-4,
-    0.001,
-    0.01,
-    0.05,
-    0.1,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.9,
-    0.95,
-    0.99,
-    0.999,
-    1 - 1e-4,
-    1 - 1e-6,
-    1 - 1e-8,
+    *(1e-8, 1e-6, 1e-4, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
+    *(0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1 - 1e-4, 1 - 1e-6, 1 - 1e-8),
 )
 _TEMPERATURES = (0.1, 0.25, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
 
+_ALPHAS = (-2.0, -1.0, -0.5, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5, 2.0, 3.0)
+
 FAMILIES = (
-    Family("beta", _engine("generalized_jsd", "JSD(β = {})", "beta"), _INSIDE, (0, 1)),
+    Family(_engine("generalized_jsd", "JSD(β = {})", "beta"), _INSIDE, (0, 1)),
+    Family(_engine("skewed_forward_kl", "forward KL with skew {}", "skew"), _INSIDE, (0, 1)),
+    Family(_engine("skewed_reverse_kl", "reverse KL with skew {}", "skew"), _INSIDE, (0, 1)),
+    Family(tempered_forward_kl, _TEMPERATURES, (0.01, 1000)),
+    Family(tempered_reverse_kl, _TEMPERATURES, (0.01, 1000)),
+    Family(forward_kl_to_tempered_teacher, _TEMPERATURES, (0.01, 1000)),
+    Family(reverse_kl_to_tempered_teacher, _TEMPERATURES, (0.01, 1000)),
+    Family(forward_kl_of_tempered_student, _TEMPERATURES, (0.01, 1000)),
+    Family(reverse_kl_of_tempered_student, _TEMPERATURES, (0.01, 1000)),
     Family(
-        "skew", _engine("skewed_forward_kl", "forward KL with skew {}", "skew"), _INSIDE, (0, 1)
-    ),
-    Family(
-        "skew", _engine("skewed_reverse_kl", "reverse KL with skew {}", "skew"), _INSIDE, (0, 1)
-    ),
-    Family("temperature", tempered_forward_kl, _TEMPERATURES, (0.01, 1000)),
-    Family("temperature", tempered_reverse_kl, _TEMPERATURES, (0.01, 1000)),
-    Family("temperature", forward_kl_to_tempered_teacher, _TEMPERATURES, (0.01, 1000)),
-    Family("temperature", reverse_kl_to_tempered_teacher, _TEMPERATURES, (0.01, 1000)),
-    Family("temperature", forward_kl_of_tempered_student, _TEMPERATURES, (0.01, 1000)),
-    Family("temperature", reverse_kl_of_tempered_student, _TEMPERATURES, (0.01, 1000)),
-    Family(
-        "alpha",
-        _engine("alpha_divergence", "α-divergence(α = {})", "alpha"),
-        (-2.0, -1.0, -0.5, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5, 2.0, 3.0),
-        (-np.inf, np.inf),
+        _engine("alpha_divergence", "α-divergence(α = {})", "alpha"), _ALPHAS, (-np.inf, np.inf)
     ),
 )
 
@@ -215,7 +166,10 @@ OUTSIDE = {"renormalize": "renormalized", "drop": "tail dropped", "tail": "tail 
 
 
 def top_k(k):
-    """Both divergences on the teacher's or the student's k likeliest tokens, with every treatment of the others."""
+    """Both divergences on the teacher's or the student's k likeliest tokens.
+
+    With every treatment of the other tokens.
+    """
     found = []
     for whose in ("teacher", "student"):
         found += [
@@ -223,26 +177,29 @@ def top_k(k):
             for direction in ("reverse", "forward")
             for outside in OUTSIDE
         ]
-        found.append(
-            Candidate(
-                "cross-entropy with the student's likeliest token"
-                if (whose, k) == ("student", 1)
-                else f"forward KL to the teacher renormalized on the {whose}'s top {k}",
-                lambda pairs, whose=whose: pairs.p - _on_head(pairs.q, _head(pairs, whose, k)),
-                None,
-                (("k", k), ("whose", whose), ("outside", "teacher renormalized")),
-            )  # fmt: skip
-        )
+        found.append(_to_teacher_on_head(whose, k))
     return found
 
 
 @functools.cache
 def top_k_families(k):
-    """The JSD on the same tokens, as a renormalized divergence or with the others as one token: β is to be fitted."""
+    """The JSD on the same tokens, renormalized or with the others as one token; β is fitted."""
     return [
-        Family("beta", lambda beta, whose=whose, outside=outside: _top_k_jsd(beta, whose, k, outside), _INSIDE, (0, 1))
-        for whose in ("teacher", "student") for outside in ("renormalize", "tail")
-    ]  # fmt: skip
+        Family(functools.partial(_top_k_jsd, whose, k, outside), _INSIDE, (0, 1))
+        for whose in ("teacher", "student")
+        for outside in ("renormalize", "tail")
+    ]
+
+
+def _to_teacher_on_head(whose, k):
+    """The forward KL of the whole student to the teacher renormalized on k tokens."""
+    name = f"forward KL to the teacher renormalized on the {whose}'s top {k}"
+    if (whose, k) == ("student", 1):
+        name = "cross-entropy with the student's likeliest token"
+    parameters = (("k", k), ("whose", whose), ("outside", "teacher renormalized"))
+    return Candidate(
+        name, lambda pairs: pairs.p - _on_head(pairs.q, _head(pairs, whose, k)), None, parameters
+    )
 
 
 def _top_k(direction, whose, k, outside):
@@ -251,8 +208,9 @@ def _top_k(direction, whose, k, outside):
         if outside == "drop" and direction == "reverse":
             return _centred(p, np.where(head, _log(p) - _log(q) + 1, 0.0))
         if outside == "drop":
-            return p * np.where(head, q, 0.0).sum(axis=-1, keepdims=True) - np.where(head, q, 0.0)
-        return _on_support(lambda *inside: _divergence(direction, *inside), p, q, head, outside)
+            kept = np.where(head, q, 0.0)
+            return p * kept.sum(axis=-1, keepdims=True) - kept
+        return _on_support(DIRECTIONS[direction], p, q, head, outside)
 
     name = f"{direction} KL on the {whose}'s top {k}, {OUTSIDE[outside]}"
     if (direction, whose) == ("reverse", "teacher"):
@@ -260,7 +218,7 @@ def _top_k(direction, whose, k, outside):
     return Candidate(name, gradient, None, (("k", k), ("whose", whose), ("outside", outside)))
 
 
-def _top_k_jsd(beta, whose, k, outside):
+def _top_k_jsd(whose, k, outside, beta):
     def divergence(p, q):
         return objectives.generalized_jsd_logit_gradient(p, q, beta)
 
@@ -275,7 +233,10 @@ def _top_k_jsd(beta, whose, k, outside):
 
 
 def _on_support(divergence, p, q, head, outside):
-    """Logit gradient of a divergence of the tokens in ``head``, renormalized or with all others as one more token."""
+    """Logit gradient of a divergence of the tokens in ``head``.
+
+    ``outside``: "renormalize", or "tail" for all others as one more token.
+    """
     if outside == "renormalize":
         return np.where(head, divergence(_on_head(p, head), _on_head(q, head)), 0.0)
     # The tail's logit gradient, shared among its tokens in proportion to p.
@@ -288,35 +249,12 @@ def _on_support(divergence, p, q, head, outside):
     return np.where(head, inner[..., :-1], inner[..., -1:] * share)
 
 
-def format_number(value, digits=6):
-    """Shortest plain decimal of up to ``digits`` figures."""
-    return f"{float(value):.{digits}g}"
-
-
-def _divergence(direction, p, q):
-    return (
-        objectives.reverse_kl_logit_gradient
-        if direction == "reverse"
-        else objectives.forward_kl_logit_gradient
-    )(p, q)
-
-
-def _tempered(gradient, pairs, temperature):
-    return (
-        gradient(
-            softmax(pairs.student_logits / temperature), softmax(pairs.teacher_logits / temperature)
-        )
-        / temperature
-    )
-
-
 def _head(pairs, whose, k):
     """The k likeliest tokens (ties: lower index first) as a mask (N, V)."""
-    order = np.argsort(-(pairs.q if whose == "teacher" else pairs.p), axis=-1, kind="stable")[
-        ..., :k
-    ]
+    chances = pairs.q if whose == "teacher" else pairs.p
+    order = np.argsort(-chances, axis=-1, kind="stable")
     head = np.zeros(pairs.p.shape, bool)
-    np.put_along_axis(head, order, True, axis=-1)
+    np.put_along_axis(head, order[..., :k], True, axis=-1)
     return head & np.isfinite(pairs.student_logits)
 
 

@@ -1,218 +1,135 @@
-"""How a loss behaves at the edges: masked and padded vocabularies, huge logits, clamps.
+"""Calling a loss of one token at the edges: masked and padded vocabularies, huge logits, clamps.
 
-Each finding is {"edge", "severity", "finding"}: "broken" where training would meet
-NaN or a wrong gradient, "note" where one should know, "fine" otherwise.
+``call_at_edges`` makes the calls; ``findings`` says what they mean.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from opd_toy.audit import calling
-from opd_toy.audit.report import number, vector
+from opd_toy.audit.calling import AuditError, NoGradient, gradient_of
 from opd_toy.distributions import softmax
+from opd_toy.example import STUDENT, TEACHER
 
-STUDENT, TEACHER = np.log([0.2, 0.3, 0.5]), np.log([0.7, 0.2, 0.1])
 HUGE = 1e4
 APART = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
-CLOSE_BY = "a student close by its teacher"
 LOG_RATIOS = (
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    1.5,
-    2.0,
-    2.5,
-    3.0,
-    4.0,
-    5.0,
-    6.0,
-    8.0,
-    10.0,
-    12.0,
-    15.0,
-    20.0,
-    25.0,
-    30.0,
-    40.0,
+    *(0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0),
+    *(10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0),
 )
 
 
-def findings(loss, taken, expected, drawn_from):
-    """All findings; ``expected`` (3,) is the expected gradient at the notes' pair."""
+@dataclass(frozen=True)
+class Mean:
+    """Value and gradient (V,) in expectation over the tokens; NaN for a loss that raises."""
 
-    def mean_gradient(student, teacher):
-        """(value, gradient) in expectation over the tokens that can be drawn; NaN for a loss that raises."""
-        weights = (
-            softmax(student if drawn_from == "student" else teacher) if taken == 3 else np.ones(1)
-        )
-        total, value = np.zeros(len(student)), 0.0
+    value: float
+    gradient: np.ndarray
+
+    @property
+    def is_finite(self):
+        return bool(np.isfinite(self.value) and np.isfinite(self.gradient).all())
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Where the gradient of one token stops as its log-ratio grows.
+
+    ``over``: "log p/q" or "log q/p"; ``above``: the log-ratio from which on the gradient
+    is exactly 0 (``weight`` is None), or its weight on the score stays at ``weight``.
+    """
+
+    over: str
+    above: float
+    weight: float | None = None
+
+
+@dataclass(frozen=True)
+class EdgeCalls:
+    """What the loss gave at each edge.  ``close``: (how far apart, Mean) near the teacher."""
+
+    takes_token: bool
+    masked: Mean
+    masked_teacher: Mean
+    masked_student: Mean
+    padded: Mean
+    huge: Mean
+    close: tuple
+    limits: tuple
+
+
+def call_at_edges(loss, taken, drawn_from):
+    """-> EdgeCalls"""
+
+    def mean(student, teacher):
+        weights = np.ones(1)
+        if taken == 3:
+            weights = softmax(student if drawn_from == "student" else teacher)
+        total = Mean(0.0, np.zeros(len(student)))
         for token in np.flatnonzero(weights):
             called = _call(loss, student, teacher, *((np.array(token),) if taken == 3 else ()))
             with np.errstate(invalid="ignore"):
-                total, value = (
-                    total + weights[token] * called[1],
-                    value + weights[token] * called[0],
+                total = Mean(
+                    total.value + weights[token] * called.value,
+                    total.gradient + weights[token] * called.gradient,
                 )
-        return value, total
+        return total
 
-    found = [
-        _masked(mean_gradient, expected), _one_sided(mean_gradient, "teacher"), _one_sided(mean_gradient, "student"),
-        _padded(mean_gradient, expected), _huge(mean_gradient), _constant(expected), _close(mean_gradient, expected),
-    ]  # fmt: skip
-    return found + _dead_or_clamped(loss, taken)
-
-
-def _masked(mean_gradient, expected):
-    edge = "a token masked (−inf) in both"
-    value, gradient = mean_gradient(np.append(STUDENT, -np.inf), np.append(TEACHER, -np.inf))
-    if not np.isfinite(gradient).all() or not np.isfinite(value):
-        return _finding(
-            edge,
-            "broken",
-            f"value {number(value)}, gradient {vector(gradient)}: one masked token spoils the position",
-        )
-    if gradient[3] != 0:
-        return _finding(
-            edge, "broken", f"the masked token's logit gets a gradient of {gradient[3]:.3g}"
-        )
-    return _same(edge, gradient[:3], expected)
-
-
-def _padded(mean_gradient, expected):
-    edge = f"vocabulary padded with logits of −{HUGE:g}"
-    value, gradient = mean_gradient(
-        np.append(STUDENT, [-HUGE, -HUGE]), np.append(TEACHER, [-HUGE, -HUGE])
-    )
-    if not np.isfinite(gradient).all() or not np.isfinite(value):
-        return _finding(edge, "broken", f"value {number(value)}, gradient {vector(gradient)}")
-    return _same(edge, gradient[:3], expected)
-
-
-def _same(edge, gradient, expected):
-    size = max(np.linalg.norm(expected), 1e-300)
-    if (
-        np.linalg.norm(gradient - expected) <= 1e-4 * size
-        or np.linalg.norm(gradient - expected) < 1e-12
-    ):
-        return _finding(edge, "fine", "the other tokens' gradient is unchanged")
-    ratio = np.linalg.norm(gradient) / size
-    if np.linalg.norm(gradient / max(ratio, 1e-300) - expected) <= 1e-4 * size:
-        return _finding(
-            edge,
-            "note",
-            f"the other tokens' gradient is multiplied by {ratio:.4g}: the scale depends on the size of the vocabulary",
-        )
-    return _finding(
-        edge,
-        "broken",
-        f"the other tokens' gradient changes from {vector(expected)} to {vector(gradient)}",
+    p, q = np.log(STUDENT), np.log(TEACHER)
+    second_masked = np.array([0.0, -np.inf, 0.0])
+    huge = np.array([HUGE, 0.0, -HUGE])
+    limits = [_limit(loss, taken, over, sign) for over, sign in (("log p/q", 1), ("log q/p", -1))]
+    return EdgeCalls(
+        takes_token=taken == 3,
+        masked=mean(np.append(p, -np.inf), np.append(q, -np.inf)),
+        masked_teacher=mean(p, q + second_masked),
+        masked_student=mean(p + second_masked, q),
+        padded=mean(np.append(p, [-HUGE, -HUGE]), np.append(q, [-HUGE, -HUGE])),
+        huge=mean(huge, -huge),
+        close=tuple((apart, mean(q + apart * np.array([0.5, -0.5, 0.0]), q)) for apart in APART),
+        limits=tuple(limit for limit in limits if limit),
     )
 
 
-def _one_sided(mean_gradient, side):
-    student, teacher = STUDENT.copy(), TEACHER.copy()
-    (teacher if side == "teacher" else student)[1] = -np.inf
-    value, gradient = mean_gradient(student, teacher)
-    edge = f"a token masked (−inf) in the {side} only"
-    if np.isfinite(value) and np.isfinite(gradient).all():
-        return _finding(edge, "fine", "value and gradient stay finite")
-    severity = "broken" if np.isnan(gradient).any() and np.isfinite(value) else "note"
-    return _finding(edge, severity, f"value {number(value)}, gradient {vector(gradient)}")
+def _limit(loss, taken, over, sign):
+    """-> Limit or None, for token 0 of three as its log-ratio goes through ``LOG_RATIOS``."""
+    token = (np.array(0),) if taken == 3 else ()
+
+    def gradient_at(size):
+        return _call(loss, *_at_log_ratio(sign * size), *token).gradient
+
+    def weight_at(size):
+        return _weight(gradient_at(size), softmax(_at_log_ratio(sign * size)[0]))
+
+    gradients = [gradient_at(size) for size in LOG_RATIOS]
+    dead = [not gradient.any() for gradient in gradients]
+    if dead[-1] and not all(dead):
+        alive = len(dead) - 1 - dead[::-1].index(False)
+        above = _bisect(lambda size: not gradient_at(size).any(), *LOG_RATIOS[alive : alive + 2])
+        return Limit(over, above)
+    if taken != 3:
+        return None
+    students = [softmax(_at_log_ratio(sign * size)[0]) for size in LOG_RATIOS]
+    weights = [_weight(*entry) for entry in zip(gradients, students)]
+    return None if None in weights else _clamp(weights, weight_at, over)
 
 
-def _huge(mean_gradient):
-    edge = f"logits of ±{HUGE:g}"
-    value, gradient = mean_gradient(np.array([HUGE, 0.0, -HUGE]), np.array([-HUGE, 0.0, HUGE]))
-    if np.isfinite(value) and np.isfinite(gradient).all():
-        return _finding(edge, "fine", "value and gradient stay finite")
-    return _finding(edge, "broken", f"value {number(value)}, gradient {vector(gradient)}")
+def _clamp(weights, weight_at, over):
+    """-> Limit where the weights (at ``LOG_RATIOS``) end in one value, with a kink; else None."""
+    last = weights[-1]
 
+    def is_last(weight, tolerance=1e-9):
+        return weight is not None and abs(weight - last) <= tolerance * abs(last)
 
-def _constant(expected):
-    """A loss of the two distributions has a gradient that sums to 0 over the logits."""
-    edge = "a constant added to the student's logits"
-    total, size = float(np.sum(expected)), float(np.abs(expected).sum())
-    if abs(total) <= 1e-5 * size or size < 1e-12:
-        return _finding(edge, "fine", "changes nothing")
-    return _finding(
-        edge,
-        "note",
-        f"changes the loss: the gradient sums to {total:.3g}, not 0, so it is no function of the student's probabilities alone",
-    )
-
-
-def _close(mean_gradient, expected):
-    """Descent stops short of the teacher where the gradient is exactly 0 before the student is there."""
-    still = [
-        apart
-        for apart in APART
-        if not mean_gradient(TEACHER + apart * np.array([0.5, -0.5, 0.0]), TEACHER)[1].any()
-    ]
-    if still and expected.any():
-        return _finding(
-            CLOSE_BY,
-            "note",
-            f"the gradient is exactly 0 while the logits are still {max(still):g} apart: a margin, or rounding",
-        )
-    return _finding(CLOSE_BY, "fine", "the gradient does not stop before the student is there")
-
-
-def _dead_or_clamped(loss, taken):
-    """Where the gradient of a token stops: exactly 0, or its weight on the score no longer grows."""
-    found = []
-    for sign, words in ((1, "log p/q"), (-1, "log q/p")):
-
-        def row(size, sign=sign):
-            student, teacher = _at_log_ratio(sign * size)
-            return _call(loss, student, teacher, *((np.array(0),) if taken == 3 else ()))[
-                1
-            ], softmax(student)
-
-        rows = [row(size) for size in LOG_RATIOS]
-        dead = [bool(np.all(gradient == 0)) for gradient, _ in rows]
-        if dead[-1] and not all(dead):
-            first = len(dead) - dead[::-1].index(False)
-            edge = _bisect(
-                lambda size: bool(np.all(row(size)[0] == 0)),
-                LOG_RATIOS[first - 1],
-                LOG_RATIOS[first],
-            )
-            found.append(
-                _finding(
-                    "dead gradient",
-                    "broken",
-                    f"exactly 0 where {words} of {'the token drawn' if taken == 3 else 'a token'} is above {edge:.3g}",
-                )
-            )
-        elif (
-            taken == 3
-            and (weights := [_weight(*entry) for entry in rows])[-1] is not None
-            and None not in weights
-        ):
-            flat = [abs(weight - weights[-1]) <= 1e-9 * abs(weights[-1]) for weight in weights]
-            if sum(flat) >= 2 and not all(flat) and all(flat[flat.index(True) :]):
-                first = flat.index(True)
-                edge = _bisect(
-                    lambda size: abs(_weight(*row(size)) - weights[-1]) <= 1e-9 * abs(weights[-1]),
-                    LOG_RATIOS[first - 1] if first else 0.0,
-                    LOG_RATIOS[first],
-                )
-                if abs(_weight(*row(0.97 * edge)) - weights[-1]) <= 1e-3 * abs(weights[-1]):
-                    continue  # it levels off, as 1 − q/p does; a clamp has a kink
-                found.append(
-                    _finding(
-                        "clamp",
-                        "note",
-                        f"the weight of the token drawn stays at {number(weights[-1])} where {words} is above {edge:.3g}",
-                    )
-                )
-    return found or [
-        _finding(
-            "clamps",
-            "fine",
-            f"the gradient neither stops nor is cut off for |log p/q| up to {LOG_RATIOS[-1]:g}",
-        )
-    ]
+    flat = [is_last(weight) for weight in weights]
+    first = flat.index(True)
+    if sum(flat) < 2 or all(flat) or not all(flat[first:]):
+        return None
+    low = LOG_RATIOS[first - 1] if first else 0.0
+    above = _bisect(lambda size: is_last(weight_at(size)), low, LOG_RATIOS[first])
+    if is_last(weight_at(0.97 * above), 1e-3):
+        return None  # it levels off, as 1 − q/p does; a clamp has a kink
+    return Limit(over, above, last)
 
 
 def _at_log_ratio(ratio):
@@ -226,12 +143,9 @@ def _weight(gradient, p):
     """w where the gradient is w (1 - p_0, -p_1, -p_2), as a policy gradient's is; else None."""
     score = np.array([1.0, 0.0, 0.0]) - p
     weight = float(gradient @ score / (score @ score))
-    return (
-        weight
-        if np.isfinite(weight)
-        and np.abs(gradient - weight * score).max() <= 1e-6 * np.abs(gradient).max()
-        else None
-    )
+    off = np.abs(gradient - weight * score).max()
+    is_weight = np.isfinite(weight) and off <= 1e-6 * np.abs(gradient).max()
+    return weight if is_weight else None
 
 
 def _bisect(beyond, low, high):
@@ -243,15 +157,11 @@ def _bisect(beyond, low, high):
 
 
 def _call(loss, student, teacher, *token):
-    """(value, gradient); NaN where the loss raises, 0 where it has no gradient."""
+    """-> Mean of one token; NaN where the loss raises, 0 where it has no gradient."""
     try:
-        called = calling.gradient_of(loss, student, teacher, *token)
-        return called.value, called.student_gradient
-    except calling.NoGradient as refusal:
-        return refusal.value, np.zeros(len(student))
-    except calling.AuditError:
-        return np.nan, np.full(len(student), np.nan)
-
-
-def _finding(edge, severity, finding):
-    return {"edge": edge, "severity": severity, "finding": finding}
+        called = gradient_of(loss, student, teacher, *token)
+        return Mean(called.value, called.student_gradient)
+    except NoGradient as refusal:
+        return Mean(refusal.value, np.zeros(len(student)))
+    except AuditError:
+        return Mean(np.nan, np.full(len(student), np.nan))

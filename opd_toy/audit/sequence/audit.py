@@ -1,0 +1,39 @@
+"""What a loss of whole sequences optimises: ``words(verdict(measure(loss)))``.
+
+``measure`` calls the loss and fills tables, ``verdict`` and ``judge`` compute on the tables
+alone, ``words`` turns the resulting report into sentences.
+"""
+
+from opd_toy import _validate
+from opd_toy.audit.calling import AuditError
+from opd_toy.audit.sequence.calls import SequenceCall
+from opd_toy.audit.sequence.judge import judge, read, read_close
+from opd_toy.audit.sequence.measure import measure, measure_close
+
+
+def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, seed=0):
+    """What a loss of whole sequences optimises -> SequenceReport.
+
+    ``loss(student_logits (T, V), teacher_logits (T, V), tokens (T,)[, mask (T,)])``: row t
+    holds the logits of the token at position t, given those before it; the mask is 1
+    at valid positions.  A loss of two arguments looks at the whole vocabulary.
+    ``batched``: all arguments have a batch axis in front.  Every sequence of seeded random
+    trees is enumerated, as drawn from ``drawn_from`` ("student" or "teacher").
+    ``reward``: the function of tokens (T,) -> number that the loss itself uses, so that
+    E[R grad log p] can be recognised.  AuditError for a loss that cannot be audited.
+    """
+    _validate.choice("drawn_from", drawn_from, ("student", "teacher"))
+    seed = _validate.whole("seed", seed, least=0)
+    if reward is not None and not callable(reward):
+        raise AuditError(
+            f"reward is {reward!r}; "
+            "give the function of tokens (T,) that returns the number the loss uses"
+        )
+    call = SequenceCall(loss, batched)
+    measured = measure(call, drawn_from, reward, seed)
+    reading = read(measured)
+    if reading.asks_for_close_trees:
+        # Nothing holds where the two are drawn apart: the same again where they are close.
+        measured = measure_close(call, measured, reward)
+        reading = read_close(measured, reading)
+    return judge(measured, reading)

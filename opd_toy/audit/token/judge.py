@@ -1,0 +1,196 @@
+"""From measurements of a loss of one token to a report: arithmetic on the tables alone."""
+
+import numpy as np
+
+from opd_toy import objectives
+from opd_toy.audit import formats
+from opd_toy.audit.report import OTHER
+from opd_toy.audit.token import beside, names
+from opd_toy.audit.token.expected import expected, lengths
+from opd_toy.audit.token.findings import findings, stops_short
+from opd_toy.audit.token.measure import SETTLED
+from opd_toy.audit.token.pairs import ORDINARY, PEAKED
+from opd_toy.audit.token.report import TokenReport
+from opd_toy.audit.token.values import name_values
+from opd_toy.audit.token.verdict import identify
+from opd_toy.distributions import entropy, softmax
+from opd_toy.estimators import policy_gradient, total_variance
+from opd_toy.example import STUDENT, TEACHER
+
+
+def judge(measured):
+    """measure.Measurements -> TokenReport"""
+    drawn_from, notes = measured.drawn_from, measured.tables[0]
+    verdict, seen, precision = _verdict(measured, drawn_from)
+    tables = measured.tables[: len(seen.tier)]
+    gradient = notes.expectation(drawn_from)
+    found = findings(measured.edges, gradient)
+    uses_token = _uses_token(tables)
+    with_other = None
+    if uses_token and not verdict.known:
+        with_other = _verdict(measured, OTHER[drawn_from])[0].name
+    return TokenReport(
+        **_statement(verdict, seen, stops_short(found)),
+        with_other_tokens=with_other,
+        expected_gradient=gradient,
+        **_spread(notes, drawn_from, verdict),
+        **beside.compared(seen, verdict.zero),
+        value_is=_value_is(measured, tables, seen, verdict),
+        value_at_teacher=_value_at_teacher(measured, seen.tolerance),
+        fixed_point=_fixed_point(measured, seen, verdict),
+        edges=found,
+        touches_inputs=tuple(sorted({name for table in tables for name in table.touched})),
+        teacher_gradient=any(table.teacher_gradient for table in tables),
+        uses_token=uses_token,
+        drawn_from=drawn_from,
+        precision=precision,
+        tolerance=_seen_from(seen, tables, drawn_from, verdict.zero),
+        seed=measured.seed,
+        pairs=len(tables) + len(measured.large),
+        vocabularies=tuple(sorted({len(t.student) for t in tables + measured.large})),
+        farthest=float(seen.pairs.distance().max()),
+    )
+
+
+def _verdict(measured, drawn_from):
+    """(verdict, the Expected it was read from, precision): in the finest format that has one."""
+    found = formats.precision(*[table.rows for table in measured.tables])
+    for precision in formats.candidates(found, measured.formats):
+        coarse = formats.TOLERANCES[precision] > formats.COARSE
+        tables = measured.tables[: -len(PEAKED)] if coarse else measured.tables
+        large = expected(measured.large, drawn_from, precision)
+        seen = expected(tables, drawn_from, precision, large)
+        verdict = identify(seen)
+        if verdict.known or verdict.zero:
+            break
+    return verdict, seen, precision
+
+
+def _statement(verdict, seen, margin):
+    """The verdict in the report's fields; ``margin``: the gradient stops close by the teacher."""
+    limit = ""
+    if not verdict.holds.all():
+        limit = names.CLOSE
+    elif margin and not verdict.factor and seen.tolerance <= formats.COARSE:
+        limit = names.MARGIN
+    limit = limit if verdict.known else ""
+    everywhere = not limit and (verdict.known or verdict.zero)
+    single = len(verdict.terms) == 1 and not verdict.per_token and not verdict.factor
+    scale, term = verdict.terms[0] if single else (None, None)
+    engine = term if everywhere else None
+    return {
+        "optimises": verdict.name + limit,
+        "objective": engine and engine.objective,
+        "parameters": dict(engine.parameters) if engine else {},
+        "scale": scale,
+        "terms": [
+            {
+                "coefficient": coefficient,
+                "name": candidate.name,
+                "objective": candidate.objective,
+                "parameters": dict(candidate.parameters),
+            }
+            for coefficient, candidate in verdict.terms
+        ],
+        "holds_everywhere": everywhere,
+        "holds_up_to": _holds_up_to(seen.pairs.distance(), verdict.holds),
+    }
+
+
+def _holds_up_to(distance, holds):
+    """The largest distance up to which no pair fails; None if the closest does."""
+    failing = distance[~holds].min(initial=np.inf)
+    below = distance[distance < failing]
+    return float(below.max()) if below.size else None
+
+
+def _uses_token(tables):
+    return any(
+        (table.rows != table.rows[0]).any() or (table.values != table.values[0]).any()
+        for table in tables
+    )
+
+
+def _spread(notes, drawn_from, verdict):
+    """Standard deviation and variance of single draws at the notes' pair, others' beside them."""
+    weights = notes.weights(drawn_from)
+    single = len(verdict.terms) == 1 and not verdict.per_token and not verdict.factor
+    scale = verdict.terms[0][0] if single else 1.0
+    plain = total_variance(STUDENT, policy_gradient(STUDENT, TEACHER)) * scale**2
+    return {
+        "standard_deviation": np.sqrt(weights @ (notes.rows - weights @ notes.rows) ** 2),
+        "variance": float(total_variance(weights, notes.rows)),
+        "variance_compared": {"GKD": 0.0, "plain policy gradient": plain},
+    }
+
+
+def _value_is(measured, tables, seen, verdict):
+    groups = [
+        beside.values_of(tables, seen.pairs, measured.drawn_from),
+        beside.values_of(measured.large, seen.large.pairs, measured.drawn_from),
+    ]
+    return name_values(groups, seen.tolerance, verdict.terms)
+
+
+def _value_at_teacher(measured, tolerance):
+    """The loss's value at student = teacher (the notes'), and what it is: words or None."""
+    values = np.array([table.value(measured.drawn_from) for table in measured.same])
+    entropies = np.array([entropy(softmax(table.teacher)) for table in measured.same])
+    share = values[0] / entropies[0]
+    meaning = None
+    if (np.abs(values) <= max(1e-12, tolerance)).all():
+        meaning = names.ZERO
+    elif np.allclose(values, share * entropies, rtol=10 * tolerance, atol=0):
+        front = "" if abs(share - 1) < 10 * tolerance else f"{share:.6g} × "
+        meaning = f"{front}the teacher's entropy"
+    elif np.allclose(values, values[0], rtol=10 * tolerance, atol=0):
+        meaning = "a constant"
+    return {"value": float(values[0]), "is": meaning}
+
+
+def _fixed_point(measured, seen, verdict):
+    """The gradient at student = teacher, and where descent from the notes' student ends."""
+    drawn_from, tolerance = measured.drawn_from, seen.tolerance
+    with np.errstate(invalid="ignore"):
+        norms = [float(np.linalg.norm(table.expectation(drawn_from))) for table in measured.same]
+    typical = float(np.median(lengths(seen.gradients)[seen.tier <= ORDINARY])) or 1.0
+    size = np.median([table.size(drawn_from) for table in measured.same])
+    largest = max(norms)
+    return {
+        "is_fixed": bool(largest <= max(tolerance, 1e-12) * max(typical, size)),
+        "gradient_norm": norms[0],
+        "gradient_norm_relative": largest / typical,
+        "descent": _end_of(measured.descent, tolerance, verdict.zero),
+    }
+
+
+def _end_of(descent, tolerance, still):
+    """Where descent ends, its KLs to the teacher, steps, whether it settled.
+
+    A gradient that is 0 but for rounding (``still``) leads nowhere.
+    """
+    norms = np.zeros(1) if still else lengths(descent.gradients)
+    small = norms <= max(SETTLED, tolerance) * norms[0]
+    settled = bool(small.any())
+    steps = int(np.argmax(small)) if settled else len(norms) - 1
+    z = descent.logits[steps if settled else -1]
+    p = np.full(3, np.nan)
+    if np.isfinite(z).any():
+        p = softmax(np.where(np.isfinite(z), z, -np.inf))
+    known = np.isfinite(p).all()
+    return {
+        "ends_at": p,
+        "forward_kl": float(objectives.forward_kl(p, TEACHER)) if known else None,
+        "reverse_kl": float(objectives.reverse_kl(p, TEACHER)) if known else None,
+        "steps": steps,
+        "settled": settled,
+    }
+
+
+def _seen_from(seen, tables, drawn_from, still):
+    """The largest relative tolerance of the close and ordinary pairs."""
+    size, rounding = lengths(seen.gradients), seen.rounding
+    if still:
+        size, rounding = np.array([table.size(drawn_from) for table in tables]), seen.zero
+    relative = np.divide(rounding, size, out=np.zeros_like(size), where=size > 1e-14)
+    return float((relative + (0.0 if still else seen.tolerance))[seen.tier <= ORDINARY].max())

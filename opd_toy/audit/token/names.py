@@ -1,0 +1,50 @@
+"""Names of what is found: numbers and sums of divergences in words."""
+
+NONE = "none of these"
+ZERO = "zero"
+CLOSE = " while the two are close"
+MARGIN = " until they are close"
+FACTOR = " × a factor that depends on the pair"
+POWERS = {1.0: "{}", -1.0: "1/{}", 0.5: "√{}", -0.5: "1/√{}"}
+
+
+def phrase(terms, per_token=False):
+    """Of (coefficient, Candidate): "2 × reverse KL", "reverse KL − forward KL", "1/V × entropy"."""
+    # Positive and large ones first.
+    terms = sorted(terms, key=lambda term: (term[0] < 0, -abs(term[0])))
+    if len(terms) == 1:
+        ((coefficient, candidate),) = terms
+        if per_token:
+            return f"{coefficient_text(coefficient)}/V × {candidate.name}"
+        return times(coefficient, candidate.name)
+    text = ""
+    for coefficient, candidate in terms:
+        sign = " − " if coefficient < 0 else " + "
+        if not text:
+            sign = "−" if coefficient < 0 else ""
+        text += sign + times(abs(coefficient), candidate.name)
+    return f"1/V × ({text})" if per_token else text
+
+
+def times(coefficient, name):
+    return name if coefficient == 1 else f"{coefficient_text(coefficient)} × {name}"
+
+
+def coefficient_text(value):
+    """Six figures, and as many more as it takes to tell it from 1."""
+    for digits in range(6, 17):
+        text = format_number(value, digits)
+        if float(text) not in (1.0, -1.0) or abs(value) == 1:
+            break
+    return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def power_text(number, quantity, power):
+    """ "2 × KL(p‖q)", "1/H(p)", "V^1.5"."""
+    template = POWERS.get(power, "{}^" + format_number(power))
+    return times(number, template.format(quantity))
+
+
+def format_number(value, digits=6):
+    """Shortest plain decimal of up to ``digits`` figures."""
+    return f"{float(value):.{digits}g}"

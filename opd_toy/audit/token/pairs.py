@@ -1,0 +1,125 @@
+"""The pairs of student and teacher on which a loss of one token is tried."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from opd_toy import objectives
+from opd_toy.distributions import log_softmax, softmax
+from opd_toy.example import STUDENT, TEACHER
+
+CLOSE, ORDINARY = 0, 1  # tiers; those above are far apart
+# Vocabulary sizes and the standard deviation of the logits, by tier.
+TIERS = (((3, 4, 5, 6), 0.2), ((3, 4, 5, 8, 3, 4, 5, 8), 1.0), ((3, 5, 4, 8), 4.0), ((3, 5), 12.0))
+# A loss that looks at the 32 likeliest tokens is the whole divergence on small vocabularies.
+LARGE_OF_TOKEN, LARGE_OF_ALL = 150, 1000
+# Vocabulary sizes of the last pairs, close but not flat: half precision cannot see their gradients.
+PEAKED = (3, 5, 8)
+
+
+class Pair(NamedTuple):
+    """Logits (V,) of both, how far apart they are, and whether parameters may be fitted to it."""
+
+    student: np.ndarray
+    teacher: np.ndarray
+    tier: int = ORDINARY
+    fit: bool = True
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Student and teacher logits (N, V) of N pairs; those with fewer tokens end in -inf."""
+
+    student_logits: np.ndarray
+    teacher_logits: np.ndarray
+
+    @classmethod
+    def of(cls, pairs):
+        """From objects with ``student`` and ``teacher`` logits (V,)."""
+        width = max(len(pair.student) for pair in pairs)
+        return cls(
+            np.array([padded(pair.student, width, -np.inf) for pair in pairs]),
+            np.array([padded(pair.teacher, width, -np.inf) for pair in pairs]),
+        )
+
+    @cached_property
+    def p(self):
+        return softmax(self.student_logits)
+
+    @cached_property
+    def q(self):
+        return softmax(self.teacher_logits)
+
+    @property
+    def sizes(self):
+        """Number of tokens of each pair (N,)."""
+        return np.isfinite(self.student_logits).sum(axis=-1)
+
+    def distance(self):
+        """Largest |log(p/q)| over the tokens of each pair (N,)."""
+        here = np.isfinite(self.student_logits)
+        logs = [
+            np.where(here, log_softmax(z), 0.0) for z in (self.student_logits, self.teacher_logits)
+        ]
+        return np.abs(logs[0] - logs[1]).max(axis=-1)
+
+    def __getitem__(self, rows):
+        return Pairs(self.student_logits[rows], self.teacher_logits[rows])
+
+
+def padded(row, width, filler):
+    return np.concatenate([row, np.full(width - len(row), filler)])
+
+
+def notes_pair():
+    return Pair(np.log(STUDENT), np.log(TEACHER))
+
+
+def random_pairs(seed):
+    """A list of Pair, the notes' first; half of the random ones of each tier are for fitting."""
+    random = np.random.default_rng(seed)
+    found = [notes_pair()]
+    for tier, (sizes, spread) in enumerate(TIERS):
+        for index, size in enumerate(sizes):
+            fit = index < 4 if tier == ORDINARY else index % 2 == 0
+            found.append(Pair(*_independent(random, size, spread), tier, fit))
+    for size in (3, 5):
+        for sharpness in (0.4, 2.0):
+            found.append(Pair(*_alike(random, size, sharpness), ORDINARY, False))
+    return found + [Pair(*_alike(random, size, 1.0, 0.2), CLOSE, False) for size in PEAKED]
+
+
+def large_pairs(seed, size):
+    random = np.random.default_rng([seed, size])
+    return [
+        Pair(*_independent(random, size, spread), tier)
+        for tier, (_, spread) in enumerate(TIERS[:2])
+    ]
+
+
+def _independent(random, size, spread):
+    while True:
+        student, teacher = random.normal(0, spread, (2, size))
+        if size > 8 or _gradients_seen(student, teacher):
+            return student, teacher
+
+
+def _alike(random, size, sharpness, apart=0.05):
+    """A student that ranks the tokens as its teacher does, flatter or sharper.
+
+    So it is late in training, where losses clamped at zero lose their gradient.
+    """
+    while True:
+        teacher = random.normal(0, 1.2, size)
+        student = sharpness * teacher + random.normal(0, apart, size)
+        if _gradients_seen(student, teacher):
+            return student, teacher
+
+
+def _gradients_seen(student, teacher):
+    """Whether both divergences have a gradient well above the rounding of half precision."""
+    p, q = softmax(student), softmax(teacher)
+    gradients = (objectives.forward_kl_logit_gradient, objectives.reverse_kl_logit_gradient)
+    return min(np.linalg.norm(gradient(p, q)) for gradient in gradients) > 0.06

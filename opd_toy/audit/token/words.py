@@ -1,0 +1,173 @@
+"""A ``TokenReport`` in sentences, and drawn."""
+
+import math
+
+import numpy as np
+
+from opd_toy.audit import report as shared
+from opd_toy.audit.report import OTHER, number, vector
+from opd_toy.audit.token.names import NONE, ZERO
+from opd_toy.example import STUDENT, TEACHER, TOKENS
+
+NEAREST = "nearest: {name} (mean cosine {cosine}, {ratio} times its length)"
+NEARLY = (
+    "on ordinary pairs it is {scale} × {name} to within {off} (root mean square), but not exactly"
+)
+HOLDS_UP_TO = (
+    "holds on every pair up to |log p/q| = {limit}, not on all farther apart or with rarer tokens"
+)
+SHOWN_ON = (
+    "shown on {pairs} pairs (seed {seed}), V = {smallest} to {largest}, "
+    "|log p/q| up to {farthest}; {drawn}"
+)
+COMPUTES_IN = "computes in {precision}; a bias below {tolerance} {of} cannot be seen"
+VARIANCE = "variance of single draws there: {own} (GKD 0, plain policy gradient {plain})"
+VALUE = "its value in expectation: {value_is}; identical models score {score}{meaning}"
+DESCENT = (
+    "descent from the notes' student is at {where} after {steps} steps{settled}: "
+    "KL(p‖q) {reverse}, KL(q‖p) {forward}"
+)
+ALT = (
+    "Expected gradient of the loss at the notes' pair, {gradient}, beside the forward KL's "
+    "(−0.5, 0.1, 0.4) and the reverse KL's (−0.387, −0.082, 0.469). "
+    "Single draws have a standard deviation of {spread}. Verdict: {optimises}."
+)
+
+
+def text(report):
+    """The verdict and what it rests on, in at most some 25 lines."""
+    return shared.text(report, _lines(report))
+
+
+def _lines(report):
+    yield from _how_far_it_holds(report)
+    if report.with_other_tokens:
+        other = OTHER[report.drawn_from]
+        yield f"with tokens drawn from the {other}: {report.with_other_tokens}"
+    drawn = "the whole vocabulary, whatever the token"
+    if report.uses_token:
+        drawn = f"tokens enumerated as drawn from the {report.drawn_from}"
+    yield SHOWN_ON.format(
+        pairs=report.pairs,
+        seed=report.seed,
+        smallest=report.vocabularies[0],
+        largest=report.vocabularies[-1],
+        farthest=number(report.farthest, 2),
+        drawn=drawn,
+    )
+    of = "of single draws" if report.optimises == ZERO else "of the gradient"
+    tolerance = number(report.tolerance, 1)
+    yield COMPUTES_IN.format(precision=report.precision, tolerance=tolerance, of=of)
+    yield f"expected gradient at the notes' pair: {vector(report.expected_gradient)}"
+    plain = report.variance_compared["plain policy gradient"]
+    yield VARIANCE.format(own=number(report.variance), plain=number(plain))
+    distances = (f"{name}: {_distance(entry)}" for name, entry in report.bias.items())
+    yield "distance from " + ", from ".join(distances)
+    yield _value(report)
+    yield _fixed_point(report.fixed_point)
+    if report.teacher_gradient:
+        yield f"the gradient also reaches the teacher's logits: {shared.TEACHER_LEARNS}"
+    if report.touches_inputs:
+        yield f"changes {' and '.join(report.touches_inputs)} in place"
+
+
+def _how_far_it_holds(report):
+    if report.optimises == NONE:
+        near = report.nearest
+        ratio = number(near["norm_ratio"])
+        yield NEAREST.format(name=near["name"], cosine=_cosine(near["cosine"]), ratio=ratio)
+        close = report.bias.get(near["name"], {"at_best_scale": None})
+        off = close["at_best_scale"]
+        if off is not None and off < 1e-3:
+            scale = number(close["best_scale"])
+            yield NEARLY.format(scale=scale, name=near["name"], off=number(off, 1))
+    elif not report.holds_everywhere and report.holds_up_to != report.farthest:
+        yield HOLDS_UP_TO.format(limit=number(report.holds_up_to, 3))
+
+
+def _distance(entry):
+    given = f"{number(entry['as_given'], 3)} of its length"
+    if entry["at_best_scale"] is None:
+        return given
+    return f"{given} ({number(entry['at_best_scale'], 3)} at the best scale)"
+
+
+def _value(report):
+    meaning = report.value_at_teacher["is"]
+    return VALUE.format(
+        value_is=report.value_is or "no divergence or entropy",
+        score=number(_small(report.value_at_teacher["value"]), 3),
+        meaning=f" ({meaning})" if meaning and meaning != ZERO else "",
+    )
+
+
+def _fixed_point(fixed):
+    at = "the gradient is 0 at student = teacher"
+    if not fixed["is_fixed"]:
+        relative = number(fixed["gradient_norm_relative"], 3)
+        at = f"the gradient is not 0 at student = teacher: {relative} of an ordinary gradient"
+    end = fixed["descent"]
+    if end["steps"] == 0:
+        return f"{at}; descent does not move the notes' student"
+    descent = DESCENT.format(
+        where=vector(end["ends_at"], 3),
+        steps=end["steps"],
+        settled="" if end["settled"] else ", not settled",
+        reverse=number(_small(end["reverse_kl"]), 3),
+        forward=number(_small(end["forward_kl"]), 3),
+    )
+    return f"{at}; {descent}"
+
+
+def _cosine(value):
+    """Enough figures to tell it from 1."""
+    return number(value, 3) if value < 0.999 else f"1 − {number(max(1 - value, 1e-16), 1)}"
+
+
+def _small(value):
+    return 0.0 if value is not None and abs(value) < 1e-9 else value
+
+
+def html(report):
+    """The report on a notebook's page."""
+    alt = ALT.format(
+        gradient=vector(report.expected_gradient, 3),
+        spread=number(math.sqrt(max(report.variance, 0.0)), 3),
+        optimises=report.optimises,
+    )
+    return shared.page(report, draw_gradients, alt)
+
+
+def draw_gradients(report, style):
+    """Expected gradient per token, one standard deviation of draws, and both KLs' beside it."""
+    import matplotlib.pyplot as plt
+
+    from opd_toy.objectives import forward_kl_logit_gradient, reverse_kl_logit_gradient
+
+    tokens = np.arange(3)
+    drawn, axes = plt.subplots(figsize=(6, 3))
+    bars = (
+        ("forward KL", forward_kl_logit_gradient(STUDENT, TEACHER), style["forward_kl"]),
+        ("this loss", report.expected_gradient, style["muted"]),
+        ("reverse KL", reverse_kl_logit_gradient(STUDENT, TEACHER), style["reverse_kl"]),
+    )
+    for place, (label, heights, colour) in enumerate(bars):
+        axes.bar(tokens + 0.27 * (place - 1), heights, 0.25, color=colour, label=label)
+    axes.errorbar(
+        tokens,
+        report.expected_gradient,
+        yerr=report.standard_deviation,
+        fmt="none",
+        ecolor=style["ink"],
+        capsize=4,
+        linewidth=1.2,
+    )
+    axes.axhline(0, color=style["muted"], linewidth=1)
+    axes.set(
+        xticks=tokens,
+        xticklabels=TOKENS,
+        ylabel="gradient in the logit",
+        title=f"follows: {report.optimises}",
+    )
+    axes.legend(loc="upper left", fontsize=9)
+    return drawn
