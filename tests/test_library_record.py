@@ -1,8 +1,10 @@
 """The record of the libraries' losses: current, complete, and what the table of settings says."""
 
+import functools
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -40,6 +42,77 @@ def test_the_record_is_current():
     )
 
 
+USED = (
+    "objectives",
+    "estimators",
+    "example",
+    "sequences/trees",
+    "audit/report",
+    "audit/calling",
+    "audit/token/verdict",
+    "audit/exhibits/libraries/verl",
+    "audit/exhibits/libraries/measurements",
+    "audit/exhibits/libraries/record",
+)
+UNUSED = (
+    "derivations/chapter_1",
+    "pages/page",
+    "pages/drawing",
+    "explorables/palette",
+    "audit/exhibits/museum",
+    "audit/exhibits/libraries/settings",
+    "audit/exhibits/libraries/__main__",
+)
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """A copy of what records may depend on, in the place of the checkout."""
+    root = tmp_path_factory.mktemp("copy")
+    shutil.copytree(
+        ROOT / "opd_toy", root / "opd_toy", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(ROOT / "requirements-peers.txt", root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "ROOT", root)
+        yield root
+
+
+@functools.cache
+def hash_as_it_is():
+    """Of the checkout, and so of the copy before anything is planted in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "ROOT", ROOT)
+        return hash_now()
+
+
+def hash_now():
+    return provenance.source_hash(*command.SOURCES["modules"], files=command.SOURCES["files"])
+
+
+def changes(path, text):
+    """Whether the hash is another one with ``text`` in the file."""
+    before = path.read_text(encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
+    try:
+        return hash_now() != hash_as_it_is()
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [*USED, *UNUSED])
+def test_a_change_counts_where_the_audits_use_it(copied, name):
+    path = copied / f"opd_toy/{name}.py"
+    text = path.read_text(encoding="utf-8")
+    assert changes(path, f"{text}\nPLANTED = 1\n") == (name in USED)
+    assert not changes(path, f"# a comment\n{text}")
+
+
+def test_another_version_of_a_library_counts(copied):
+    path = copied / "requirements-peers.txt"
+    assert changes(path, path.read_text().replace(f"trl=={PINS['trl']}", "trl==0.0.0"))
+
+
 def test_the_record_names_the_pinned_versions():
     made = KEPT["provenance"]
     assert {name: made["versions"][name] for name in PACKAGES} == {
@@ -47,6 +120,7 @@ def test_the_record_names_the_pinned_versions():
     }
     assert all(entry["version"] == PINS[entry["library"]] for entry in AUDITS.values())
     assert made["command"] == f"{command.COMMAND} --record" and made["seed"] == SEED
+    assert (made["modules"], made["files"]) == tuple(command.SOURCES.values())
 
 
 def test_every_loss_is_recorded_and_nothing_else():
