@@ -1,5 +1,6 @@
 """The record of the libraries' losses: current, complete, and what the table of settings says."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -7,11 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
 
 import pytest
+import torch
 
 from opd_toy.audit.exhibits.libraries import __main__ as command
+from opd_toy.audit.exhibits.libraries import record
 from opd_toy.audit.exhibits.libraries.library_loss import LibraryLoss
 from opd_toy.audit.exhibits.libraries.measurements import MEASUREMENTS
 from opd_toy.audit.exhibits.libraries.record import LIBRARY_LOSSES, PACKAGES, RECORD, SEED
@@ -125,7 +127,7 @@ def test_the_record_names_the_pinned_versions():
 
 def test_every_loss_is_recorded_and_nothing_else():
     assert set(AUDITS) == set(LIBRARY_LOSSES) and set(MEASURED) == set(MEASUREMENTS)
-    kept = {field.name for field in fields(LibraryLoss)} - {"adapter"}
+    kept = {field.name for field in dataclasses.fields(LibraryLoss)} - {"adapter"}
     for name, entry in AUDITS.items():
         loss = LIBRARY_LOSSES[name]
         assert kept <= set(entry) and loss.when_you_want_it and loss.option
@@ -140,6 +142,30 @@ def test_every_loss_is_recorded_and_nothing_else():
 def test_what_cannot_be_audited_says_why():
     (refused,) = [entry for entry in AUDITS.values() if entry["report"] is None]
     assert refused["optimises"] == "cannot be audited" and "NotImplementedError" in refused["note"]
+
+
+def test_a_refusal_is_recorded_with_its_reason():
+    def refuses(student, teacher, token):
+        raise NotImplementedError
+
+    loss = LibraryLoss(
+        id="x", library="torch", function="f", option="o", when_you_want_it="never", adapter=refuses
+    )
+    for note, recorded in (("", "NotImplementedError"), ("why", "why; NotImplementedError")):
+        entry = record.audited(dataclasses.replace(loss, note=note))
+        assert entry["optimises"] == "cannot be audited" and entry["note"] == recorded
+
+
+def test_all_is_computed_on_one_thread(monkeypatch):
+    """As sums in another order round otherwise."""
+    monkeypatch.setattr(record, "MEASUREMENTS", {"threads": torch.get_num_threads})
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert record.results_of([])["measurements"] == {"threads": 1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 VERDICTS = {

@@ -22,6 +22,7 @@ def verdict(entry):
         "optimises": entry["optimises"],
         "holds_everywhere": report["holds_everywhere"],
         "precision": report["precision"],
+        "teacher_gradient": report["teacher_gradient"],
         "edges": [(edge["edge"], edge["severity"]) for edge in report["edges"]],
     }
 
