@@ -1,7 +1,6 @@
-"""What the reports of tokens and of sequences share: JSON, numbers in prose, findings, a page."""
+"""What the reports of tokens and of sequences share: JSON, numbers in prose, findings."""
 
 import dataclasses
-import html
 import json
 import math
 
@@ -76,13 +75,3 @@ def number(value, digits=4):
 def vector(values, digits=4):
     entries = (0.0 if abs(value) < 1e-12 else float(value) for value in values)
     return f"({', '.join(number(entry, digits) for entry in entries)})"
-
-
-def page(report, draw, alt):
-    """A report for a notebook: one figure and its text under it, in the page's own colours."""
-    from opd_toy.pages.page import figure
-
-    drawn = figure(lambda style: draw(report, style), alt=alt)._repr_html_()
-    style = "white-space:pre-wrap;color:inherit;background:none"
-    body = f'<pre style="{style}">{html.escape(str(report))}</pre>'
-    return f'<div class="opd-audit">{drawn}{body}</div>'

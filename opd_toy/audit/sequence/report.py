@@ -77,4 +77,6 @@ class SequenceReport(Report):
         return words.text(self)
 
     def _repr_html_(self):
-        return words.html(self)
+        from opd_toy.audit import drawing
+
+        return drawing.of_texts(self)

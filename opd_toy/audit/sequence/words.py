@@ -1,8 +1,4 @@
-"""A ``SequenceReport`` in sentences, and drawn."""
-
-import textwrap
-
-import numpy as np
+"""A ``SequenceReport`` in sentences."""
 
 from opd_toy.audit import report as shared
 from opd_toy.audit.formats import COARSE
@@ -37,11 +33,6 @@ COMPUTES_IN = (
     "computes in {precision}; a bias below {tolerance} of {of} cannot be seen; "
     "condition of the least squares {condition}"
 )
-ALT_DISTANCES = (
-    "Relative distance of the expected gradient from each objective's: {distances}. "
-    "Verdict: {optimises}."
-)
-ALT_CREDIT = "Credit matrix at T = 3, {credit_of}: {rows}. Verdict: {optimises}."
 
 
 def text(report):
@@ -100,69 +91,12 @@ def _what_it_is(report):
             for name, factor in report.unbiased_for.items()
         )
     elif report.optimises != ZERO:
-        yield f"relative distance, at the best scale, from {_distances(report)}"
+        yield f"relative distance, at the best scale, from {distances(report)}"
     if report.optimises == NONE:
         near = report.nearest
         cosine, ratio = number(near["cosine"]), number(near["norm_ratio"])
         yield NEAREST.format(name=near["name"], cosine=cosine, ratio=ratio)
 
 
-def _distances(report):
+def distances(report):
     return ", ".join(f"{name} {number(distance, 2)}" for name, distance in report.bias.items())
-
-
-def html(report):
-    """The report on a notebook's page."""
-    if report.credit is None:
-        alt = ALT_DISTANCES.format(distances=_distances(report), optimises=report.optimises)
-        return shared.page(report, draw_distances, alt)
-    rows = "; ".join(in_words(report.credit))
-    alt = ALT_CREDIT.format(credit_of=report.credit_of, rows=rows, optimises=report.optimises)
-    return shared.page(report, draw_credit, alt)
-
-
-def draw_credit(report, style):
-    """The credit matrix as a table of coloured cells, its numbers written in."""
-    import matplotlib.pyplot as plt
-    from matplotlib.colors import LinearSegmentedColormap
-
-    colours = LinearSegmentedColormap.from_list(
-        "credit", [style["reverse_kl"], style["paper"], style["student"]]
-    )
-    length, largest = len(report.credit), np.abs(report.credit).max() or 1.0
-    drawn, axes = plt.subplots(figsize=(4.2, 3.2))
-    axes.imshow(report.credit / (1.6 * largest), cmap=colours, vmin=-1, vmax=1)
-    for (t, u), weight in np.ndenumerate(report.credit):
-        label = number(weight, 3) if u >= t else ""
-        axes.text(u, t, label, ha="center", va="center", color=style["ink"])
-    axes.set(
-        xticks=range(length),
-        xticklabels=range(1, length + 1),
-        yticks=range(length),
-        yticklabels=range(1, length + 1),
-        xlabel="for the cost at position",
-        ylabel="the token at position pays",
-        title=_wrapped(report.optimises),
-    )
-    axes.grid(False)
-    return drawn
-
-
-def draw_distances(report, style):
-    """How far the expected gradient is from each objective's."""
-    import matplotlib.pyplot as plt
-
-    drawn, axes = plt.subplots(figsize=(6, 2.6))
-    axes.barh(list(report.bias), list(report.bias.values()), color=style["student"], height=0.6)
-    axes.invert_yaxis()
-    axes.set(
-        xlabel="relative distance at the best scale",
-        xlim=(0, 1.05),
-        title=_wrapped(report.optimises),
-    )
-    return drawn
-
-
-def _wrapped(title):
-    unbroken = title.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
-    return "\n".join(textwrap.wrap(unbroken, 48))

@@ -65,4 +65,6 @@ class TokenReport(Report):
         return words.text(self)
 
     def _repr_html_(self):
-        return words.html(self)
+        from opd_toy.audit import drawing
+
+        return drawing.of_tokens(self)

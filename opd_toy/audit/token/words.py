@@ -1,13 +1,8 @@
-"""A ``TokenReport`` in sentences, and drawn."""
-
-import math
-
-import numpy as np
+"""A ``TokenReport`` in sentences."""
 
 from opd_toy.audit import report as shared
 from opd_toy.audit.report import OTHER, number, vector
 from opd_toy.audit.token.names import NONE, ZERO
-from opd_toy.example import STUDENT, TEACHER, TOKENS
 
 NEAREST = "nearest: {name} (mean cosine {cosine}, {ratio} times its length)"
 NEARLY = (
@@ -26,11 +21,6 @@ VALUE = "its value in expectation: {value_is}; identical models score {score}{me
 DESCENT = (
     "descent from the notes' student is at {where} after {steps} steps{settled}: "
     "KL(p‖q) {reverse}, KL(q‖p) {forward}"
-)
-ALT = (
-    "Expected gradient of the loss at the notes' pair, {gradient}, beside the forward KL's "
-    "(−0.5, 0.1, 0.4) and the reverse KL's (−0.387, −0.082, 0.469). "
-    "Single draws have a standard deviation of {spread}. Verdict: {optimises}."
 )
 
 
@@ -126,48 +116,3 @@ def _cosine(value):
 
 def _small(value):
     return 0.0 if value is not None and abs(value) < 1e-9 else value
-
-
-def html(report):
-    """The report on a notebook's page."""
-    alt = ALT.format(
-        gradient=vector(report.expected_gradient, 3),
-        spread=number(math.sqrt(max(report.variance, 0.0)), 3),
-        optimises=report.optimises,
-    )
-    return shared.page(report, draw_gradients, alt)
-
-
-def draw_gradients(report, style):
-    """Expected gradient per token, one standard deviation of draws, and both KLs' beside it."""
-    import matplotlib.pyplot as plt
-
-    from opd_toy.objectives import forward_kl_logit_gradient, reverse_kl_logit_gradient
-
-    tokens = np.arange(3)
-    drawn, axes = plt.subplots(figsize=(6, 3))
-    bars = (
-        ("forward KL", forward_kl_logit_gradient(STUDENT, TEACHER), style["forward_kl"]),
-        ("this loss", report.expected_gradient, style["muted"]),
-        ("reverse KL", reverse_kl_logit_gradient(STUDENT, TEACHER), style["reverse_kl"]),
-    )
-    for place, (label, heights, colour) in enumerate(bars):
-        axes.bar(tokens + 0.27 * (place - 1), heights, 0.25, color=colour, label=label)
-    axes.errorbar(
-        tokens,
-        report.expected_gradient,
-        yerr=report.standard_deviation,
-        fmt="none",
-        ecolor=style["ink"],
-        capsize=4,
-        linewidth=1.2,
-    )
-    axes.axhline(0, color=style["muted"], linewidth=1)
-    axes.set(
-        xticks=tokens,
-        xticklabels=TOKENS,
-        ylabel="gradient in the logit",
-        title=f"follows: {report.optimises}",
-    )
-    axes.legend(loc="upper left", fontsize=9)
-    return drawn

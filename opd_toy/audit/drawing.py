@@ -1,0 +1,133 @@
+"""Reports on a notebook's page, drawn: apart from what computes them, which no drawing changes."""
+
+import html
+import math
+import textwrap
+
+import numpy as np
+
+from opd_toy.audit.report import number, vector
+from opd_toy.audit.sequence.names import in_words
+from opd_toy.audit.sequence.words import distances
+from opd_toy.example import STUDENT, TEACHER, TOKENS
+from opd_toy.objectives import forward_kl_logit_gradient, reverse_kl_logit_gradient
+from opd_toy.pages.page import figure
+
+ALT_GRADIENTS = (
+    "Expected gradient of the loss at the notes' pair, {gradient}, beside the forward KL's "
+    "(−0.5, 0.1, 0.4) and the reverse KL's (−0.387, −0.082, 0.469). "
+    "Single draws have a standard deviation of {spread}. Verdict: {optimises}."
+)
+ALT_DISTANCES = (
+    "Relative distance of the expected gradient from each objective's: {distances}. "
+    "Verdict: {optimises}."
+)
+ALT_CREDIT = "Credit matrix at T = 3, {credit_of}: {rows}. Verdict: {optimises}."
+
+
+def of_tokens(report):
+    """A ``TokenReport`` on a notebook's page."""
+    alt = ALT_GRADIENTS.format(
+        gradient=vector(report.expected_gradient, 3),
+        spread=number(math.sqrt(max(report.variance, 0.0)), 3),
+        optimises=report.optimises,
+    )
+    return _page(report, draw_gradients, alt)
+
+
+def draw_gradients(report, style):
+    """Expected gradient per token, one standard deviation of draws, and both KLs' beside it."""
+    import matplotlib.pyplot as plt
+
+    tokens = np.arange(3)
+    drawn, axes = plt.subplots(figsize=(6, 3))
+    bars = (
+        ("forward KL", forward_kl_logit_gradient(STUDENT, TEACHER), style["forward_kl"]),
+        ("this loss", report.expected_gradient, style["muted"]),
+        ("reverse KL", reverse_kl_logit_gradient(STUDENT, TEACHER), style["reverse_kl"]),
+    )
+    for place, (label, heights, colour) in enumerate(bars):
+        axes.bar(tokens + 0.27 * (place - 1), heights, 0.25, color=colour, label=label)
+    axes.errorbar(
+        tokens,
+        report.expected_gradient,
+        yerr=report.standard_deviation,
+        fmt="none",
+        ecolor=style["ink"],
+        capsize=4,
+        linewidth=1.2,
+    )
+    axes.axhline(0, color=style["muted"], linewidth=1)
+    axes.set(
+        xticks=tokens,
+        xticklabels=TOKENS,
+        ylabel="gradient in the logit",
+        title=f"follows: {report.optimises}",
+    )
+    axes.legend(loc="upper left", fontsize=9)
+    return drawn
+
+
+def of_texts(report):
+    """A ``SequenceReport`` on a notebook's page."""
+    if report.credit is None:
+        alt = ALT_DISTANCES.format(distances=distances(report), optimises=report.optimises)
+        return _page(report, draw_distances, alt)
+    rows = "; ".join(in_words(report.credit))
+    alt = ALT_CREDIT.format(credit_of=report.credit_of, rows=rows, optimises=report.optimises)
+    return _page(report, draw_credit, alt)
+
+
+def draw_credit(report, style):
+    """The credit matrix as a table of coloured cells, its numbers written in."""
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list(
+        "credit", [style["reverse_kl"], style["paper"], style["student"]]
+    )
+    length, largest = len(report.credit), np.abs(report.credit).max() or 1.0
+    drawn, axes = plt.subplots(figsize=(4.2, 3.2))
+    axes.imshow(report.credit / (1.6 * largest), cmap=colours, vmin=-1, vmax=1)
+    for (t, u), weight in np.ndenumerate(report.credit):
+        label = number(weight, 3) if u >= t else ""
+        axes.text(u, t, label, ha="center", va="center", color=style["ink"])
+    axes.set(
+        xticks=range(length),
+        xticklabels=range(1, length + 1),
+        yticks=range(length),
+        yticklabels=range(1, length + 1),
+        xlabel="for the cost at position",
+        ylabel="the token at position pays",
+        title=_wrapped(report.optimises),
+    )
+    axes.grid(False)
+    return drawn
+
+
+def draw_distances(report, style):
+    """How far the expected gradient is from each objective's."""
+    import matplotlib.pyplot as plt
+
+    drawn, axes = plt.subplots(figsize=(6, 2.6))
+    axes.barh(list(report.bias), list(report.bias.values()), color=style["student"], height=0.6)
+    axes.invert_yaxis()
+    axes.set(
+        xlabel="relative distance at the best scale",
+        xlim=(0, 1.05),
+        title=_wrapped(report.optimises),
+    )
+    return drawn
+
+
+def _wrapped(title):
+    unbroken = title.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+    return "\n".join(textwrap.wrap(unbroken, 48))
+
+
+def _page(report, draw, alt):
+    """A report for a notebook: one figure and its text under it, in the page's own colours."""
+    drawn = figure(lambda style: draw(report, style), alt=alt)._repr_html_()
+    style = "white-space:pre-wrap;color:inherit;background:none"
+    body = f'<pre style="{style}">{html.escape(str(report))}</pre>'
+    return f'<div class="opd-audit">{drawn}{body}</div>'
