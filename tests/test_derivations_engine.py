@@ -8,9 +8,9 @@ import sympy as sp
 
 from opd_toy import estimators, objectives
 from opd_toy.derivations import DERIVATIONS
+from opd_toy.derivations.evaluation import evaluate
 from opd_toy.derivations.notation import Gradient, Partial, total
 from opd_toy.derivations.notation import j as symbol_j
-from opd_toy.derivations.witness import evaluate
 from opd_toy.distributions import entropy, softmax
 
 generator = np.random.default_rng(7)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from opd_toy.derivations import DERIVATIONS
-from opd_toy.derivations.witness import evaluate, evaluate_sequences
+from opd_toy.derivations.evaluation import evaluate, evaluate_sequences
 from opd_toy.sequences import (
     SequenceTable,
     TokenTree,

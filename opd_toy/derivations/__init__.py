@@ -8,14 +8,25 @@ from opd_toy.derivations import (
     chapter_4,
     chapter_5,
     chapter_6,
+    families,
+    future,
+    variance_bounds,
 )
 from opd_toy.derivations.exact import DerivationError
 from opd_toy.derivations.framework import Derivation
 
-DERIVATIONS = {
-    one.id: one
-    for chapter in (chapter_1, chapter_2, chapter_3, chapter_4, chapter_5, chapter_6, beyond)
-    for one in chapter.DERIVATIONS
-}
+CHAPTERS = (
+    chapter_1,
+    chapter_2,
+    chapter_3,
+    chapter_4,
+    chapter_5,
+    families,
+    chapter_6,
+    future,
+    variance_bounds,
+    beyond,
+)
+DERIVATIONS = {one.id: one for chapter in CHAPTERS for one in chapter.DERIVATIONS}
 
 __all__ = ["DERIVATIONS", "Derivation", "DerivationError"]

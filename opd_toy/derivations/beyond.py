@@ -6,12 +6,12 @@ from sympy import exp, log
 from opd_toy.derivations.chapter_5 import (
     first,
     future,
-    jsd_gradient,
     mean,
     rkl_gradient,
     score,
     second,
 )
+from opd_toy.derivations.families import jsd_gradient
 from opd_toy.derivations.framework import Derivation, chain
 from opd_toy.derivations.notation import (
     C2,
@@ -45,8 +45,11 @@ with sp.evaluate(False):
 
     pg_zero_gamma_is_gkd = Derivation(
         "pg-zero-gamma-is-gkd",
-        "Token-level policy gradient is on-policy GKD in the mean",
-        "With every token scored by its own cost alone, the mean of the sampled gradient is GKD's: the exact gradient at each prefix, prefixes drawn from the student and held fixed.",
+        (
+            "With every token scored by its own cost alone, the mean of the sampled gradient is"
+            " GKD's: the exact gradient at each prefix, prefixes drawn from the student and "
+            "held fixed."
+        ),
         (
             chain(
                 mean(C[a] * first + C2[a, b] * second),
@@ -57,7 +60,10 @@ with sp.evaluate(False):
                 ),
                 (
                     Gradient(KL(p, q)) + Expectation(Gradient(future), a, p),
-                    "At each prefix the sampled gradient has the exact one as its mean. The gradient stands inside the mean: the prefix is not differentiated.",
+                    (
+                        "At each prefix the sampled gradient has the exact one as its mean. The"
+                        " gradient stands inside the mean: the prefix is not differentiated."
+                    ),
                 ),
             ),
         ),
@@ -66,8 +72,10 @@ with sp.evaluate(False):
 
     k_estimators_as_loss = Derivation(
         "k-estimators-as-loss",
-        "The k-estimators differentiated as losses",
-        "Good estimates of a value need not have its gradient: k1 teaches nothing, k2 follows reverse KL, k3 follows forward KL.",
+        (
+            "Good estimates of a value need not have its gradient: k1 teaches nothing, k2 "
+            "follows reverse KL, k3 follows forward KL."
+        ),
         (
             chain(
                 Expectation(Gradient(log_ratio), k, p),
@@ -104,8 +112,10 @@ with sp.evaluate(False):
 
     k_estimators_as_reward = Derivation(
         "k-estimators-as-reward",
-        "The k-estimators as detached costs",
-        "Detached and multiplied by the score, k1 follows reverse KL; k3 follows reverse KL less forward KL.",
+        (
+            "Detached and multiplied by the score, k1 follows reverse KL; k3 follows reverse KL"
+            " less forward KL."
+        ),
         (
             chain(
                 Expectation(StopGradient(log_ratio) * score, k, p),
@@ -122,7 +132,10 @@ with sp.evaluate(False):
                 ),
                 (
                     Gradient(KL(p, q)) + total(q[k] * score, k),
-                    "The sampled gradient is unbiased, the mean score is 0, and the student's probability cancels.",
+                    (
+                        "The sampled gradient is unbiased, the mean score is 0, and the "
+                        "student's probability cancels."
+                    ),
                 ),
                 (
                     Gradient(KL(p, q)) - Gradient(KL(q, p)),
@@ -141,8 +154,10 @@ with sp.evaluate(False):
     )
     jsd_endpoints = Derivation(
         "jsd-endpoints",
-        "Jensen–Shannon near its ends",
-        "Near its ends β scales the strength and not the direction: divided by β, or by 1 − β, the divergence becomes a KL.",
+        (
+            "Near its ends β scales the strength and not the direction: divided by β, or by 1 −"
+            " β, the divergence becomes a KL."
+        ),
         (
             chain(
                 Limit(JensenShannon() / beta, beta, 0),
@@ -194,8 +209,10 @@ with sp.evaluate(False):
     integral = "Integrate against the normal density."
     schulman_table = Derivation(
         "schulman-table",
-        "Bias and spread of k1, k2, k3 for two Gaussians",
-        "For samples of N(0, 1) against N(μ, 1), with r the log-ratio of the densities: k1 = r and k3 are unbiased, k2 is not, and each variance has a closed form.",
+        (
+            "For samples of N(0, 1) against N(μ, 1), with r the log-ratio of the densities: k1 "
+            "= r and k3 are unbiased, k2 is not, and each variance has a closed form."
+        ),
         (
             chain(
                 GaussianMean(r),

@@ -29,8 +29,10 @@ with sp.evaluate(False):
 
     sft_one_hot = Derivation(
         "sft-one-hot",
-        "SFT is the soft-label loss with a one-hot target",
-        "The loss on the one recorded token is the soft-label loss of a teacher that puts all its mass on it.",
+        (
+            "The loss on the one recorded token is the soft-label loss of a teacher that puts "
+            "all its mass on it."
+        ),
         (
             chain(
                 -total(delta(v, n) * log(p[v])),
@@ -48,7 +50,6 @@ with sp.evaluate(False):
 
     seqkd_soft_label = Derivation(
         "seqkd-soft-label",
-        "The soft-label loss is the mean SFT loss",
         "Training on tokens drawn from the teacher costs, on average, the soft-label loss.",
         (
             chain(
@@ -61,8 +62,10 @@ with sp.evaluate(False):
 
     seqkd_is_forward_kl = Derivation(
         "seqkd-is-forward-kl",
-        "The soft-label loss is forward KL plus a constant",
-        "The two differ by the teacher's entropy, which the student cannot change: they have the same gradient.",
+        (
+            "The two differ by the teacher's entropy, which the student cannot change: they "
+            "have the same gradient."
+        ),
         (
             chain(
                 soft_label_loss,
@@ -86,7 +89,6 @@ with sp.evaluate(False):
     blend = (1 - skew) * q[v] + skew * delta(v, n)
     sft_limit = Derivation(
         "sft-limit",
-        "Sharpen the teacher and SeqKD becomes SFT",
         "As the teacher tends to one-hot on token n, the SeqKD gradient tends to the SFT gradient.",
         (
             chain(
@@ -99,7 +101,11 @@ with sp.evaluate(False):
                         sharpness,
                         sp.oo,
                     ),
-                    "Divide above and below by the largest term: each probability is the largest one times exp(−Δ), with Δ zero at token n and positive elsewhere.",
+                    (
+                        "Divide above and below by the largest term: each probability is the "
+                        "largest one times exp(−Δ), with Δ zero at token n and positive "
+                        "elsewhere."
+                    ),
                 ),
                 (
                     p[j]

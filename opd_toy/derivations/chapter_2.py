@@ -21,7 +21,6 @@ from opd_toy.derivations.notation import (
 with sp.evaluate(False):
     log_derivative = Derivation(
         "log-derivative",
-        "The log-derivative trick",
         "A gradient of a probability is the probability times the gradient of its logarithm.",
         (
             chain(
@@ -37,8 +36,10 @@ with sp.evaluate(False):
 
     policy_gradient = Derivation(
         "policy-gradient",
-        "The policy gradient",
-        "The gradient of a mean reward is a mean that sampling can estimate, for any reward that does not depend on the parameters.",
+        (
+            "The gradient of a mean reward is a mean that sampling can estimate, for any reward"
+            " that does not depend on the parameters."
+        ),
         (
             chain(
                 Gradient(Expectation(R[y], y, p)),
@@ -56,8 +57,10 @@ with sp.evaluate(False):
     frozen = StopGradient(C[k])
     pg_opd_cost = Derivation(
         "pg-opd-cost",
-        "OPD's policy gradient",
-        "OPD puts the detached log-ratio of the drawn token in the reward's place; it is a cost, to be descended.",
+        (
+            "OPD puts the detached log-ratio of the drawn token in the reward's place; it is a "
+            "cost, to be descended."
+        ),
         (
             chain(
                 Expectation(Gradient(frozen * log(p[k])), k, p),

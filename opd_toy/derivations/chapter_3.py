@@ -11,7 +11,6 @@ with sp.evaluate(False):
 
     softmax_jacobian = Derivation(
         "softmax-jacobian",
-        "The softmax Jacobian",
         "Raising one logit raises its own token's probability and lowers every other's.",
         (
             chain(
@@ -33,7 +32,6 @@ with sp.evaluate(False):
 
     log_softmax_jacobian = Derivation(
         "log-softmax-jacobian",
-        "The log-softmax Jacobian",
         "The score of one token: one at that token, minus the student's probabilities.",
         (
             chain(
@@ -50,8 +48,10 @@ with sp.evaluate(False):
 
     rkl_parameter_gradient = Derivation(
         "rkl-parameter-gradient",
-        "The reverse-KL gradient for any parameter",
-        "Whatever parameter the logits depend on, the +1 of the product rule adds nothing, because probabilities sum to one.",
+        (
+            "Whatever parameter the logits depend on, the +1 of the product rule adds nothing, "
+            "because probabilities sum to one."
+        ),
         (
             chain(
                 Gradient(KL(p, q)),
@@ -62,7 +62,10 @@ with sp.evaluate(False):
                 ),
                 (
                     total((ratio + 1) * Gradient(p[v])),
-                    "The teacher does not depend on the parameter, so the last gradient is that of log p: the gradient of p divided by p.",
+                    (
+                        "The teacher does not depend on the parameter, so the last gradient is "
+                        "that of log p: the gradient of p divided by p."
+                    ),
                 ),
                 (total(ratio * Gradient(p[v])) + total(Gradient(p[v])), "Split the sum."),
                 (
@@ -76,8 +79,10 @@ with sp.evaluate(False):
 
     rkl_logit_gradient = Derivation(
         "rkl-logit-gradient",
-        "The reverse-KL logit gradient",
-        "Each logit's gradient is the student's probability times how far the token's log-ratio lies above the mean log-ratio.",
+        (
+            "Each logit's gradient is the student's probability times how far the token's "
+            "log-ratio lies above the mean log-ratio."
+        ),
         (
             chain(
                 Partial(KL(p, q), z[j]),
@@ -93,7 +98,10 @@ with sp.evaluate(False):
                 ),
                 (
                     p[j] * (log(p[j] / q[j]) + 1) - p[j] * total(p[v] * (ratio + 1)),
-                    "The delta keeps the term of token j; the factor of token j leaves the second sum.",
+                    (
+                        "The delta keeps the term of token j; the factor of token j leaves the "
+                        "second sum."
+                    ),
                 ),
                 (
                     p[j] * (log(p[j] / q[j]) + 1) - p[j] * (total(p[v] * ratio) + 1),
@@ -110,8 +118,10 @@ with sp.evaluate(False):
 
     rkl_sign_rule = Derivation(
         "rkl-sign-rule",
-        "When reverse KL raises a token",
-        "Descent raises a logit exactly when the token's log-ratio is below the mean log-ratio, the KL divergence.",
+        (
+            "Descent raises a logit exactly when the token's log-ratio is below the mean "
+            "log-ratio, the KL divergence."
+        ),
         (
             chain(
                 Lt(Partial(KL(p, q), z[j]), 0),
@@ -139,8 +149,10 @@ with sp.evaluate(False):
 
     fkl_logit_gradient = Derivation(
         "fkl-logit-gradient",
-        "The forward-KL logit gradient",
-        "Each logit is pulled by the plain difference of the two probabilities; two routes lead there.",
+        (
+            "Each logit is pulled by the plain difference of the two probabilities; two routes "
+            "lead there."
+        ),
         (
             chain(
                 Partial(KL(q, p), z[j]),
@@ -167,7 +179,10 @@ with sp.evaluate(False):
                 ),
                 (
                     p[j] - q[j],
-                    "The delta keeps the term of token j, and the teacher's probabilities sum to 1.",
+                    (
+                        "The delta keeps the term of token j, and the teacher's probabilities "
+                        "sum to 1."
+                    ),
                 ),
                 title="through p",
             ),
@@ -176,8 +191,10 @@ with sp.evaluate(False):
 
     logit_gradients_sum_to_zero = Derivation(
         "logit-gradients-sum-to-zero",
-        "Logit gradients sum to zero",
-        "No update of this kind moves all logits together: adding a constant to every logit changes no probability.",
+        (
+            "No update of this kind moves all logits together: adding a constant to every logit"
+            " changes no probability."
+        ),
         (
             chain(
                 total(Partial(KL(p, q), z[j]), j),

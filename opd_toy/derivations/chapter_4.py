@@ -32,8 +32,10 @@ with sp.evaluate(False):
 
     k1_expectation = Derivation(
         "k1-expectation",
-        "The mean of the sampled cost is reverse KL",
-        "One draw of the log-ratio can have either sign; its mean over the student's draws is the KL divergence.",
+        (
+            "One draw of the log-ratio can have either sign; its mean over the student's draws "
+            "is the KL divergence."
+        ),
         (
             chain(
                 Expectation(log(p[k]) - log(q[k]), k, p),
@@ -52,7 +54,10 @@ with sp.evaluate(False):
                 Lt(log(p[k]), log(q[k])),
                 (
                     Lt(p[k], q[k]),
-                    "The logarithm is increasing: a draw's cost is negative exactly where the teacher gives more.",
+                    (
+                        "The logarithm is increasing: a draw's cost is negative exactly where "
+                        "the teacher gives more."
+                    ),
                     "<=>",
                     (log,),
                 ),
@@ -62,7 +67,10 @@ with sp.evaluate(False):
                 total(p[k] - q[k], k),
                 (
                     sp.S.Zero,
-                    "Both sum to 1: unless p = q, the teacher gives more to some tokens and less to others, so both signs occur.",
+                    (
+                        "Both sum to 1: unless p = q, the teacher gives more to some tokens and"
+                        " less to others, so both signs occur."
+                    ),
                 ),
                 title="both signs occur",
             ),
@@ -71,7 +79,6 @@ with sp.evaluate(False):
 
     pg_logit_gradient = Derivation(
         "pg-logit-gradient",
-        "The logit gradient of one sample",
         "The drawn token's cost times one minus p at that token, minus p elsewhere.",
         (
             chain(
@@ -84,14 +91,19 @@ with sp.evaluate(False):
 
     pg_opposite_signs = Derivation(
         "pg-opposite-signs",
-        "The drawn token against all others",
-        "Whenever the cost is not zero, the drawn token's logit and every other logit are pushed in opposite directions.",
+        (
+            "Whenever the cost is not zero, the drawn token's logit and every other logit are "
+            "pushed in opposite directions."
+        ),
         (
             chain(
                 Partial(surrogate, z[k]) * Partial(surrogate, z[j]),
                 (
                     C[k] * (1 - p[k]) * (C[k] * (0 - p[j])),
-                    "The logit gradient of one sample, at the drawn token k and at another token j.",
+                    (
+                        "The logit gradient of one sample, at the drawn token k and at another "
+                        "token j."
+                    ),
                 ),
                 (-(C[k] ** 2 * p[j] * (1 - p[k])), "Collect the factors."),
                 (
@@ -111,14 +123,19 @@ with sp.evaluate(False):
 
     pg_blind = Derivation(
         "pg-blind",
-        "One sample is blind to the other tokens",
-        "The push on the logits of the tokens that were not drawn is shared in proportion to the student's own probabilities, whatever the teacher thinks of them.",
+        (
+            "The push on the logits of the tokens that were not drawn is shared in proportion "
+            "to the student's own probabilities, whatever the teacher thinks of them."
+        ),
         (
             chain(
                 Partial(surrogate, z[j]) / total((1 - delta(i, k)) * Partial(surrogate, z[i]), i),
                 (
                     C[k] * (0 - p[j]) / total((1 - delta(i, k)) * (C[k] * (delta(k, i) - p[i])), i),
-                    "The logit gradient of one sample, at token j and at all tokens but the drawn one.",
+                    (
+                        "The logit gradient of one sample, at token j and at all tokens but the"
+                        " drawn one."
+                    ),
                 ),
                 (
                     C[k] * p[j] / (C[k] * total((1 - delta(i, k)) * p[i], i)),
@@ -126,7 +143,10 @@ with sp.evaluate(False):
                 ),
                 (
                     p[j] / (1 - p[k]),
-                    "The cost cancels; the others hold what the drawn token leaves. No teacher probability is left.",
+                    (
+                        "The cost cancels; the others hold what the drawn token leaves. No "
+                        "teacher probability is left."
+                    ),
                 ),
                 title="the share of token j",
                 distinct=((j, k),),
@@ -150,7 +170,10 @@ with sp.evaluate(False):
                 ),
                 (
                     C[k] * p[j] * (-p[j] - p[k] + total(p[i] ** 2, i)),
-                    "Multiply out and evaluate the deltas. Descent moves the probability of token j by minus this, which is not in proportion to p.",
+                    (
+                        "Multiply out and evaluate the deltas. Descent moves the probability of"
+                        " token j by minus this, which is not in proportion to p."
+                    ),
                 ),
                 title="the probabilities themselves move otherwise",
                 distinct=((j, k),),
@@ -161,7 +184,6 @@ with sp.evaluate(False):
 
     reward_mixing = Derivation(
         "reward-mixing",
-        "Mixing in an outcome reward",
         "The distillation cost and an outcome reward add linearly, in one sample and in the mean.",
         (
             chain(
@@ -195,7 +217,10 @@ with sp.evaluate(False):
                 ),
                 (
                     KL(p, tilted) - log(total(q[v] * exp(weight * R[v]))),
-                    "Divide by the normaliser of the tilted teacher, which is proportional to q exp(λR): the student is drawn to that teacher.",
+                    (
+                        "Divide by the normaliser of the tilted teacher, which is proportional "
+                        "to q exp(λR): the student is drawn to that teacher."
+                    ),
                 ),
                 title="what is learned",
             ),

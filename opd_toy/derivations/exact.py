@@ -57,9 +57,8 @@ def lower(e, softmax=True):
         return lower(_limit_somehow(lower(e.args[0], softmax=False), *e.args[1:]), softmax)
     if isinstance(e, Sum):
         if any((low, high) != (1, V) for _, low, high in e.limits):
-            raise DerivationError(
-                f"{e} is not a sum over the vocabulary, nor over the positions of a sequence of length T"
-            )
+            kinds = "over the vocabulary, nor over the positions of a sequence of length T"
+            raise DerivationError(f"{e} is not a sum {kinds}")
         new = {index: _fresh("v") for index in e.variables}
         return Sum(
             lower(e.function.xreplace(new), softmax), *((index, 1, V) for index in new.values())
@@ -110,7 +109,7 @@ def _moment_generating_function():
 
 
 def _gaussian_mean(e):
-    """Term by term: the mean of x^n exp(c x) is the n-th derivative of the mean of exp(t x) at c."""
+    """Term by term: E[x^n exp(c x)] is the n-th derivative of E[exp(t x)] by t, at t = c."""
     t, generating = _moment_generating_function()
     means = []
     for term in sp.Add.make_args(e):
@@ -165,7 +164,7 @@ def _limit(e, variable, point):
 
 
 def _scalar_limit(e, variable, point):
-    """Limit without sums; p and q are positive numbers, a margin is 0 at n and positive elsewhere."""
+    """Limit without sums; p and q are positive, a margin is 0 at n and positive elsewhere."""
     margins = {s for s in e.atoms(sp.Indexed) if s.base == margin}
     for one in margins:
         at_top = delta(one.indices[0], n)
@@ -210,7 +209,7 @@ def _gather(e):
 
 @functools.cache
 def normal_form(expression):
-    """Sums of monomials in p and q, with Σp = Σq = 1 used, deltas evaluated, dummies named alike."""
+    """Sums of monomials in p and q: Σp = Σq = 1 is used, deltas are evaluated, dummies alike."""
     return reduce(_to_probabilities(lowered(expression)))
 
 
@@ -262,11 +261,11 @@ def _evaluate_deltas(term):
         ),
         lambda e: e.base,
     )
-    for delta in [f for f in sp.Mul.make_args(term) if isinstance(f, KroneckerDelta)]:
-        rest = term / delta
-        moved = rest.xreplace({delta.args[1]: delta.args[0]})
+    for factor in [f for f in sp.Mul.make_args(term) if isinstance(f, KroneckerDelta)]:
+        rest = term / factor
+        moved = rest.xreplace({factor.args[1]: factor.args[0]})
         if moved != rest:
-            return delta * reduce(moved)
+            return factor * reduce(moved)
     return term
 
 
@@ -276,10 +275,10 @@ def _reduce_sum(body, dummy):
 
 def _reduce_term(term, dummy):
     factors = sp.Mul.make_args(term)
-    for delta in factors:
-        if isinstance(delta, KroneckerDelta) and dummy in delta.args:
-            other = delta.args[1] if delta.args[0] == dummy else delta.args[0]
-            return reduce((term / delta).xreplace({dummy: other}))
+    for factor in factors:
+        if isinstance(factor, KroneckerDelta) and dummy in factor.args:
+            other = factor.args[1] if factor.args[0] == dummy else factor.args[0]
+            return reduce((term / factor).xreplace({dummy: other}))
     inside = sp.Mul(*(f for f in factors if dummy in f.free_symbols))
     outside = sp.Mul(*(f for f in factors if dummy not in f.free_symbols))
     if inside == 1:
@@ -332,7 +331,7 @@ def _cancel(e):
 
 @functools.cache
 def log_is_at_most_x_minus_one():
-    """x - 1 - log x is 0 at x = 1, its only stationary point, and strictly convex: so > 0 elsewhere."""
+    """x - 1 - log x is 0 at 1, its only stationary point, and strictly convex: > 0 elsewhere."""
     at = Symbol("x", positive=True)
     gap = at - 1 - sp.log(at)
     stationary = sp.solve(sp.diff(gap, at), at)

@@ -96,8 +96,7 @@ class Derivation:
     """A claim of the ledger and the chains that prove it."""
 
     id: str
-    title: str
-    claim: str
+    claim: str  # in words; the ledger says what it means for the reader
     chains: tuple
     setting: str = "any vocabulary size V"
 
@@ -123,21 +122,22 @@ class Derivation:
         return "\n\n".join(_chain_markdown(part) for part in self.chains)
 
     def check(self):
-        """Check every step exactly and in numbers; raise DerivationError at the first that fails."""
+        """Check every step exactly and in numbers; DerivationError at the first that fails."""
         for part in self.chains:
             if len(part.steps) < 2:
                 raise DerivationError(
-                    f"{self.id}: {part.title or 'the chain'} has one line and so no step to check; say at least what it is equal to"
+                    f"{self.id}: {part.title or 'the chain'} has one line and so no step to check; "
+                    "say at least what it is equal to"
                 )
             for before, step in zip(part.steps, part.steps[1:]):
                 check_step(self.id, part, before, step)
 
     def evaluate(self, student, teacher, chain=0, **indices):
-        """The last expression of a chain at given probabilities, as a float; see ``witness.evaluate``.
+        """The last expression of a chain at given probabilities, as a float; see ``evaluation``.
 
         A tree of two positions takes pairs, the first token's probabilities and the second's.
         """
-        from opd_toy.derivations.witness import evaluate
+        from opd_toy.derivations.evaluation import evaluate
 
         return evaluate(self.chains[chain].right, student, teacher, **indices)
 
@@ -162,7 +162,7 @@ def _wide_line(left, sign, right, part):
 
 
 def _broken(text, expression, limit=LONG):
-    """One side of a claim; a sum longer than the limit goes on in a second line with its last term."""
+    """One side of a claim; of a sum longer than the limit the last term has a second line."""
     sign, term = flat_terms(expression)[-1]
     last = (
         rf"\left( {latex(term)} \right)" if sign < 0 and isinstance(term, sp.Add) else latex(term)
@@ -191,13 +191,13 @@ def _step_latex(step, sign=""):
 
 
 def check_step(name, part, before, step):
-    """Raise DerivationError, naming derivation and step, unless ``step`` follows from ``before``."""
-    where = f"{name}, step {part.steps.index(step) if step in part.steps else '?'} of {part.title or 'the chain'}"
+    """Raise DerivationError, naming the place, unless ``step`` follows from ``before``."""
     problem = exact_problem(part, before, step) or witness_problem(name, part, before, step)
     if problem:
-        raise DerivationError(
-            f"{where}: {latex(before.expression)} {step.relation} {latex(step.expression)} does not hold: {problem}"
-        )
+        number = part.steps.index(step) if step in part.steps else "?"
+        where = f"{name}, step {number} of {part.title or 'the chain'}"
+        line = f"{before.latex} {step.relation} {step.latex}"
+        raise DerivationError(f"{where}: {line} does not hold: {problem}")
 
 
 def exact_problem(part, before, step):
@@ -239,7 +239,10 @@ def _at_most(part, before, after, gap):
 
 
 def _nonnegative(e):
-    """A square, a bound less what it bounds, a positive symbol; or sums, means and products of such."""
+    """Read off: a square, a bound less what it bounds, a positive symbol.
+
+    Sums, means and products of such are not negative either.
+    """
     if isinstance(e, SquaredLength) or (
         isinstance(e, sp.Pow) and e.exp.is_Integer and e.exp.is_even
     ):
@@ -281,7 +284,10 @@ def _below_zero(part, before, after):
 
 
 def _positive(e, part):
-    """Positive by assumption, a square of a non-zero cost, or a sum with one such term and no negative one."""
+    """Positive by assumption, or the square of a cost, or a sum without negative terms.
+
+    Such a sum needs one term that is positive.
+    """
     if isinstance(e, sp.Pow) and e.exp == 2 and isinstance(e.base, sp.Indexed) and e.base.base == C:
         return True  # where the cost is not 0
     if isinstance(e, Sum):

@@ -129,7 +129,7 @@ class Entropy(Defined):
 
 
 class Expectation(Defined):
-    """Expectation(body, index, distribution[, prefix]): the mean of body over index ~ distribution."""
+    """Expectation(body, index, distribution[, prefix]): the mean over index ~ distribution."""
 
     def definition(self, fresh):
         body, index, distribution, *prefix = self.args
@@ -193,7 +193,7 @@ class Variance(Defined):
 
 
 def _coordinate(e, index, fresh):
-    """A vector's coordinate; a length inside it is a number of its own, and sums over all coordinates."""
+    """A vector's coordinate; a length inside the vector is a number, not a vector."""
     if isinstance(e, Defined):
         return _coordinate(e.definition(fresh), index, fresh)
     if isinstance(e, sp.Indexed):

@@ -212,7 +212,8 @@ class BookPrinter(LatexPrinter):
     def _print_Expectation(self, e):
         body, index, distribution, *prefix = e.args
         at = rf"_{{\cdot \mid {self._print(prefix[0])}}}" if prefix else ""
-        return rf"\mathbb{{E}}_{{{self._print(index)} \sim {self._print(distribution)}{at}}} \left[ {self._print(body)} \right]"
+        drawn = rf"{self._print(index)} \sim {self._print(distribution)}{at}"
+        return rf"\mathbb{{E}}_{{{drawn}}} \left[ {self._print(body)} \right]"
 
     def _print_SequenceMean(self, e):
         return rf"\mathbb{{E}}_{{\tau}} \left[ {self._print(e.args[0])} \right]"

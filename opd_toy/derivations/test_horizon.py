@@ -1,4 +1,4 @@
-"""False claims about sequences must fail: each line of these lists is wrong, and near to something true."""
+"""False claims about sequences must fail, near as they are to something true."""
 
 import random
 
@@ -172,7 +172,7 @@ def test_false_equalities_fail_both_checks(case):
 
 
 def shown(before, after):
-    """Whether the normal form shows two expressions equal; one that it does not take is refused, too."""
+    """Whether the normal form shows two expressions equal; one that it refuses it does not."""
     try:
         return horizon.is_zero(after - before)
     except DerivationError:
