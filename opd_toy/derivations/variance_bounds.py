@@ -156,74 +156,56 @@ with sp.evaluate(False):
         ANY_LENGTH + "; |r_t| ≤ B_r, ‖∇log π_t‖ ≤ B_s",
     )
 
+    def over_costs(body):
+        """Σ over the positions u of the costs."""
+        return over_positions(body, u)
+
     def discounted_steps(discount):
         """The reward-to-go's variance, with discount(n) the weight of a cost n positions later."""
         estimate = over_positions(to_the_end(discount(u - t) * cost[u]) * score)
 
         def earlier(at):
-            return over_positions(
-                discount(at - t) * score, t, 1, at
-            )  # the scores that answer for the cost at this position
+            """The scores that answer for the cost at this position."""
+            return over_positions(discount(at - t) * score, t, 1, at)
 
-        by_cost = over_positions(cost[u] * earlier(u), u)
-        weights = over_positions(over_positions(discount(2 * (u - t)), t, 1, u), u)
-        answered = over_positions(
-            over_positions(discount(2 * (u - t)) * SquaredLength(score), t, 1, u), u
-        )
-        room = over_positions(
-            over_positions(
-                discount(2 * (u - t)) * (score_bound**2 - SquaredLength(score)), t, 1, u
-            ),
-            u,
-        )
+        def answering(body):
+            """Σ over the costs u, and over the scores t that answer for each."""
+            return over_costs(over_positions(discount(2 * (u - t)) * body, t, 1, u))
+
+        answered = SquaredLength(earlier(u))
+        difference = SquaredLength(cost[u] * earlier(u) - cost[v] * earlier(v))
+        spread_of_costs = SequenceMean(half * over_costs(over_positions(difference, v)))
+        below_cost_bound = T * SequenceMean(over_costs((cost_bound**2 - cost[u] ** 2) * answered))
+        below_score_bound = SequenceMean(answering(score_bound**2 - SquaredLength(score)))
         return (
             Variance(estimate),
             *second_moment(estimate),
             (
-                SequenceMean(SquaredLength(by_cost)),
+                SequenceMean(SquaredLength(over_costs(cost[u] * earlier(u)))),
                 "Sort by cost: each cost times the scores up to its own position.",
             ),
             (
-                T * SequenceMean(over_positions(cost[u] ** 2 * SquaredLength(earlier(u)), u)),
+                T * SequenceMean(over_costs(cost[u] ** 2 * answered)),
                 "Cauchy–Schwarz over the costs.",
                 "<=",
-                (
-                    SequenceMean(
-                        half
-                        * over_positions(
-                            over_positions(
-                                SquaredLength(cost[u] * earlier(u) - cost[v] * earlier(v)), v
-                            ),
-                            u,
-                        )
-                    ),
-                ),
+                (spread_of_costs,),
             ),
             (
-                T * cost_bound**2 * SequenceMean(over_positions(SquaredLength(earlier(u)), u)),
+                T * cost_bound**2 * SequenceMean(over_costs(answered)),
                 "No cost is larger than its bound.",
                 "<=",
-                (
-                    T
-                    * SequenceMean(
-                        over_positions(
-                            (cost_bound**2 - cost[u] ** 2) * SquaredLength(earlier(u)), u
-                        )
-                    ),
-                ),
+                (below_cost_bound,),
             ),
             (
-                T * cost_bound**2 * SequenceMean(answered),
-                (
-                    "Scores of different positions are orthogonal in the mean, and the weights "
-                    "are constants."
-                ),
+                T * cost_bound**2 * SequenceMean(answering(SquaredLength(score))),
+                "Scores of different positions are orthogonal in the mean, and the weights "
+                "are constants.",
             ),
             (
-                T * bounds * weights,
+                T * bounds * answering(sp.S.One),
                 score_bound_reason,
                 "<=",
-                (T * cost_bound**2 * SequenceMean(room),),
+                (T * cost_bound**2 * below_score_bound,),
             ),
         )
 
