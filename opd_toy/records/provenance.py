@@ -197,7 +197,9 @@ def _versions(*modules):
     tops = {module.split(".")[0] for path in paths for module, _ in _imports(path)}
     known = metadata.packages_distributions()
     names = {distribution for top in tops - {PACKAGE} for distribution in known.get(top, ())}
-    return {name: metadata.version(name) for name in sorted(names)}
+    # The package index writes liger-kernel where the wheel says liger_kernel.
+    as_indexed = {re.sub(r"[-_.]+", "-", name).lower(): name for name in names}
+    return {name: metadata.version(as_indexed[name]) for name in sorted(as_indexed)}
 
 
 # --- what a file means ---------------------------------------------------------------------
