@@ -71,7 +71,7 @@ def imported_by(module):
 
 
 def test_the_losses_know_nothing_of_the_engine():
-    """Of this package only the museum, which knows nothing of it either: see tests/test_museum.py."""
+    """Of this package only the museum, which knows nothing of it: see tests/test_museum.py."""
     assert set(imported_by(notes_losses)) == {"torch", museum.__name__}
 
 
