@@ -1,4 +1,4 @@
-"""The auditor against losses that were written to deceive it, each with a verdict derived by hand before it was run."""
+"""The auditor against losses written to deceive it, with verdicts derived by hand beforehand."""
 
 import functools
 import json
@@ -75,7 +75,7 @@ def straight_through(student, teacher, detach=False):
 
 
 def likely_enough(student, teacher):
-    """min-p: tokens below a tenth of the likeliest are dropped, whether or not the two are close."""
+    """min-p: tokens below a tenth of the likeliest are dropped, the two close or not."""
     dropped = probs(teacher) < 0.1 * probs(teacher).max()
     return reverse(student.masked_fill(dropped, -1e9), teacher.masked_fill(dropped, -1e9))
 
@@ -128,39 +128,93 @@ TOKEN = {
     # What hangs on the pair.
     "negative factor": (lambda s, t: -reverse(s, t).exp(), "−1 × reverse KL" + FACTOR),
     "logarithm": (lambda s, t: reverse(s, t).log(), "1/KL(p‖q) × reverse KL"),
-    "forward where the likeliest tokens differ": (lambda s, t: reverse(s, t) if s.argmax() == t.argmax() else forward(s, t), NONE),
+    "forward where the likeliest tokens differ": (
+        lambda s, t: reverse(s, t) if s.argmax() == t.argmax() else forward(s, t),
+        NONE,
+    ),
     "min-p": (likely_enough, NONE),
-    "margin of 0.005": (lambda s, t: (reverse(s, t) - 0.005).clamp(min=0), "reverse KL until they are close"),
-    "margin of 0.0001": (lambda s, t: (reverse(s, t) - 1e-4).clamp(min=0), "reverse KL until they are close"),
+    "margin of 0.005": (
+        lambda s, t: (reverse(s, t) - 0.005).clamp(min=0),
+        "reverse KL until they are close",
+    ),
+    "margin of 0.0001": (
+        lambda s, t: (reverse(s, t) - 1e-4).clamp(min=0),
+        "reverse KL until they are close",
+    ),
     "forward beyond V = 10": (lambda s, t: reverse(s, t) if len(s) <= 10 else forward(s, t), NONE),
-    "forward where the KL is above 5": (lambda s, t: reverse(s, t) if reverse(s, t) < 5 else forward(s, t), "reverse KL" + CLOSE),
-    "the teacher's likeliest token at 0.9": (policy(lambda s, t, k: ratio(s, t, k) * (0.9 if k == t.argmax() else 1.0)), NONE),
+    "forward where the KL is above 5": (
+        lambda s, t: reverse(s, t) if reverse(s, t) < 5 else forward(s, t),
+        "reverse KL" + CLOSE,
+    ),
+    "the teacher's likeliest token at 0.9": (
+        policy(lambda s, t, k: ratio(s, t, k) * (0.9 if k == t.argmax() else 1.0)),
+        NONE,
+    ),
     "token 0 ignored": (policy(lambda s, t, k: ratio(s, t, k) * (k != 0)), NONE),
     "tokens above 100": (policy(lambda s, t, k: ratio(s, t, k) * (1.5 if k > 100 else 1)), NONE),
-    "teacher's top 2 tokens alone": (policy(lambda s, t, k: ratio(s, t, k) * (k in t.topk(2).indices)), NONE),
-    "teacher at least 1e-8": (lambda s, t: (probs(s) * (logs(s) - probs(t).clamp(min=1e-8).log())).sum(), "reverse KL" + CLOSE),
-    "1e-20 in the logs": (lambda s, t: (probs(s) * ((probs(s) + 1e-20).log() - (probs(t) + 1e-20).log())).sum(), "reverse KL" + CLOSE),
+    "teacher's top 2 tokens alone": (
+        policy(lambda s, t, k: ratio(s, t, k) * (k in t.topk(2).indices)),
+        NONE,
+    ),
+    "teacher at least 1e-8": (
+        lambda s, t: (probs(s) * (logs(s) - probs(t).clamp(min=1e-8).log())).sum(),
+        "reverse KL" + CLOSE,
+    ),
+    "1e-20 in the logs": (
+        lambda s, t: (probs(s) * ((probs(s) + 1e-20).log() - (probs(t) + 1e-20).log())).sum(),
+        "reverse KL" + CLOSE,
+    ),
     # How small a bias is seen.
     "scale, 2e-9": (lambda s, t: (1 + 2e-9) * reverse(s, t), "1.000000002 × reverse KL"),
     "direction, 1e-8": (lambda s, t: reverse(s, t) + 1e-8 * s.sin().sum(), NONE),
     "direction, 1e-5": (policy(lambda s, t, k: ratio(s, t, k) + 1e-5 * probs(s)[k] ** 2), NONE),
-    "scale in float32, 1e-4": (lambda s, t: 1.0001 * reverse(s.float(), t.float()), "1.0001 × reverse KL"),
-    "direction in float32, 1e-4": (lambda s, t: reverse(s.float(), t.float()) + 5e-4 * s.float().sin().sum(), NONE),
-    "a constant a million times as large": (lambda s, t: reverse(s, t) + 1e6 + 1e-6 * s.sin().sum(), NONE),
+    "scale in float32, 1e-4": (
+        lambda s, t: 1.0001 * reverse(s.float(), t.float()),
+        "1.0001 × reverse KL",
+    ),
+    "direction in float32, 1e-4": (
+        lambda s, t: reverse(s.float(), t.float()) + 5e-4 * s.float().sin().sum(),
+        NONE,
+    ),
+    "a constant a million times as large": (
+        lambda s, t: reverse(s, t) + 1e6 + 1e-6 * s.sin().sum(),
+        NONE,
+    ),
     # Numbers that are exact in any format.
-    "logit less the likeliest's": (lambda s, t, k: s[k] - s[t.argmax()], "cross-entropy with the teacher's likeliest token"),
-    "logit less the likeliest's, 1/64 more": (lambda s, t, k: s[k] - 1.015625 * s[t.argmax()], NONE),
+    "logit less the likeliest's": (
+        lambda s, t, k: s[k] - s[t.argmax()],
+        "cross-entropy with the teacher's likeliest token",
+    ),
+    "logit less the likeliest's, 1/64 more": (
+        lambda s, t, k: s[k] - 1.015625 * s[t.argmax()],
+        NONE,
+    ),
     "logit": (lambda s, t, k: s[k], NONE),
     # Graphs.
     "straight through": (straight_through, NONE),
-    "straight through, costs detached": (functools.partial(straight_through, detach=True), "reverse KL"),
+    "straight through, costs detached": (
+        functools.partial(straight_through, detach=True),
+        "reverse KL",
+    ),
     "k3's value, k2's gradient": (k3_with_k2s_gradient, "reverse KL"),
     "low_var_kl": (low_var, "forward KL" + CLOSE),
-    "backward of the forward KL": (lambda s, t: Backward.apply(s, t, lambda s, t: probs(s) - probs(t)), "forward KL"),
-    "backward that forgets the mean": (lambda s, t: Backward.apply(s, t, lambda s, t: probs(s) * (logs(s) - logs(t))), NONE),
+    "backward of the forward KL": (
+        lambda s, t: Backward.apply(s, t, lambda s, t: probs(s) - probs(t)),
+        "forward KL",
+    ),
+    "backward that forgets the mean": (
+        lambda s, t: Backward.apply(s, t, lambda s, t: probs(s) * (logs(s) - logs(t))),
+        NONE,
+    ),
     "mixture detached": (mixture_detached, "JSD(β = 0.5)"),
-    "corrected to the teacher's tokens": (lambda s, t, k: -(-ratio(s, t, k)).exp().detach() * logs(s)[k], "forward KL"),
-    "corrected, at most 2": (lambda s, t, k: -(-ratio(s, t, k)).exp().clamp(max=2).detach() * logs(s)[k], NONE),
+    "corrected to the teacher's tokens": (
+        lambda s, t, k: -(-ratio(s, t, k)).exp().detach() * logs(s)[k],
+        "forward KL",
+    ),
+    "corrected, at most 2": (
+        lambda s, t, k: -(-ratio(s, t, k)).exp().clamp(max=2).detach() * logs(s)[k],
+        NONE,
+    ),
     "k1 beside the KL": (lambda s, t, k: reverse(s, t) + ratio(s, t, k), "reverse KL"),
     # Noise that is always the same.
     "dropout of one seed": (dropout_of_one_seed, NONE),
@@ -175,9 +229,12 @@ TOKEN = {
     "any arguments, passed to one of two": (lambda *inputs: forward(*inputs), "forward KL"),
     "keywords": (lambda s, t, **keywords: forward(s, t), "forward KL"),
     "a mask of one's own": (with_mask, "reverse KL"),
-    "integer token": (lambda s, t, k: ratio(s, t, int(k)).detach() * logs(s)[k.int()], "reverse KL"),
+    "integer token": (
+        lambda s, t, k: ratio(s, t, int(k)).detach() * logs(s)[k.int()],
+        "reverse KL",
+    ),
     "shape (1,)": (lambda s, t: forward(s, t)[None], "forward KL"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TOKEN)
@@ -279,32 +336,106 @@ SEQUENCE = {
     # Draws much longer than their mean.
     "baseline of 1e6": (weighted(lambda r: to_go(r) + 1e6), {}, "sequence reverse KL"),
     "baseline of 1e10": (weighted(lambda r: to_go(r) + 1e10), {}, NONE),
-    "biased under a baseline": (weighted(lambda r: to_go(r, 0.999999) + 1e4), {}, "reverse KL with a discounted return, γ = 0.999999"),
+    "biased under a baseline": (
+        weighted(lambda r: to_go(r, 0.999999) + 1e4),
+        {},
+        "reverse KL with a discounted return, γ = 0.999999",
+    ),
     "small costs in float32": (weighted(lambda r: 1e-4 * to_go(r) + 100, torch.float32), {}, NONE),
-    "baseline of 100 in float32": (weighted(lambda r: to_go(r) + 100, torch.float32), {}, "sequence reverse KL"),
-    "discount of 0.9999 in float32": (weighted(lambda r: to_go(r, 0.9999), torch.float32), {}, NONE),
-    "a ten-millionth more": (weighted(lambda r: (1 + 1e-7) * to_go(r)), {}, "1.0000001 × sequence reverse KL"),
+    "baseline of 100 in float32": (
+        weighted(lambda r: to_go(r) + 100, torch.float32),
+        {},
+        "sequence reverse KL",
+    ),
+    "discount of 0.9999 in float32": (
+        weighted(lambda r: to_go(r, 0.9999), torch.float32),
+        {},
+        NONE,
+    ),
+    "a ten-millionth more": (
+        weighted(lambda r: (1 + 1e-7) * to_go(r)),
+        {},
+        "1.0000001 × sequence reverse KL",
+    ),
     "2e-8 of the squares": (weighted(lambda r: to_go(r) + 2e-8 * to_go(r) ** 2), {}, NONE),
-    "exact in any format": (lambda p, q, k: p.gather(-1, k[:, None]).sum() - 1.015625 * p.gather(-1, q.argmax(-1)[:, None]).sum(), {}, NONE),
+    "exact in any format": (
+        lambda p, q, k: (
+            p.gather(-1, k[:, None]).sum() - 1.015625 * p.gather(-1, q.argmax(-1)[:, None]).sum()
+        ),
+        {},
+        NONE,
+    ),
     # What hangs on tokens, lengths and positions.
     "twice with token 2": (with_token_2, {}, NONE),
-    "shorter return at T = 3": (weighted(lambda r: to_go(r, 0.5 if len(r) == 3 else 1.0)), {}, NONE),
-    "shorter return from T = 5 on": (weighted(lambda r: to_go(r, 0.5 if len(r) >= 5 else 1.0)), {}, NONE),
-    "labels shifted twice": (lambda p, q, k: weighted(lambda r: r)(p[:-1], q[:-1], k[1:]), {}, NONE),
-    "softmax over positions": (lambda p, q: (p.softmax(0) * (p.log_softmax(0) - q.log_softmax(0))).sum(), {}, NONE),
+    "shorter return at T = 3": (
+        weighted(lambda r: to_go(r, 0.5 if len(r) == 3 else 1.0)),
+        {},
+        NONE,
+    ),
+    "shorter return from T = 5 on": (
+        weighted(lambda r: to_go(r, 0.5 if len(r) >= 5 else 1.0)),
+        {},
+        NONE,
+    ),
+    "labels shifted twice": (
+        lambda p, q, k: weighted(lambda r: r)(p[:-1], q[:-1], k[1:]),
+        {},
+        NONE,
+    ),
+    "softmax over positions": (
+        lambda p, q: (p.softmax(0) * (p.log_softmax(0) - q.log_softmax(0))).sum(),
+        {},
+        NONE,
+    ),
     "the worst position": (lambda p, q: kl(p, q).max(), {}, NONE),
-    "first position at 0.9": (weighted(lambda r: r * torch.where(torch.arange(len(r)) == 0, 0.9, 1.0)), {}, "sum of local reverse KLs, weighted by position"),
+    "first position at 0.9": (
+        weighted(lambda r: r * torch.where(torch.arange(len(r)) == 0, 0.9, 1.0)),
+        {},
+        "sum of local reverse KLs, weighted by position",
+    ),
     "length-normalised ratio": (sequence_ratio, {}, "1/T × sequence reverse KL"),
-    "batchmean over positions": (lambda p, q: F.kl_div(logs(p), logs(q), log_target=True, reduction="batchmean"), {}, "1/T × sum of local forward KLs"),
-    "mean and a tenth": (lambda p, q, k: kl(p, q).mean() + 0.1 * weighted(to_go)(p, q, k), {}, "1/T × sum of local reverse KLs + 0.1 × sequence reverse KL"),
-    "any arguments, passed to one of three": (lambda *inputs: weighted(to_go)(*inputs), {}, "sequence reverse KL"),
+    "batchmean over positions": (
+        lambda p, q: F.kl_div(logs(p), logs(q), log_target=True, reduction="batchmean"),
+        {},
+        "1/T × sum of local forward KLs",
+    ),
+    "mean and a tenth": (
+        lambda p, q, k: kl(p, q).mean() + 0.1 * weighted(to_go)(p, q, k),
+        {},
+        "1/T × sum of local reverse KLs + 0.1 × sequence reverse KL",
+    ),
+    "any arguments, passed to one of three": (
+        lambda *inputs: weighted(to_go)(*inputs),
+        {},
+        "sequence reverse KL",
+    ),
     # Masks, batches, the teacher's sequences.
-    "mask after the mean": (lambda p, q, k, mask: (kl(p, q).mean() * mask).mean(), {}, "1/T × sum of local reverse KLs where nothing is masked"),
-    "mask off by one": (lambda p, q, k, mask: (kl(p, q) * mask.roll(1)).sum() / mask.sum(), {}, "1/T × sum of local reverse KLs where nothing is masked"),
-    "mask the other way round": (lambda p, q, k, mask: (kl(p, q) * ~mask).sum(), {}, "zero where nothing is masked"),
-    "the others' mean as baseline": (others_as_baseline, {"batched": True}, "2 × sequence reverse KL"),
-    "at the teacher's prefixes": (lambda p, q: kl(p, q).sum(), {"drawn_from": "teacher"}, "sum of reverse KL at the teacher's prefixes"),
-}  # fmt: skip
+    "mask after the mean": (
+        lambda p, q, k, mask: (kl(p, q).mean() * mask).mean(),
+        {},
+        "1/T × sum of local reverse KLs where nothing is masked",
+    ),
+    "mask off by one": (
+        lambda p, q, k, mask: (kl(p, q) * mask.roll(1)).sum() / mask.sum(),
+        {},
+        "1/T × sum of local reverse KLs where nothing is masked",
+    ),
+    "mask the other way round": (
+        lambda p, q, k, mask: (kl(p, q) * ~mask).sum(),
+        {},
+        "zero where nothing is masked",
+    ),
+    "the others' mean as baseline": (
+        others_as_baseline,
+        {"batched": True},
+        "2 × sequence reverse KL",
+    ),
+    "at the teacher's prefixes": (
+        lambda p, q: kl(p, q).sum(),
+        {"drawn_from": "teacher"},
+        "sum of reverse KL at the teacher's prefixes",
+    ),
+}
 
 
 # Fewer trees, for speed.

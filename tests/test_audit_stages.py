@@ -1,0 +1,347 @@
+"""The auditor's stages apart: tables by hand, verdicts without a loss, words without a verdict."""
+
+import numpy as np
+import pytest
+
+from opd_toy import estimators, objectives
+from opd_toy.audit import formats
+from opd_toy.audit.report import finding_lines
+from opd_toy.audit.sequence.masks import HOLE, MASKS, PADDED, BatchFacts, MaskFacts
+from opd_toy.audit.sequence.names import credit_pieces, lags
+from opd_toy.audit.sequence.normalisers import name_batch, name_mask
+from opd_toy.audit.sequence.samples import Sample
+from opd_toy.audit.sequence.verdict import SequenceVerdict, explain
+from opd_toy.audit.token import candidates, words
+from opd_toy.audit.token.edges import EdgeCalls, Limit, Mean
+from opd_toy.audit.token.expected import Expected, expected
+from opd_toy.audit.token.findings import findings
+from opd_toy.audit.token.judge import judge
+from opd_toy.audit.token.measure import Descent, Measurements, Table
+from opd_toy.audit.token.pairs import ORDINARY, TIERS, Pairs, large_pairs, random_pairs
+from opd_toy.audit.token.report import TokenReport
+from opd_toy.audit.token.values import Values, name_values
+from opd_toy.audit.token.verdict import Factor, Verdict, identify
+from opd_toy.example import STUDENT, TEACHER
+from opd_toy.sequences import TokenTree, reward_to_go
+
+FINE = Mean(0.0, np.zeros(4))
+
+
+def by_hand(gradient, found=None):
+    """Expected gradients that no loss has given: ``gradient(p, q)`` on the random pairs."""
+    found = random_pairs(0) if found is None else found
+    pairs = Pairs.of(found)
+    return Expected(
+        pairs,
+        gradient(pairs.p, pairs.q),
+        rounding=np.full(len(found), 1e-13),
+        tier=np.array([pair.tier for pair in found]),
+        fit=np.array([pair.fit for pair in found]),
+        tolerance=1e-9,
+    )
+
+
+def table(pair, rows):
+    return Table(pair.student, pair.teacher, pair.tier, pair.fit, rows, np.ones(len(rows)))
+
+
+# --- one token -------------------------------------------------------------------------------
+
+
+def test_half_of_each_tier_is_held_out():
+    """The notes' pair is fitted to besides; pairs alike and peaked ones only confirm."""
+    _, *pairs = random_pairs(0)
+    fitted = [sum(pair.fit for pair in pairs if pair.tier == tier) for tier in range(4)]
+    assert fitted == [len(sizes) // 2 for sizes, _ in TIERS]
+
+
+def test_coefficients_come_from_the_pairs_for_fitting_alone():
+    """One held-out pair is known to 10 % only: it must not move the coefficient."""
+    pairs = random_pairs(0)
+    held_out = next(i for i, pair in enumerate(pairs) if not pair.fit and pair.tier == ORDINARY)
+    measured = by_hand(objectives.reverse_kl_logit_gradient, pairs)
+    measured.gradients[held_out] *= 1.05
+    measured.rounding[held_out] = 1.0
+    assert identify(measured).terms == ((1.0, candidates.TERMS[1]),)
+    measured.rounding[held_out] = 1e-13
+    assert identify(measured).factor  # known exactly, it refutes one factor for all pairs
+
+
+def test_a_verdict_needs_no_loss():
+    def both(p, q):
+        forward = objectives.forward_kl_logit_gradient(p, q)
+        return 2 * objectives.reverse_kl_logit_gradient(p, q) - 0.5 * forward
+
+    assert identify(by_hand(both)).name == "2 × reverse KL − 0.5 × forward KL"
+    assert identify(by_hand(lambda p, q: 0 * p)).zero
+    per_token = identify(by_hand(lambda p, q: (p - q) / (p > 0).sum(axis=-1, keepdims=True)))
+    assert (per_token.name, per_token.per_token) == ("1/V × forward KL", True)
+    squared = identify(by_hand(lambda p, q: (p - q) * objectives.forward_kl(p, q)[:, None] ** 2))
+    assert squared.factor.quantity == "KL(q‖p)" and squared.factor.power == 2
+
+
+def test_a_verdict_in_words():
+    reverse, forward = candidates.reverse_kl(), candidates.forward_kl()
+    for verdict, name in (
+        (Verdict(), "none of these"),
+        (Verdict(zero=True), "zero"),
+        (Verdict(((-1.0, forward), (0.5, reverse))), "0.5 × reverse KL − forward KL"),
+        (Verdict(((1.0, forward), (1.0, reverse)), True), "1/V × (forward KL + reverse KL)"),
+        (Verdict(((1.0, reverse),), factor=Factor(3.0, "H(q)", -0.5)), "3 × 1/√H(q) × reverse KL"),
+        (
+            Verdict(((1.0, reverse),), factor=Factor(1.0)),
+            "reverse KL" + " × a factor that depends on the pair",
+        ),
+    ):
+        assert verdict.name == name
+
+
+def policy_gradient_tables(found):
+    """The engine's tables in the place of a loss's, for pairs of any size."""
+    return [table(pair, estimators.policy_gradient(*np.exp(_logs(pair)))) for pair in found]
+
+
+def _logs(pair):
+    return [z - np.logaddexp.reduce(z) for z in (pair.student, pair.teacher)]
+
+
+def measurements(**changes):
+    tables = policy_gradient_tables(random_pairs(0))
+    same = [t for t in tables if t.fit and t.tier == ORDINARY]
+    steps = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+    fields = {
+        "drawn_from": "student",
+        "seed": 0,
+        "tables": tables,
+        "large": policy_gradient_tables(large_pairs(0, 20)),
+        "same": same,
+        # A gradient of 1, then 1e-6, then 1e-9 of that; the last step leads where none is known.
+        "descent": Descent(steps, np.array([[1.0, 0, 0], [1e-6, 0, 0], [1e-9, 0, 0]])),
+        "edges": EdgeCalls(True, *[FINE] * 5, close=((0.1, Mean(0, np.ones(3))),), limits=()),
+        "formats": frozenset(),
+    }
+    return Measurements(**fields | changes)
+
+
+def test_a_report_needs_no_loss():
+    report = judge(measurements())
+    assert (report.optimises, report.value_is, report.precision) == ("reverse KL", None, "float64")
+    assert report.variance == pytest.approx(report.variance_compared["plain policy gradient"])
+    assert report.variance == pytest.approx(
+        estimators.total_variance(STUDENT, estimators.policy_gradient(STUDENT, TEACHER))
+    )
+    still = measurements(edges=EdgeCalls(True, *[FINE] * 5, close=((0.1, FINE),), limits=()))
+    assert judge(still).optimises == "reverse KL until they are close"
+    other = judge(measurements(drawn_from="teacher"))
+    assert (other.optimises, other.with_other_tokens) == ("none of these", "reverse KL")
+
+
+def test_descent_ends_where_the_format_can_follow_it():
+    end = judge(measurements()).fixed_point["descent"]
+    assert (end["steps"], end["settled"]) == (2, True)
+    single = [table(t, t.rows.astype(np.float32).astype(float)) for t in measurements().tables]
+    end = judge(measurements(tables=single)).fixed_point["descent"]
+    assert (end["steps"], end["settled"]) == (1, True)
+    endless = Descent(np.eye(3), np.array([[1.0, 0, 0], [2.0, 0, 0]]))
+    end = judge(measurements(descent=endless)).fixed_point["descent"]
+    assert (end["steps"], end["settled"]) == (1, False)
+    np.testing.assert_allclose(end["ends_at"], np.exp([0, 0, 1]) / np.exp([0, 0, 1]).sum())
+
+
+def test_values_have_names():
+    pairs = Pairs.of(random_pairs(0))
+    kl = objectives.reverse_kl(pairs.p, pairs.q)
+    assert name_values([Values(pairs, 2 * kl, kl)], 1e-9) == "2 × KL(p‖q)"
+    assert name_values([Values(pairs, kl / pairs.sizes, kl)], 1e-9) == "1/V × KL(p‖q)"
+    assert name_values([Values(pairs, 0 * kl, kl)], 1e-9) == "zero"
+    assert name_values([Values(pairs, kl**2, kl)], 1e-9) is None
+
+
+def test_edges_in_words():
+    at_notes = STUDENT - TEACHER
+    kept = Mean(1.0, np.append(at_notes, 0.0))
+    calls = EdgeCalls(
+        takes_token=True,
+        masked=kept,
+        masked_teacher=Mean(1.0, np.array([0.0, np.nan, 0.0])),
+        masked_student=Mean(np.inf, np.zeros(3)),
+        padded=Mean(1.0, np.append(at_notes / 2, [0.0, 0.0])),
+        huge=FINE,
+        close=((0.1, Mean(0.0, at_notes)), (0.01, FINE), (0.002, FINE)),
+        limits=(Limit("log p/q", 5.0, 0.25), Limit("log q/p", 7.0)),
+    )
+    severities = [entry["severity"] for entry in findings(calls, at_notes)]
+    assert severities == [
+        *("fine", "broken", "note", "note", "fine", "fine", "note", "note", "broken"),
+    ]
+    said = "\n".join(finding_lines(findings(calls, at_notes)))
+    for part in (
+        "multiplied by 0.5",
+        "still 0.01 apart",
+        "stays at 0.25 where log p/q is above 5",
+        "exactly 0 where log q/p of the token drawn is above 7",
+        "fine: a token masked (−inf) in both; logits of ±10000",
+    ):
+        assert part in said
+
+
+def report(**changes):
+    distance = {"as_given": 0.5, "best_scale": 2.0, "at_best_scale": 0.25}
+    descent = {"ends_at": TEACHER, "forward_kl": 0.0, "reverse_kl": 0.0, "steps": 7}
+    fields = {
+        "optimises": "reverse KL",
+        "objective": "reverse_kl",
+        "parameters": {},
+        "scale": 1.0,
+        "terms": [],
+        "holds_everywhere": True,
+        "holds_up_to": 9.0,
+        "with_other_tokens": None,
+        "expected_gradient": np.array([-0.5, 0.1, 0.4]),
+        "standard_deviation": np.zeros(3),
+        "variance": 0.25,
+        "variance_compared": {"GKD": 0.0, "plain policy gradient": 1.5},
+        "bias": {"forward KL": distance, "reverse KL": distance},
+        "nearest": {"name": "reverse KL", "cosine": 0.99999, "norm_ratio": 3.0},
+        "value_is": "H(q)",
+        "value_at_teacher": {"value": 1.5, "is": "a constant"},
+        "fixed_point": {
+            "is_fixed": False,
+            "gradient_norm": 0.1,
+            "gradient_norm_relative": 0.125,
+            "descent": descent | {"settled": False},
+        },
+        "edges": [],
+        "touches_inputs": ("token",),
+        "teacher_gradient": True,
+        "uses_token": True,
+        "drawn_from": "teacher",
+        "precision": "float32",
+        "tolerance": 2e-5,
+        "seed": 3,
+        "pairs": 30,
+        "vocabularies": (3, 150),
+        "farthest": 12.0,
+    }
+    return TokenReport(**fields | changes)
+
+
+def test_a_report_in_words():
+    said = words.text(report())
+    for part in (
+        "30 pairs (seed 3), V = 3 to 150, |log p/q| up to 12",
+        "tokens enumerated as drawn from the teacher",
+        "computes in float32; a bias below 2e-05 of the gradient cannot be seen",
+        "expected gradient at the notes' pair: (−0.5, 0.1, 0.4)",
+        "0.25 (GKD 0, plain policy gradient 1.5)",
+        "from forward KL: 0.5 of its length (0.25 at the best scale)",
+        "its value in expectation: H(q); identical models score 1.5 (a constant)",
+        "not 0 at student = teacher: 0.125 of an ordinary gradient",
+        "after 7 steps, not settled",
+        "also reaches the teacher's logits",
+        "changes token in place",
+    ):
+        assert part in said
+    assert "nearest" not in said and "holds on every pair" not in said
+    none = words.text(report(optimises="none of these", holds_everywhere=False))
+    assert "nearest: reverse KL (mean cosine 1 − 1e-05, 3 times its length)" in none
+    close = words.text(report(holds_everywhere=False, with_other_tokens="forward KL"))
+    assert "holds on every pair up to |log p/q| = 9" in close
+    assert "with tokens drawn from the student: forward KL" in close
+    still = words.text(report(optimises="zero"))
+    assert "a bias below 2e-05 of single draws" in still
+
+
+def test_a_coarser_format_is_tried_only_if_it_is_inside():
+    assert formats.candidates("float64", {"float64"}) == ["float64"]
+    assert formats.candidates("float32", {"bfloat16", "float64"}) == ["float32", "bfloat16"]
+
+
+def test_rounding_grows_with_the_values_that_a_loss_adds_up():
+    small, large = (
+        expected([table(pair, np.outer(size * np.ones(3), [1, -1, 0]))], "student", "float64")
+        for pair in random_pairs(0)[:1]
+        for size in (1.0, 100.0)
+    )
+    assert large.rounding[0] > 50 * small.rounding[0]
+
+
+# --- sequences -------------------------------------------------------------------------------
+
+
+def samples(seeds, gamma):
+    """Tables of the engine's estimators instead of a loss's."""
+    for seed in seeds:
+        for length in (2, 3):
+            pair = [TokenTree.random(3, length, 2 * seed + side) for side in (0, 1)]
+            found = reward_to_go(*pair, gamma)
+            gradients = found.dense()
+            yield Sample(
+                *pair,
+                gradients,
+                np.ones(len(gradients)),
+                {"student": found.probabilities},
+                "student",
+            )
+
+
+@pytest.mark.parametrize(
+    "gamma, name",
+    [
+        (1.0, "sequence reverse KL"),
+        (0.0, "sum of local reverse KLs"),
+        (0.25, "reverse KL with a discounted return, γ = 0.25"),
+    ],
+)
+def test_a_verdict_on_sequences_needs_no_loss(gamma, name):
+    fitting, confirming = list(samples(range(6), gamma)), list(samples((6, 7), gamma))
+    verdict = explain(fitting, confirming, "student", False, 1e-9, families=False)
+    assert verdict.name == name
+    other = list(samples((6,), 0.5))
+    refuted = explain(fitting, other, "student", False, 1e-9, families=False)
+    assert refuted.name == "none of these" and not refuted.known
+
+
+def test_a_verdict_on_sequences_in_words():
+    pieces = credit_pieces("reverse KL", {T: lags(T, 0.5) / T for T in (2, 3, 4)}, 1e-9)
+    verdict = SequenceVerdict(tuple(pieces), named=True)
+    assert verdict.name == "1/T × reverse KL with a discounted return, γ = 0.5"
+    assert (verdict.scale, verdict.per_token) == ("1/T", True)
+    assert verdict.objective == "reverse KL with a discounted return, γ = 0.5"
+    unnamed = SequenceVerdict(tuple(pieces))
+    assert (unnamed.name, unnamed.objective, unnamed.scale) == ("none of these", None, "1")
+    assert SequenceVerdict(zero=True).name == SequenceVerdict(zero=True).objective == "zero"
+
+
+CLEAN = {"gradient": (), "leak": (), "nan": False, "labels": None, "nothing": True}
+
+
+def test_masks_in_words():
+    valid = MaskFacts(**CLEAN, factor=dict.fromkeys(MASKS, 1.0))
+    assert name_mask(valid, True).normalised_by == "the valid tokens"
+    assert name_mask(valid, False).normalised_by == "nothing: a plain sum"
+    assert name_mask(valid, True).findings == ()
+    padded = MaskFacts(**CLEAN, factor={name: sum(mask) / 4 for name, mask in MASKS.items()})
+    assert name_mask(padded, True).normalised_by == "the padded length"
+    hole = MaskFacts(**CLEAN, factor=valid.factor | {HOLE: None})
+    assert "take time in the discount" in name_mask(hole, None).findings[0][1]
+    leaking = MaskFacts(**CLEAN | {"leak": (PADDED,)}, factor=valid.factor)
+    named = name_mask(leaking, True)
+    assert (named.normalised_by, named.findings[0][0]) == ("unknown", "broken")
+
+
+@pytest.mark.parametrize(
+    "factors, name",
+    [
+        # Alone, each of 4 and 2 tokens is a mean: 1/4 and 1/2.
+        ((1.0, 1.0), "each sequence's own tokens (sum of means)"),
+        ((0.5, 0.5), "each sequence's own tokens, then the sequences (mean of means)"),
+        ((4 / 6, 2 / 6), "the valid tokens of the batch"),
+        ((4 / 8, 2 / 8), "the padded size of the batch, B × T"),
+        ((4.0, 2.0), "nothing: a plain sum"),
+        ((0.3, 0.9), "unknown"),
+    ],
+)
+def test_batches_in_words(factors, name):
+    mask = name_mask(MaskFacts(**CLEAN, factor=dict.fromkeys(MASKS, 1.0)), True)
+    assert name_batch(BatchFacts(False, (4, 2), factors), mask, True).normalised_by == name
