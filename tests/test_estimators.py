@@ -362,6 +362,11 @@ def test_improve_framework():
     assert np.abs(goal - Q).max() > 0.1
 
 
+def test_no_reward_lifts_a_token_that_the_teacher_bars():
+    e = math.e  # the reward of 10,000 is beyond exp's range
+    same(tilted_teacher([0.5, 0.5, 0.0], [0.0, 1.0, 1e4], 1.0), [1 / (1 + e), e / (1 + e), 0.0])
+
+
 def test_dense_versus_broadcast():
     """RLVR gives every token of a sequence the same weight, OPD each token its own."""
     student, teacher = (
@@ -391,7 +396,7 @@ def test_dense_versus_broadcast():
     assert total_variance(probabilities, tables[1]) > 1.5 * per_position
 
 
-@pytest.mark.parametrize("mean", [0.01, 0.1, 1.0, -1.0, 1.1209])
+@pytest.mark.parametrize("mean", [0.01, 0.1, 0.99, 1.0, -1.0, 1.1209])
 def test_schulman_table(mean):
     """The closed forms against Gauss-Hermite quadrature at samples of N(0, 1)."""
     x, weights = np.polynomial.hermite_e.hermegauss(120)
@@ -538,6 +543,7 @@ def test_infinite_costs_that_meet_are_the_limit_of_equal_large_ones():
 
 def test_variance_beyond_float64_is_infinite_not_nan():
     assert total_variance([0.5, 0.5, 0.0], [[1e200], [-1e200], [0.0]]) == math.inf
+    assert total_variance([0.5, 0.5], [[-math.inf], [0.0]]) == math.inf
 
 
 def test_normalising_a_constant_cost_gives_zero():

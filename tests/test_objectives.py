@@ -558,3 +558,9 @@ def test_mode_seeking_covering():
 def test_descend_steps_against_the_gradient():
     path = descend(lambda z: 2 * z, [1.0, -1.0], 0.25, 3)
     np.testing.assert_allclose(path, [[1, -1], [0.5, -0.5], [0.25, -0.25], [0.125, -0.125]])
+
+
+def test_a_head_that_the_student_never_draws_is_taken_as_uniform():
+    value = top_k_reverse_kl([0.0, 0.0, 1.0], Q, 2, "renormalize")
+    expected = 0.5 * math.log(0.5 / (7 / 9)) + 0.5 * math.log(0.5 / (2 / 9))
+    assert math.isclose(value, expected, rel_tol=1e-12)
