@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from opd_toy.distributions import entropy, kl, log_softmax, softmax
 from tests import reference
 
+LOG = 2e-15  # numpy's vectorised log and exp may each be wrong by 4 units in the last place
+
 VOCABULARIES = [1, 2, 3, 10, 100, 1000]
 
 
@@ -51,7 +53,7 @@ def test_logits_of_ten_thousand():
 def test_minus_infinite_logits_are_exact_zeros():
     z = [0.0, -math.inf, 0.0]
     assert softmax(z).tolist() == [0.5, 0.0, 0.5]
-    np.testing.assert_allclose(log_softmax(z), [-math.log(2), -math.inf, -math.log(2)], rtol=1e-15)
+    np.testing.assert_allclose(log_softmax(z), [-math.log(2), -math.inf, -math.log(2)], rtol=LOG)
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
@@ -74,7 +76,7 @@ def test_kl_of_nearly_equal_pairs_keeps_its_digits(vocabulary, gap):
 
 def test_zeros():
     assert entropy([1.0, 0.0]) == 0.0
-    np.testing.assert_allclose(kl([0.5, 0.5, 0.0], [0.25, 0.25, 0.5]), math.log(2), rtol=1e-15)
+    np.testing.assert_allclose(kl([0.5, 0.5, 0.0], [0.25, 0.25, 0.5]), math.log(2), rtol=LOG)
     assert kl([0.5, 0.5], [1.0, 0.0]) == math.inf
     assert kl([1.0, 0.0], [0.0, 1.0]) == math.inf
     assert kl([1.0, 0.0], [1.0, 0.0]) == 0.0
@@ -103,7 +105,8 @@ def test_leading_axes_are_batch():
     q = reference.random_pair(4, 2)
     batch = kl(p[:, None], q[None, :])
     assert batch.shape == (2, 2) and batch.dtype == np.float64
-    assert batch[1, 0] == kl(p[1], q[0])
+    # Not to the last bit: numpy's vector loop and its scalar remainder may round log differently.
+    np.testing.assert_allclose(batch[1, 0], kl(p[1], q[0]), rtol=1e-14)
     assert softmax(np.zeros((2, 3, 4))).shape == (2, 3, 4)
     assert kl(np.ones((0, 1)), np.ones((0, 1))).shape == (0,)
 

@@ -29,7 +29,7 @@ from opd_toy.objectives import (
     top_k_reverse_kl_logit_gradient,
 )
 from tests import reference
-from tests.test_distributions import pairs
+from tests.test_distributions import LOG, pairs
 
 case = pytest.mark.parametrize(
     "name, arguments",
@@ -365,7 +365,9 @@ def test_batches_equal_their_rows(name, arguments):
         assert batch.shape[:2] == (2, 2)
         for i in range(2):
             for j in range(2):
-                np.testing.assert_array_equal(batch[i, j], f(p[i], q[j], **arguments))
+                # numpy's vector loop and its scalar remainder may round a log differently.
+                row = f(p[i], q[j], **arguments)
+                np.testing.assert_allclose(batch[i, j], row, rtol=1e-13, atol=1e-15)
 
 
 # Edges ----------------------------------------------------------------------------
@@ -384,14 +386,14 @@ def test_one_token_has_nothing_to_learn(name, arguments):
 def test_disjoint_support_is_infinite_not_nan():
     p, q = [1.0, 0.0], [0.0, 1.0]
     assert forward_kl(p, q) == reverse_kl(p, q) == math.inf
-    np.testing.assert_allclose(generalized_jsd(p, q, 0.5), math.log(2), rtol=1e-15)
+    np.testing.assert_allclose(generalized_jsd(p, q, 0.5), math.log(2), rtol=LOG)
     np.testing.assert_allclose(
         generalized_jsd(p, q, 1e-9),
         -1e-9 * math.log(1e-9) - (1 - 1e-9) * math.log1p(-1e-9),
         rtol=1e-13,
     )
-    np.testing.assert_allclose(skewed_forward_kl(p, q, 0.1), -math.log(0.1), rtol=1e-15)
-    np.testing.assert_allclose(skewed_reverse_kl(p, q, 0.1), -math.log(0.1), rtol=1e-15)
+    np.testing.assert_allclose(skewed_forward_kl(p, q, 0.1), -math.log(0.1), rtol=LOG)
+    np.testing.assert_allclose(skewed_reverse_kl(p, q, 0.1), -math.log(0.1), rtol=LOG)
     np.testing.assert_allclose(alpha_divergence(p, q, 0.25), 1 / (0.25 * 0.75), rtol=1e-14)
     assert alpha_divergence(p, q, 2) == alpha_divergence(p, q, -1) == math.inf
     assert top_k_reverse_kl([0.5, 0.5, 0.0], [0.0, 0.0, 1.0], 3, "drop") == math.inf
