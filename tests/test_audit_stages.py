@@ -58,7 +58,8 @@ def test_half_of_each_tier_is_held_out():
 def test_coefficients_come_from_the_pairs_for_fitting_alone():
     """One held-out pair is hardly known: it must not move the coefficient, which is no decimal."""
     pairs = random_pairs(0)
-    held_out = next(i for i, pair in enumerate(pairs) if not pair.fit and pair.tier == ORDINARY)
+    # Far apart: an ordinary pair that is hardly known is no ground for a verdict at all.
+    held_out = next(i for i, pair in enumerate(pairs) if not pair.fit and pair.tier > ORDINARY)
     measured = by_hand(lambda p, q: objectives.reverse_kl_logit_gradient(p, q) / 7, pairs)
     measured.gradients[held_out] *= 1.05
     measured.rounding[held_out] = 1.0
