@@ -1,6 +1,11 @@
-// What every explorable is made of: elements, controls, the probability triangle.
+// What every explorable is made of: elements, numbers in words, controls, tables.
 // Controls are native inputs, so keyboard, touch and screen readers work as they do
 // everywhere else; colours come from the CSS variables of style.css.
+
+import { setProbability } from "./mathematics.js";
+
+// The notes' pair, as in opd_toy.example.
+export const NOTES = { student: [0.2, 0.3, 0.5], teacher: [0.7, 0.2, 0.1] };
 
 // Each explorable of a page brings its own copy of this module, so a count alone would
 // give two of them the same ids, and join their radio buttons into one group.
@@ -46,6 +51,17 @@ const subscripts = "₀₁₂₃₄₅₆₇₈₉";
 export const tokenName = (index) =>
   "t" + [...String(index + 1)].map((digit) => subscripts[digit]).join("");
 
+export const percent = (x, digits = 0) => `${number(100 * x, digits)} %`;
+export const raised = (power) =>
+  [...String(power)].map((digit) => (digit === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])).join("");
+// "a, b and c"
+export const listed = (words) =>
+  words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
+// Sentences and clauses, those that do not apply (empty, false) left out.
+export const said = (...parts) => parts.filter(Boolean).join(" ");
+// The tokens of the notes' example.
+export const TOKENS = [0, 1, 2].map(tokenName);
+
 // A number that a reader sees rounded and a test reads whole.
 export const value = (attributes) => html("span", { class: "opd-number", ...attributes });
 export function showNumber(node, x, text = number(x)) {
@@ -61,7 +77,9 @@ export function state(model, names, changed) {
   const listener = () => held || changed();
   for (const name of names) model.on(`change:${name}`, listener);
   return {
+    initial: Object.fromEntries(names.map((name) => [name, model.get(name)])),
     get: (name) => model.get(name),
+    whole: (name) => Math.round(model.get(name)),
     set(values) {
       held = true;
       for (const [name, next] of Object.entries(values)) model.set(name, next);
@@ -141,7 +159,7 @@ export function slider({ label, min, max, step, text = (x) => number(x), role, n
 }
 
 // A distribution as draggable bars: each bar is a slider, the others make room.
-export function bars({ title, role, name, tokens, onchange, setProbability }) {
+function bars({ title, role, name, tokens, onchange }) {
   let current = [];
   const rows = tokens.map((token, index) =>
     slider({
@@ -173,7 +191,36 @@ export function bars({ title, role, name, tokens, onchange, setProbability }) {
   };
 }
 
-// Radio buttons in a row.  options: [{value, label, role}]
+// The bars of the traits `student` and `teacher`.
+export const studentAndTeacher = (self, tokens) =>
+  ["student", "teacher"].map((who) =>
+    bars({
+      title: who === "student" ? "student p" : "teacher q",
+      role: who,
+      name: who,
+      tokens,
+      onchange: (p) => self.set({ [who]: p }),
+    }),
+  );
+
+// A slider that sets the trait `name`.
+export const sliderOf = (self, name, label, options) =>
+  slider({
+    label,
+    name,
+    min: 0,
+    max: 1,
+    step: 0.01,
+    oninput: (x) => self.set({ [name]: x }),
+    ...options,
+  });
+
+// Radio buttons that set the trait `name`.  options: [{value, label, role}], the value as the
+// trait has it.
+export const choiceOf = (self, name, label, options) =>
+  choice({ label, name, options, onchange: (x) => self.set({ [name]: x }) });
+
+// Radio buttons in a row.
 export function choice({ label, options, onchange, name = "choice" }) {
   const group = uniqueId(name);
   const inputs = options.map((option) =>
@@ -206,28 +253,48 @@ export function choice({ label, options, onchange, name = "choice" }) {
 }
 
 export const toolbar = (...children) => html("div", { class: "opd-toolbar" }, ...children);
+export const note = (...children) => html("p", { class: "opd-note" }, ...children);
+export const caption = (...children) => html("p", { class: "opd-caption" }, ...children);
+export const swatch = (role) =>
+  html("i", { class: "opd-swatch", style: `--role: var(--opd-${role})` });
+
+// Side by side where there is room; each column is a list of nodes.
+export const columns = (...each) =>
+  html(
+    "div",
+    { class: "opd-columns" },
+    each.map((nodes) => html("div", {}, nodes)),
+  );
+
+// Buttons for settings worth seeing, [label, values] each, and one back to the first.
+export const presetBar = (self, presets, ...more) =>
+  toolbar(
+    presets.map(([label, values]) => button(label, () => self.set(values))),
+    more,
+    button("Reset", () => self.set(self.initial)),
+  );
 
 // The sentence that says what is to be seen now.
 export const sentence = () => html("p", { class: "opd-says", "aria-live": "polite" });
 
 // A table of numbers whose cells are filled by `update(cells)`, one row of cells a row:
 // a cell is a number, or {value, text, role}.
-export function table({ caption, columns, rows, roles = [] }) {
-  const body = rows.map((row) => columns.slice(1).map(() => html("td")));
+export function table({ caption: title, columns: heads, rows, roles = [] }) {
+  const body = rows.map((row) => heads.slice(1).map(() => html("td")));
   const element = html(
     "div",
-    { class: "opd-table", tabindex: 0, role: "region", "aria-label": caption },
+    { class: "opd-table", tabindex: 0, role: "region", "aria-label": title },
     html(
       "table",
       {},
-      html("caption", {}, caption),
+      html("caption", {}, title),
       html(
         "thead",
         {},
         html(
           "tr",
           {},
-          columns.map((column, index) =>
+          heads.map((column, index) =>
             html(
               "th",
               {
@@ -263,6 +330,26 @@ export function table({ caption, columns, rows, roles = [] }) {
   };
 }
 
+// ---- random trees: a choice and a button of the two sliders of chapter 6 ----
+
+export const TREES = [
+  { value: "random", label: "random" },
+  { value: "notes", label: "the notes' p and q at every prefix" },
+];
+
+export function anotherTree(self, tag = "p") {
+  const seed = value({ "data-name": "seed" });
+  const next = () => self.set({ seed: (self.whole("seed") + 1) % 10000 });
+  const element = html(
+    tag,
+    { class: "opd-note" },
+    button("Another tree", next),
+    " this is tree ",
+    seed,
+  );
+  return { element, update: () => showNumber(seed, self.whole("seed"), String(self.whole("seed"))) };
+}
+
 // What descending a cost does to a logit, as a word and an arrow.
 export const direction = (gradient) =>
   Math.abs(gradient) < 5e-7
@@ -270,110 +357,6 @@ export const direction = (gradient) =>
     : gradient < 0
       ? { arrow: "▲", word: "raises" }
       : { arrow: "▼", word: "lowers" };
-
-// Follow the pointer from pressing `node` until release; calls moved(x, y) in the
-// coordinates of `frame`'s viewBox.
-export function draggable(node, frame, moved) {
-  node.style.touchAction = "none"; // not every browser heeds it within an svg
-  node.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
-  const follow = (event) => {
-    const matrix = frame.getScreenCTM();
-    if (!matrix) return;
-    const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(matrix.inverse());
-    moved(point.x, point.y);
-  };
-  node.addEventListener("pointerdown", (event) => {
-    event.preventDefault();
-    node.setPointerCapture(event.pointerId);
-    follow(event);
-  });
-  node.addEventListener("pointermove", (event) => {
-    if (node.hasPointerCapture(event.pointerId)) follow(event);
-  });
-}
-
-// ---- the probability triangle ----
-// Token 2 is the top corner, 1 bottom left, 3 bottom right.
-
-export const triangle = {
-  width: 360,
-  height: 330,
-  corners: [
-    [30, 296],
-    [180, 36],
-    [330, 296],
-  ],
-  point(p) {
-    return [0, 1].map((axis) => p.reduce((total, x, v) => total + x * this.corners[v][axis], 0));
-  },
-  probabilities(x, y, floor = 0.005) {
-    const [a, b, c] = this.corners;
-    const area = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1]);
-    const p2 = ((x - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (y - a[1])) / area;
-    const p3 = ((b[0] - a[0]) * (y - a[1]) - (x - a[0]) * (b[1] - a[1])) / area;
-    const inside = [1 - p2 - p3, p2, p3].map((value) => Math.max(value, floor));
-    const total = inside[0] + inside[1] + inside[2];
-    return inside.map((value) => value / total);
-  },
-  path(points) {
-    return points
-      .map(
-        (p, i) =>
-          `${i ? "L" : "M"}${this.point(p)
-            .map((x) => x.toFixed(1))
-            .join(" ")}`,
-      )
-      .join("");
-  },
-  frame(label, ...layers) {
-    const [a, b, c] = this.corners;
-    return svg(
-      "svg",
-      {
-        class: "opd-triangle",
-        viewBox: `0 0 ${this.width} ${this.height}`,
-        role: "img",
-        "aria-label": label,
-      },
-      svg("path", { class: "opd-paper", d: `M${a}L${b}L${c}Z` }),
-      ...layers,
-      svg("path", { class: "opd-edge", d: `M${a}L${b}L${c}Z` }),
-      svg("text", { x: a[0] - 14, y: a[1] + 20 }, "all on t₁"),
-      svg("text", { x: b[0], y: b[1] - 10, "text-anchor": "middle" }, "all on t₂"),
-      svg("text", { x: c[0] + 14, y: c[1] + 20, "text-anchor": "end" }, "all on t₃"),
-    );
-  },
-  // A point to drag: a disc for the student, a ring for the teacher.
-  handle(role, label, moved) {
-    const mark = svg("circle", {
-      r: 8,
-      class: `opd-point opd-point-${role}`,
-      style: `--role: var(--opd-${role})`,
-    });
-    const reach = svg("circle", { r: 22, class: "opd-reach", "data-handle": role });
-    const element = svg(
-      "g",
-      {},
-      mark,
-      svg(
-        "text",
-        { class: "opd-point-label", x: 12, y: -9, style: `--role: var(--opd-${role})` },
-        label,
-      ),
-      reach,
-    );
-    return {
-      element,
-      attach: (frame) => draggable(reach, frame, (x, y) => moved(this.probabilities(x, y))),
-      update: (p) =>
-        put(element, {
-          transform: `translate(${this.point(p)
-            .map((x) => x.toFixed(2))
-            .join(" ")})`,
-        }),
-    };
-  },
-};
 
 // The card every explorable stands in.
 export function card(el, title, ...children) {
@@ -394,21 +377,6 @@ export function card(el, title, ...children) {
   for (const control of el.querySelectorAll("input, button, [tabindex]"))
     put(control, { "data-lm-suppress-shortcuts": true });
 }
-
-// The key of a chart: [mark, role, words] each; style.css draws the marks of .opd-key.
-export const chartKey = (entries) =>
-  html(
-    "p",
-    { class: "opd-key" },
-    entries.map(([mark, role, words]) =>
-      html(
-        "span",
-        {},
-        html("i", { "data-mark": mark, style: role ? `--role: var(--opd-${role})` : undefined }),
-        words,
-      ),
-    ),
-  );
 
 // ---- random draws: the same from the same seed ----
 
