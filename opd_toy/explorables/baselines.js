@@ -9,28 +9,30 @@ import {
   totalVariance,
 } from "./mathematics.js";
 import {
+  direction,
+  html,
+  NOTES,
+  number,
+  showNumber,
+  signed,
+  state,
+  TOKENS,
+  value,
+} from "./interface.js";
+import {
   button,
   caption,
   card,
   choiceOf,
   columns,
-  direction,
-  html,
   note,
-  NOTES,
-  number,
   presetBar,
   sentence,
-  showNumber,
-  signed,
   sliderOf,
-  state,
   studentAndTeacher,
   table,
-  TOKENS,
   toolbar,
-  value,
-} from "./interface.js";
+} from "./controls.js";
 import { deviations, estimator, follows, recognised } from "./baselines_estimators.js";
 import { pushChart, varianceChart } from "./baselines_pictures.js";
 import { describeBaseline, describeEstimator } from "./baselines_words.js";

@@ -1,3 +1,5 @@
+// What the estimators are, and what their expected gradients can be recognised as.
+
 import {
   expectation,
   forwardKlLogitGradient,
@@ -6,8 +8,6 @@ import {
   reverseKlLogitGradient,
   sum,
 } from "./mathematics.js";
-
-// What the estimators are, and what their expected gradients can be recognised as.
 
 // The standard deviation of each logit's gradient over the draws.
 export const deviations = (p, rows) => {

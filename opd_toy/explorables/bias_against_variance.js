@@ -1,21 +1,17 @@
 import { sum } from "./mathematics.js";
+import { html, NOTES, percent, said, state } from "./interface.js";
 import {
   anotherTree,
   caption,
   card,
   choiceOf,
-  html,
   note,
-  NOTES,
-  percent,
   presetBar,
-  said,
   sentence,
   sliderOf,
-  state,
   table,
   TREES,
-} from "./interface.js";
+} from "./controls.js";
 import { chartKey } from "./pictures.js";
 import {
   biasAndVariance,

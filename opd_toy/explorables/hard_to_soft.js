@@ -1,23 +1,17 @@
 import { entropy, forwardKl, forwardKlLogitGradient, sum } from "./mathematics.js";
+import { direction, number, said, showNumber, signed, state, value } from "./interface.js";
 import {
   button,
   card,
   choiceOf,
   columns,
-  direction,
   note,
-  number,
   presetBar,
-  said,
   sentence,
-  showNumber,
-  signed,
   sliderOf,
-  state,
   studentAndTeacher,
   table,
-  value,
-} from "./interface.js";
+} from "./controls.js";
 import { chartKey } from "./pictures.js";
 import { labelAndPush, LABELS, lossBar } from "./hard_to_soft_pictures.js";
 

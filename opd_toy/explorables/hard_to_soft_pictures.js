@@ -1,15 +1,5 @@
-import {
-  html,
-  note,
-  number,
-  put,
-  said,
-  showNumber,
-  svg,
-  swatch,
-  tokenName,
-  value,
-} from "./interface.js";
+import { html, number, put, said, showNumber, svg, tokenName, value } from "./interface.js";
+import { note, swatch } from "./controls.js";
 
 export const LABELS = [0, 1, 2, 3, 4].map(tokenName);
 

@@ -72,7 +72,7 @@ def _source(name):
 
 
 # In every page once; the other modules go with each widget that imports them.
-SHARED = ("mathematics.js", "interface.js", "pictures.js")
+SHARED = ("mathematics.js", "draws.js", "interface.js", "controls.js", "pictures.js")
 
 
 def _inlined(name):

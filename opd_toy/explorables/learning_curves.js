@@ -1,16 +1,5 @@
-import {
-  caption,
-  card,
-  choiceOf,
-  html,
-  number,
-  presetBar,
-  put,
-  sentence,
-  sliderOf,
-  state,
-  table,
-} from "./interface.js";
+import { html, number, put, state } from "./interface.js";
+import { caption, card, choiceOf, presetBar, sentence, sliderOf, table } from "./controls.js";
 import { curveChart, stroke } from "./learning_curves_pictures.js";
 import { GROUPS, METHODS, PLACES, QUANTITIES, shown, unpacked } from "./learning_curves_study.js";
 import { captionOf, describe } from "./learning_curves_words.js";

@@ -1,9 +1,9 @@
-import { columns, number } from "./interface.js";
-
 // The methods, the quantities, the axes, and a record of a study unpacked.
 
-// The methods by whose texts they train on; `brief` stands beside a curve.  The colour tells the loss,
-// the dashes tell those of one colour apart; a longer dash looks further ahead.
+import { number } from "./interface.js";
+
+// The methods by whose texts they train on; `brief` stands beside a curve.  The colour
+// tells the loss, the dashes tell those of one colour apart; a longer dash looks further ahead.
 const method = (name, words, brief, role, dashes) => ({ name, words, brief, role, dashes });
 export const GROUPS = [
   {

@@ -1,23 +1,16 @@
+import { direction, html, NOTES, number, said, signed, state, TOKENS } from "./interface.js";
 import {
   caption,
   card,
   choiceOf,
   columns,
-  direction,
-  html,
   note,
-  NOTES,
-  number,
   presetBar,
-  said,
   sentence,
-  signed,
   sliderOf,
-  state,
   studentAndTeacher,
   table,
-  TOKENS,
-} from "./interface.js";
+} from "./controls.js";
 import { describe, EXHIBITS, KLS, LAST, RATE, SIDES, trained } from "./loss_museum_exhibits.js";
 import { klChart, museumKey, museumPushes, museumTriangle } from "./loss_museum_pictures.js";
 

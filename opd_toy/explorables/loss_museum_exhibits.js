@@ -1,3 +1,6 @@
+// The exhibits: the same names and titles as in opd_toy/audit/exhibits/museum.py, whose code
+// comes with the widget's state.  Here is what each loss gives: its gradient tables.
+
 import {
   expectation,
   forwardKl,
@@ -17,10 +20,8 @@ import {
   totalVariance,
   truncatedPolicyGradient,
 } from "./mathematics.js";
-import { direction, drawn, listed, number, said, TOKENS, uniforms } from "./interface.js";
-
-// The exhibits: the same names and titles as in opd_toy/audit/exhibits/museum.py, whose code
-// comes with the widget's state.  Here is what each loss gives: its gradient tables.
+import { drawn, uniforms } from "./draws.js";
+import { direction, listed, number, said, TOKENS } from "./interface.js";
 
 const BETA = 0.999;
 const HEAD = 2; // of the top-K sum

@@ -1,8 +1,8 @@
+// ---- pictures: solid is right, hollow or dashed is wrong ----
+
 import { html, put, said, svg, TOKENS, uniqueId } from "./interface.js";
 import { chartKey, pathThrough, triangle } from "./pictures.js";
 import { LAST, SIDES } from "./loss_museum_exhibits.js";
-
-// ---- pictures: solid is right, hollow or dashed is wrong ----
 
 export const museumKey = () =>
   chartKey([

@@ -6,25 +6,19 @@ import {
   reverseKlLogitGradient,
   step,
 } from "./mathematics.js";
+import { direction, NOTES, number, said, signed, state, TOKENS } from "./interface.js";
 import {
   button,
   card,
   choiceOf,
   columns,
-  direction,
   note,
-  NOTES,
-  number,
   presetBar,
-  said,
   sentence,
-  signed,
   sliderOf,
-  state,
   studentAndTeacher,
   table,
-  TOKENS,
-} from "./interface.js";
+} from "./controls.js";
 import { OBJECTIVES, PARAMETERS } from "./push_and_pull_objectives.js";
 import { fieldPicture, pushChart } from "./push_and_pull_pictures.js";
 

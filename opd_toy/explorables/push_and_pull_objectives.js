@@ -1,3 +1,5 @@
+// The objectives, the field of their descent, and where the two KLs disagree.
+
 import {
   alphaDivergence,
   alphaDivergenceLogitGradient,
@@ -15,8 +17,6 @@ import {
   step,
   sum,
 } from "./mathematics.js";
-
-// The objectives, the field of their descent, and where the two KLs disagree.
 
 export const OBJECTIVES = {
   forward_kl: {

@@ -1,26 +1,28 @@
 import { expectation, policyGradient, totalVariance } from "./mathematics.js";
 import {
   animation,
+  html,
+  NOTES,
+  number,
+  reducedMotion,
+  said,
+  signed,
+  state,
+  TOKENS,
+} from "./interface.js";
+import {
   button,
   caption,
   card,
   choiceOf,
   columns,
-  html,
-  NOTES,
-  number,
   presetBar,
-  reducedMotion,
-  said,
   sentence,
-  signed,
   sliderOf,
-  state,
   studentAndTeacher,
   table,
-  TOKENS,
   toolbar,
-} from "./interface.js";
+} from "./controls.js";
 import { chartKey } from "./pictures.js";
 import { errorChart, walkChart } from "./sample_and_average_pictures.js";
 import {

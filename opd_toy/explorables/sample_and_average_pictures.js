@@ -1,7 +1,8 @@
-import { drawn, number, put, svg, uniqueId } from "./interface.js";
-import { MOST, NOTHING, STOPS, WALKS } from "./sample_and_average_walks.js";
-
 // ---- two charts over the number of draws, on a log axis ----
+
+import { drawn } from "./draws.js";
+import { number, put, svg, uniqueId } from "./interface.js";
+import { MOST, NOTHING, STOPS, WALKS } from "./sample_and_average_walks.js";
 
 const [LEFT, RIGHT, TOP, BOTTOM] = [46, 346, 10, 190];
 const across = (n) => LEFT + (Math.log2(n) / Math.log2(MOST)) * (RIGHT - LEFT);

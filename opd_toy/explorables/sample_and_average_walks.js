@@ -1,4 +1,5 @@
-import { TOKENS, uniforms } from "./interface.js";
+import { uniforms } from "./draws.js";
+import { TOKENS } from "./interface.js";
 
 export const LOGITS = TOKENS.map((name) => name.replace("t", "z"));
 export const MOST = 4096;

@@ -1,25 +1,27 @@
 import {
   animation,
+  html,
+  number,
+  percent,
+  reducedMotion,
+  said,
+  showNumber,
+  state,
+  value,
+} from "./interface.js";
+import {
   button,
   caption,
   card,
   choiceOf,
   columns,
-  html,
   note,
-  number,
-  percent,
-  reducedMotion,
-  said,
   sentence,
-  showNumber,
   sliderOf,
-  state,
   swatch,
   table,
   toolbar,
-  value,
-} from "./interface.js";
+} from "./controls.js";
 import { COSTS, descentOf, FAMILIES, KEYS, moments, onLeft } from "./seek_or_cover_descent.js";
 import { bumpChart, lossChart } from "./seek_or_cover_pictures.js";
 import { describe, one } from "./seek_or_cover_words.js";

@@ -1,3 +1,5 @@
+// The teacher of two modes, the student's two families, and descent.
+
 import {
   forwardKl,
   forwardKlLogitGradient,
@@ -8,8 +10,6 @@ import {
   softmax,
   sum,
 } from "./mathematics.js";
-
-// The teacher of two modes, the student's two families, and descent.
 
 // ---- the teacher and the student's two families ----
 

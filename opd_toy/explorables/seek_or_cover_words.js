@@ -1,7 +1,7 @@
+// The sentence under the slider.  `shown`: the setting and what its descents came to.
+
 import { number, percent, said } from "./interface.js";
 import { COSTS, LIMIT, moments, onLeft, peaks } from "./seek_or_cover_descent.js";
-
-// The sentence under the slider.  `shown`: the setting and what its descents came to.
 
 export const one = (x) => number(x, 1);
 const cost = (x) => number(x.cost, 3);

@@ -1,29 +1,30 @@
 import { expectation, gkd, logRatio, policyGradient, sum, totalVariance } from "./mathematics.js";
+import { drawn, uniforms } from "./draws.js";
+import {
+  direction,
+  html,
+  NOTES,
+  number,
+  said,
+  showNumber,
+  signed,
+  state,
+  TOKENS,
+  value,
+} from "./interface.js";
 import {
   button,
   caption,
   card,
   choiceOf,
   columns,
-  direction,
-  drawn,
-  html,
   note,
-  NOTES,
-  number,
   presetBar,
-  said,
   sentence,
-  showNumber,
-  signed,
-  state,
   studentAndTeacher,
   table,
-  TOKENS,
   toolbar,
-  uniforms,
-  value,
-} from "./interface.js";
+} from "./controls.js";
 import { chartKey } from "./pictures.js";
 import { multiples, pushes, shareBars } from "./which_token_pictures.js";
 
