@@ -1,4 +1,4 @@
-import { step, sum } from "./mathematics.js";
+import { sum } from "./mathematics.js";
 import { direction, number, said, signed, TOKENS } from "./interface.js";
 import { HIGH, LOW, T } from "./credit_weights.js";
 

@@ -227,7 +227,7 @@ export const describe = ({ exhibit, p, q, count, update, found }) =>
   said(
     EXHIBITS[exhibit].says(p, q),
     pushed(...found.map(({ mean }) => mean)),
-    outcome(EXHIBITS[exhibit].measure, count, update, found),
+    afterSteps(EXHIBITS[exhibit].measure, count, update, found),
   );
 
 // What the wrong loss pushes otherwise than the right one.
@@ -256,7 +256,7 @@ function pushed(wrong, right) {
   return `It pushes every token the same way as the right loss, ${times} times as hard.`;
 }
 
-function outcome(measure, count, update, found) {
+function afterSteps(measure, count, update, found) {
   const [wrong, right] = found.map(({ kls }) => kls[measure]);
   const [name, first] = [KLS[measure][0], number(wrong[0], 3)];
   if (count === 0) return `Before the first step ${name} is ${first}.`;

@@ -1,4 +1,4 @@
-import { put, said, svg, TOKENS, value } from "./interface.js";
+import { put, said, svg, TOKENS } from "./interface.js";
 import { pathThrough, roleStyle, triangle } from "./pictures.js";
 import { disagreement, FIELD, OBJECTIVES, pathOf, velocity } from "./push_and_pull_objectives.js";
 

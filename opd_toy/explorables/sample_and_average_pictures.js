@@ -1,6 +1,5 @@
 // ---- two charts over the number of draws, on a log axis ----
 
-import { drawn } from "./draws.js";
 import { number, put, svg, uniqueId } from "./interface.js";
 import { MOST, NOTHING, STOPS, WALKS } from "./sample_and_average_walks.js";
 

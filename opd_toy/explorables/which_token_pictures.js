@@ -1,5 +1,4 @@
 import { number, put, said, svg, TOKENS } from "./interface.js";
-import { scale } from "./pictures.js";
 import { chances } from "./tree_mathematics.js";
 
 // A bar from the middle to `length`, with a head, pointing to the right where the token is raised.
