@@ -187,6 +187,20 @@ class Warming:
         return (1 + (self.calls > 100)) * kl(student, teacher).sum()
 
 
+def test_state_is_looked_for_in_batches_of_more_than_one():
+    """Standardized within its group, a batch of one gives NaN whatever the state."""
+    calls = 0
+
+    def loss(student, teacher, tokens):
+        nonlocal calls
+        calls += 1
+        costs = kl(student, teacher).sum(-1)
+        return (1 + (calls > 100)) * (costs / (1 + costs.std().detach())).sum()
+
+    with pytest.raises(AuditError, match="keeps something from call to call"):
+        audit_sequence(loss, batched=True)
+
+
 def test_state_is_looked_for_after_the_last_call():
     """Also where close trees follow the ordinary ones: nothing is named on either."""
     count, changes_at = 0, None
