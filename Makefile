@@ -9,12 +9,14 @@ ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 
-.PHONY: book test notebook serve figures peers test-peers audit-peers clean help
+.PHONY: book test test-processors notebook serve figures peers test-peers audit-peers clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book      build the book; open _build/html/index.html"
 	@echo "make test      build the book and test everything, the pages in a browser too"
+	@echo "make test-processors  the numeric tests as other processors would run them, about 15 minutes;"
+	@echo "               make test-processors ONLY='no vector unit' for one of its settings"
 	@echo "make notebook  JupyterLab with the chapters as notebooks"
 	@echo "make serve     the built book on http://127.0.0.1:$(PORT)"
 	@echo "make figures   draw again every file of figures/"
@@ -37,9 +39,18 @@ book: $(READY)
 	@$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book is built. Open $(CURDIR)/_build/html/index.html"
 
+# tests/conftest.py says which tests stay together, and begins with those that take longest.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+
 test: book
 	$(BIN)/python -m opd_toy.explorables.browser
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+# Rounding differs with the vector unit, the BLAS kernel and the number of threads: no test may
+# depend on it. tests/processors.py has the settings.
+test-processors: $(READY)
+	$(BIN)/python -m opd_toy.explorables.browser
+	$(BIN)/python -m tests.processors $(if $(ONLY),--only "$(ONLY)")
 
 notebook: $(READY)
 	JUPYTER_CONFIG_PATH=$(CURDIR)/book/_jupyter $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book/index.md $(ROOT_FLAG)
