@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from opd_toy import objectives, sequences
 from opd_toy.distributions import softmax
-from opd_toy.lm import losses
+from opd_toy.lm import divergences, losses
 from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
 from tests import jsd_faults
 from tests.conftest import ROOT
@@ -36,7 +36,7 @@ CASES = [
     *[
         ("top_k_reverse_kl", {"k": k, "outside": outside})
         for k in (1, 4, 11)
-        for outside in losses.OUTSIDE
+        for outside in divergences.OUTSIDE
     ],
 ]
 case = pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_student_support_and_ties_are_those_of_torch_topk():
     y = y.round()  # ties
     for support, by in (("teacher", y), ("student", z)):
         head = by.topk(4, -1).indices
-        for outside in losses.OUTSIDE:
+        for outside in divergences.OUTSIDE:
             gradient = value_and_gradient(
                 z, y, "top_k_reverse_kl", k=4, outside=outside, support=support
             )[1]

@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from opd_toy.lm import model as module
+from opd_toy.lm import transformer as transformer_module
 from opd_toy.lm.model import (
     Shape,
     Transformer,
@@ -15,11 +16,11 @@ from opd_toy.lm.model import (
     load,
     notes,
     response_mask,
-    rotate,
     sample,
     save,
     uniforms,
 )
+from opd_toy.lm.transformer import rotate
 
 SHAPE = Shape(vocabulary=11, width=16, layers=2, heads=2, length=12)
 END, PAD = 9, 10
@@ -52,7 +53,7 @@ def reference(model, read):
             )
             score = torch.zeros(len(read), length, length, dtype=torch.float64)
             for i in range(width // 2):  # a pair as one complex number, turned by its position
-                angle = torch.exp(1j * position * module.TURN_BASE ** (-2 * i / width))
+                angle = torch.exp(1j * position * transformer_module.TURN_BASE ** (-2 * i / width))
                 turned = [(z[..., 2 * i] + 1j * z[..., 2 * i + 1]) * angle for z in (query, key)]
                 score += torch.einsum("bs,bt->bst", turned[0], turned[1].conj()).real / math.sqrt(
                     width
@@ -89,7 +90,7 @@ def test_a_later_token_does_not_change_what_came_before():
 
 def test_scores_of_attention_depend_on_the_distance_alone():
     query, key = uniforms(3, shape=(2, 1, 8)) - 0.5
-    turns = module._turns(64, 8, torch.device("cpu"), torch.float64)
+    turns = transformer_module._turns(64, 8, torch.device("cpu"), torch.float64)
     at = lambda x, position: rotate(x, turns[position : position + 1])
     scores = {
         distance: [
@@ -106,7 +107,7 @@ def test_scores_of_attention_depend_on_the_distance_alone():
 
 def test_gradients_reach_every_weight():
     model = transformer()
-    module.F.cross_entropy(
+    transformer_module.F.cross_entropy(
         model(tokens(4, 12)).flatten(0, 1), tokens(4, 12, seed=1).flatten()
     ).backward()
     for name, parameter in model.named_parameters():

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from opd_toy.lm import _shared, kernels, losses
+from opd_toy.lm import heads, kernels, losses, rows
 from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
 
 INF = math.inf
@@ -60,18 +60,17 @@ def calls(monkeypatch):
         and all(x.dtype in (torch.float32, torch.bfloat16, torch.float16) for x in tensors)
         else None
     )
-    monkeypatch.setattr(losses, "device_kernels", serves)
-    monkeypatch.setattr(_shared, "device_kernels", serves)
+    monkeypatch.setattr(rows, "device_kernels", serves)
     if DEVICE == "cpu":
         monkeypatch.setattr(
-            losses,
-            "_tensor_cores",
+            heads,
+            "tensor_cores",
             lambda a, b: (
                 not REFERENCE and a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)
             ),
         )
         monkeypatch.setattr(
-            losses, "_product", lambda a, b, out=None: torch.mm(a.float(), b.float(), out=out)
+            heads, "_product", lambda a, b, out=None: torch.mm(a.float(), b.float(), out=out)
         )
     return made
 
