@@ -33,6 +33,8 @@ from opd_toy.records.checkpoints import Stop
 
 ROOT = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LATER = {
     gamma: torch.tensor([0.3, -1.0, 2.0]) * gamma for gamma in (0.5, 0.9, 1.0)
 }  # any numbers keep the mean
@@ -1174,7 +1176,7 @@ def _parsed(*asked):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (["--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, gpu"),
+        (["--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, small-gpu, gpu"),
         (["--steps", "0"], "steps is 0; give a whole number (an int) of at least 1"),
         (["--seeds", "1,x"], "seeds is '1,x'; give whole numbers"),
         (["--seeds", "1,1"], "seeds is '1,1'; give different numbers"),

@@ -669,7 +669,7 @@ def test_interrupted_it_says_so_and_goes_on(folder, pair, tmp_path):
     "arguments, message",
     [
         (["--method", "kd"], "method is 'kd'; give one of sft, seqkd"),
-        (["--method", "gkd", "--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, gpu"),
+        (["--method", "gkd", "--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, small-gpu, gpu"),
         (["--method", "gkd", "--steps", "-2"], "steps is -2; give a whole number"),
         (["--method", "gkd", "--seed", "-2"], "seed is -2; give a whole number"),
         (

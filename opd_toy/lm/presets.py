@@ -1,4 +1,7 @@
-"""Sizes of the lab: ``tiny`` for tests, ``cpu`` for the book's record, ``gpu`` for a GPU.
+"""Sizes of the lab: ``tiny`` for tests, ``cpu`` for the book's record, two for a GPU.
+
+``small-gpu`` has the task of ``cpu``, models of 7.4 and 2.5 million weights and a vocabulary of
+8192: a study of minutes.
 
 The gpu preset, counted and not measured: its teacher has 81.4 million weights, 39.4 of them
 in the blocks and 21.0 in the head, its student 32.2 (7.1 and 12.6).  A product with W
@@ -90,6 +93,17 @@ CPU = _preset(
     seeds=(1, 2, 3),
     workers=2,
 )
+SMALL_GPU = _preset(
+    "small-gpu",
+    Sums(terms=3, digits=2, vocabulary=8192),
+    teacher=(256, 4, 8, 2500, 256, 1.9e-3),
+    student=(128, 2, 8, 900, 128, 3.5e-3),
+    distillation=Distillation(
+        steps=100, batch=256, rate=3e-4, group=8, evaluate_every=25, evaluation_prompts=256
+    ),
+    seeds=(1, 2),
+    autocast="bfloat16",
+)
 GPU = _preset(
     "gpu",
     Sums(terms=5, digits=3, base=100, vocabulary=32768),
@@ -101,4 +115,4 @@ GPU = _preset(
     seeds=(1, 2, 3),
     autocast="bfloat16",
 )
-PRESETS = {preset.name: preset for preset in (TINY, CPU, GPU)}
+PRESETS = {preset.name: preset for preset in (TINY, CPU, SMALL_GPU, GPU)}

@@ -57,6 +57,7 @@ class Effort:
 EFFORTS = {
     "tiny": Effort(64, 48, 24, blocks=8, sweep=False),
     "cpu": Effort(512, 4096, 768, from_teacher=150),
+    "small-gpu": Effort(1024, 256, 64, blocks=8, from_teacher=50),
     "gpu": Effort(1024, 512, 128, blocks=8, from_teacher=100),
 }
 
