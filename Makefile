@@ -9,7 +9,7 @@ ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 
-.PHONY: book test test-processors notebook serve figures peers test-peers audit-peers clean help
+.PHONY: book test test-processors notebook serve figures peers test-peers audit-peers gpu clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make peers     the libraries that the losses are measured against, into $(PEERS)"
 	@echo "make test-peers  the losses against those libraries, and in their trainers"
 	@echo "make audit-peers  what the losses of TRL, Liger, verl and tinker-cookbook optimise: audits them, records, prints"
+	@echo "make gpu       on a machine with a card: kernels, loss benchmark, study, 8 minutes at most"
 	@echo "make clean     remove what was built (not .venv, not $(PEERS))"
 
 # pip's build isolation is off so that the pinned setuptools is the one used.
@@ -82,6 +83,10 @@ test-peers: peers
 
 audit-peers: peers
 	$(PEERS)/bin/python -m opd_toy.audit.exhibits.libraries --record
+
+# Uses the other libraries where `make peers` has fetched them; rehearse: make gpu REHEARSE=1
+gpu: $(READY)
+	$(BIN)/python -m opd_toy gpu $(if $(REHEARSE),--rehearse)
 
 clean:
 	rm -rf _build .pytest_cache .hypothesis
