@@ -232,11 +232,14 @@ def test_the_command_records_and_shows(tmp_path, monkeypatch, capsys):
     assert provenance["modules"] == bench_command.MODULES
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--repeats", "0"], "repeats is 0; give a whole number"),
-    (["--threads", "-1"], "threads is -1; give a whole number"),
-    (["--show", "--directory", "nowhere"], "directory is 'nowhere', which holds no loss-benchmark.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--repeats", "0"], "repeats is 0; give a whole number"),
+        (["--threads", "-1"], "threads is -1; give a whole number"),
+        (["--show", "--directory", "nowhere"], "which holds no loss-benchmark.json"),
+    ],
+)
 def test_errors(arguments, message, capsys):
     with pytest.raises(SystemExit):
         main(["bench", *arguments])

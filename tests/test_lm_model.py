@@ -1,4 +1,4 @@
-"""The transformer of the lab against one written out in einsum, its cache, its sampling, its files."""
+"""The lab's transformer against one written out in einsum; its cache, sampling and files."""
 
 import math
 
@@ -98,7 +98,7 @@ def test_scores_of_attention_depend_on_the_distance_alone():
         ]
         for distance in range(5)
     }
-    for distance, score in scores.items():
+    for score in scores.values():
         assert score == pytest.approx([score[0]] * 4, abs=1e-14)
     assert len({round(score[0], 6) for score in scores.values()}) == 5
     assert at(query, 0).equal(query)
@@ -281,7 +281,7 @@ def test_uniform_numbers_are_keyed_by_all_that_is_named():
         )
     ]
     assert len({tuple(numbers.flatten().tolist()) for numbers in (first, *others)}) == 8
-    # Fixed, so that a run is taken up, and a record made again, by another version of the libraries.
+    # Fixed, so that a run is taken up, and a record made again, by other versions of libraries.
     assert uniforms(1, "texts", 2, shape=(2,)).tolist() == [0.43851221349923797, 0.7224255135497838]
     with pytest.raises(ValueError, match="counters is 0.5; give a whole number"):
         uniforms(1, 0.5, shape=(2,))
@@ -341,7 +341,7 @@ def test_files_that_hold_no_model_are_refused(tmp_path):
         safetensors.torch.save_file({"a": torch.zeros(2)}, path, metadata)
         with pytest.raises(
             ValueError,
-            match=f"with the format {metadata and 'pt'!r} in its metadata; give a file that save wrote",
+            match=f"with the format {metadata and 'pt'!r} in its metadata; give a file that save",
         ):
             load(path)
 
@@ -390,7 +390,8 @@ def test_too_long_a_text_is_refused():
     model = transformer()
     with pytest.raises(
         ValueError,
-        match="tokens has shape \\(2, 13\\) and follows 0 tokens; the model has 12 positions \\(length\\), so give at most 12",
+        match="tokens has shape \\(2, 13\\) and follows 0 tokens; "
+        "the model has 12 positions \\(length\\), so give at most 12",
     ):
         model(tokens(2, 13))
     cache = model.cache(2, 20)

@@ -1,4 +1,4 @@
-"""The methods of the lab against plain torch; the loop killed, split among processes and in parts; its command."""
+"""The lab's methods against plain torch; the loop killed, split and in parts; its command."""
 
 import contextlib
 import copy
@@ -92,7 +92,7 @@ def returns(cost, mask, gamma):
 
 
 def definition(name, z, y, tokens, mask, reward, group):
-    """A function of each position (B, T) whose gradient in z, summed, is that of the method: plain torch."""
+    """A function of each position (B, T), in plain torch, whose summed gradient is the method's."""
     log_p, log_q = z.log_softmax(-1), y.log_softmax(-1)
     p, q = log_p.exp(), log_q.exp()
     drawn = log_p.gather(-1, tokens[..., None])[..., 0]
@@ -168,7 +168,7 @@ def test_an_unknown_method_is_answered_with_all_names():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_sees_the_tokens_behind_the_prompt(name, pair):
-    """Against a plain forward pass of whole texts; what a method does not ask for is not computed."""
+    """Against a plain forward pass of whole texts; nothing is computed that is not asked for."""
     teacher, student = (copy.deepcopy(model).double() for model in pair)
     prompts = TASK.prompts(2, "loss").repeat_interleave(4, 0)
     texts = sample(
@@ -455,7 +455,8 @@ def test_what_is_not_finite_stops_the_run_and_is_named(pair, tmp_path, monkeypat
     monkeypatch.setitem(METHODS, "pg_1", dataclasses.replace(METHODS["sft"], loss=breaks))
     with pytest.raises(
         training.NotFinite,
-        match=r"pg_1, step 6: the gradient is not finite \(its norm is nan, the loss nan\); what was reached by step 5 is kept in .*pg_1.*pt",
+        match=r"pg_1, step 6: the gradient is not finite \(its norm is nan, the loss nan\); "
+        "what was reached by step 5 is kept in .*pg_1.*pt",
     ) as stopped:
         distill("pg_1", SMALL, 1, *pair, folder=tmp_path, **QUIET)
     assert stopped.value.curve["steps"] == [0, 4]
@@ -475,7 +476,8 @@ def test_what_is_not_finite_stops_the_run_and_is_named(pair, tmp_path, monkeypat
         ({"method": "opd"}, "method is 'opd'; give one of sft, seqkd"),
         (
             {"micro_batches": 3},
-            "batch is 16, which cannot be split among 1 processes with 3 micro-batches each in whole groups of 1; give a multiple of 3",
+            "batch is 16, which cannot be split among 1 processes with 3 micro-batches each in "
+            "whole groups of 1; give a multiple of 3",
         ),
         ({"micro_batches": 0}, "micro_batches is 0; give a whole number (an int) of at least 1"),
         ({"method": "rlvr", "micro_batches": 8}, "in whole groups of 4; give a multiple of 32"),
@@ -520,7 +522,7 @@ def two(folder):
 
 @pytest.mark.parametrize("method", RANKS)
 def test_two_processes_equal_one(method, folder, two):
-    """Their texts differ in number of tokens, so that a mean of each rank's mean would be another gradient."""
+    """Their texts have different lengths, so a mean of the ranks' means would be another."""
     one = in_float64(folder, folder / "one", method)
     for place in ["two", "two-in-parts"] if method == "gkd" else ["two"]:
         both = load(student_path(folder / place, method, SMALL, 3, 4)).state_dict()
@@ -553,7 +555,8 @@ def test_two_processes_keep_one_curve_and_name_a_batch_they_cannot_share(folder,
         assert curve[name] == pytest.approx(alone[name], rel=1e-9), name
     assert (
         two[0].count(
-            "batch is 12, which cannot be split among 2 processes with 1 micro-batches each in whole groups of 4; give a multiple of 8"
+            "batch is 12, which cannot be split among 2 processes with 1 micro-batches each in "
+            "whole groups of 4; give a multiple of 8"
         )
         == 2
     )
@@ -669,7 +672,7 @@ def test_interrupted_it_says_so_and_goes_on(folder, pair, tmp_path):
     "arguments, message",
     [
         (["--method", "kd"], "method is 'kd'; give one of sft, seqkd"),
-        (["--method", "gkd", "--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, small-gpu, gpu"),
+        (["--method", "gkd", "--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, small"),
         (["--method", "gkd", "--steps", "-2"], "steps is -2; give a whole number"),
         (["--method", "gkd", "--seed", "-2"], "seed is -2; give a whole number"),
         (
