@@ -579,13 +579,10 @@ def test_rows_are_shared_out_in_order():
 def test_the_command_on_two_processes(folder, two):
     printed, said = two
     found = json.loads(printed.splitlines()[0])  # of one rank
-    assert (
-        found["curve"]["steps"] == [0, 3]
-        and printed.count('"curve"')
-        == said.count("gkd: tiny, seed 1 3/3")
-        == said.count("teacher: tiny 60/60")
-        == 1
-    )
+    assert found["curve"]["steps"] == [0, 3]
+    assert printed.count('"curve"') == 1  # the first process alone speaks
+    assert len(re.findall(r"gkd: tiny, seed 1: .* 3/3 ", said)) == 1
+    assert len(re.findall(r"teacher: tiny: .* 60/60 ", said)) == 1
     made = folder / "made by two"
     alone = distill(
         "gkd",
@@ -630,7 +627,8 @@ def test_it_prints_the_curve(command, folder, pair):
     assert [int(row.split()[0]) for row in rows] == [0, 4, 6] and len(
         {len(row) for row in rows}
     ) == 1
-    assert "jsd: tiny, seed 2 6/6" in said and str(student_path(folder, "jsd", SMALL, 2, 6)) in said
+    assert re.search(r"jsd: tiny, seed 2: .* 6/6 ", said)
+    assert str(student_path(folder, "jsd", SMALL, 2, 6)) in said
     printed, said = command("--method", "jsd", "--seed", "2", "--steps", "6", "--json")
     found = json.loads(printed)
     assert (
