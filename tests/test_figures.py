@@ -65,6 +65,7 @@ STALE = {  # a file that changes, and the records that are out of date then
     "opd_toy/explorables/style.css": {"explorables"},
     "opd_toy/explorables/learning_curves.py": {"explorables"},
     "opd_toy/explorables/stills.py": {"explorables"},
+    "opd_toy/audit/exhibits/museum.py": {"explorables"},
     "opd_toy/pages/chapter_figures.py": {"figures"},
     "opd_toy/pages/study_figures.py": {"figures"},
     "opd_toy/pages/drawing.py": {"figures"},

@@ -1,5 +1,6 @@
 """What the sliders of many draws and of a long descent ought to show, by the engine."""
 
+import functools
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.explorables.reading import pair, rounded, same
 WALKS, MOST = 100, 4096
 
 
+@functools.lru_cache(maxsize=8)
 def uniforms(seed, count):
     """The first ``count`` numbers of the generator mulberry32 with this seed."""
     wrap = np.uint64(0xFFFFFFFF)
