@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[1]
 # The files that take longest, longest first: begun at the end, they would keep one core waiting.
 LONGEST = (
     "test_explorables.py",
+    "test_explorables_pages.py",
+    "test_explorables_drawings.py",
     "test_lm_study.py",
     "test_learning_curves.py",
     "test_jupyter.py",
@@ -29,7 +31,9 @@ LONGEST = (
 def pytest_collection_modifyitems(items):
     """Longest files first, each whole on one worker; the pages last, page by page, so that all
     workers end together."""
-    order = {name: place for place, name in enumerate(LONGEST)} | {"test_pages.py": len(items)}
+    order = {name: place for place, name in enumerate(LONGEST)} | {
+        "test_pages.py": len(LONGEST) + 1
+    }
     items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
     for item in items:
         values = getattr(item, "callspec", None) and item.callspec.params

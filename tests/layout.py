@@ -16,8 +16,9 @@ PACKAGE = "opd_toy"
 FLOORS = (
     ("__main__",),
     ("commands",),
-    ("pages", "ledger"),
-    ("explorables", "lm", "control", "audit", "derivations"),
+    ("audit", "ledger"),  # the auditor's reports draw themselves as the pages' figures are drawn
+    ("pages",),
+    ("explorables", "lm", "control", "derivations"),
     ("example", "records"),
     ("sequences",),
     ("estimators",),
