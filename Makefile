@@ -9,7 +9,8 @@ ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 
-.PHONY: book test test-processors notebook serve figures peers test-peers audit-peers gpu clean help
+.PHONY: book style test test-processors notebook serve figures peers test-peers audit-peers
+.PHONY: gpu clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -43,7 +44,11 @@ book: $(READY)
 # tests/conftest.py says which tests stay together, and begins with those that take longest.
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
-test: book
+style: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+test: style book
 	$(BIN)/python -m opd_toy.explorables.browser
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 

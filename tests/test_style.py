@@ -35,7 +35,9 @@ def test_sizes_are_measured(tmp_path, monkeypatch):
     line = "x" * style.COLUMNS
     (tmp_path / "opd_toy" / "slider.js").write_text(f"{line}\n{line}x\n")
     body = "    pass\n" * style.FUNCTION
-    (tmp_path / "opd_toy" / "one.py").write_text(f"def long():\n{body}\ndef fits():\n{body[9:]}")
+    (tmp_path / "opd_toy" / "one.py").write_text(
+        f"class C:\n def long():\n{body}\n def fits():\n{body[9:]}"
+    )
     (tmp_path / "opd_toy" / "two.py").write_text("x = 1\n" * (style.MODULE + 1))
     (tmp_path / "opd_toy" / "three.py").write_text("x = 1\n" * style.MODULE)
     assert [at for path in style.files() for at in style.wide_lines(path)] == [
