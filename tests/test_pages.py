@@ -350,35 +350,3 @@ def test_print_opens_what_is_folded_and_drops_the_menus(page, built_book):
         assert not page.locator(menu).first.is_visible()
     assert page.locator("main h1").first.is_visible()
     assert page.pdf().startswith(b"%PDF")
-
-
-@pytest.mark.parametrize(
-    "text, kept",
-    [
-        (".used{a:b}.unused{a:b}", ".used{a:b}"),
-        (".used .unused,.used:hover{a:b}", ".used:hover{a:b}"),
-        ("#unused{a:b}#used{a:b}", "#used{a:b}"),
-        (".used:not(.unused){a:b}", ".used:not(.unused){a:b}"),
-        ("@media print{.unused{a:b}.used{a:b}}", "@media print{.used{a:b}}"),
-        ("@media print{.unused{a:b}}", ""),
-        ("p{a:b}", "p{a:b}"),
-        ("@font-face{src:url(x)}", "@font-face{src:url(x)}"),
-    ],
-)
-def test_only_unused_rules_are_dropped(built_book, text, kept):
-    import whole_pages
-
-    assert whole_pages.keep_used_rules(text, {"used"}) == kept
-
-
-def test_only_unread_variables_are_dropped(built_book):
-    import whole_pages
-
-    sheets = {
-        "one": "a{--kept:url('x;y');--chain:var(--link);--unread:calc(1px*(2 + 3));b:var(--kept)}",
-        "two": "a{--link:1;--scripted:2}",
-    }
-    assert whole_pages.keep_used_variables(sheets, 'setProperty("--scripted", 1)') == {
-        "one": "a{--kept:url('x;y');b:var(--kept)}",
-        "two": "a{--scripted:2}",
-    }
