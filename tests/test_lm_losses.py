@@ -336,15 +336,19 @@ def test_near_convergence_the_digits_stay(name, parameters, vocabulary):
     "name, parameters", [("reverse_kl", {}), ("forward_kl", {}), ("generalized_jsd", {"beta": 0.5})]
 )
 def test_a_large_vocabulary_costs_no_digits(name, parameters):
-    """torch.softmax alone is off by 5e-6 here, and the gradient with it."""
+    """torch.softmax alone is off by 5e-6 to 1.3e-5 here, and the gradient with it.
+
+    The loss's gradient is off by 1e-7, and by 9e-7 on a processor without vector units, whose
+    sums of 151,936 terms have another order.
+    """
     z, y = pair(2, 151_936, scale=3.0, dtype=torch.float32)
     y = z + y / 3
     expected, gradient = value_and_gradient(z.double(), y.double(), name, **parameters)
     value, actual = value_and_gradient(z, y, name, **parameters)
     assert abs(value - expected) <= 1e-6 * expected
-    assert (actual.double() - gradient).norm() <= 5e-7 * gradient.norm()
+    assert (actual.double() - gradient).norm() <= 2e-6 * gradient.norm()
     softmax = torch.softmax(z, -1).double() - torch.softmax(z.double(), -1)
-    assert softmax.norm() > 1e-6 * torch.softmax(z.double(), -1).norm()
+    assert softmax.norm() > 4e-6 * torch.softmax(z.double(), -1).norm()
 
 
 def test_a_plain_sum_would_fail_that():
@@ -522,7 +526,8 @@ def test_one_token_of_vocabulary_and_one_row():
             value, gradient = value_and_gradient(
                 torch.tensor([[3.0], [-2.0]]), torch.tensor([[1.0], [8.0]]), name, **parameters
             )
-            assert value == 0 and (gradient == 0).all()
+            # A logarithm of a sum of one term may be off by the last bit of a logit.
+            assert abs(value) <= 1e-14 and (gradient == 0).all()
         z, y = pair(11)
         near(
             value_and_gradient(z, y, name, **parameters)[1],
