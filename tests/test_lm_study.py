@@ -114,7 +114,8 @@ def gradients_of_all_texts(models, task=None):
     mask = measures.response_mask(texts, 1, task.end)
     with torch.no_grad():
         z, y = (measures.response_logits(model, texts, task) for model in models)
-    signals = frozen.signals(z, y, texts[:, 1:], mask, LATER, texts[None, :, 1:])
+    words = texts[:, 1:].contiguous()
+    signals = frozen.signals(z, y, words, mask, LATER, words[None])
     return torch.stack(
         list(frozen.text_gradients(models[0], task, texts, signals))
     ).numpy()  # (S, E, P)
@@ -249,13 +250,15 @@ def enumerated(models, trees):
     table, p = gradients_of_all_texts(models), trees[0].sequence_probabilities()
     mean = np.einsum("s,sep->ep", p, table)
     products = mean @ mean.T
-    covariance = np.einsum("s,sep,sfp->ef", p, table, table) - products
+    covariance = np.einsum("s,sep,sfp->ef", p, table, table, optimize=True) - products
     student, texts = models[0], Spoken().all_texts()
-    words, noise = texts[:, 1:], 0.0
+    words, noise = texts[:, 1:].contiguous(), 0.0
     for chance, text in zip(p, texts):
         same = text.repeat(len(texts), 1)
         with torch.no_grad():
-            z, y = (measures.response_logits(model, same, Spoken()) for model in models)
+            z, y = (
+                measures.response_logits(model, same, Spoken()).contiguous() for model in models
+            )
         redrawn = torch.log_softmax(z, -1).gather(-1, words[..., None])[..., 0].sum(1).exp().numpy()
         signals = frozen.signals(
             z, y, words, torch.ones_like(words, dtype=torch.bool), LATER, words[None]
@@ -266,7 +269,7 @@ def enumerated(models, trees):
         ).numpy()
         rows = signals.flatten(2).numpy() @ to_parameters
         centred = rows - np.einsum("s,esp->ep", redrawn, rows)[:, None]
-        noise = noise + chance * np.einsum("s,esp,esp->e", redrawn, centred, centred)
+        noise = noise + chance * (centred**2).sum(2) @ redrawn
     return products, covariance, noise
 
 
