@@ -27,6 +27,7 @@ from opd_toy.lm.model import Shape, Transformer, sample
 from opd_toy.lm.presets import Distillation, Preset, Recipe
 from opd_toy.lm.study import claims, clearly, frozen
 from opd_toy.lm.study import stages as study
+from opd_toy.lm.study.workers import Workers
 from opd_toy.lm.tasks import Sums
 from opd_toy.records import provenance
 from opd_toy.records.checkpoints import Stop
@@ -408,6 +409,14 @@ def test_moments_of_vectors_with_a_known_mean_have_no_bias_and_honest_errors():
     assert (ratio > 0.85).all() and (ratio < 1.3).all()
 
 
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(3).standard_normal(7)
+    left_out = (values.sum() - values) / 6
+    value, error = frozen.jackknife([values.mean(), *left_out])
+    assert value == values.mean()
+    assert error == pytest.approx(values.std(ddof=1) / math.sqrt(7), rel=1e-12)
+
+
 def test_moments_are_the_plain_sums_over_texts():
     """Covariance as numpy has it; products the mean over all pairs of different texts."""
     texts = torch.from_numpy(np.random.default_rng(1).standard_normal((7, 2, 3)))
@@ -765,6 +774,22 @@ def two_threads():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
+
+
+class Threads:
+    def count(self, number, *, report):
+        return torch.get_num_threads()
+
+
+def test_every_job_has_one_thread(whole, two_threads, monkeypatch):
+    """Sums over more threads have another order, which no result may depend on."""
+    with Workers(Threads(), 2) as pool:
+        assert pool.each("count", [(1,), (2,)], 1, None) == {(1,): 1, (2,): 1}
+    seen, evaluate = [], measures.evaluate
+    counted = lambda *asked: seen.append(torch.get_num_threads()) or evaluate(*asked)
+    monkeypatch.setattr(measures, "evaluate", counted)
+    study.study(MICRO, whole[0], effort=EFFORT)
+    assert set(seen) == {1} and torch.get_num_threads() == 2
 
 
 def test_killed_and_interrupted_it_goes_on_and_leaves_no_process(whole, tmp_path, two_threads):
