@@ -59,7 +59,18 @@ def show(claim):
         raise KeyError(f"claim must be the id of a derivation such as {near[:3]}, not {claim!r}")
     derivation = DERIVATIONS[claim]
     equation = f"$$\n{derivation.latex_claim()}\n$$ (eq-{claim})"
-    return _Markdown(equation + "\n\n" + _folded("Proof, step by step", derivation.markdown()).text)
+    proof = f":::{{dropdown}} Proof, step by step\n{derivation.markdown()}\n:::"
+    return _Markdown(f"{equation}\n\n{proof}")
+
+
+def tabular(head, rows, align=None):
+    """A table of computed rows; ``align``: a letter a column, l or r (default: all l).
+
+    Numbers that are no strings are written as they are.
+    """
+    lines = {"l": "---", "r": "--:"}
+    body = [head, [lines[side] for side in align or "l" * len(head)], *rows]
+    return _Markdown("\n".join(f"| {' | '.join(map(str, cells))} |" for cells in body))
 
 
 def _folded(title, text):
