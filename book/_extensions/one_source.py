@@ -12,6 +12,7 @@
 import ast
 import hashlib
 import html
+import os
 import re
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+from opd_toy.pages.page import BUILDING
 from opd_toy.records import provenance
 from opd_toy.records.provenance import ROOT
 
@@ -30,6 +32,7 @@ YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 
 
 def setup(app):
+    os.environ[BUILDING] = "yes"
     app.add_directive("dropdown", Dropdown)
     app.connect("env-get-outdated", whose_ingredients_changed)
     app.connect("doctree-read", leave_out_what_is_for_jupyterlab)
