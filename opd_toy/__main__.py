@@ -10,9 +10,9 @@ import os
 import sys
 from pathlib import Path
 
-from opd_toy.commands import audit, bench, figures, study, tables, train, variance
+from opd_toy.commands import audit, bench, figures, gpu, study, tables, train, variance
 
-COMMANDS = (tables, figures, variance, audit, train, study, bench)
+COMMANDS = (tables, figures, variance, audit, train, study, bench, gpu)
 
 # Which extra of the package brings what may not be there.
 EXTRAS = {

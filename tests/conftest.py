@@ -8,6 +8,37 @@ import pytest
 from opd_toy.explorables.browser import ADVICE, ARGUMENTS, find_chromium
 
 ROOT = Path(__file__).parents[1]
+# The files that take longest, longest first: begun at the end, they would keep one core waiting.
+LONGEST = (
+    "test_explorables.py",
+    "test_explorables_pages.py",
+    "test_explorables_drawings.py",
+    "test_lm_study.py",
+    "test_learning_curves.py",
+    "test_jupyter.py",
+    "test_build.py",
+    "test_audit_sequence.py",
+    "test_planted_faults.py",
+    "test_variance_command.py",
+    "test_lm_training.py",
+    "test_audit.py",
+    "test_audit_unseen.py",
+    "test_lm_losses.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Longest files first, each whole on one worker; the pages last, page by page, so that all
+    workers end together."""
+    order = {name: place for place, name in enumerate(LONGEST)} | {
+        "test_pages.py": len(LONGEST) + 1
+    }
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+    for item in items:
+        values = getattr(item, "callspec", None) and item.callspec.params
+        page = f":{values['opened']}" if values and "opened" in values else ""
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.name}{page}"))
 
 
 @pytest.fixture(scope="session")

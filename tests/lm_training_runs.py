@@ -1,8 +1,11 @@
-"""Small runs of the lab for tests/test_lm_training.py, in a process of their own: to be killed, or several at once.
+"""Small runs of the lab for tests/test_lm_training.py, in processes of their own.
 
-python -m tests.lm_training_runs killed FOLDER                a run with a checkpoint at each step
-python -m torch.distributed.run ... ranks FOLDER              two processes: the command, then runs in float64
-python -m tests.lm_training_runs command ARGUMENTS            python -m opd_toy ARGUMENTS, with SMALL as its tiny preset
+They are to be killed, or run several at once.
+
+python -m tests.lm_training_runs killed FOLDER         a run with a checkpoint at each step
+python -m torch.distributed.run ... ranks FOLDER       the command, then runs in float64
+python -m tests.lm_training_runs command ARGUMENTS     python -m opd_toy ARGUMENTS, with SMALL as
+                                                       its tiny preset
 """
 
 import dataclasses
@@ -23,10 +26,15 @@ from opd_toy.records.checkpoints import Stop
 TASK = Sums(terms=2, digits=1)
 LENGTH = TASK.prompt_length + TASK.length
 SMALL = Preset(
-    "tiny", TASK,
-    teacher=Recipe(Shape(TASK.vocabulary, 32, 2, 2, LENGTH), steps=60, batch=64, rate=1e-2), student=Recipe(Shape(TASK.vocabulary, 16, 1, 2, LENGTH), steps=30, batch=64, rate=1e-2, seed=1),
-    distillation=Distillation(steps=8, batch=16, rate=3e-3, group=4, evaluate_every=4, evaluation_prompts=16), seeds=(1,),
-)  # fmt: skip
+    "tiny",
+    TASK,
+    teacher=Recipe(Shape(TASK.vocabulary, 32, 2, 2, LENGTH), steps=60, batch=64, rate=1e-2),
+    student=Recipe(Shape(TASK.vocabulary, 16, 1, 2, LENGTH), steps=30, batch=64, rate=1e-2, seed=1),
+    distillation=Distillation(
+        steps=8, batch=16, rate=3e-3, group=4, evaluate_every=4, evaluation_prompts=16
+    ),
+    seeds=(1,),
+)
 KILLED = "opd_reward", 5, 40  # method, seed, steps
 RANKS = ("sft", "gkd", "pg_1", "opd_reward")
 STOPPED = "pg_1"  # of them, and taken up again

@@ -143,6 +143,8 @@ def test_formats_are_told_and_bound_what_can_be_seen():
     assert single.precision == "float32" and 1e-5 < single.tolerance < 1e-4
     assert half.precision == "bfloat16" and 0.03 < half.tolerance < 0.2
     assert audit(VERDICTS["float32 for one of the two"][0]).precision == "float32"
+    # A coarser format is inside, but the finer one explains everything.
+    assert audit(lambda s, t: forward(s, t) + 0 * s.float().sum()).precision == "float64"
 
 
 def test_inputs_written_into_and_a_teacher_that_learns_are_told():

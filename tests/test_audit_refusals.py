@@ -9,7 +9,7 @@ from opd_toy.audit import AuditError, audit, audit_sequence, calling
 from opd_toy.audit.formats import precision
 from opd_toy.audit.signatures import arguments_taken
 from tests.audit_losses import forward, jsd, logs, probs, ratio, reverse
-from tests.audit_sequence_losses import IMMEDIATE, kl, to_go
+from tests.audit_sequence_losses import IMMEDIATE, audit_on_fewer, kl, to_go
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -115,6 +115,8 @@ def test_a_parameter_with_a_default_is_not_given_the_token():
         == 2
     )
     assert arguments_taken(lambda s, t, token=None: 0, 3) == 3
+    assert arguments_taken(lambda s, t, tokens=None, mask=None: 0, 4) == 4
+    assert arguments_taken(lambda s, t, tokens=None, temperature=1: 0, 4) == 3
 
 
 def test_drawn_from_is_one_of_two():
@@ -183,6 +185,35 @@ class Warming:
     def __call__(self, student, teacher):
         self.calls += 1
         return (1 + (self.calls > 100)) * kl(student, teacher).sum()
+
+
+def test_state_is_looked_for_in_batches_of_more_than_one():
+    """Standardized within its group, a batch of one gives NaN whatever the state."""
+    calls = 0
+
+    def loss(student, teacher, tokens):
+        nonlocal calls
+        calls += 1
+        costs = kl(student, teacher).sum(-1)
+        return (1 + (calls > 100)) * (costs / (1 + costs.std().detach())).sum()
+
+    with pytest.raises(AuditError, match="keeps something from call to call"):
+        audit_sequence(loss, batched=True)
+
+
+def test_state_is_looked_for_after_the_last_call():
+    """Also where close trees follow the ordinary ones: nothing is named on either."""
+    count, changes_at = 0, None
+
+    def loss(student, teacher):
+        nonlocal count
+        count += 1
+        return ((student - teacher) ** 2).sum() * (2 if count == changes_at else 1)
+
+    audit_on_fewer(loss)
+    count, changes_at = 0, count
+    with pytest.raises(AuditError, match="keeps something from call to call"):
+        audit_on_fewer(loss)
 
 
 @pytest.mark.parametrize(

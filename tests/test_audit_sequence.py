@@ -194,6 +194,22 @@ def test_biased_losses_are_never_called_unbiased():
     assert not found.unbiased_for and found.optimises == NONE
 
 
+def test_unbiased_on_longer_trees_too():
+    """A scale that follows no law is not known there, but the direction is."""
+
+    def own_cost_from_five_tokens_on(r):
+        return np.sin(len(r)) * (to_go(r) if len(r) < 5 else r)
+
+    assert not audit_sequence(weighted(own_cost_from_five_tokens_on)).unbiased_for
+    everywhere = audit_sequence(weighted(lambda r: np.sin(len(r)) * to_go(r)))
+    assert everywhere.unbiased_for == {"sequence reverse KL": "c(T)"}
+
+
+def test_a_large_baseline_hides_small_biases():
+    found = audit_on_fewer(weighted(lambda r: to_go(r) + 1e4))
+    assert 1e-8 < found.tolerance < 1e-4 and found.optimises == "sequence reverse KL"
+
+
 @pytest.mark.parametrize(
     "gamma, verdict",
     [

@@ -130,6 +130,23 @@ def test_the_ledger_is_checked_again_after_a_test_has_gone(tiny):
     assert "test_number" not in tiny.page("ledger"), "the ledger of before was published"
 
 
+def test_what_a_chapter_can_use_is_an_ingredient_and_tests_are_not(tmp_path, extension):
+    for folder in ("opd_toy/derivations", "figures", "tests"):
+        (tmp_path / folder).mkdir(parents=True)
+    taken = lambda: extension.fingerprint(tmp_path, extension.INGREDIENTS)
+    used = ["opd_toy/a.py", "opd_toy/a.js", "opd_toy/a.css", "figures/a.json", "requirements.txt"]
+    for name in used:
+        before = taken()
+        (tmp_path / name).write_text("one")
+        added = taken()
+        (tmp_path / name).write_text("two")
+        assert len({before, added, taken()}) == 3, name
+    before = taken()
+    for name in ("opd_toy/derivations/test_a.py", "tests/test_a.py", "figures/a.png"):
+        (tmp_path / name).write_text("one")
+    assert taken() == before
+
+
 def test_the_ledger_is_asked_for_when_what_it_reads_has_changed(tmp_path, extension):
     for place in ("book/page.md", "tests/test_one.py", "opd_toy/derivations/test_two.py"):
         (tmp_path / place).parent.mkdir(parents=True)

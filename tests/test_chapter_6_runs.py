@@ -64,6 +64,17 @@ def test_the_order_of_the_sharper_bound_is_reached():
     assert all(f"{share:.3f}" in growth.sharper_bounds() for share in shares)
 
 
+def test_the_fitted_exponents_are_the_untrained_students():
+    rows = recorded("control-frozen", "variance frozen")["growth"]["initial"]
+    fitted = {
+        (row["estimator"], row["gamma"]): f"{row['exponent']:.2f}"
+        for row in rows
+        if row["parameters"] == "output_layer"
+    }
+    ends = f"γ = 0 {fitted['sampled', 0]}, full return {fitted['full_return', 1]}"
+    assert growth.exponents().endswith(f"untrained student: {ends}")
+
+
 def test_top_k_descent():
     """With the tail as one token or renormalised the head is learned, without it it is lost."""
     student, teacher = truncation.STUDENT, truncation.TEACHER

@@ -5,11 +5,12 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from opd_toy import explorables
-from opd_toy.pages import making
-from opd_toy.pages.drawing import Style, draw_svg
+from opd_toy.pages import making, study_figures
+from opd_toy.pages.drawing import Style, draw_svg, label_ends
 from opd_toy.pages.figures import FIGURES
 from opd_toy.records import provenance
 
@@ -64,6 +65,7 @@ STALE = {  # a file that changes, and the records that are out of date then
     "opd_toy/explorables/style.css": {"explorables"},
     "opd_toy/explorables/learning_curves.py": {"explorables"},
     "opd_toy/explorables/stills.py": {"explorables"},
+    "opd_toy/audit/exhibits/museum.py": {"explorables"},
     "opd_toy/pages/chapter_figures.py": {"figures"},
     "opd_toy/pages/study_figures.py": {"figures"},
     "opd_toy/pages/drawing.py": {"figures"},
@@ -139,3 +141,30 @@ def test_drawing_uses_the_palette_of_its_paper(name):
     for text, style in ((light, Style()), (dark, Style(dark=True))):
         used = {colour.lower() for colour in re.findall(r"#[0-9a-fA-F]{6}", text)}
         assert used <= {colour.lower() for colour in style.colours.values()}, used
+
+
+@pytest.fixture
+def drawn_growth():
+    import matplotlib.pyplot as plt
+
+    figure = study_figures.study_growth(Style())
+    yield figure
+    plt.close(figure)
+
+
+def test_the_thin_lines_have_the_slopes_that_they_name(drawn_growth):
+    for axes in drawn_growth.axes:
+        thin = [line for line in axes.lines if line.get_linewidth() < 1]
+        named = [text.get_text() for text in axes.texts if "slope" in text.get_text()]
+        for line, name, slope in zip(thin, named, (2, 4), strict=True):
+            x, y = np.log(line.get_data())
+            # Logarithms of powers: exact but for rounding.
+            np.testing.assert_allclose(np.diff(y) / np.diff(x), slope, rtol=1e-9)
+            assert name == f"slope {slope}"
+
+
+def test_labels_beside_line_ends_keep_apart(drawn_growth):
+    axes, ends = drawn_growth.axes[0], {"high": 1000, "low": 1, "near": 1.1}
+    label_ends(axes, 1, {label: (height, "k") for label, height in ends.items()}, 0.4)
+    heights = {text.get_text(): np.log10(text.xy[1]) for text in axes.texts[-3:]}
+    assert heights == pytest.approx({"low": 0, "near": 0.4, "high": 3})

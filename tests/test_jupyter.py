@@ -43,13 +43,17 @@ def until(condition, what, seconds=PATIENCE):
 def notebook():
     """One cell that imports, one a widget, and one that tells what Python heard."""
     cells = [
-        "import json\nfrom IPython.display import display\nfrom opd_toy import explorables\nexplorers, heard = {}, {}"
+        "import json\n"
+        "from IPython.display import display\n"
+        "from opd_toy import explorables\n"
+        "explorers, heard = {}, {}"
     ]
     for name in WIDGETS:
         cells.append(
             f"explorers[{name!r}] = explorer = explorables.{name}()\n"
             f"heard[{name!r}] = []\n"
-            f"explorer.observe(lambda change: heard[{name!r}].append(change['name']), list(explorer.state()))\n"
+            f"hear = lambda change: heard[{name!r}].append(change['name'])\n"
+            "explorer.observe(hear, list(explorer.state()))\n"
             "explorer"
         )
     cells.append("print('HEARD', json.dumps(heard))")
@@ -76,8 +80,15 @@ def lab(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
-    places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
-              "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "HOME": "."}  # fmt: skip
+    places = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "IPYTHONDIR": "ipython",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "HOME": ".",
+    }
     environment = os.environ | {key: str(home / place) for key, place in places.items()}
     # the kernel imports this copy of the package, wherever another may be installed
     environment["PYTHONPATH"] = os.pathsep.join(
@@ -87,10 +98,22 @@ def lab(tmp_path_factory):
     log = home / "log.txt"
     with log.open("w") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
-             f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={work}", "--ServerApp.allow_root=True",
-             "--LabApp.extension_manager=readonly", "--LabApp.news_url="],
-            env=environment, cwd=work, stdout=output, stderr=subprocess.STDOUT)  # fmt: skip
+            [
+                *(sys.executable, "-m", "jupyterlab", "--no-browser"),
+                "--ServerApp.ip=127.0.0.1",
+                f"--ServerApp.port={port}",
+                "--ServerApp.port_retries=0",
+                f"--IdentityProvider.token={token}",
+                f"--ServerApp.root_dir={work}",
+                "--ServerApp.allow_root=True",
+                "--LabApp.extension_manager=readonly",
+                "--LabApp.news_url=",
+            ],
+            env=environment,
+            cwd=work,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
 
     def answers():
         assert server.poll() is None, f"JupyterLab did not start:\n{log.read_text()[-3000:]}"
@@ -255,7 +278,8 @@ def test_set_in_python_and_followed_in_jupyterlab(name, page, python):
     check(root, widget)
     ids = page.evaluate("[...document.querySelectorAll('.opd [id]')].map((node) => node.id)")
     groups = page.evaluate(
-        "[...document.querySelectorAll('.opd-choice')].map((node) => node.querySelector('input').name)"
+        """[...document.querySelectorAll('.opd-choice')]
+        .map((node) => node.querySelector('input').name)"""
     )
     assert len(set(ids)) == len(ids) and len(set(groups)) == len(groups)
     assert page.outside == [] and page.faults == []

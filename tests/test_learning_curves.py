@@ -16,9 +16,8 @@ import traitlets
 from opd_toy.explorables import LearningCurves, learning_curves
 from opd_toy.explorables.learning_curves import AXES, METHODS, QUANTITIES
 from opd_toy.records import provenance
-from tests.conftest import new_page
 from tests.explorables import page_of, read
-from tests.test_explorables import Opened, by_mouse, center, states
+from tests.explorables.opened import Opened, by_mouse, center, lent_pages, states
 
 TEACHER = {
     "accuracy": 0.9,
@@ -58,8 +57,16 @@ def run(name, seed, points):
 
 def made_up(device="cpu", names=METHODS, points=9):
     curves = {name: [run(name, seed, points) for seed in range(3)] for name in names}
-    return {"preset": {"distillation": {"evaluation_prompts": 256}}, "device": device, "clock": "processor seconds" if device == "cpu" else "seconds", "seeds": [1, 2, 3], "methods": {name: name for name in names},
-            "teacher": dict(TEACHER), "start": dict(START), "curves": curves}  # fmt: skip
+    return {
+        "preset": {"distillation": {"evaluation_prompts": 256}},
+        "device": device,
+        "clock": "processor seconds" if device == "cpu" else "seconds",
+        "seeds": [1, 2, 3],
+        "methods": {name: name for name in names},
+        "teacher": dict(TEACHER),
+        "start": dict(START),
+        "curves": curves,
+    }
 
 
 def hostile():
@@ -102,23 +109,22 @@ def records(tmp_path, monkeypatch):
     learning_curves.study.cache_clear()
 
 
+lent = pytest.fixture(lent_pages, scope="module")
+
+
 @pytest.fixture
-def opened(browser, tmp_path, records):
-    """``opened(records of a study, page=options, traits)``: the widget over made-up records, in a page."""
-    contexts = []
+def opened(lent, tmp_path, records):
+    """``opened(records of a study, page=options, traits)``: the widget over them, in a page."""
 
     def open_one(given, page=None, **traits):
         records(**given)
         widget = LearningCurves(**traits)
         file = tmp_path / "curves.html"
         file.write_text(page_of(widget), encoding="utf-8")
-        new = new_page(browser, **(page or {}))
-        contexts.append(new.context)
-        return Opened(new, widget, file.as_uri())
+        return Opened(lent.lend(page or {}), widget, file.as_uri())
 
     yield open_one
-    for context in contexts:
-        context.close()
+    lent.take_back()
 
 
 # ---- Python ----
@@ -216,15 +222,24 @@ def test_it_is_light_and_no_state(records):
     }
 
 
-@pytest.mark.parametrize(("trait", "value", "message"), [
-    ("methods", ["gkd", "dpo"], "methods must be names among sft, seqkd, .*, rlvr, not 'dpo'"),
-    ("methods", ["gkd", "gkd"], r"methods must have no name twice, not \['gkd', 'gkd'\]"),
-    ("methods", [3], "'methods' trait.*int 3"),
-    ("x", "days", "'x'.*days"),
-    ("quantity", "loss", "'quantity'.*loss"),
-    ("at", 101, "'at'.*101"),
-    ("record", "gpu", r"record must be among \['cpu'\], not 'gpu': `python -m opd_toy study --preset gpu` makes figures/lm-study-gpu.json"),
-])  # fmt: skip
+NO_GPU = (
+    r"record must be among \['cpu'\], not 'gpu': "
+    "`python -m opd_toy study --preset gpu` makes figures/lm-study-gpu.json"
+)
+
+
+@pytest.mark.parametrize(
+    ("trait", "value", "message"),
+    [
+        ("methods", ["gkd", "dpo"], "methods must be names among sft, seqkd, .*, rlvr, not 'dpo'"),
+        ("methods", ["gkd", "gkd"], r"methods must have no name twice, not \['gkd', 'gkd'\]"),
+        ("methods", [3], "'methods' trait.*int 3"),
+        ("x", "days", "'x'.*days"),
+        ("quantity", "loss", "'quantity'.*loss"),
+        ("at", 101, "'at'.*101"),
+        ("record", "gpu", NO_GPU),
+    ],
+)
 def test_what_is_not_there_is_refused(records, trait, value, message):
     records(cpu=made_up())
     with pytest.raises(traitlets.TraitError, match=message):
@@ -263,7 +278,8 @@ def test_a_record_of_another_study_is_refused(records):
     records(cpu=results)
     with pytest.raises(
         ValueError,
-        match="curves of gkd in figures/lm-study-cpu.json must have a value of length at each of 9 steps; seed 2 has 8",
+        match="curves of gkd in figures/lm-study-cpu.json must have a value of length "
+        "at each of 9 steps; seed 2 has 8",
     ):
         LearningCurves()
 
@@ -277,6 +293,25 @@ def test_the_methods_are_those_of_the_lab():
 # ---- the page ----
 
 
+PHRASES = [
+    "No method is switched on",
+    "there is nothing to compare",
+    "are level at",
+    "Ended before: ",
+    "Without a value here: ",
+    "overlaps no other",
+    "overlaps that of",
+    "overlaps those of",
+    "overlaps all others",
+    "(every seed)",
+    "(the mean)",
+    "None is above",
+    "The start was at",
+    "Before any training",
+    "its seeds from",
+]
+
+
 def test_every_state_of_a_broken_record_has_true_numbers_and_words(opened):
     widget = opened({"cpu": hostile()})
     said = set()
@@ -288,8 +323,7 @@ def test_every_state_of_a_broken_record_has_true_numbers_and_words(opened):
             for at in (0, 99):
                 widget.set(methods=chosen, quantity=quantity, at=at, x="steps")
                 said.add(widget.check().sentence)
-    for words in ("No method is switched on", "there is nothing to compare", "are level at", "Ended before: ", "Without a value here: ", "overlaps no other",
-                  "overlaps that of", "overlaps those of", "overlaps all others", "(every seed)", "(the mean)", "None is above", "The start was at", "Before any training", "its seeds from"):  # fmt: skip
+    for words in PHRASES:
         assert any(words in each for each in said), words
     widget.set(methods=["pg_1", "sft"], quantity="accuracy", at=60, x="steps")
     assert "2 of 3 seeds" in widget.check().html
@@ -323,9 +357,7 @@ def test_the_second_record_is_offered_where_it_is_there(opened):
     ]
     widget.root.locator("[data-name=record] label").first.click()
     seen = widget.check()
-    assert len(seen.switched) == 5 and widget.hash(written=True)["learning-curves"] == {
-        "record": "cpu"
-    }
+    assert len(seen.switched) == 5 and widget.hash()["learning-curves"] == {"record": "cpu"}
     for state in states("LearningCurves", 12, seed=2):
         widget.set(**state)
         assert widget.check().choices["record"] == state["record"]
@@ -356,7 +388,7 @@ def test_methods_are_switched_on_and_off(way, opened):
             if line.get_attribute("d")
         }
         assert drawn == chosen
-    assert widget.hash(written=True)["learning-curves"] == {
+    assert widget.hash()["learning-curves"] == {
         "methods": [name for name in METHODS if name in chosen]
     }
     widget.goto(widget.page.url)
@@ -387,6 +419,16 @@ def points_of(path):
     )
 
 
+def seed_range(runs, axis, quantity, x):
+    """Mean, least and greatest over the runs at x; of a KL the logarithms."""
+    there = [
+        np.interp(x, each[axis], np.array(each[quantity], dtype=float), right=np.nan)
+        for each in runs
+    ]
+    found = np.array([np.nanmean(there), np.nanmin(there), np.nanmax(there)])
+    return np.log(found) if quantity == "sequence_kl" else found
+
+
 @pytest.mark.parametrize("quantity", ["accuracy", "sequence_kl", "length"])
 @pytest.mark.parametrize("axis", AXES)
 def test_the_lines_and_bands_are_the_records(axis, quantity, opened):
@@ -403,16 +445,6 @@ def test_the_lines_and_bands_are_the_records(axis, quantity, opened):
         runs = results["curves"][name]
         end = min(each[axis][-1] for each in runs if name != "seqkd" or each is not runs[0])
 
-        def values(x):
-            there = [
-                np.interp(x, each[axis], np.array(each[quantity], dtype=float), right=np.nan)
-                for each in runs
-            ]
-            return [
-                np.log(each) if logarithmic else each
-                for each in (np.nanmean(there), np.nanmin(there), np.nanmax(there))
-            ]
-
         line, band = (
             points_of(svg.locator(f"[data-{kind}='{name}']")) for kind in ("line", "band")
         )
@@ -424,7 +456,11 @@ def test_the_lines_and_bands_are_the_records(axis, quantity, opened):
         measured = np.array(sorted({x for each in runs for x in each[axis] if x <= end}))
         heights = np.polyval(down, np.stack([line, lower, upper], axis=1)[:, :, 1])
         off = [
-            [np.abs(values(x) - height).max() for x in measured if abs(x - at) < 0.15 * across[0]]
+            [
+                np.abs(seed_range(runs, axis, quantity, x) - height).max()
+                for x in measured
+                if abs(x - at) < 0.15 * across[0]
+            ]
             for at, height in zip(xs, heights)
         ]  # within 0.15 of the picture
         assert len(off) >= len(measured) and max(map(min, off)) < 0.2 * abs(down[0])

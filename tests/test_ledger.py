@@ -175,6 +175,15 @@ def test_a_loss_is_caught(small_book, message):
         check_small(small_book)
 
 
+@pytest.mark.parametrize("file, to", [("tests", "proofs"), ("proofs", "tests")])
+def test_a_test_counts_only_in_its_own_directory(small_book, file, to):
+    directory, _ = small_book
+    for path in (directory / file).iterdir():
+        path.rename(directory / to / path.name)
+    with pytest.raises(LedgerError, match="no test_"):
+        check_small(small_book)
+
+
 def test_a_missing_derivation_is_caught(small_book, monkeypatch):
     monkeypatch.delitem(DERIVATIONS, "rkl-logit-gradient")
     with pytest.raises(LedgerError, match="rkl-logit-gradient: no derivation"):

@@ -1,4 +1,4 @@
-"""The benchmark of the losses: its measure of memory, of rounding, its processes, its tables; without the other libraries."""
+"""The benchmark of the losses: memory, rounding, processes, tables; without other libraries."""
 
 import json
 import subprocess
@@ -10,7 +10,9 @@ import torch
 
 from opd_toy.__main__ import main
 from opd_toy.commands import bench as bench_command
+from opd_toy.commands import bench_tables
 from opd_toy.lm.bench import cases as benchmark
+from opd_toy.lm.bench import measuring
 from opd_toy.lm.bench import processes as benchmark_processes
 from opd_toy.lm.bench.cases import Setting, loss_function, make_inputs, one_pass
 from tests.conftest import ROOT
@@ -29,7 +31,7 @@ class Pipe:
 def exact(setting, folder):
     pipe = Pipe()
     threads = torch.get_num_threads()
-    benchmark.reference(pipe, setting, threads, folder)
+    measuring.reference(pipe, setting, threads, folder)
     return pipe.value
 
 
@@ -56,9 +58,9 @@ def test_a_pass_gives_the_gradient(setting, case, tmp_path):
     value = exact(setting, tmp_path)
     _, loss, gradients = one_pass(loss_function(case, setting), make_inputs(setting))
     assert loss == pytest.approx(value, rel=1e-5)
-    assert benchmark.gradient_error(gradients, tmp_path) < 2e-6
+    assert measuring.gradient_error(gradients, tmp_path) < 2e-6
     gradients[0][0, 0] += 1e-3 * gradients[0].norm()
-    assert benchmark.gradient_error(gradients, tmp_path) > 1e-4
+    assert measuring.gradient_error(gradients, tmp_path) > 1e-4
 
 
 def test_overwritten_inputs_are_gone():
@@ -76,27 +78,28 @@ def test_extra_memory_is_the_height_not_the_end():
         del b
         return a
 
-    result, extra = benchmark.with_extra_memory(function)
+    result, extra = measuring.with_extra_memory(function)
     assert len(result) == 8 << 20 and 94 <= extra / 2**20 <= 100
-    assert benchmark.with_extra_memory(lambda: None)[1] < 2 << 20
+    assert measuring.with_extra_memory(lambda: None)[1] < 2 << 20
 
 
 def test_measured_in_processes_of_their_own():
     """The command's process, small: every case, in turns; a case that fails leaves the others."""
     script = """
 import json, sys
-from opd_toy.lm.bench import cases as benchmark
-from opd_toy.lm.bench import processes
+from opd_toy.lm.bench import measuring, processes
 from opd_toy.lm.bench.cases import Setting
-true = benchmark.loss_function
+true = measuring.loss_function
 def loss_function(case, setting):
     if case == "trl_chunked":
         return lambda *inputs: sys.exit("no such thing")
     return true("textbook", setting) if case == "trl" else true(case, setting)
 processes.versions = lambda: {"torch": "2", "trl": "1"}
-benchmark.loss_function = processes.loss_function = loss_function
+measuring.loss_function = processes.loss_function = loss_function
 steps = []
-found = processes.measure([Setting("logits", ("ours", "trl", "trl_chunked", "liger_16"), tokens=6, vocabulary=200)], 3, 1, lambda done, total: steps.append((done, total)))
+cases = ("ours", "trl", "trl_chunked", "liger_16")
+setting = Setting("logits", cases, tokens=6, vocabulary=200)
+found = processes.measure([setting], 3, 1, lambda *step: steps.append(step))
 print(json.dumps([found, steps]))
 """
     run = subprocess.run(
@@ -162,8 +165,8 @@ def without_memory(found):
 
 
 def test_tables():
-    (title, rows), (_, hidden) = bench_command.tables(results())
-    assert title == "logits" and rows[0] == bench_command.HEADER
+    (title, rows), (_, hidden) = bench_tables.tables(results())
+    assert title == "logits" and rows[0] == bench_tables.HEADER
     assert rows[3] == (
         "TRL generalized_jsd_loss",
         "2.00 s",
@@ -174,14 +177,14 @@ def test_tables():
         "2.0e-06",
     )
     assert hidden[4][1] == "failed" and {len(row) for row in rows + hidden} == {
-        len(bench_command.HEADER)
+        len(bench_tables.HEADER)
     }
-    assert bench_command.tables(without_memory(results()))[0][1][1][4:6] == ("-", "-")
-    assert "trl_chunked: no" in bench_command.as_text(results())
+    assert bench_tables.tables(without_memory(results()))[0][1][1][4:6] == ("-", "-")
+    assert "trl_chunked: no" in bench_tables.as_text(results())
 
 
 def test_goals():
-    dense, fused, *errors = bench_command.goals(results())
+    dense, fused, *errors = bench_tables.goals(results())
     assert (
         dense["time"] == pytest.approx(10) and dense["memory"] == pytest.approx(40) and dense["met"]
     )
@@ -196,18 +199,18 @@ def test_goals():
         ([3e-6, 2e-6], False),
     ]
     assert (
-        not bench_command.goals(results(trl=(0.7, 1000, 1e-6)))[0]["met"]
-        and not bench_command.goals(results(trl=(1.0, 400, 1e-6)))[0]["met"]
+        not bench_tables.goals(results(trl=(0.7, 1000, 1e-6)))[0]["met"]
+        and not bench_tables.goals(results(trl=(1.0, 400, 1e-6)))[0]["met"]
     )
-    assert not bench_command.goals(without_memory(results()))[0]["met"]
+    assert not bench_tables.goals(without_memory(results()))[0]["met"]
     nearly = results()
     nearly["settings"][1]["rows"][1]["gradient_error"] = 2.8e-6
-    assert bench_command.goals(nearly)[-1]["met"]
-    assert bench_command.goal_text(errors[1]).startswith("NOT met: hidden_64: gradient error")
+    assert bench_tables.goals(nearly)[-1]["met"]
+    assert bench_tables.goal_text(errors[1]).startswith("NOT met: hidden_64: gradient error")
     trial = results()
     for setting in trial["settings"]:
         setting["vocabulary"] = 20_000
-    assert bench_command.goals(trial) == []
+    assert bench_tables.goals(trial) == []
 
 
 def test_the_command_records_and_shows(tmp_path, monkeypatch, capsys):
@@ -229,11 +232,14 @@ def test_the_command_records_and_shows(tmp_path, monkeypatch, capsys):
     assert provenance["modules"] == bench_command.MODULES
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--repeats", "0"], "repeats is 0; give a whole number"),
-    (["--threads", "-1"], "threads is -1; give a whole number"),
-    (["--show", "--directory", "nowhere"], "directory is 'nowhere', which holds no loss-benchmark.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--repeats", "0"], "repeats is 0; give a whole number"),
+        (["--threads", "-1"], "threads is -1; give a whole number"),
+        (["--show", "--directory", "nowhere"], "which holds no loss-benchmark.json"),
+    ],
+)
 def test_errors(arguments, message, capsys):
     with pytest.raises(SystemExit):
         main(["bench", *arguments])

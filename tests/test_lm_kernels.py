@@ -1,4 +1,7 @@
-"""Which losses a GPU's kernels are asked for, without a GPU and without Triton: a stand-in that computes as the CPU does."""
+"""Which losses a GPU's kernels are asked for, without a GPU and without Triton.
+
+A stand-in for the kernels computes as the CPU does.
+"""
 
 import subprocess
 import sys
@@ -7,7 +10,7 @@ import types
 import pytest
 import torch
 
-from opd_toy.lm import _shared, losses
+from opd_toy.lm import heads, losses, rows
 from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
 from tests.conftest import ROOT
 
@@ -29,7 +32,7 @@ def stand_in(monkeypatch):
             "skewed_reverse_kl": {"skew": mixing},
         }.get(objective, {})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(losses, "device_kernels", lambda *_: None)
+            patch.setattr(rows, "device_kernels", lambda *_: None)
             return losses._objective(objective, z, z.shape[-1], temperature, parameters)(
                 z, y, factor, out
             )
@@ -40,8 +43,7 @@ def stand_in(monkeypatch):
 
     module = types.SimpleNamespace(OBJECTIVES=NAMES, divergence=divergence, scale_=scale_)
     serves = lambda *tensors: module if all(x.dtype != torch.float64 for x in tensors) else None
-    monkeypatch.setattr(losses, "device_kernels", serves)
-    monkeypatch.setattr(_shared, "device_kernels", serves)
+    monkeypatch.setattr(rows, "device_kernels", serves)
     return calls
 
 
@@ -103,7 +105,7 @@ def test_gradients_of_float16_are_float32_until_scaled(stand_in):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("rows_of_the_head", [None, 5])
 def test_hidden_states_and_heads_on_tensor_cores(dtype, rows_of_the_head, stand_in, monkeypatch):
-    """The way of a GPU: products of half-precision matrices summed in float32, the head's gradient a few rows at a time."""
+    """The way of a GPU: half-precision products summed in float32, few rows of the head a time."""
     products = []
 
     def product(a, b, out=None):
@@ -112,11 +114,11 @@ def test_hidden_states_and_heads_on_tensor_cores(dtype, rows_of_the_head, stand_
 
     half = lambda a, b: a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)
     (
-        monkeypatch.setattr(losses, "_tensor_cores", half),
-        monkeypatch.setattr(losses, "_product", product),
+        monkeypatch.setattr(heads, "tensor_cores", half),
+        monkeypatch.setattr(heads, "_product", product),
     )
     if rows_of_the_head:
-        monkeypatch.setattr(losses, "HEAD_BLOCK_BYTES", 4 * 6 * rows_of_the_head)
+        monkeypatch.setattr(heads, "HEAD_BLOCK_BYTES", 4 * 6 * rows_of_the_head)
     h, g, w, u = *pair(2, 5, 6), *pair(11, 6, seed=1)
     mask = torch.tensor([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]])
     exact = [x.to(dtype).double().requires_grad_() for x in (h, w)]
@@ -159,30 +161,44 @@ def test_only_gpus_and_only_with_triton(monkeypatch):
     import opd_toy.lm
 
     monkeypatch.setattr(opd_toy.lm, "kernels", module, raising=False)
-    _shared._kernels.cache_clear()
+    rows._kernels.cache_clear()
     try:
-        assert _shared.device_kernels(on(False, torch.float32)) is None
+        assert rows.device_kernels(on(False, torch.float32)) is None
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            assert _shared.device_kernels(on(True, dtype), on(True, torch.bfloat16)) is module
+            assert rows.device_kernels(on(True, dtype), on(True, torch.bfloat16)) is module
         assert (
-            _shared.device_kernels(on(True, torch.float64)) is None
-            and _shared.device_kernels(on(True, torch.float32), on(True, torch.float64)) is None
+            rows.device_kernels(on(True, torch.float64)) is None
+            and rows.device_kernels(on(True, torch.float32), on(True, torch.float64)) is None
         )
         module.serves = lambda device: False
-        _shared._kernels.cache_clear()
-        assert _shared.device_kernels(on(True, torch.float32)) is None
+        rows._kernels.cache_clear()
+        assert rows.device_kernels(on(True, torch.float32)) is None
         monkeypatch.delattr(opd_toy.lm, "kernels")
         monkeypatch.setitem(
             sys.modules, "opd_toy.lm.kernels", None
         )  # as where Triton is not installed
-        _shared._kernels.cache_clear()
-        assert _shared.device_kernels(on(True, torch.float32)) is None
+        rows._kernels.cache_clear()
+        assert rows.device_kernels(on(True, torch.float32)) is None
     finally:
-        _shared._kernels.cache_clear()
+        rows._kernels.cache_clear()
+
+
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None
+import torch
+from opd_toy.lm import losses
+losses.distillation_loss(torch.zeros(2, 3, requires_grad=True), torch.ones(2, 3)).backward()
+assert "opd_toy.lm.kernels" not in sys.modules
+try:
+    import opd_toy.lm.kernels
+except ImportError:
+    print("none")
+"""
 
 
 def test_the_losses_need_no_triton():
-    code = "import sys; sys.modules['triton'] = None; import torch; from opd_toy.lm import losses, _shared; losses.distillation_loss(torch.zeros(2, 3, requires_grad=True), torch.ones(2, 3)).backward(); assert 'opd_toy.lm.kernels' not in sys.modules; assert _shared.device_kernels.__name__"
-    code += "\ntry:\n    import opd_toy.lm.kernels\nexcept ImportError:\n    print('none')"
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRITON], cwd=ROOT, capture_output=True, text=True
+    )
     assert run.returncode == 0 and run.stdout == "none\n", run.stderr

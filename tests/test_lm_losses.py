@@ -1,4 +1,7 @@
-"""The language-model losses: the numpy engine, float64 autograd of the textbook formulas, exact sums over token trees, and hostile inputs."""
+"""The language-model losses against the numpy engine, autograd and sums over token trees.
+
+Autograd is of the textbook formulas in float64.  Hostile inputs, too.
+"""
 
 import math
 import os
@@ -13,7 +16,7 @@ import torch.nn.functional as F
 
 from opd_toy import objectives, sequences
 from opd_toy.distributions import softmax
-from opd_toy.lm import losses
+from opd_toy.lm import divergences, losses
 from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
 from tests import jsd_faults
 from tests.conftest import ROOT
@@ -36,7 +39,7 @@ CASES = [
     *[
         ("top_k_reverse_kl", {"k": k, "outside": outside})
         for k in (1, 4, 11)
-        for outside in losses.OUTSIDE
+        for outside in divergences.OUTSIDE
     ],
 ]
 case = pytest.mark.parametrize(
@@ -219,7 +222,7 @@ def test_student_support_and_ties_are_those_of_torch_topk():
     y = y.round()  # ties
     for support, by in (("teacher", y), ("student", z)):
         head = by.topk(4, -1).indices
-        for outside in losses.OUTSIDE:
+        for outside in divergences.OUTSIDE:
             gradient = value_and_gradient(
                 z, y, "top_k_reverse_kl", k=4, outside=outside, support=support
             )[1]
@@ -353,7 +356,7 @@ def test_a_plain_sum_would_fail_that():
 
 
 def test_a_small_divergence_between_confident_models():
-    """What the student holds for impossible (p = 0 in float32) the teacher does not: -log(1 - 1e-3), all of it in the token's q."""
+    """p = 0 in float32, where q is not: the divergence is all in the token's q."""
     z, y = torch.zeros(1, 3), torch.zeros(1, 3)
     z[0, 1], y[0, 1] = -200.0, math.log(1e-3)
     z[0, 2], y[0, 2] = -25.0, -24.0
@@ -557,25 +560,23 @@ def test_a_shift_of_all_logits_changes_nothing():
 
 
 def test_not_contiguous_logits():
+    # Vector units add the 11 terms of a row that is not adjacent in memory in another order:
+    # seen to 1.1e-15, of at most 11 roundings of 2.2e-16 in each of a few sums.
+    order_of_sums = 1e-14
     z, y = pair(3, 5, 11)
-    mask = torch.rand(3, 4) < 0.7
+    mask = torch.rand(3, 4, generator=torch.Generator().manual_seed(1)) < 0.7
     expected = value_and_gradient(
         z[:, :-1].contiguous(), y[:, :-1].contiguous(), "reverse_kl", mask
     )
     x = z.clone().requires_grad_()
     loss = distillation_loss(x[:, :-1], y[:, :-1], "reverse_kl", mask)
     loss.backward()
-    near(loss, expected[0], 1e-15)
-    near(x.grad[:, :-1], expected[1], 1e-15)
+    near(loss, expected[0], order_of_sums)
+    near(x.grad[:, :-1], expected[1], order_of_sums)
     assert (x.grad[:, -1] == 0).all()
     turned = z[:, :-1].transpose(1, 2).contiguous().transpose(1, 2)
-    near(
-        value_and_gradient(
-            turned, y[:, :-1].transpose(0, 1).contiguous().transpose(0, 1), "reverse_kl", mask
-        )[1],
-        expected[1],
-        1e-15,
-    )
+    other = y[:, :-1].transpose(0, 1).contiguous().transpose(0, 1)
+    near(value_and_gradient(turned, other, "reverse_kl", mask)[1], expected[1], order_of_sums)
 
 
 def test_gradients_over_the_logits():
@@ -713,7 +714,8 @@ dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_
 torch.manual_seed(0)
 head = torch.nn.Linear(5, 11, dtype=torch.float64)
 x, y = torch.randn(4, 6, 5, dtype=torch.float64), torch.randn(4, 6, 11, dtype=torch.float64)
-mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 1]])
+mask = [[1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 1]]
+mask = torch.tensor(mask)
 mine = slice(0, 1) if rank == 0 else slice(1, 4)  # ranks with unequal numbers of tokens
 model = DistributedDataParallel(head)
 count = token_count(mask[mine])
@@ -727,7 +729,8 @@ whole = distillation_loss(head(x), y, "reverse_kl", mask)
 whole.backward()
 assert count == 5, count
 torch.testing.assert_close(averaged / 2, whole.detach(), rtol=1e-13, atol=0)
-torch.testing.assert_close(ours, head.weight.grad, rtol=0, atol=1e-13 * head.weight.grad.abs().max().item())
+largest = head.weight.grad.abs().max().item()
+torch.testing.assert_close(ours, head.weight.grad, rtol=0, atol=1e-13 * largest)
 dist.destroy_process_group()
 open(out, "w").write("equal")
 """
@@ -762,7 +765,8 @@ MEMORY = """
 import re, sys, torch
 torch.set_num_threads(2)
 import torch.nn.functional as F
-from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss, token_log_probabilities
+from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
+from opd_toy.lm.losses import token_log_probabilities
 
 def status(key):
     return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
@@ -774,10 +778,12 @@ def extra(run):
     return status("VmHWM") - before
 
 N, V, H = 64, 100_000, 16
-h, g, w, u = torch.randn(4 * N, H), torch.randn(4 * N, H), torch.randn(V, H, requires_grad=True), torch.randn(V, H)
+h, g = torch.randn(4 * N, H), torch.randn(4 * N, H)
+w, u = torch.randn(V, H, requires_grad=True), torch.randn(V, H)
 z, y, tokens = torch.randn(1, N, V), torch.randn(1, N, V), torch.zeros(1, N, dtype=torch.int64)
 small = z[:, :2, :1000].clone().requires_grad_()
-(distillation_loss(small, y[:, :2, :1000]) + token_log_probabilities(small, tokens[:, :2]).sum()).backward()
+warm = distillation_loss(small, y[:, :2, :1000])
+(warm + token_log_probabilities(small, tokens[:, :2]).sum()).backward()
 fused_linear_distillation_loss(h[:2], w[:100], g[:2], u[:100]).backward()
 w.grad = None
 hidden = h.clone().requires_grad_()
@@ -787,13 +793,20 @@ with torch.no_grad():
     print("no_grad", extra(lambda: distillation_loss(z.requires_grad_(), y)))
 logits = z.detach().clone().requires_grad_() + 0
 print("overwrite", extra(lambda: distillation_loss(logits, y, overwrite_logits=True)))
-for name, parameters in (("reverse_kl", {}), ("generalized_jsd", {"beta": 0.5}), ("top_k_reverse_kl", {"k": 32, "outside": "tail"})):
+for name, parameters in (
+    ("reverse_kl", {}),
+    ("generalized_jsd", {"beta": 0.5}),
+    ("top_k_reverse_kl", {"k": 32, "outside": "tail"}),
+):
     leaf = z.detach().requires_grad_()
     print(name, extra(lambda: distillation_loss(leaf, y, name, **parameters).backward()))
     leaf.grad = None
 print("sft", extra(lambda: token_log_probabilities(leaf, tokens).sum().backward()))
 leaf.grad = None
-print("textbook", extra(lambda: (F.softmax(leaf, -1) * (F.log_softmax(leaf, -1) - F.log_softmax(y, -1))).sum().backward()))
+def textbook():
+    ratio = F.log_softmax(leaf, -1) - F.log_softmax(y, -1)
+    (F.softmax(leaf, -1) * ratio).sum().backward()
+print("textbook", extra(textbook))
 """
 
 
@@ -913,7 +926,7 @@ class Tree:
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, self.logits)])
 
     def rows(self, make):
-        """The gradient of each sequence's own loss (S, P); ``make`` maps log probabilities (1, T) and a slice to a loss."""
+        """Gradients (S, P), one a sequence; ``make`` maps log p (1, T) and a slice to a loss."""
         return torch.stack(
             [
                 self.gradient(make(self.log_probabilities()[i : i + 1], slice(i, i + 1)))
@@ -1024,7 +1037,7 @@ def test_a_prompt_and_padding_change_no_gradient():
 
 
 def test_importance_weights_make_another_policy_s_tokens_serve():
-    """Drawn by the teacher, weighted token by token: at T = 1 exactly the student's own gradient."""
+    """Drawn by the teacher, weighted token by token: at T = 1 the student's own gradient."""
     student, teacher = Tree(5, 1, 0), Tree(5, 1, 1)
     q = teacher.log_probabilities().detach()
     loss = losses.policy_gradient_loss(
@@ -1038,7 +1051,7 @@ def test_importance_weights_make_another_policy_s_tokens_serve():
 
 
 def test_clipping_and_truncation():
-    """One text of four tokens: costs of both signs, ratios on both sides; against autograd of PPO's objective."""
+    """Four tokens, costs of both signs, ratios on both sides: autograd of PPO's objective."""
     behaviour = torch.zeros(4, dtype=torch.float64)
     log_p = torch.tensor([-0.5, 0.5, -0.5, 0.5], dtype=torch.float64).requires_grad_()
     teacher = (log_p + torch.tensor([1.0, 1.0, -1.0, -1.0])).detach()  # costs -1, -1, 1, 1
@@ -1086,7 +1099,7 @@ def test_fipo():
         near(weight, sequences.fipo_weight(STUDENT.tree, old.tree, *arguments, limit))
         assert not weight.requires_grad and weight.min() == 0.8 and weight.max() == 1.05
         rows = STUDENT.rows(
-            lambda log_p, i: losses.policy_gradient_loss(
+            lambda log_p, i, weight=weight: losses.policy_gradient_loss(
                 log_p,
                 None,
                 reward=(REWARD - (old.chance[:, 0] * REWARD).sum())[i],
@@ -1170,7 +1183,8 @@ def gradient_of_policy(**arguments):
         ),
         (
             lambda: from_logits(y=torch.zeros(2, 4, 5)),
-            r"student_logits has shape \(2, 3, 5\) and teacher_logits \(2, 4, 5\); their leading axes must be equal",
+            r"student_logits has shape \(2, 3, 5\) and teacher_logits \(2, 4, 5\); "
+            "their leading axes must be equal",
         ),
         (
             lambda: from_logits(y=torch.zeros(2, 3, 6)),
@@ -1250,7 +1264,8 @@ def gradient_of_policy(**arguments):
         ),
         (
             lambda: from_hidden(w=torch.zeros(4, 5)),
-            r"student_hidden has shape \(2, 3, 4\) and student_weight \(4, 5\); give \(\.\.\., H\) and \(V, H\)",
+            r"student_hidden has shape \(2, 3, 4\) and student_weight \(4, 5\); "
+            r"give \(\.\.\., H\) and \(V, H\)",
         ),
         (
             lambda: from_hidden(u=torch.zeros(6, 4)),

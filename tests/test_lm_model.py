@@ -1,4 +1,4 @@
-"""The transformer of the lab against one written out in einsum, its cache, its sampling, its files."""
+"""The lab's transformer against one written out in einsum; its cache, sampling and files."""
 
 import math
 
@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from opd_toy.lm import model as module
+from opd_toy.lm import transformer as transformer_module
 from opd_toy.lm.model import (
     Shape,
     Transformer,
@@ -15,11 +16,11 @@ from opd_toy.lm.model import (
     load,
     notes,
     response_mask,
-    rotate,
     sample,
     save,
     uniforms,
 )
+from opd_toy.lm.transformer import rotate
 
 SHAPE = Shape(vocabulary=11, width=16, layers=2, heads=2, length=12)
 END, PAD = 9, 10
@@ -52,7 +53,7 @@ def reference(model, read):
             )
             score = torch.zeros(len(read), length, length, dtype=torch.float64)
             for i in range(width // 2):  # a pair as one complex number, turned by its position
-                angle = torch.exp(1j * position * module.TURN_BASE ** (-2 * i / width))
+                angle = torch.exp(1j * position * transformer_module.TURN_BASE ** (-2 * i / width))
                 turned = [(z[..., 2 * i] + 1j * z[..., 2 * i + 1]) * angle for z in (query, key)]
                 score += torch.einsum("bs,bt->bst", turned[0], turned[1].conj()).real / math.sqrt(
                     width
@@ -89,7 +90,7 @@ def test_a_later_token_does_not_change_what_came_before():
 
 def test_scores_of_attention_depend_on_the_distance_alone():
     query, key = uniforms(3, shape=(2, 1, 8)) - 0.5
-    turns = module._turns(64, 8, torch.device("cpu"), torch.float64)
+    turns = transformer_module._turns(64, 8, torch.device("cpu"), torch.float64)
     at = lambda x, position: rotate(x, turns[position : position + 1])
     scores = {
         distance: [
@@ -97,7 +98,7 @@ def test_scores_of_attention_depend_on_the_distance_alone():
         ]
         for distance in range(5)
     }
-    for distance, score in scores.items():
+    for score in scores.values():
         assert score == pytest.approx([score[0]] * 4, abs=1e-14)
     assert len({round(score[0], 6) for score in scores.values()}) == 5
     assert at(query, 0).equal(query)
@@ -106,7 +107,7 @@ def test_scores_of_attention_depend_on_the_distance_alone():
 
 def test_gradients_reach_every_weight():
     model = transformer()
-    module.F.cross_entropy(
+    transformer_module.F.cross_entropy(
         model(tokens(4, 12)).flatten(0, 1), tokens(4, 12, seed=1).flatten()
     ).backward()
     for name, parameter in model.named_parameters():
@@ -280,7 +281,7 @@ def test_uniform_numbers_are_keyed_by_all_that_is_named():
         )
     ]
     assert len({tuple(numbers.flatten().tolist()) for numbers in (first, *others)}) == 8
-    # Fixed, so that a run is taken up, and a record made again, by another version of the libraries.
+    # Fixed, so that a run is taken up, and a record made again, by other versions of libraries.
     assert uniforms(1, "texts", 2, shape=(2,)).tolist() == [0.43851221349923797, 0.7224255135497838]
     with pytest.raises(ValueError, match="counters is 0.5; give a whole number"):
         uniforms(1, 0.5, shape=(2,))
@@ -340,7 +341,7 @@ def test_files_that_hold_no_model_are_refused(tmp_path):
         safetensors.torch.save_file({"a": torch.zeros(2)}, path, metadata)
         with pytest.raises(
             ValueError,
-            match=f"with the format {metadata and 'pt'!r} in its metadata; give a file that save wrote",
+            match=f"with the format {metadata and 'pt'!r} in its metadata; give a file that save",
         ):
             load(path)
 
@@ -389,7 +390,8 @@ def test_too_long_a_text_is_refused():
     model = transformer()
     with pytest.raises(
         ValueError,
-        match="tokens has shape \\(2, 13\\) and follows 0 tokens; the model has 12 positions \\(length\\), so give at most 12",
+        match="tokens has shape \\(2, 13\\) and follows 0 tokens; "
+        "the model has 12 positions \\(length\\), so give at most 12",
     ):
         model(tokens(2, 13))
     cache = model.cache(2, 20)

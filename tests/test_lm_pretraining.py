@@ -1,4 +1,4 @@
-"""Teacher and student of the lab: made from a seed, taken up after a kill, kept, made anew where they are another's."""
+"""The lab's teacher and student: made from a seed, taken up after a kill, kept, made anew."""
 
 import dataclasses
 import signal
@@ -19,8 +19,14 @@ from opd_toy.records.checkpoints import Stop
 TASK = Sums(terms=2, digits=1)
 SHAPE = Shape(TASK.vocabulary, 16, 2, 2, TASK.prompt_length + TASK.length)
 SMALL = Preset(
-    "small", TASK, Recipe(SHAPE, steps=12, batch=16, rate=1e-2, seed=0), Recipe(SHAPE, steps=6, batch=8, rate=1e-2, seed=1),
-    Distillation(steps=2, batch=8, rate=1e-3, group=4, evaluate_every=1, evaluation_prompts=8), seeds=(1,),
+    "small",
+    TASK,
+    Recipe(SHAPE, steps=12, batch=16, rate=1e-2, seed=0),
+    Recipe(SHAPE, steps=6, batch=8, rate=1e-2, seed=1),
+    Distillation(
+        steps=2, batch=8, rate=1e-3, group=4, evaluate_every=1, evaluation_prompts=8
+    ),
+    seeds=(1,),
 )  # fmt: skip
 
 
@@ -186,7 +192,10 @@ from opd_toy.lm import pretraining
 from tests.test_lm_pretraining import SMALL
 torch.set_num_threads(1)
 pretraining.Checkpoint = functools.partial(pretraining.Checkpoint, seconds=0.0)
-pretraining.teacher(SMALL, sys.argv[1], report=lambda done, total: done == 7 and os.kill(os.getpid(), signal.SIGKILL))
+def report(done, total):
+    if done == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+pretraining.teacher(SMALL, sys.argv[1], report=report)
 """
     killed = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
@@ -263,10 +272,14 @@ def test_the_gpu_preset_is_as_large_as_its_docstring_counts():
     )  # the teacher reads, the student draws and learns
     said = " ".join(presets.__doc__.split())
     for words in (
-        f"its teacher has {weights / 1e6:.1f} million weights, {blocks / 1e6:.1f} of them in the blocks and {head / 1e6:.1f} in the head, its student {smaller / 1e6:.1f}",
-        f"A text is {positions} positions in the blocks and {responses} in the head, so the teacher takes {text / 1e9:.0f} GFLOP a text, {total / 1e15:.0f} PFLOP",
-        f"{gpu.teacher.steps} steps of {gpu.teacher.batch} texts, and the student {student_text / 1e9:.1f} and {student_total / 1e15:.1f} in all",
-        f"the teacher is {total / 300e12:.0f} seconds of products. A distillation step ({gpu.distillation.batch} texts) is {step / 1e12:.1f} TFLOP, {step / 300e9:.0f} ms",
+        f"its teacher has {weights / 1e6:.1f} million weights, {blocks / 1e6:.1f} of them in the "
+        f"blocks and {head / 1e6:.1f} in the head, its student {smaller / 1e6:.1f}",
+        f"A text is {positions} positions in the blocks and {responses} in the head, so the "
+        f"teacher takes {text / 1e9:.0f} GFLOP a text, {total / 1e15:.0f} PFLOP",
+        f"{gpu.teacher.steps} steps of {gpu.teacher.batch} texts, and the student "
+        f"{student_text / 1e9:.1f} and {student_total / 1e15:.1f} in all",
+        f"the teacher is {total / 300e12:.0f} seconds of products. A distillation step "
+        f"({gpu.distillation.batch} texts) is {step / 1e12:.1f} TFLOP, {step / 300e9:.0f} ms",
     ):
         assert words in said
     assert gpu.task.vocabulary == 32768 and gpu.task.base == 100 and gpu.autocast == "bfloat16"
@@ -274,7 +287,7 @@ def test_the_gpu_preset_is_as_large_as_its_docstring_counts():
 
 
 def test_a_small_transformer_learns_the_task_of_the_gpu_preset():
-    """Its base, terms and digits, with a vocabulary and a model cut down to what a processor trains in a moment, in bfloat16."""
+    """Its base, terms and digits; vocabulary and model cut down to a moment, in bfloat16."""
     task = dataclasses.replace(PRESETS["gpu"].task, vocabulary=128)
     recipe = Recipe(
         Shape(128, 32, 2, 4, task.prompt_length + task.length), steps=30, batch=16, rate=1e-2

@@ -1,4 +1,4 @@
-"""The measures and the study of the lab, held to enumeration of all texts of a small transformer."""
+"""Measures and study of the lab, held to enumeration of all texts of a small transformer."""
 
 import argparse
 import dataclasses
@@ -25,13 +25,15 @@ from opd_toy.lm import measures, presets, training
 from opd_toy.lm.methods import METHODS
 from opd_toy.lm.model import Shape, Transformer, sample
 from opd_toy.lm.presets import Distillation, Preset, Recipe
-from opd_toy.lm.study import claims, frozen
+from opd_toy.lm.study import claims, clearly, frozen
 from opd_toy.lm.study import stages as study
 from opd_toy.lm.tasks import Sums
 from opd_toy.records import provenance
 from opd_toy.records.checkpoints import Stop
 
 ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LATER = {
     gamma: torch.tensor([0.3, -1.0, 2.0]) * gamma for gamma in (0.5, 0.9, 1.0)
@@ -52,7 +54,7 @@ class Spoken:
         return torch.full((count, 1), START)
 
     def all_texts(self):
-        responses = [r for r in itertools.product(range(V), repeat=T)]
+        responses = list(itertools.product(range(V), repeat=T))
         if self.end < V:  # what follows the end is padding
             cut = lambda r: (
                 r[: r.index(self.end) + 1] + (self.pad,) * (T - r.index(self.end) - 1)
@@ -65,7 +67,7 @@ class Spoken:
 
 @pytest.fixture(scope="module")
 def models():
-    """A student and a teacher whose conditionals are far from uniform and from each other, float64."""
+    """A student and a teacher, float64, far from uniform and from each other."""
     pair = [Transformer(Shape(V, 8, 1, 2, T + 1), seed=seed).double() for seed in (1, 2)]
     with torch.no_grad():
         for model in pair:
@@ -106,7 +108,8 @@ def jacobian(models):
     return torch.stack(rows).numpy()
 
 
-def gradients_of_all_texts(models, task=Spoken()):
+def gradients_of_all_texts(models, task=None):
+    task = task or Spoken()
     texts = task.all_texts()
     mask = measures.response_mask(texts, 1, task.end)
     with torch.no_grad():
@@ -161,11 +164,12 @@ def test_every_row_is_that_of_the_token_trees(models, trees, jacobian):
     table = gradients_of_all_texts(models)
     kl = sequences.token_kls(*trees)
     position_kl = tuple(np.array(rows) for rows in _kl_at_prefixes(trees))
-    exact = {
-        "pg_0": sequences.reward_to_go(*trees, 0.0), "pg_0.5": sequences.reward_to_go(*trees, 0.5), "pg_0.9": sequences.reward_to_go(*trees, 0.9),
-        "pg_1": sequences.reward_to_go(*trees, 1.0), "pg_baseline": sequences.reward_to_go(*trees, 0.0, baseline=position_kl),
-        "gkd": sequences.reward_to_go(*trees, 0.0, signal="full_vocabulary"), "exact_costs": sequences.reward_to_go(*trees, 1.0, signal="full_vocabulary"),
-    }  # fmt: skip
+    exact = {f"pg_{gamma:g}": sequences.reward_to_go(*trees, gamma) for gamma in (0, 0.5, 0.9, 1)}
+    exact |= {
+        "pg_baseline": sequences.reward_to_go(*trees, 0.0, baseline=position_kl),
+        "gkd": sequences.reward_to_go(*trees, 0.0, signal="full_vocabulary"),
+        "exact_costs": sequences.reward_to_go(*trees, 1.0, signal="full_vocabulary"),
+    }
     for name, rows in exact.items():
         np.testing.assert_allclose(
             table[:, frozen.ESTIMATORS.index(name)],
@@ -556,7 +560,7 @@ def test_answers_are_drawn_again_when_the_teacher_has_changed(preset):
 
 
 def test_as_many_prompts_asked_for_are_other_questions(preset):
-    """A count that the caller gives has eight times as many workings, also where it is the preset's."""
+    """A count that the caller gives has eight times as many workings, the preset's own too."""
     teacher, most = Transformer(preset.student.shape, seed=2), 600
     wide = _Preset(preset.task, preset.student)
     wide.distillation.evaluation_prompts = most
@@ -614,10 +618,14 @@ def test_exposure_is_the_mean_of_each_position(preset):
 # --- the study ---------------------------------------------------------------------------
 
 TASK = Sums(terms=2, digits=1)
+MICRO_SHAPE = Shape(16, 16, 1, 2, TASK.prompt_length + TASK.length)
 MICRO = Preset(
-    "tiny", TASK, *(Recipe(Shape(16, 16, 1, 2, TASK.prompt_length + TASK.length), steps=3, batch=8, rate=1e-2, seed=seed) for seed in (0, 1)),
-    Distillation(steps=4, batch=8, rate=1e-2, group=4, evaluate_every=2, evaluation_prompts=16), seeds=(1, 2),
-)  # fmt: skip
+    "tiny",
+    TASK,
+    *(Recipe(MICRO_SHAPE, steps=3, batch=8, rate=1e-2, seed=seed) for seed in (0, 1)),
+    Distillation(steps=4, batch=8, rate=1e-2, group=4, evaluate_every=2, evaluation_prompts=16),
+    seeds=(1, 2),
+)
 EFFORT = study.Effort(prompts=24, texts=16, cut_texts=8, blocks=4, from_teacher=2)
 
 
@@ -686,7 +694,7 @@ def test_the_record_holds_what_others_read(whole):
     assert (beyond["steps"], beyond["rate"]) == (2, pytest.approx(1e-2 / 3)) and list(
         beyond["methods"]
     ) == ["opd_reward", "rlvr", "gkd"]
-    for name, found in beyond["methods"].items():
+    for found in beyond["methods"].values():
         for run, end in zip(found["curves"], found["final"], strict=True):
             assert run["steps"] == [0, 1, 2] and run["sequence_kl"][0] == pytest.approx(
                 0, abs=1e-9
@@ -749,8 +757,19 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_and_interrupted_it_goes_on_and_leaves_no_process(whole, tmp_path):
-    """Two processes: killed among the runs, then interrupted there, then finished here; as in one go in one process."""
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_killed_and_interrupted_it_goes_on_and_leaves_no_process(whole, tmp_path, two_threads):
+    """Killed and interrupted in two processes, then finished here: as in one go in one process.
+
+    Here PyTorch has two threads, and there one, which must not matter: bit for bit.
+    """
+
     longer = dataclasses.replace(
         MICRO, distillation=dataclasses.replace(MICRO.distillation, steps=40, evaluate_every=20)
     )
@@ -800,7 +819,10 @@ def test_killed_and_interrupted_it_goes_on_and_leaves_no_process(whole, tmp_path
 
 
 def test_a_run_that_breaks_down_has_no_end(whole, tmp_path, monkeypatch):
-    """Neither the start's measures nor those of a student that an earlier study left; what rests on it is undecided."""
+    """Neither the start's measures nor those that an earlier study left stand for its end.
+
+    What rests on them is undecided.
+    """
     folder, distill = tmp_path / "study", training.distill
     shutil.copytree(whole[0], folder)
 
@@ -840,7 +862,8 @@ def test_a_run_that_breaks_down_has_no_end(whole, tmp_path, monkeypatch):
     assert {
         verdict(found, name) for name in ("gkd-pg-summary", "jsd-endpoints", "reward-mixing")
     } == {"undecided"}
-    assert {row["id"]: row for row in found["claims"]}["rates"]["parts"]["γ = 0 behind GKD"] is None
+    rates = {row["id"]: row for row in found["claims"]}["rates"]
+    assert rates["parts"]["γ = 0 behind GKD"] is None
     assert "gkd, seed 1, broke down and is in no mean: gkd, step 3" in study_command.report(
         found
     ) and "opd_reward from the teacher, seed 2, broke down" in study_command.report(found)
@@ -850,16 +873,16 @@ def test_a_run_that_breaks_down_has_no_end(whole, tmp_path, monkeypatch):
 
 
 def test_clearly():
-    assert claims.clearly_above(np.array([1.0, 1.1, 0.9])) and not claims.clearly_above(
+    assert clearly.clearly_above(np.array([1.0, 1.1, 0.9])) and not clearly.clearly_above(
         np.array([1.0, 1.1, -0.1])
     )
-    assert not claims.clearly_above(np.array([3.0, 0.1, 0.2])) and not claims.clearly_above(
+    assert not clearly.clearly_above(np.array([3.0, 0.1, 0.2])) and not clearly.clearly_above(
         np.array([1.0])
     )  # spread; one seed
     assert (
-        claims.greater((1.0, 0.1), (0.5, 0.1))
-        and not claims.greater((1.0, 0.1), (0.8, 0.1))
-        and not claims.greater((0.5, 0.1), (1.0, 0.1))
+        clearly.greater((1.0, 0.1), (0.5, 0.1))
+        and not clearly.greater((1.0, 0.1), (0.8, 0.1))
+        and not clearly.greater((0.5, 0.1), (1.0, 0.1))
     )
 
 
@@ -883,7 +906,7 @@ def verdict(results, name):
     ],
 )  # fmt: skip
 def test_a_claim_on_trained_students_depends_on_who_is_ahead(whole, name, methods, measure, sign):
-    """With the first method ahead the part is there, with the second it is not, with mixed seeds neither."""
+    """With the first method ahead the part is there; with the second, or mixed seeds, not."""
     ahead, level = {}, {}
     for case, leads in (
         ("first", (0.30, 0.32)),
@@ -968,7 +991,7 @@ def test_claims_on_gradients(whole):
 
 
 def made_up(**columns):
-    """Two frozen students of which only these numbers are known, {estimator: {column: one [value, error] a student}}."""
+    """Two frozen students with these numbers, {estimator: {column: one pair a student}}."""
     return {
         student: {
             "estimators": {
@@ -986,7 +1009,8 @@ def made_up(**columns):
     [
         (((-0.09, 0.02), (-0.05, 0.01)), "seen"),
         (((-0.09, 0.02), (-0.03, 0.02)), "seen under conditions"),
-        (((-0.09, 0.02), (-0.09, 0.06)), "seen under conditions"),  # two errors are more than there is to lose
+        # two errors are more than there is to lose
+        (((-0.09, 0.02), (-0.09, 0.06)), "seen under conditions"),
         (((-0.03, 0.02), (0.09, 0.02)), "not seen"),
         (((0.09, 0.06), (-0.09, 0.06)), "undecided"),
     ],
@@ -1005,7 +1029,11 @@ def test_whether_the_bias_falls(changes, expected):
 
 @pytest.mark.parametrize(
     ("ratios", "expected"),
-    [(((-0.5, 0.1), (-0.3, 0.1)), "seen"), (((-0.5, 0.1), (-0.1, 0.1)), "seen under conditions"), (((0.5, 0.1), (-0.1, 0.1)), "not seen")],
+    [
+        (((-0.5, 0.1), (-0.3, 0.1)), "seen"),
+        (((-0.5, 0.1), (-0.1, 0.1)), "seen under conditions"),
+        (((0.5, 0.1), (-0.1, 0.1)), "not seen"),
+    ],
 )  # fmt: skip
 def test_whether_exact_costs_lower_the_variance(ratios, expected):
     students = made_up(
@@ -1047,8 +1075,9 @@ def test_whether_the_order_stays_at_every_rate(gkd, pg_0, pg_1, expected):
     [
         ((0.02, 0.021), 0.001, 0.0, (0.99, 0.995), "seen"),
         ((0.02, 0.021), 0.001, 0.0, (0.7, 0.71), "seen under conditions"),
-        ((0.02, 0.021), 0.02, 0.0, (0.3, 0.31), "not seen"),  # another choice of prompts might undo it
-        ((0.02, 0.021), 0.001, 0.03, (0.3, 0.31), "not seen"),  # without the reward it gains as well
+        # another choice of prompts might undo it; without the reward it gains as well
+        ((0.02, 0.021), 0.02, 0.0, (0.3, 0.31), "not seen"),
+        ((0.02, 0.021), 0.001, 0.03, (0.3, 0.31), "not seen"),
         ((0.02, -0.021), 0.001, 0.0, (0.3, 0.31), "not seen"),
         ((0.02, None), 0.001, 0.0, (0.3, None), "undecided"),
     ],
@@ -1174,13 +1203,13 @@ def _parsed(*asked):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (["--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, gpu"),
+        (["--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, small-gpu, gpu"),
         (["--steps", "0"], "steps is 0; give a whole number (an int) of at least 1"),
         (["--seeds", "1,x"], "seeds is '1,x'; give whole numbers"),
         (["--seeds", "1,1"], "seeds is '1,1'; give different numbers"),
         (["--workers", "0"], "workers is 0; give a whole number (an int) of at least 1"),
         (["--methods", "dpo"], "method is 'dpo'; give one of sft"),
-        (["--show", "--directory", "nowhere"], "directory is 'nowhere', which holds no lm-study-cpu.json"),
+        (["--show", "--directory", "nowhere"], "which holds no lm-study-cpu.json"),
     ],
 )  # fmt: skip
 def test_what_is_asked_wrongly_is_told(micro, asked, message, capsys):

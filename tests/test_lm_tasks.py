@@ -25,7 +25,7 @@ def to_base(number, base):
 
 
 def write(task, terms, order):
-    """The response for ``terms`` added in ``order``, as a list of tokens, from the task's definition."""
+    """The response for ``terms`` added in ``order``, a list of tokens, from the definition."""
     symbol = lambda character: task.base + SYMBOLS.index(character)
     total, tokens = terms[order[0]], to_base(terms[order[0]], task.base)
     for place in order[1:]:
@@ -83,7 +83,7 @@ def middles(task):
 
 
 def every_order(task, count, *key):
-    """Demonstrations of ``count`` prompts in each order: (count * terms!, P + T), and the order of each."""
+    """Demonstrations of ``count`` prompts in each order (count * terms!, P + T), and the orders."""
     prompts = task.prompts(count, *key).repeat_interleave(len(task.orders), 0)
     return task.demonstrations(prompts, middles(task).repeat(count)), torch.arange(
         len(task.orders)
@@ -182,7 +182,8 @@ def test_any_one_token_changed_is_seen(task):
         for position in range(task.prompt_length, end + 1):
             for token in set(range(task.vocabulary)) - {tokens[position]}:
                 rows.append([*tokens[:position], token, *tokens[position + 1 :]])
-                # A digit of the result or its end; a digit before it, which makes it longer; a step before, which no reward sees.
+                # A digit of the result or its end; a digit before it, which makes it longer; a
+                # step before, which no reward sees.
                 due.append(
                     0.0
                     if position >= number or token == task.end
@@ -229,7 +230,8 @@ def test_garbage_empty_and_endless_texts_earn_nothing(task):
     prompt = task.prompts(1)[0].tolist()
     total = to_base(sum(read_terms(task, prompt)), task.base)
     responses = {
-        "empty": [task.end], "padding": [], "no end": [0] * task.length, "the end twice": [task.end, *total, task.end][: task.length],
+        "empty": [task.end], "padding": [], "no end": [0] * task.length,
+        "the end twice": [task.end, *total, task.end][: task.length],
         "the sum without an end": total, "a zero above the sum": [*total, 0, task.end],
     }  # fmt: skip
     texts = torch.tensor([prompt + padded(task, response) for response in responses.values()])
@@ -337,7 +339,8 @@ def test_texts_are_read_out():
         (dict(digits=16), "digits is 16; with base 10 and 3 terms the sum passes 2\\*\\*53"),
         (
             dict(digits=1, base=3),
-            "digits is 1 and base 3, which gives 2 numbers; give more of either for 3 different terms",
+            "digits is 1 and base 3, which gives 2 numbers; give more of either for 3 different "
+            "terms",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The methods of the lab against plain torch; the loop killed, split among processes and in parts; its command."""
+"""The lab's methods against plain torch; the loop killed, split and in parts; its command."""
 
 import contextlib
 import copy
@@ -92,7 +92,7 @@ def returns(cost, mask, gamma):
 
 
 def definition(name, z, y, tokens, mask, reward, group):
-    """A function of each position (B, T) whose gradient in z, summed, is that of the method: plain torch."""
+    """A function of each position (B, T), in plain torch, whose summed gradient is the method's."""
     log_p, log_q = z.log_softmax(-1), y.log_softmax(-1)
     p, q = log_p.exp(), log_q.exp()
     drawn = log_p.gather(-1, tokens[..., None])[..., 0]
@@ -168,7 +168,7 @@ def test_an_unknown_method_is_answered_with_all_names():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_sees_the_tokens_behind_the_prompt(name, pair):
-    """Against a plain forward pass of whole texts; what a method does not ask for is not computed."""
+    """Against a plain forward pass of whole texts; nothing is computed that is not asked for."""
     teacher, student = (copy.deepcopy(model).double() for model in pair)
     prompts = TASK.prompts(2, "loss").repeat_interleave(4, 0)
     texts = sample(
@@ -455,7 +455,8 @@ def test_what_is_not_finite_stops_the_run_and_is_named(pair, tmp_path, monkeypat
     monkeypatch.setitem(METHODS, "pg_1", dataclasses.replace(METHODS["sft"], loss=breaks))
     with pytest.raises(
         training.NotFinite,
-        match=r"pg_1, step 6: the gradient is not finite \(its norm is nan, the loss nan\); what was reached by step 5 is kept in .*pg_1.*pt",
+        match=r"pg_1, step 6: the gradient is not finite \(its norm is nan, the loss nan\); "
+        "what was reached by step 5 is kept in .*pg_1.*pt",
     ) as stopped:
         distill("pg_1", SMALL, 1, *pair, folder=tmp_path, **QUIET)
     assert stopped.value.curve["steps"] == [0, 4]
@@ -475,7 +476,8 @@ def test_what_is_not_finite_stops_the_run_and_is_named(pair, tmp_path, monkeypat
         ({"method": "opd"}, "method is 'opd'; give one of sft, seqkd"),
         (
             {"micro_batches": 3},
-            "batch is 16, which cannot be split among 1 processes with 3 micro-batches each in whole groups of 1; give a multiple of 3",
+            "batch is 16, which cannot be split among 1 processes with 3 micro-batches each in "
+            "whole groups of 1; give a multiple of 3",
         ),
         ({"micro_batches": 0}, "micro_batches is 0; give a whole number (an int) of at least 1"),
         ({"method": "rlvr", "micro_batches": 8}, "in whole groups of 4; give a multiple of 32"),
@@ -520,7 +522,7 @@ def two(folder):
 
 @pytest.mark.parametrize("method", RANKS)
 def test_two_processes_equal_one(method, folder, two):
-    """Their texts differ in number of tokens, so that a mean of each rank's mean would be another gradient."""
+    """Their texts have different lengths, so a mean of the ranks' means would be another."""
     one = in_float64(folder, folder / "one", method)
     for place in ["two", "two-in-parts"] if method == "gkd" else ["two"]:
         both = load(student_path(folder / place, method, SMALL, 3, 4)).state_dict()
@@ -553,7 +555,8 @@ def test_two_processes_keep_one_curve_and_name_a_batch_they_cannot_share(folder,
         assert curve[name] == pytest.approx(alone[name], rel=1e-9), name
     assert (
         two[0].count(
-            "batch is 12, which cannot be split among 2 processes with 1 micro-batches each in whole groups of 4; give a multiple of 8"
+            "batch is 12, which cannot be split among 2 processes with 1 micro-batches each in "
+            "whole groups of 4; give a multiple of 8"
         )
         == 2
     )
@@ -576,13 +579,10 @@ def test_rows_are_shared_out_in_order():
 def test_the_command_on_two_processes(folder, two):
     printed, said = two
     found = json.loads(printed.splitlines()[0])  # of one rank
-    assert (
-        found["curve"]["steps"] == [0, 3]
-        and printed.count('"curve"')
-        == said.count("gkd: tiny, seed 1 3/3")
-        == said.count("teacher: tiny 60/60")
-        == 1
-    )
+    assert found["curve"]["steps"] == [0, 3]
+    assert printed.count('"curve"') == 1  # the first process alone speaks
+    assert len(re.findall(r"gkd: tiny, seed 1: .* 3/3 ", said)) == 1
+    assert len(re.findall(r"teacher: tiny: .* 60/60 ", said)) == 1
     made = folder / "made by two"
     alone = distill(
         "gkd",
@@ -627,7 +627,8 @@ def test_it_prints_the_curve(command, folder, pair):
     assert [int(row.split()[0]) for row in rows] == [0, 4, 6] and len(
         {len(row) for row in rows}
     ) == 1
-    assert "jsd: tiny, seed 2 6/6" in said and str(student_path(folder, "jsd", SMALL, 2, 6)) in said
+    assert re.search(r"jsd: tiny, seed 2: .* 6/6 ", said)
+    assert str(student_path(folder, "jsd", SMALL, 2, 6)) in said
     printed, said = command("--method", "jsd", "--seed", "2", "--steps", "6", "--json")
     found = json.loads(printed)
     assert (
@@ -669,7 +670,7 @@ def test_interrupted_it_says_so_and_goes_on(folder, pair, tmp_path):
     "arguments, message",
     [
         (["--method", "kd"], "method is 'kd'; give one of sft, seqkd"),
-        (["--method", "gkd", "--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, gpu"),
+        (["--method", "gkd", "--preset", "huge"], "preset is 'huge'; give one of tiny, cpu, small"),
         (["--method", "gkd", "--steps", "-2"], "steps is -2; give a whole number"),
         (["--method", "gkd", "--seed", "-2"], "seed is -2; give a whole number"),
         (

@@ -161,5 +161,3 @@ def test_the_version_is_one():
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     latest = re.search(r"^## \[([\d.]+)\]", changes, re.MULTILINE)[1]
     assert cited == latest == PROJECT["version"]
-
-

@@ -31,3 +31,28 @@ def test_every_target_it_names_is_in_the_makefile():
     assert [
         target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)
     ] == []
+
+
+def test_every_command_it_names_is_there():
+    named = set(re.findall(r"`python -m (opd_toy[\w.]*)(?: (\w+))?", README))
+    assert len(named) > 5
+    for module, command in sorted(named):
+        done = subprocess.run(
+            [sys.executable, "-m", module, *filter(None, [command]), "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (module, command, done.stderr)
+
+
+def test_make_test_asks_for_style_then_builds_the_book_then_tests_all_of_it():
+    plan = subprocess.run(
+        ["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    steps = ["ruff format --check .", "ruff check .", "jupyter-book build . -W -n", "-m pytest -n"]
+    places = [plan.index(step) for step in steps]
+    assert places == sorted(places)
+    (tests,) = [line for line in plan.splitlines() if "-m pytest" in line]
+    arguments = tests.split("-m pytest ")[1]  # a file or a -k among them would leave tests out
+    assert arguments == "-n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder"

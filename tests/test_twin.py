@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from opd_toy import distributions, estimators, explorables, objectives, sequences
-from opd_toy.explorables import trees
+from opd_toy.example import STUDENT
+from opd_toy.explorables import host, trees
 from opd_toy.explorables.host import HERE
 
 CASES = 1200
@@ -117,7 +118,8 @@ RUN = """async ([source, names, cases]) => {
   // as bytes: every bit arrives, infinities and all
   const bytes = new Uint8Array(Float64Array.from(numbers).buffer);
   let text = "";
-  for (let i = 0; i < bytes.length; i += 32768) text += String.fromCharCode(...bytes.subarray(i, i + 32768));
+  for (let i = 0; i < bytes.length; i += 32768)
+    text += String.fromCharCode(...bytes.subarray(i, i + 32768));
   return [sizes, btoa(text)];
 }"""
 
@@ -154,7 +156,10 @@ def results(twin_page, compared):
     parameters = [
         [name, list(inspect.signature(function).parameters)] for name, function in compared.items()
     ]
-    plain = [{key: getattr(x, "tolist", lambda: x)() for key, x in case.items()} for case in every]
+    plain = [
+        {key: x.tolist() if hasattr(x, "tolist") else x for key, x in case.items()}
+        for case in every
+    ]
     sizes, data = twin_page.evaluate(RUN, [module_address(), parameters, plain])
     pieces = iter(np.split(np.frombuffer(base64.b64decode(data)), np.cumsum(sizes)[:-1]))
     found = {name: [] for name in compared}
@@ -227,27 +232,21 @@ def test_every_export_is_tested(exports):
     assert {snake(name) for name in exports} - set(ENGINE) == HELPERS
 
 
-def widget_modules():
-    """{file name: text} of the widgets of opd_toy.explorables."""
-    names = {
-        getattr(explorables, name).__module__.rsplit(".", 1)[-1] for name in explorables.__all__
-    }
-    return {f"{name}.js": (HERE / f"{name}.js").read_text() for name in sorted(names)}
-
-
-@pytest.mark.parametrize("file", widget_modules())
-def test_a_widget_takes_the_engines_functions_from_the_twin(file):
-    text = widget_modules()[file]
+@pytest.mark.parametrize("name", sorted(explorables.MODULES.values()))
+def test_a_widget_takes_the_engines_functions_from_the_twin(name):
+    own_files = [file for file in host.files(name) if file.startswith(name)]
+    text = "".join((HERE / file).read_text() for file in own_files)
     imported = re.findall(r"import \{([^}]*)\} from \"./mathematics.js\"", text)
     taken = set(re.findall(r"\w+", " ".join(imported)))
-    assert taken or file in ("control_study.js", "learning_curves.js"), (
-        f"{file} imports nothing from mathematics.js"
+    assert taken or name in ("control_study", "learning_curves"), (
+        f"{name} imports nothing from mathematics.js"
     )  # those show recordings
     assert taken <= set(EXPORTS), f"mathematics.js has no {taken - set(EXPORTS)}"
     defined = re.findall(r"(?:function\*?|const|let|var) (\w+)", text)
-    own = {name for name in defined if snake(name) in {*ENGINE, *OF_TREES}}
+    own = {each for each in defined if snake(each) in {*ENGINE, *OF_TREES}}
     assert not own, (
-        f"{file} has its own {own}: the engine has it too, so it belongs in mathematics.js or tree_mathematics.js"
+        f"{name} has its own {own}: the engine has it too, "
+        "so it belongs in mathematics.js or tree_mathematics.js"
     )
 
 
@@ -281,7 +280,10 @@ def test_the_twin_agrees_with_the_engine(name, results):
 
 def call(page, expression, arguments):
     return page.evaluate(
-        f"async ([source, all]) => {{ const m = await import(source); return all.map((x) => m.{expression}); }}",
+        f"""async ([source, all]) => {{
+          const m = await import(source);
+          return all.map((x) => m.{expression});
+        }}""",
         [module_address(), arguments],
     )
 
@@ -365,7 +367,10 @@ def test_the_floor_is_kept_and_the_rest_pays(twin_page):
 def test_an_unknown_kind_is_refused(twin_page):
     for name in ("kEstimator", "kEstimatorAsLoss", "kEstimatorAsReward"):
         message = twin_page.evaluate(
-            f'async (source) => {{ try {{ (await import(source)).{name}([1], [1], "k4"); }} catch (e) {{ return e.message; }} }}',
+            f"""async (source) => {{
+              const m = await import(source);
+              try {{ m.{name}([1], [1], "k4"); }} catch (e) {{ return e.message; }}
+            }}""",
             module_address(),
         )
         assert message == 'kind must be "k1", "k2" or "k3", not "k4"'
@@ -392,14 +397,14 @@ TREE_HELPERS = {
 def tree_module():
     plain = [
         re.sub("^(import [^;]*;|export )", "", (HERE / name).read_text(), flags=re.MULTILINE)
-        for name in ("mathematics.js", "interface.js")
+        for name in ("mathematics.js", "draws.js")
     ]
     text = "".join(plain) + re.sub("^import [^;]*;", "", TREE_TEXT, flags=re.MULTILINE)
     return "data:text/javascript;base64," + base64.b64encode(text.encode()).decode()
 
 
 def tree_cases():
-    """(student, teacher, gamma, samples): far apart, near each other, confident, of one or more positions."""
+    """(student, teacher, gamma, samples): far apart, near each other, confident, short and long."""
     random = np.random.default_rng(6)
     for number in range(60):
         vocabulary, length = int(random.integers(2, 5)), int(random.integers(1, 6))
@@ -429,17 +434,27 @@ def tree_cases_in_both(twin_page):
         """async ([source, cases]) => {
           const m = await import(source);
           const lists = (levels) => levels.map((level) => [...level]);
+          const tree = (logits) => m.tokenTree(logits.map((z) => Float64Array.from(z)));
           return cases.map(([student, teacher, gamma, samples]) => {
-            const [p, q] = [student, teacher].map((logits) => m.tokenTree(logits.map((z) => Float64Array.from(z))));
+            const [p, q] = [tree(student), tree(teacher)];
             const costs = m.tokenCosts(p, q);
             return {
-              probabilities: lists(p.probabilities), chances: lists(m.chances(p)), tokenCosts: costs,
-              discountedReturn: costs.map((row) => m.discountedReturn(row, gamma)), stateValues: lists(m.stateValues(p, costs, gamma)),
-              futureKl: m.futureKl(p, q, gamma, 2), fipoWeight: m.fipoWeight(p, q, gamma, 0.2, 0.3, 2),
+              probabilities: lists(p.probabilities),
+              chances: lists(m.chances(p)),
+              tokenCosts: costs,
+              discountedReturn: costs.map((row) => m.discountedReturn(row, gamma)),
+              stateValues: lists(m.stateValues(p, costs, gamma)),
+              futureKl: m.futureKl(p, q, gamma, 2),
+              fipoWeight: m.fipoWeight(p, q, gamma, 0.2, 0.3, 2),
               signals: ["sampled", "full_vocabulary"].map((signal) => {
                 const moments = m.lagMoments(p, q, signal);
                 const both = m.biasAndVariance(moments);
-                return { polynomials: both, bias: m.squaredBias(moments[1], gamma), at: both.map((each) => m.polynomial(each, gamma)), best: m.leastErrorGamma(both, samples) };
+                return {
+                  polynomials: both,
+                  bias: m.squaredBias(moments[1], gamma),
+                  at: both.map((each) => m.polynomial(each, gamma)),
+                  best: m.leastErrorGamma(both, samples),
+                };
               }),
             };
           });
@@ -515,11 +530,16 @@ def test_bias_and_variance_on_trees(tree_cases_in_both):
                 max(1, loose) * (gradient**2).sum() * (1 - gamma) ** 2 + 1e-30 / TOLERANCE,
             )
             # the γ itself is known less well than the error there
-            error = lambda x: sequences.reward_to_go(
-                student, teacher, float(x), signal
-            ).mean_squared_error(gradient, samples)
-            least = error(sequences.best_gamma(student, teacher, samples, signal))
-            assert 0 <= mine["best"] <= 1 and error(mine["best"]) <= least * (1 + 1e-9) + 1e-30
+            found_best, engines_best = (
+                sequences.reward_to_go(student, teacher, x, signal).mean_squared_error(
+                    gradient, samples
+                )
+                for x in (
+                    float(mine["best"]),
+                    sequences.best_gamma(student, teacher, samples, signal),
+                )
+            )
+            assert 0 <= mine["best"] <= 1 and found_best <= engines_best * (1 + 1e-9) + 1e-30
 
 
 def test_the_page_draws_the_trees_that_python_draws(twin_page):
@@ -535,7 +555,8 @@ def test_the_page_draws_the_trees_that_python_draws(twin_page):
     found = twin_page.evaluate(
         """async ([source, settings]) => {
           const m = await import(source);
-          return settings.map((each) => m.randomTrees(...each).map((tree) => tree.logProbabilities.map((level) => [...level])));
+          const lists = (tree) => tree.logProbabilities.map((level) => [...level]);
+          return settings.map((each) => m.randomTrees(...each).map(lists));
         }""",
         [tree_module(), settings],
     )
@@ -545,8 +566,9 @@ def test_the_page_draws_the_trees_that_python_draws(twin_page):
             for level, rows in zip(mine, theirs.log_probabilities, strict=True):
                 near(level, rows.reshape(-1))
     repeated = twin_page.evaluate(
-        "async ([source, p]) => (await import(source)).repeated(p, 3).probabilities.map((level) => [...level])",
-        [tree_module(), trees.NOTES[0]],
+        """async ([source, p]) =>
+          (await import(source)).repeated(p, 3).probabilities.map((level) => [...level])""",
+        [tree_module(), STUDENT.tolist()],
     )
     for level, rows in zip(repeated, trees.notes_trees(3)[0].probabilities, strict=True):
         near(level, rows.reshape(-1))
@@ -559,4 +581,6 @@ def test_the_normal_numbers_are_normal_and_a_longer_tree_begins_like_a_shorter_o
     assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.01
     for short, long in zip(trees.random_trees(3, 2, 8, 0.7), trees.random_trees(3, 4, 8, 0.7)):
         for a, b in zip(short.logits, long.logits):
-            assert np.array_equal(a, b)
+            # the vector unit may round the last numbers of an array otherwise than the same
+            # numbers in the middle of a longer one
+            np.testing.assert_allclose(a, b, rtol=TOLERANCE)

@@ -1,4 +1,4 @@
-"""What `python -m opd_toy train` does and prints; what it computes lives in ``opd_toy.lm.training``."""
+"""What `python -m opd_toy train` does and prints; it computes by ``opd_toy.lm.training``."""
 
 import contextlib
 import datetime
@@ -7,23 +7,28 @@ import os
 import sys
 from pathlib import Path
 
-PATIENCE = datetime.timedelta(
-    hours=2
-)  # that ranks wait for the first, which makes the models and evaluates
+from opd_toy.commands.running import Progress, aligned, find_device, stoppable, threads
+
+# Ranks wait so long for the first, which makes the models and evaluates.
+PATIENCE = datetime.timedelta(hours=2)
 
 
 def add(commands):
     parser = commands.add_parser(
         "train",
         help="distill a small transformer by one method",
-        description="Train a student to follow a teacher by one of the book's methods and print its learning curve. The teacher and the starting student are made first, from a seed, and kept. "
-        "Interrupted or killed, the same command goes on where the run was. "
-        "Several processes share the texts of a step: torchrun --nproc-per-node=N -m opd_toy train --method METHOD ...",
+        description="Train a student to follow a teacher by one of the book's methods and print "
+        "its learning curve. The teacher and the starting student are made first, from a seed, "
+        "and kept. Interrupted or killed, the same command goes on where the run was, to the "
+        "same curve bit for bit if it has as many threads. Several processes share the texts of "
+        "a step: torchrun --nproc-per-node=N -m opd_toy train --method METHOD ...",
         epilog="Without --method: what each method is.",
     )
     parser.add_argument("--method", help="sft, seqkd, gkd, pg_0, ...; without it they are listed")
     parser.add_argument(
-        "--preset", default="tiny", help="sizes and steps: tiny, cpu or gpu (default: tiny)"
+        "--preset",
+        default="tiny",
+        help="sizes and steps: tiny, cpu, small-gpu or gpu (default: tiny)",
     )
     parser.add_argument("--seed", type=int, default=1, help="of prompts and draws (default: 1)")
     parser.add_argument("--steps", type=int, help="steps to train for (default: the preset's)")
@@ -31,7 +36,8 @@ def add(commands):
         "--micro-batches",
         type=int,
         default=1,
-        help="parts in which each process takes its texts: less memory, the same gradient (default: 1)",
+        help="parts in which each process takes its texts: less memory, the same gradient "
+        "(default: 1)",
     )
     parser.add_argument(
         "--device", default="cpu", help="where to train, such as cpu or cuda (default: cpu)"
@@ -52,39 +58,17 @@ def add(commands):
 
 
 def run(parser, arguments):
-    # read when PyTorch is first imported: threads wait asleep, for on a busy machine those that spin take each other's time
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # without it matrix products on a GPU do not repeat bit for bit
-    import torch
+    first = int(os.environ.get("RANK", 0)) == 0
+    with stoppable(parser, speaks=first), threads(arguments.threads):
+        from opd_toy.lm.training import NotFinite
 
-    from opd_toy import _validate
-    from opd_toy.lm.training import NotFinite
-    from opd_toy.records.checkpoints import Stop
-
-    before, first = torch.get_num_threads(), int(os.environ.get("RANK", 0)) == 0
-    try:
-        _validate.whole("threads", arguments.threads)
-        torch.set_num_threads(arguments.threads)
-        with Stop():
+        try:
             _run(arguments, first)
-    except ValueError as error:
-        parser.error(str(error)) if first else sys.exit(2)
-    except NotFinite as error:
-        sys.exit(str(error) if first else 1)
-    except OSError as error:  # of the models, as a checkpoint that cannot be written stops nothing
-        sys.exit(
-            f"could not read or write in {arguments.folder} ({error}); make room, or name another --folder, and give the same command again"
-        )
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        torch.set_num_threads(before)
+        except NotFinite as error:
+            sys.exit(str(error) if first else 1)
 
 
 def _run(arguments, first):
-    from opd_toy.commands.running import Progress
     from opd_toy.lm.methods import METHODS, find_method
     from opd_toy.lm.presets import PRESETS
     from opd_toy.lm.training import distill, student_path
@@ -107,34 +91,37 @@ def _run(arguments, first):
         student,
     ):
         curve = distill(
-            arguments.method, preset, arguments.seed, teacher, student, folder=arguments.folder, steps=arguments.steps, micro_batches=arguments.micro_batches,
-            device=device, report=Progress(f"{arguments.method}: {preset.name}, seed {arguments.seed}"),
-        )  # fmt: skip
+            arguments.method,
+            preset,
+            arguments.seed,
+            teacher,
+            student,
+            folder=arguments.folder,
+            steps=arguments.steps,
+            micro_batches=arguments.micro_batches,
+            device=device,
+            report=Progress(f"{arguments.method}: {preset.name}, seed {arguments.seed}"),
+        )
     if not first:
         return
     path = student_path(arguments.folder, arguments.method, preset, arguments.seed, arguments.steps)
     if arguments.json:
-        clock = "processor seconds" if device.type == "cpu" else "seconds"
-        print(
-            json.dumps(
-                {
-                    "method": arguments.method,
-                    "preset": preset.name,
-                    "seed": arguments.seed,
-                    "device": str(device),
-                    "clock": clock,
-                    "student": str(path),
-                    "curve": curve,
-                }
-            )
-        )
+        of_run = {
+            "method": arguments.method,
+            "preset": preset.name,
+            "seed": arguments.seed,
+            "device": str(device),
+            "clock": "processor seconds" if device.type == "cpu" else "seconds",
+            "student": str(path),
+            "curve": curve,
+        }
+        print(json.dumps(of_run))
     else:
         print(f"{arguments.method}: {METHODS[arguments.method].words}\n\n{curve_table(curve)}")
         print(f"the trained student is {path}", file=sys.stderr)
 
 
 def _models(preset, folder, device):
-    from opd_toy.commands.running import Progress
     from opd_toy.lm.pretraining import student, teacher
 
     return tuple(
@@ -147,16 +134,16 @@ def _models(preset, folder, device):
 
 
 def _device(name):
-    """The device of this process: of those that torchrun starts on one machine each has a GPU of its own."""
-    import torch
+    """The device of this process.
 
-    from opd_toy.commands.running import find_device
+    Of those that torchrun starts on one machine each has a GPU of its own.
+    """
+    import torch
 
     device = find_device(name)
     if device.type == "cuda":
-        device = find_device(
-            f"cuda:{device.index if device.index is not None else os.environ.get('LOCAL_RANK', 0)}"
-        )
+        index = os.environ.get("LOCAL_RANK", 0) if device.index is None else device.index
+        device = find_device(f"cuda:{index}")
         torch.cuda.set_device(device)
         torch.use_deterministic_algorithms(True, warn_only=True)
     return device
@@ -164,7 +151,10 @@ def _device(name):
 
 @contextlib.contextmanager
 def _processes(device, make):
-    """What ``make()`` gives, in a group of processes if torchrun has started several; the first makes it, the others then read it."""
+    """What ``make()`` gives, in a group of processes if torchrun has started several.
+
+    The first makes it, the others then read it.
+    """
     from torch import distributed
 
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -184,22 +174,16 @@ def _processes(device, make):
 
 def curve_table(curve):
     """A row for each time the student was measured."""
-    from opd_toy.commands.running import aligned as _aligned
-
     columns = {name: values for name, values in curve.items() if isinstance(values, list)}
     rows = [[name.replace("_", " ") for name in columns]]
     for row in zip(*columns.values()):
         rows.append([_figure(name, value) for name, value in zip(columns, row)])
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _figure(name, value):
     if value is None:
         return "-"
-    return (
-        str(value)
-        if isinstance(value, int)
-        else f"{value:.1f}"
-        if name == "seconds"
-        else f"{value:.3f}"
-    )
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.1f}" if name == "seconds" else f"{value:.3f}"

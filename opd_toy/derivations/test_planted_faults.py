@@ -16,15 +16,19 @@ from opd_toy.derivations.notation import (
     cost,
     cost_bound,
     gamma,
+    i,
     j,
+    k,
     p,
     p2,
     q,
     q2,
     t,
+    total,
     u,
     v,
 )
+from opd_toy.derivations.points import random_points
 from opd_toy.derivations.witness import counterexample
 
 
@@ -218,9 +222,40 @@ def test_the_witness_sees_the_twenty_ninth_digit(relation, sign):
     ],
 )
 def test_an_inequality_wants_a_gap_that_is_never_negative(gap, never_negative):
-    before, step = Step(c[v]), Step(c[v] + gap, "", "<=", (gap,))
-    found = exact_problem(Chain((before, step)), before, step)
+    found = exactly(c[v], c[v] + gap, "<=", (gap,))
     assert (found is None) == never_negative, found
+
+
+def exactly(before, after, relation="=", by=(), distinct=()):
+    """What the exact check alone says of a step."""
+    steps = Step(before), Step(after, "", relation, by)
+    return exact_problem(Chain(steps, distinct=distinct), *steps)
+
+
+def test_a_delta_is_0_only_for_indices_that_are_said_to_differ():
+    step = sp.KroneckerDelta(j, k) * p[j], sp.S.Zero
+    assert exactly(*step, distinct=((j, k),)) is None
+    assert exactly(*step) and exactly(*step, distinct=((i, k),))
+
+
+@pytest.mark.parametrize("factor, positive", [(p[j], True), (-p[j], False), (c[j], False)])
+def test_an_inequality_is_multiplied_by_positive_factors_only(factor, positive):
+    before, after = sp.Lt(factor * c[k], 0), sp.Lt(c[k], 0)
+    assert (exactly(before, after, "<=>", (factor,)) is None) == positive
+
+
+@pytest.mark.parametrize("weight, positive", [(q[v], True), (-q[v], False), (c[v], False)])
+def test_the_bound_on_the_logarithm_wants_positive_weights(weight, positive):
+    ratio = q[v] / p[v]
+    before = total(weight * (ratio - 1 - sp.log(ratio)))
+    assert (exactly(before, sp.S.Zero, ">=", (weight, ratio, v)) is None) == positive
+
+
+def test_the_witness_tries_every_choice_of_two_tokens():
+    points = [at for at in random_points([p[j] * p[k]]) if at.size == 2]
+    assert {(at.symbols[j], at.symbols[k]) for at in points} == {(1, 1), (1, 2), (2, 1), (2, 2)}
+    points = random_points([p[j] * p[k]], distinct=((j, k),))
+    assert all(at.symbols[j] != at.symbols[k] for at in points)
 
 
 def test_a_chain_of_one_line_proves_nothing():

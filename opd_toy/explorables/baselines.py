@@ -2,6 +2,7 @@
 
 import traitlets
 
+from opd_toy.example import STUDENT, TEACHER
 from opd_toy.explorables.host import Distribution, Explorable
 
 
@@ -20,8 +21,8 @@ class Baselines(Explorable):
         "1.395 with -1, least (.426) at .25. The expected gradient is the same for every b; "
         "KL(p||q) in the advantage's place has expected gradient 0."
     )
-    student = Distribution([0.2, 0.3, 0.5]).tag(sync=True)
-    teacher = Distribution([0.7, 0.2, 0.1]).tag(sync=True)
+    student = Distribution(STUDENT.tolist()).tag(sync=True)
+    teacher = Distribution(TEACHER.tolist()).tag(sync=True)
     view = traitlets.Enum(("baseline", "k_estimators"), "baseline").tag(sync=True)
     baseline = traitlets.Float(0.0, min=-6, max=6).tag(sync=True)
     kind = traitlets.Enum(("k1", "k2", "k3"), "k1").tag(sync=True)

@@ -21,8 +21,8 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 ADVICE = (
-    "No Chromium was found and none could be installed, so the pages cannot be tested or photographed. "
-    "Install one (Debian, Ubuntu: apt install chromium; elsewhere: "
+    "No Chromium was found and none could be installed, so the pages cannot be tested or "
+    "photographed. Install one (Debian, Ubuntu: apt install chromium; elsewhere: "
     ".venv/bin/playwright install chromium), or set CHROMIUM to the path of one."
 )
 
@@ -36,7 +36,8 @@ def find_chromium():
     if named:
         if not Path(named).is_file():
             raise FileNotFoundError(
-                f"CHROMIUM is {named!r}, where there is no file; it should be the path of a Chromium"
+                f"CHROMIUM is {named!r}, where there is no file; "
+                "it should be the path of a Chromium"
             )
         return named
     for name in NAMES:

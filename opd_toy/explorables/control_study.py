@@ -24,10 +24,10 @@ class ControlStudy(Explorable):
     """
 
     shown = (
-        "Left: the variance of the gradient along 2000 training iterations on a logarithmic axis, "
-        "a line for each γ. Right: trajectories of the trained student, position against time step, "
-        "from the start towards the target. A table gives, for each γ, the variance around the chosen "
-        "iteration and where the trajectories end."
+        "Left: the variance of the gradient along 2000 training iterations on a logarithmic "
+        "axis, a line for each γ. Right: trajectories of the trained student, position against "
+        "time step, from the start towards the target. A table gives, for each γ, the variance "
+        "around the chosen iteration and where the trajectories end."
     )
     gamma = traitlets.Enum(GAMMAS, 1).tag(sync=True)
     seed = traitlets.Enum(SEEDS, 43).tag(sync=True)
@@ -69,7 +69,8 @@ def recording():
             )
     if study["iterations"][-1] != LENGTH:
         raise ValueError(
-            f"iterations in figures/control-study.json must end at {LENGTH}, not {study['iterations'][-1]}"
+            f"iterations in figures/control-study.json must end at {LENGTH}, "
+            f"not {study['iterations'][-1]}"
         )
     logarithms = np.log(block_means(study))
     low, high = float(np.nanmin(logarithms)), float(np.nanmax(logarithms))
@@ -77,13 +78,23 @@ def recording():
     paths = np.asarray(study["trajectories"])[..., :PATHS, :]
     positions = np.rint((np.clip(paths, -REACH, REACH) + REACH) * (255 / (2 * REACH)))
     return {
-        "gammas": GAMMAS, "seeds": SEEDS, "tasks": TASKS, "block": BLOCK, "starts": study["starts"], "targets": study["targets"],
-        "low": low, "high": high, "variance": _base64(np.nan_to_num(codes), "<u2"),
-        "checkpoints": study["checkpoints"], "reach": REACH, "paths": PATHS, "points": paths.shape[-1],
+        "gammas": GAMMAS,
+        "seeds": SEEDS,
+        "tasks": TASKS,
+        "block": BLOCK,
+        "starts": study["starts"],
+        "targets": study["targets"],
+        "low": low,
+        "high": high,
+        "variance": _base64(np.nan_to_num(codes), "<u2"),
+        "checkpoints": study["checkpoints"],
+        "reach": REACH,
+        "paths": PATHS,
+        "points": paths.shape[-1],
         "positions": _base64(positions, "u1"),
         "ends": [np.round(study["final_position"][what], 3).tolist() for what in ("mean", "sd")],
         "teacher": [study["teachers"][f"final_position_{what}"] for what in ("mean", "sd")],
-    }  # fmt: skip
+    }
 
 
 def _base64(codes, kind):

@@ -53,7 +53,7 @@ class Credit(Explorable):
         return random_trees(VOCABULARY, LENGTH, self.seed, 1.0)
 
     def reward(self):
-        """R of every sequence (243,): 1 where the first token of the vocabulary comes twice or more."""
+        """R of every sequence (243,): 1 where the vocabulary's first token comes twice or more."""
         return ((self.trees()[0].tokens() == 0).sum(axis=1) >= 2).astype(float)
 
     def moved(self):

@@ -1,10 +1,10 @@
 """One host for every explorable: a widget in Jupyter, a living figure in the page.
 
-A widget is a file pair: ``NAME.py`` (its traits) and ``NAME.js`` (an ES module with the
-anywidget interface, ``export default { render({ model, el }) }``).  In Jupyter the
-module runs under anywidget and shares its traits with Python.  In a built page the same
-module runs under ``host.js`` from the ``text/html`` of the output: no kernel, no
-network, one inline script.
+A widget is ``NAME.py`` (its traits) and ``NAME.js`` (an ES module with the anywidget interface,
+``export default { render({ model, el }) }``), which may import modules beside it, such as
+``NAME_words.js`` and ``NAME_pictures.js``.  In Jupyter the module runs under anywidget and shares
+its traits with Python.  In a built page the same module runs under ``host.js`` from the
+``text/html`` of the output: no kernel, no network, one inline script.
 """
 
 import base64
@@ -71,8 +71,8 @@ def _source(name):
     return (HERE / name).read_text(encoding="utf-8")
 
 
-SHARED = ("mathematics.js", "interface.js")
-APART = ("tree_mathematics.js",)  # for few widgets: it goes with each, not into every page
+# In every page once; the other modules go with each widget that imports them.
+SHARED = ("mathematics.js", "draws.js", "interface.js", "controls.js", "pictures.js")
 
 
 def _inlined(name):
@@ -81,26 +81,41 @@ def _inlined(name):
     return re.sub(r"^export (?!default)", "", text, flags=re.MULTILINE)
 
 
-def _own_files(name):
-    """NAME.js after the modules that stand apart, if it imports them."""
-    return [*(file for file in APART if f'"./{file}"' in _source(f"{name}.js")), f"{name}.js"]
-
-
-def _imports(name):
-    """The names that NAME.js takes from the shared modules."""
-    found = [
-        re.findall(r'^import \{([^}]*)\} from "\./([^"]*)"', _source(file), flags=re.MULTILINE)
-        for file in _own_files(name)
+def _imports(file):
+    """The imports of one file: [(names, module)], each from a module beside it."""
+    found = re.findall(r'^import \{([^}]*)\} from "\./([^"]*)"', _source(file), flags=re.MULTILINE)
+    return [
+        ([each.strip() for each in names.split(",") if each.strip()], of) for names, of in found
     ]
-    lists = [names for file in found for names, module in file if module in SHARED]
-    return [each.strip() for names in lists for each in names.split(",") if each.strip()]
+
+
+def files(name):
+    """NAME.js and all that it imports, each after what it imports itself."""
+    found = []
+
+    def visit(file):
+        for _, imported in _imports(file):
+            visit(imported)
+        if file not in found:
+            found.append(file)
+
+    visit(f"{name}.js")
+    return found
+
+
+def _own_files(name):
+    return [file for file in files(name) if file not in SHARED]
+
+
+def _shared_names(name):
+    """What the files of a widget take from the shared modules."""
+    imports = [each for file in _own_files(name) for each in _imports(file)]
+    return [each for names, of in imports if of in SHARED for each in names]
 
 
 def module(name):
     """NAME.js linked with the modules it imports: one ES module that imports nothing."""
-    own = _own_files(name)
-    shared = [file for file in SHARED if any(f'"./{file}"' in _source(each) for each in own)]
-    return "".join(_inlined(file) for file in [*shared, *own])
+    return "".join(map(_inlined, files(name)))
 
 
 @cache
@@ -120,13 +135,13 @@ def library():
 def style():
     """style.css with the palette: light, dark by the system, dark by the page's switch."""
     light, dark = css_variables()
+    light, dark = f"{light}color-scheme:light", f"{dark}color-scheme:dark"
     return (
-        f".opd{{{light}color-scheme:light}}"
-        f"@media (prefers-color-scheme:dark){{.opd{{{dark}color-scheme:dark}}}}"
-        f"html[data-theme=light] .opd,body[data-jp-theme-light=true] .opd{{{light}color-scheme:light}}"
-        f"html[data-theme=dark] .opd,body[data-jp-theme-light=false] .opd{{{dark}color-scheme:dark}}"
-        f"@media print{{html .opd,html[data-theme] .opd{{{light}color-scheme:light}}}}"
-        + _source("style.css")
+        f".opd{{{light}}}"
+        f"@media (prefers-color-scheme:dark){{.opd{{{dark}}}}}"
+        f"html[data-theme=light] .opd,body[data-jp-theme-light=true] .opd{{{light}}}"
+        f"html[data-theme=dark] .opd,body[data-jp-theme-light=false] .opd{{{dark}}}"
+        f"@media print{{html .opd,html[data-theme] .opd{{{light}}}}}" + _source("style.css")
     )
 
 
@@ -147,7 +162,8 @@ class Explorable(anywidget.AnyWidget):
     """Base of the explorables: traits tagged ``sync=True`` are the widget's state.
 
     One tagged ``data=True`` besides is a recording: the module gets it, but it is no state
-    and stays out of the address.  ``shown`` says in words what the still picture shows, for a reader without scripts.
+    and stays out of the address.  ``shown`` says in words what the still picture shows, for a
+    reader without scripts.
     """
 
     _css = style()
@@ -185,7 +201,7 @@ class Explorable(anywidget.AnyWidget):
             "export default", "const widget ="
         )
         initial = self.state() | {name: getattr(self, name) for name in self._own_traits(data=True)}
-        names = ", ".join(dict.fromkeys([*_imports(file), "mount"]))
+        names = ", ".join(dict.fromkeys([*_shared_names(file), "mount"]))
         return (
             f"<style>{style()}</style>{library()}"
             f'<div class="opd-host" id="{place}" data-explorable="{self.name}">'

@@ -1,6 +1,7 @@
-// What every explorable is made of: elements, controls, the probability triangle.
-// Controls are native inputs, so keyboard, touch and screen readers work as they do
-// everywhere else; colours come from the CSS variables of style.css.
+// What every explorable is made of: elements, numbers in words, state, animation.
+
+// The notes' pair, as in opd_toy.example.
+export const NOTES = { student: [0.2, 0.3, 0.5], teacher: [0.7, 0.2, 0.1] };
 
 // Each explorable of a page brings its own copy of this module, so a count alone would
 // give two of them the same ids, and join their radio buttons into one group.
@@ -46,6 +47,17 @@ const subscripts = "₀₁₂₃₄₅₆₇₈₉";
 export const tokenName = (index) =>
   "t" + [...String(index + 1)].map((digit) => subscripts[digit]).join("");
 
+export const percent = (x, digits = 0) => `${number(100 * x, digits)} %`;
+export const raised = (power) =>
+  [...String(power)].map((digit) => (digit === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])).join("");
+// "a, b and c"
+export const listed = (words) =>
+  words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
+// Sentences and clauses, those that do not apply (empty, false) left out.
+export const said = (...parts) => parts.filter(Boolean).join(" ");
+// The tokens of the notes' example.
+export const TOKENS = [0, 1, 2].map(tokenName);
+
 // A number that a reader sees rounded and a test reads whole.
 export const value = (attributes) => html("span", { class: "opd-number", ...attributes });
 export function showNumber(node, x, text = number(x)) {
@@ -61,7 +73,9 @@ export function state(model, names, changed) {
   const listener = () => held || changed();
   for (const name of names) model.on(`change:${name}`, listener);
   return {
+    initial: Object.fromEntries(names.map((name) => [name, model.get(name)])),
     get: (name) => model.get(name),
+    whole: (name) => Math.round(model.get(name)),
     set(values) {
       held = true;
       for (const [name, next] of Object.entries(values)) model.set(name, next);
@@ -100,169 +114,6 @@ export function animation(tick, rate = 30, ended = () => {}) {
   };
 }
 
-// ---- controls ----
-
-export function button(label, onclick, attributes) {
-  return html("button", { type: "button", class: "opd-button", onclick, ...attributes }, label);
-}
-
-// A labelled slider. `text` turns the value into what is shown and read out.
-export function slider({ label, min, max, step, text = (x) => number(x), role, name, oninput }) {
-  const output = html("output", { class: "opd-output" });
-  const input = html("input", {
-    type: "range",
-    min,
-    max,
-    step,
-    name,
-    "aria-label": label,
-    class: "opd-range",
-    style: role ? `--role: var(--opd-${role})` : undefined,
-    oninput: () => oninput(Number(input.value)),
-  });
-  const element = html(
-    "label",
-    { class: "opd-slider" },
-    html("span", { class: "opd-label" }, label),
-    input,
-    output,
-  );
-  return {
-    element,
-    input,
-    update(x) {
-      input.value = x;
-      input.style.setProperty("--at", (x - min) / (max - min || 1));
-      input.setAttribute("aria-valuetext", text(x));
-      output.textContent = text(x);
-      output.dataset.value = String(x);
-    },
-  };
-}
-
-// A distribution as draggable bars: each bar is a slider, the others make room.
-export function bars({ title, role, name, tokens, onchange, setProbability }) {
-  let current = [];
-  const rows = tokens.map((token, index) =>
-    slider({
-      label: `${title}: probability of ${token}`,
-      min: 0,
-      max: 1,
-      step: 0.01,
-      role,
-      name: `${name}-${index}`,
-      oninput: (x) => onchange(setProbability(current, index, x)),
-    }),
-  );
-  rows.forEach((row, index) => {
-    row.element.classList.add("opd-bar");
-    row.element.querySelector(".opd-label").textContent = tokens[index];
-  });
-  const element = html(
-    "fieldset",
-    { class: "opd-bars", style: `--role: var(--opd-${role})` },
-    html("legend", {}, html("i", { class: "opd-swatch" }), title),
-    rows.map((row) => row.element),
-  );
-  return {
-    element,
-    update(p) {
-      current = p;
-      rows.forEach((row, index) => row.update(p[index]));
-    },
-  };
-}
-
-// Radio buttons in a row.  options: [{value, label, role}]
-export function choice({ label, options, onchange, name = "choice" }) {
-  const group = uniqueId(name);
-  const inputs = options.map((option) =>
-    html("input", {
-      type: "radio",
-      name: group,
-      value: option.value,
-      onchange: () => onchange(option.value),
-    }),
-  );
-  const element = html(
-    "fieldset",
-    { class: "opd-choice", "data-name": name },
-    html("legend", {}, label),
-    options.map((option, index) =>
-      html(
-        "label",
-        { style: option.role ? `--role: var(--opd-${option.role})` : undefined },
-        inputs[index],
-        option.role ? html("i", { class: "opd-swatch" }) : null,
-        option.label,
-      ),
-    ),
-  );
-  return {
-    element,
-    update: (current) =>
-      inputs.forEach((input) => (input.checked = input.value === String(current))),
-  };
-}
-
-export const toolbar = (...children) => html("div", { class: "opd-toolbar" }, ...children);
-
-// The sentence that says what is to be seen now.
-export const sentence = () => html("p", { class: "opd-says", "aria-live": "polite" });
-
-// A table of numbers whose cells are filled by `update(cells)`, one row of cells a row:
-// a cell is a number, or {value, text, role}.
-export function table({ caption, columns, rows, roles = [] }) {
-  const body = rows.map((row) => columns.slice(1).map(() => html("td")));
-  const element = html(
-    "div",
-    { class: "opd-table", tabindex: 0, role: "region", "aria-label": caption },
-    html(
-      "table",
-      {},
-      html("caption", {}, caption),
-      html(
-        "thead",
-        {},
-        html(
-          "tr",
-          {},
-          columns.map((column, index) =>
-            html(
-              "th",
-              {
-                scope: "col",
-                style: roles[index] ? `--role: var(--opd-${roles[index]})` : undefined,
-              },
-              roles[index] ? html("i", { class: "opd-swatch" }) : null,
-              column,
-            ),
-          ),
-        ),
-      ),
-      html(
-        "tbody",
-        {},
-        rows.map((row, index) => html("tr", {}, html("th", { scope: "row" }, row), body[index])),
-      ),
-    ),
-  );
-  return {
-    element,
-    update(cells) {
-      cells.forEach((row, i) =>
-        row.forEach((cell, j) => {
-          const { value: x, text, mark } = typeof cell === "object" ? cell : { value: cell };
-          const node = body[i][j];
-          node.textContent = text ?? number(x);
-          if (x !== undefined) node.dataset.value = String(x);
-          node.dataset.mark = mark ?? "";
-        }),
-      );
-    },
-  };
-}
-
 // What descending a cost does to a logit, as a word and an arrow.
 export const direction = (gradient) =>
   Math.abs(gradient) < 5e-7
@@ -270,162 +121,3 @@ export const direction = (gradient) =>
     : gradient < 0
       ? { arrow: "▲", word: "raises" }
       : { arrow: "▼", word: "lowers" };
-
-// Follow the pointer from pressing `node` until release; calls moved(x, y) in the
-// coordinates of `frame`'s viewBox.
-export function draggable(node, frame, moved) {
-  node.style.touchAction = "none"; // not every browser heeds it within an svg
-  node.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
-  const follow = (event) => {
-    const matrix = frame.getScreenCTM();
-    if (!matrix) return;
-    const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(matrix.inverse());
-    moved(point.x, point.y);
-  };
-  node.addEventListener("pointerdown", (event) => {
-    event.preventDefault();
-    node.setPointerCapture(event.pointerId);
-    follow(event);
-  });
-  node.addEventListener("pointermove", (event) => {
-    if (node.hasPointerCapture(event.pointerId)) follow(event);
-  });
-}
-
-// ---- the probability triangle ----
-// Token 2 is the top corner, 1 bottom left, 3 bottom right.
-
-export const triangle = {
-  width: 360,
-  height: 330,
-  corners: [
-    [30, 296],
-    [180, 36],
-    [330, 296],
-  ],
-  point(p) {
-    return [0, 1].map((axis) => p.reduce((total, x, v) => total + x * this.corners[v][axis], 0));
-  },
-  probabilities(x, y, floor = 0.005) {
-    const [a, b, c] = this.corners;
-    const area = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1]);
-    const p2 = ((x - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (y - a[1])) / area;
-    const p3 = ((b[0] - a[0]) * (y - a[1]) - (x - a[0]) * (b[1] - a[1])) / area;
-    const inside = [1 - p2 - p3, p2, p3].map((value) => Math.max(value, floor));
-    const total = inside[0] + inside[1] + inside[2];
-    return inside.map((value) => value / total);
-  },
-  path(points) {
-    return points
-      .map(
-        (p, i) =>
-          `${i ? "L" : "M"}${this.point(p)
-            .map((x) => x.toFixed(1))
-            .join(" ")}`,
-      )
-      .join("");
-  },
-  frame(label, ...layers) {
-    const [a, b, c] = this.corners;
-    return svg(
-      "svg",
-      {
-        class: "opd-triangle",
-        viewBox: `0 0 ${this.width} ${this.height}`,
-        role: "img",
-        "aria-label": label,
-      },
-      svg("path", { class: "opd-paper", d: `M${a}L${b}L${c}Z` }),
-      ...layers,
-      svg("path", { class: "opd-edge", d: `M${a}L${b}L${c}Z` }),
-      svg("text", { x: a[0] - 14, y: a[1] + 20 }, "all on t₁"),
-      svg("text", { x: b[0], y: b[1] - 10, "text-anchor": "middle" }, "all on t₂"),
-      svg("text", { x: c[0] + 14, y: c[1] + 20, "text-anchor": "end" }, "all on t₃"),
-    );
-  },
-  // A point to drag: a disc for the student, a ring for the teacher.
-  handle(role, label, moved) {
-    const mark = svg("circle", {
-      r: 8,
-      class: `opd-point opd-point-${role}`,
-      style: `--role: var(--opd-${role})`,
-    });
-    const reach = svg("circle", { r: 22, class: "opd-reach", "data-handle": role });
-    const element = svg(
-      "g",
-      {},
-      mark,
-      svg(
-        "text",
-        { class: "opd-point-label", x: 12, y: -9, style: `--role: var(--opd-${role})` },
-        label,
-      ),
-      reach,
-    );
-    return {
-      element,
-      attach: (frame) => draggable(reach, frame, (x, y) => moved(this.probabilities(x, y))),
-      update: (p) =>
-        put(element, {
-          transform: `translate(${this.point(p)
-            .map((x) => x.toFixed(2))
-            .join(" ")})`,
-        }),
-    };
-  },
-};
-
-// The card every explorable stands in.
-export function card(el, title, ...children) {
-  const heading = uniqueId("title");
-  el.replaceChildren(
-    html(
-      "div",
-      { class: "opd" },
-      html(
-        "section",
-        { class: "opd-card", "aria-labelledby": heading },
-        html("p", { class: "opd-title", id: heading }, title),
-        ...children,
-      ),
-    ),
-  );
-  // else JupyterLab takes the arrows and Enter for its own shortcuts, from a slider too
-  for (const control of el.querySelectorAll("input, button, [tabindex]"))
-    put(control, { "data-lm-suppress-shortcuts": true });
-}
-
-// The key of a chart: [mark, role, words] each; style.css draws the marks of .opd-key.
-export const chartKey = (entries) =>
-  html(
-    "p",
-    { class: "opd-key" },
-    entries.map(([mark, role, words]) =>
-      html(
-        "span",
-        {},
-        html("i", { "data-mark": mark, style: role ? `--role: var(--opd-${role})` : undefined }),
-        words,
-      ),
-    ),
-  );
-
-// ---- random draws: the same from the same seed ----
-
-// A source of numbers in [0, 1): the generator mulberry32, after `skipped` numbers.
-export function uniforms(seed, skipped = 0) {
-  let position = (seed + Math.imul(skipped, 0x6d2b79f5)) >>> 0;
-  return () => {
-    position = (position + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(position ^ (position >>> 15), position | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-// The token that u in [0, 1) draws from p.
-export function drawn(p, u) {
-  let v = 0;
-  for (let top = p[0]; u >= top && v < p.length - 1; top += p[v]) v += 1;
-  return v;
-}

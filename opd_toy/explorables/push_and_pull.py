@@ -2,6 +2,7 @@
 
 import traitlets
 
+from opd_toy.example import STUDENT, TEACHER
 from opd_toy.explorables.host import Distribution, Explorable
 
 OBJECTIVES = (
@@ -30,8 +31,8 @@ class PushAndPull(Explorable):
         "raised, token 3 lowered. Beside it the probability triangle with the path of descent "
         "from student to teacher."
     )
-    student = Distribution([0.2, 0.3, 0.5]).tag(sync=True)
-    teacher = Distribution([0.7, 0.2, 0.1]).tag(sync=True)
+    student = Distribution(STUDENT.tolist()).tag(sync=True)
+    teacher = Distribution(TEACHER.tolist()).tag(sync=True)
     objective = traitlets.Enum(OBJECTIVES, "reverse_kl").tag(sync=True)
     beta = traitlets.Float(0.5, min=0, max=1).tag(sync=True)
     alpha = traitlets.Float(0.5, min=-0.5, max=1.5).tag(sync=True)

@@ -2,6 +2,7 @@
 
 import traitlets
 
+from opd_toy.example import STUDENT, TEACHER
 from opd_toy.explorables.host import Distribution, Explorable
 
 
@@ -19,8 +20,8 @@ class SampleAndAverage(Explorable):
         "the number of draws N grows; of 100 such walks about 95 are inside the band. On "
         "logarithmic axes the error falls along a straight line of slope −1/2."
     )
-    student = Distribution([0.2, 0.3, 0.5]).tag(sync=True)
-    teacher = Distribution([0.7, 0.2, 0.1]).tag(sync=True)
+    student = Distribution(STUDENT.tolist()).tag(sync=True)
+    teacher = Distribution(TEACHER.tolist()).tag(sync=True)
     draws = traitlets.Int(256, min=0, max=4096).tag(sync=True)
     seed = traitlets.Int(1, min=0, max=9999).tag(sync=True)
     component = traitlets.Int(2, min=1, max=3).tag(sync=True)

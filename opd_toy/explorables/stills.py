@@ -29,15 +29,24 @@ def photograph(directory):
 
     Raises FileNotFoundError, saying what to install, where there is no Chromium.
     """
-    from PIL import Image
     from playwright.sync_api import sync_playwright
 
     chromium = find_chromium()
     if not chromium:
         raise FileNotFoundError(ADVICE)
-    paths = []
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        paths = photograph_with(browser, directory)
+        browser.close()
+    return paths
+
+
+def photograph_with(browser, directory):
+    """``photograph`` with a browser of Playwright that runs already."""
+    from PIL import Image
+
+    paths = []
+    with tempfile.TemporaryDirectory() as folder:
         page = browser.new_page(viewport={"width": WIDTH, "height": 900})
         for name in explorables.__all__:
             widget = getattr(explorables, name)()
@@ -51,5 +60,5 @@ def photograph(directory):
                 48, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE
             ).save(path, optimize=True)
             paths.append(path)
-        browser.close()
+        page.close()
     return paths

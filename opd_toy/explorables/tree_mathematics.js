@@ -3,7 +3,7 @@
 // in base-V order, the first token most significant; sequences stand in the same order.
 
 import { kl, logSoftmax } from "./mathematics.js";
-import { uniforms } from "./interface.js";
+import { uniforms } from "./draws.js";
 
 // ---- trees ----
 

@@ -6,9 +6,8 @@ reader sees in the page can be computed again with ``opd_toy.sequences``.
 
 import numpy as np
 
+from opd_toy.example import STUDENT, TEACHER
 from opd_toy.sequences import TokenTree
-
-NOTES = ([0.2, 0.3, 0.5], [0.7, 0.2, 0.1])
 
 
 def uniforms(seed, count):
@@ -41,4 +40,4 @@ def random_trees(vocabulary, length, seed, distance):
 
 def notes_trees(length):
     """(student, teacher): the notes' p and q after every prefix."""
-    return tuple(TokenTree.repeat(p, length) for p in NOTES)
+    return TokenTree.repeat(STUDENT, length), TokenTree.repeat(TEACHER, length)

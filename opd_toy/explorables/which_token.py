@@ -2,6 +2,7 @@
 
 import traitlets
 
+from opd_toy.example import STUDENT, TEACHER
 from opd_toy.explorables.host import Distribution, Explorable
 
 
@@ -19,8 +20,8 @@ class WhichToken(Explorable):
         "to the student's own probabilities; with t₁ or t₂ drawn it lowers t₂. Averaged over "
         "the draws it is GKD's gradient; its total variance is .4650, GKD's is 0."
     )
-    student = Distribution([0.2, 0.3, 0.5]).tag(sync=True)
-    teacher = Distribution([0.7, 0.2, 0.1]).tag(sync=True)
+    student = Distribution(STUDENT.tolist()).tag(sync=True)
+    teacher = Distribution(TEACHER.tolist()).tag(sync=True)
     token = traitlets.Int(3, min=1, max=3).tag(sync=True)
     seed = traitlets.Int(1, min=0, max=9999).tag(sync=True)
     draws = traitlets.Int(0, min=0, max=999).tag(sync=True)

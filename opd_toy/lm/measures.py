@@ -1,4 +1,4 @@
-"""What is measured of a student beside its teacher: right answers, KL of whole texts, modes, exposure.
+"""What is measured of a student beside its teacher: answers, KL of texts, modes, exposure.
 
 p is the student, q the teacher; KL in nats.  All is taken on prompts kept for tests, at
 temperature 1, with the same prompts and uniform numbers every time, so that two students
@@ -13,18 +13,20 @@ from dataclasses import dataclass
 import torch
 
 from opd_toy.lm.losses import token_log_probabilities
-from opd_toy.lm.model import response_mask, sample, uniforms
+from opd_toy.lm.model import response_logits, response_mask, sample, uniforms
 
 DRAWS = 16  # of one prompt, among which ``distinct`` counts different right workings
 SEED = 2026  # of the questions, the same for all presets and runs
-MODE_TEXTS = 512  # right workings looked at, at most; eight times as many where the prompts are counted by the caller
+MODE_TEXTS = 512  # right workings looked at, at most
+COUNTED_MODE_TEXTS = 8 * MODE_TEXTS  # where the caller says how many prompts
 CHUNK = 1 << 24  # logits held at a time, as float64
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What every student is asked: prompts (N, P), numbers (N, T) for its draws, the teacher's answers (N, P + T).
+    """What every student is asked: prompts (N, P), and numbers (N, T) for its draws.
 
+    answers (N, P + T): the teacher's.
     workings (M, orders, P + T): all right workings of the first M prompts.
     """
 
@@ -38,19 +40,21 @@ def evaluate(student, teacher, preset, prompts=None):
     """The measures of ``student``, a dict of floats.
 
     accuracy             share of right answers, one draw a prompt
-    right_working        probability of a right answer by a wholly right working, exact for each prompt
+    right_working        probability of a right answer by a wholly right working, exact for
+                         each prompt
     sequence_kl          KL(p||q) of a whole text, on the student's texts: the exact KLs of its
                          positions summed (the Rao-Blackwellised mean, arXiv 2504.10637)
     forward_sequence_kl  KL(q||p) of a whole text, likewise on the teacher's texts
-    order_entropy        entropy of the order of the terms, given the prompt and that the working
-                         is right; exact for each prompt.  None where none ever is
-    distinct             expected number of different right workings among 16 draws of one prompt, exact
+    order_entropy        entropy of the order of the terms, given the prompt and that the
+                         working is right; exact for each prompt.  None where none ever is
+    distinct             expected number of different right workings among 16 draws of one
+                         prompt, exact
     length               tokens of a drawn text, its end included
 
     prompts: how many, by default the preset's.
     """
     asked = questions(teacher, preset, prompts)
-    task, device = preset.task, asked.prompts.device
+    task = preset.task
     own = sample(student, asked.prompts, asked.numbers, task.end, task.pad)
     orders = order_probabilities(student, task, asked.workings)
     mean = lambda values: float(values.double().mean())
@@ -66,9 +70,9 @@ def evaluate(student, teacher, preset, prompts=None):
 
 
 def exposure(student, teacher, preset, prompts=None):
-    """KL(p||q) at each position of the student's own texts and of the teacher's, {"own": rows, "teacher": rows}.
+    """KL(p||q) at each position of texts: {"own": rows, "teacher": rows}, by who wrote them.
 
-    A row is {"kl": [...], "error": [...], "count": [...]}, an entry a position: mean over
+    Rows are {"kl": [...], "error": [...], "count": [...]}, an entry a position: mean over
     the texts that have not ended before it, standard error of that mean, their number;
     positions that fewer than two texts of either kind reach are left out.
     """
@@ -78,27 +82,23 @@ def exposure(student, teacher, preset, prompts=None):
         "own": sample(student, asked.prompts, asked.numbers, task.end, task.pad),
         "teacher": asked.answers,
     }
-    counts = {
-        name: response_mask(each, task.prompt_length, task.end).sum(0)
-        for name, each in texts.items()
+    masks = {
+        name: response_mask(each, task.prompt_length, task.end) for name, each in texts.items()
     }
-    reached = min(int((count >= 2).sum()) for count in counts.values())
+    reached = min(int((mask.sum(0) >= 2).sum()) for mask in masks.values())
     rows = {}
     for name, each in texts.items():
-        kl, count = text_kls(student, teacher, task, each)[:, :reached], counts[name][:reached]
+        kl, there = (x[:, :reached] for x in (text_kls(student, teacher, task, each), masks[name]))
+        count = there.sum(0)
         mean = kl.sum(0) / count
-        there = response_mask(each, task.prompt_length, task.end)[:, :reached]
         variance = (there * (kl - mean) ** 2).sum(0) / (count - 1)
-        rows[name] = {
-            "kl": mean.tolist(),
-            "error": (variance / count).sqrt().tolist(),
-            "count": count.tolist(),
-        }
+        error = (variance / count).sqrt()
+        rows[name] = {"kl": mean.tolist(), "error": error.tolist(), "count": count.tolist()}
     return rows
 
 
 def gain(student, teacher, preset, prompts=None):
-    """How much more probable a wholly right working of a prompt is with the student than with the teacher: (mean, standard error).
+    """(mean, standard error) of what a right working's probability gains on the teacher's.
 
     Exact for each prompt, so that the error is that of the choice of prompts alone.
     """
@@ -115,7 +115,7 @@ def gain(student, teacher, preset, prompts=None):
 
 @torch.no_grad()
 def text_kls(first, second, task, texts):
-    """KL(first||second) at each of the T positions of ``texts`` (B, P + T), 0 after the end: (B, T) float64."""
+    """KL(first||second) at each position of ``texts`` (B, P + T), 0 after the end: (B, T)."""
     mask = response_mask(texts, task.prompt_length, task.end)
     parts = [
         position_kls(*(response_logits(model, part, task) for model in (first, second)))
@@ -125,30 +125,25 @@ def text_kls(first, second, task, texts):
 
 
 def position_kls(first_logits, second_logits):
-    """KL(first||second) of logits (..., V), exact, in float64: (...).  A token that both bar (-inf) counts for nothing."""
-    log_p, log_q = (
-        torch.log_softmax(logits.double(), -1) for logits in (first_logits, second_logits)
-    )
+    """KL(first||second) of logits (..., V), exact, in float64: (...).
+
+    A token that both bar (-inf) counts for nothing.
+    """
+    log_p, log_q = (torch.log_softmax(z.double(), -1) for z in (first_logits, second_logits))
     p = log_p.exp()
     return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
 
 
 @torch.no_grad()
 def text_log_probabilities(model, task, texts):
-    """log probability of the responses of ``texts`` (B, P + T) given their prompts: (B,) float64."""
+    """log probability of the responses of ``texts`` (B, P + T) given their prompts: (B,)."""
     mask = response_mask(texts, task.prompt_length, task.end)
     logs = [
-        token_log_probabilities(
-            response_logits(model, part, task).double(), part[:, task.prompt_length :]
-        )
+        token_log_probabilities(logits.double(), part[:, task.prompt_length :])
         for part in _chunks(model, task, texts)
+        for logits in [response_logits(model, part, task)]
     ]
     return torch.where(mask, torch.cat(logs), 0.0).sum(1)
-
-
-def response_logits(model, texts, task):
-    """Logits (B, T, V) of the T tokens behind the prompts of ``texts`` (B, P + T)."""
-    return model.head(model.hidden(texts[:, :-1])[:, task.prompt_length - 1 :])
 
 
 def _chunks(model, task, texts):
@@ -159,14 +154,16 @@ def _chunks(model, task, texts):
 
 
 def order_probabilities(model, task, workings):
-    """Probability of each right working (M, orders, P + T) given its prompt: (M, orders) float64."""
-    return (
-        text_log_probabilities(model, task, workings.flatten(0, 1)).view(workings.shape[:2]).exp()
-    )
+    """Probability of each right working (M, orders, P + T) given its prompt: (M, orders)."""
+    logs = text_log_probabilities(model, task, workings.flatten(0, 1))
+    return logs.view(workings.shape[:2]).exp()
 
 
 def order_entropy(orders):
-    """H(order | prompt, right working) of joint probabilities (M, orders) of equally likely prompts; None where all are 0."""
+    """H(order | prompt, right working) of probabilities (M, orders), a row a prompt.
+
+    Prompts are equally likely.  None where all probabilities are 0.
+    """
     right = orders.sum(1, keepdim=True)
     if not right.sum() > 0:
         return None
@@ -181,41 +178,32 @@ _ASKED = weakref.WeakKeyDictionary()  # the teacher's answers, drawn once
 
 def questions(teacher, preset, prompts=None):
     """The ``Questions`` of a preset, answered by ``teacher``, on its device."""
-    count, task, device = (
-        prompts or preset.distillation.evaluation_prompts,
-        preset.task,
-        teacher.head.weight.device,
-    )
-    key = (
-        preset,
-        count,
-        prompts is None,
-        device,
-        torch.is_autocast_enabled(device.type),
-        tuple(weight._version for weight in teacher.parameters()),
-    )
+    count, device = prompts or preset.distillation.evaluation_prompts, teacher.head.weight.device
+    mode_texts = MODE_TEXTS if prompts is None else COUNTED_MODE_TEXTS
+    versions = tuple(weight._version for weight in teacher.parameters())  # they tell of changes
+    key = preset, count, mode_texts, device, torch.is_autocast_enabled(device.type), versions
     kept = _ASKED.setdefault(teacher, {})
     if key not in kept:
-        asked = task.prompts(count, SEED, split="test").to(device)
-        own, others = (
-            uniforms(SEED, "answers", who, shape=(count, task.length)).to(device)
-            for who in ("student", "teacher")
-        )
-        most = (MODE_TEXTS if prompts is None else 8 * MODE_TEXTS) // len(task.orders)
-        kept[key] = Questions(
-            asked,
-            own,
-            sample(teacher, asked, others, task.end, task.pad),
-            right_workings(task, asked[: max(1, most)]),
-        )
+        kept[key] = _ask(teacher, preset.task, count, mode_texts)
     return kept[key]
 
 
+def _ask(teacher, task, count, mode_texts):
+    device = teacher.head.weight.device
+    prompts = task.prompts(count, SEED, split="test").to(device)
+    own, others = (
+        uniforms(SEED, "answers", who, shape=(count, task.length)).to(device)
+        for who in ("student", "teacher")
+    )
+    answers = sample(teacher, prompts, others, task.end, task.pad)
+    workings = right_workings(task, prompts[: max(1, mode_texts // len(task.orders))])
+    return Questions(prompts, own, answers, workings)
+
+
 def right_workings(task, prompts):
-    """Every right working of ``prompts`` (M, P), in the order of ``task.orders``: (M, orders, P + T)."""
+    """All right workings of ``prompts`` (M, P), as ``task.orders``: (M, orders, P + T)."""
     probabilities = task.order_probabilities
     middle = probabilities.cumsum(0) - probabilities / 2  # the number that draws each order
-    texts = task.demonstrations(
-        prompts.repeat_interleave(len(middle), 0), middle.repeat(len(prompts)).to(prompts.device)
-    )
+    repeated = prompts.repeat_interleave(len(middle), 0)
+    texts = task.demonstrations(repeated, middle.repeat(len(prompts)).to(prompts.device))
     return texts.view(len(prompts), len(middle), -1)

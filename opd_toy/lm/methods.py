@@ -11,16 +11,19 @@ from dataclasses import dataclass
 
 import torch
 
-from opd_toy.lm._shared import each_block, working_dtype
 from opd_toy.lm.losses import (
     distillation_loss,
     group_advantage,
     grpo_loss,
     policy_gradient_loss,
     sft_loss,
+    token_count,
     token_log_probabilities,
 )
 from opd_toy.lm.measures import position_kls
+from opd_toy.lm.model import mixed, response_logits, response_mask
+from opd_toy.lm.rows import each_block
+from opd_toy.lm.tokens import working_dtype
 
 BETA = 0.5  # of the JSD: how much of the mixture is the teacher's
 K = 4  # tokens of the teacher's that top_k compares
@@ -48,10 +51,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Method:
-    """texts: who draws them, "teacher" or "student"; loss(Batch) -> scalar; words: what it is, in one line.
+    """One way of training.  texts: who draws them, "teacher" or "student"; loss(Batch) -> scalar.
 
-    teacher: whether the loss reads the teacher's logits; grouped: whether it asks for a reward,
-    compared among several texts of one prompt.
+    words: what it is, in one line.
+    teacher: whether the loss reads the teacher's logits; grouped: whether it asks for a
+    reward, compared among several texts of one prompt.
     """
 
     texts: str
@@ -81,7 +85,7 @@ def full_vocabulary(objective, **parameters):
 
 
 def policy_gradient(gamma):
-    """The drawn tokens alone, each weighed by its own cost and the later ones', discounted by gamma."""
+    """Drawn tokens alone, weighed by their own cost and the later ones, discounted by gamma."""
     return lambda batch: policy_gradient_loss(
         *log_probabilities(batch), batch.mask, gamma, normalizer=batch.normalizer
     )
@@ -118,32 +122,31 @@ def reward_alone(batch):
 
 # --- the table ---------------------------------------------------------------------------
 
+OWN = "the student's own texts"
+THE_TEACHERS = "the teacher's texts"
+
 METHODS = {
-    "sft": Method("teacher", sft, "the teacher's texts, -log p of their tokens", teacher=False),
+    "sft": Method("teacher", sft, f"{THE_TEACHERS}, -log p of their tokens", teacher=False),
     "seqkd": Method(
         "teacher",
         full_vocabulary("forward_kl"),
-        "the teacher's texts, forward KL(q||p) at each position",
+        f"{THE_TEACHERS}, forward KL(q||p) at each position",
     ),
     "off_policy_reverse_kl": Method(
         "teacher",
         full_vocabulary("reverse_kl"),
-        "the teacher's texts, reverse KL(p||q) at each position",
+        f"{THE_TEACHERS}, reverse KL(p||q) at each position",
     ),
     "on_policy_forward_kl": Method(
-        "student",
-        full_vocabulary("forward_kl"),
-        "the student's own texts, forward KL(q||p) at each position",
+        "student", full_vocabulary("forward_kl"), f"{OWN}, forward KL(q||p) at each position"
     ),
     "gkd": Method(
-        "student",
-        full_vocabulary("reverse_kl"),
-        "the student's own texts, reverse KL(p||q) at each position",
+        "student", full_vocabulary("reverse_kl"), f"{OWN}, reverse KL(p||q) at each position"
     ),
     "jsd": Method(
         "student",
         full_vocabulary("generalized_jsd", beta=BETA),
-        f"the student's own texts, JSD of beta = {BETA:g} at each position",
+        f"{OWN}, JSD of beta = {BETA:g} at each position",
     ),
     "pg_0": Method(
         "student", policy_gradient(0.0), "policy gradient, the cost of the token alone (gamma = 0)"
@@ -167,12 +170,13 @@ METHODS = {
     "top_k": Method(
         "student",
         full_vocabulary("top_k_reverse_kl", k=K, outside="renormalize"),
-        f"the student's own texts, reverse KL over the teacher's {K} likeliest tokens, renormalised",
+        f"{OWN}, reverse KL over the teacher's {K} likeliest tokens, renormalised",
     ),
     "opd_reward": Method(
         "student",
         policy_gradient_with_reward,
-        f"policy gradient, gamma = 0, less {ALPHA:g} nat for a unit of the reward's group advantage",
+        f"policy gradient, gamma = 0, less {ALPHA:g} nat for a unit of the reward's group "
+        "advantage",
         grouped=True,
     ),
     "rlvr": Method(
@@ -197,16 +201,14 @@ def find_method(name):
 
 def log_probabilities(batch):
     """log p and log q of the drawn tokens, (B, T) each."""
-    return token_log_probabilities(batch.student_logits, batch.tokens), token_log_probabilities(
-        batch.teacher_logits, batch.tokens
-    )
+    log_p = token_log_probabilities(batch.student_logits, batch.tokens)
+    return log_p, token_log_probabilities(batch.teacher_logits, batch.tokens)
 
 
 def position_kl(student_logits, teacher_logits):
-    """KL(p||q) in nats of each position (...) of logits (..., V), a constant; the dtype of the losses."""
-    kl = torch.empty(
-        student_logits.shape[:-1], dtype=working_dtype(student_logits), device=student_logits.device
-    )
+    """KL(p||q) in nats of each position (...) of logits (..., V), a constant."""
+    shape, dtype = student_logits.shape[:-1], working_dtype(student_logits)
+    kl = torch.empty(shape, dtype=dtype, device=student_logits.device)
 
     def rows(z, y, out):  # a few at a time: the measure is in float64
         out.copy_(position_kls(z, y))
@@ -214,3 +216,42 @@ def position_kl(student_logits, teacher_logits):
 
     each_block(rows, student_logits, teacher_logits, kl)
     return kl
+
+
+# --- the loss of a method on given texts -------------------------------------------------
+
+
+class Responses(torch.nn.Module):
+    """``response_logits`` of texts as a module of its own, which DDP can call."""
+
+    def __init__(self, model, task):
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, texts):
+        return response_logits(self.model, texts, self.task)
+
+
+def loss_of(method, student, teacher, task, texts, *, group=1, normalizer=None, autocast=None):
+    """The loss of the method of this name on ``texts`` (B, P + T), a scalar with gradient.
+
+    student: a ``Transformer``, or a module that maps texts to logits as ``Responses`` does.
+    normalizer: by default the valid tokens of these texts.
+    """
+    found, mask = find_method(method), response_mask(texts, task.prompt_length, task.end)
+    with mixed(texts.device, autocast):
+        is_model = hasattr(student, "hidden")
+        logits = response_logits(student, texts, task) if is_model else student(texts)
+        with torch.no_grad():
+            wanted = response_logits(teacher, texts, task) if found.teacher else None
+    reward = task.rewards(texts) if found.grouped else None
+    normalizer = token_count(mask) if normalizer is None else normalizer
+    tokens = texts[:, task.prompt_length :]
+    return found.loss(Batch(logits, wanted, tokens, mask, reward, group, normalizer))
+
+
+def loss_and_gradient(method, student, teacher, task, texts, **options):
+    """``loss_of`` and its gradient (P,) in all parameters of the student, in their order."""
+    loss = loss_of(method, student, teacher, task, texts, **options)
+    parts = torch.autograd.grad(loss, list(student.parameters()))
+    return loss.detach(), torch.cat([part.flatten() for part in parts])

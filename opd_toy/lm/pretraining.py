@@ -1,4 +1,4 @@
-"""The teacher and the starting student of a preset: trained on demonstrations from a seed, kept in a folder.
+"""The teacher and the starting student of a preset, trained on demonstrations from a seed.
 
 Both learn from the same distribution of texts (SFT: cross-entropy of the response, AdamW,
 warm-up and cosine, clip 1); the student falls short by its size and its steps alone.
@@ -14,29 +14,40 @@ from pathlib import Path
 import torch
 
 from opd_toy.lm.losses import sft_loss
-from opd_toy.lm.model import FORMAT, Transformer, load, notes, response_mask, save, uniforms
+from opd_toy.lm.model import (
+    FORMAT,
+    Transformer,
+    load,
+    mixed,
+    notes,
+    response_logits,
+    response_mask,
+    save,
+    uniforms,
+)
 from opd_toy.records import provenance
 from opd_toy.records.checkpoints import Checkpoint
 
 MODULES = [__name__]
 WARM_UP = 0.05  # of the steps
-WEIGHT_DECAY = 0.01
+OPTIMIZER = {"betas": (0.9, 0.95), "weight_decay": 0.01, "fused": True}
 
 
-def teacher(
-    preset, folder, report=None, device="cpu", say=lambda text: print(text, file=sys.stderr)
-):
-    """The Transformer of ``preset.teacher``: read from ``folder`` where the same recipe and code left it, else trained and kept there.
+def _on_stderr(text):
+    print(text, file=sys.stderr)
 
-    Training that was cut off, by a kill too, is taken up where it stood.  report(done,
-    total) after each step; say(text) takes what a person should know.
+
+def teacher(preset, folder, report=None, device="cpu", say=_on_stderr):
+    """The Transformer of ``preset.teacher``, kept in ``folder``.
+
+    It is trained where the same recipe and code have not left it there.  Training that was cut
+    off, by a kill too, is taken up where it stood.  report(done, total) after each step;
+    say(text) takes what a person should know.
     """
     return _made(preset, "teacher", folder, report, device, say)
 
 
-def student(
-    preset, folder, report=None, device="cpu", say=lambda text: print(text, file=sys.stderr)
-):
+def student(preset, folder, report=None, device="cpu", say=_on_stderr):
     """The student that every method starts from, ``preset.student``, see ``teacher``."""
     return _made(preset, "student", folder, report, device, say)
 
@@ -51,39 +62,29 @@ def _made(preset, role, folder, report, device, say):
             say(f"{path} was made by another recipe or other code; making it anew")
         except ValueError as error:
             say(f"{error}; making it anew")
-    checkpoint = Checkpoint(
-        path.with_suffix(".pt"),
-        [made_by, str(torch.__version__), torch.device(device).type],
-        say=say,
-    )
-    model = pretrain(
-        recipe,
-        preset.task,
-        role,
-        report=report,
-        device=device,
-        autocast=preset.autocast,
-        checkpoint=checkpoint,
-    )
+    belongs_to = [made_by, str(torch.__version__), torch.device(device).type]
+    checkpoint = Checkpoint(path.with_suffix(".pt"), belongs_to, say=say)
+    options = dict(report=report, device=device, autocast=preset.autocast, checkpoint=checkpoint)
+    model = pretrain(recipe, preset.task, role, **options)
     save(path, model, made_by=made_by, recipe=json.dumps(asdict(recipe)))
     checkpoint.remove()
     return model
 
 
 def pretrain(recipe, task, *key, report=None, device="cpu", autocast=None, checkpoint=None):
-    """Train a new Transformer on ``task`` as ``recipe`` says, on the device; the texts depend on recipe.seed and ``key``."""
+    """A new Transformer trained on ``task`` as ``recipe`` says, on the device.
+
+    The texts depend on recipe.seed and ``key``.
+    """
     model = Transformer(recipe.shape, recipe.seed).to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.rate, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY, fused=True
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, **OPTIMIZER)
     state = checkpoint and checkpoint.load(device)
     if state:
         model.load_state_dict(state["model"]), optimizer.load_state_dict(state["optimizer"])
     for step in range(state["iteration"] if state else 0, recipe.steps):
         optimizer.param_groups[0]["lr"] = rate(recipe, step)
-        loss = _loss(
-            model, task, corpus(task, recipe.batch, recipe.seed, *key, step).to(device), autocast
-        )
+        texts = corpus(task, recipe.batch, recipe.seed, *key, step).to(device)
+        loss = _loss(model, task, texts, autocast)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -101,29 +102,27 @@ def pretrain(recipe, task, *key, report=None, device="cpu", autocast=None, check
 
 
 def corpus(task, count, *key):
-    """``count`` demonstrations (count, P + T) of prompts for training, which depend on ``key`` alone."""
+    """``count`` demonstrations (count, P + T) of training prompts; they depend on ``key`` alone."""
     prompts = task.prompts(count, *key)
     return task.demonstrations(prompts, uniforms(0, *key, "orders", shape=(count,)))
 
 
 def rate(recipe, step):
-    """The learning rate at ``step``, from 0: a linear rise over the first steps, then a cosine that ends at 0 after the last."""
+    """The learning rate at ``step``, from 0.
+
+    A linear rise over the first steps, then a cosine that ends at 0 after the last.
+    """
     warm_up = max(1, round(WARM_UP * recipe.steps))
     if step < warm_up:
         return recipe.rate * (step + 1) / warm_up
-    return (
-        recipe.rate
-        * (1 + math.cos(math.pi * (step + 1 - warm_up) / (recipe.steps + 1 - warm_up)))
-        / 2
-    )
+    angle = math.pi * (step + 1 - warm_up) / (recipe.steps + 1 - warm_up)
+    return recipe.rate * (1 + math.cos(angle)) / 2
 
 
 def _loss(model, task, texts, autocast):
     start, mask = task.prompt_length, response_mask(texts, task.prompt_length, task.end)
-    with torch.autocast(
-        texts.device.type, getattr(torch, autocast or "bfloat16"), enabled=autocast is not None
-    ):
-        logits = model.head(model.hidden(texts[:, :-1])[:, start - 1 :])
+    with mixed(texts.device, autocast):
+        logits = response_logits(model, texts, task)
     return sft_loss(logits, texts[:, start:], mask)
 
 

@@ -18,29 +18,24 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from opd_toy import _validate
-from opd_toy.lm._shared import (
-    any_of,
-    each_block,
-    float_tensor,
-    keep_freed_memory,
-    same_device,
-    shaped,
-    token_scale,
-    valid_tokens,
-    with_gradient,
-    working_dtype,
-)
+from opd_toy.lm import checks
+from opd_toy.lm.autograd import with_gradient
+from opd_toy.lm.checks import float_tensor
+from opd_toy.lm.checks import log_probabilities_like as _like
+from opd_toy.lm.rows import any_of, each_block, keep_freed_memory
+from opd_toy.lm.tokens import token_scale, valid_tokens, working_dtype
 
 # --- the log probability of a drawn token ------------------------------------------------
 
 
 def token_log_probabilities(logits, tokens):
-    """log p of each of ``tokens`` (...) under ``logits`` (..., V): (...), float32 (float64 for float64 logits).
+    """log p of each of ``tokens`` (...) under ``logits`` (..., V): (...).
 
-    Beyond the logits it needs no memory of their size but for the gradient.
+    float32, or float64 for float64 logits.  Beyond the logits it needs no memory of their
+    size but for the gradient.
     """
     float_tensor("logits", logits)
-    return _TokenLogProbabilities.apply(logits, _token_ids(logits, tokens))
+    return _TokenLogProbabilities.apply(logits, checks.token_ids(logits, tokens))
 
 
 class _TokenLogProbabilities(torch.autograd.Function):
@@ -51,7 +46,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
         result, normalizer = torch.empty_like(chosen), torch.empty_like(chosen)
 
         def forward(rows, own, norm, out):
-            # Nearer to log p than the difference of two large numbers: both less the row's largest.
+            # Both less the row's largest: the difference of two large numbers would lose digits.
             top = rows.amax(-1, keepdim=True).to(dtype)
             rest = (rows - top).exp_().sum(-1).log_()
             torch.add(top.squeeze(-1), rest, out=norm)
@@ -90,7 +85,8 @@ def sft_loss(logits, tokens, mask=None, *, weights=None, normalizer=None):
     float_tensor("logits", logits)
     scale = token_scale(logits, logits.shape[:-1], mask, weights, normalizer)
     valid = scale != 0
-    tokens = torch.where(valid, shaped("tokens", tokens, logits.shape[:-1]).to(logits.device), 0)
+    checks.shaped("tokens", tokens, logits.shape[:-1])
+    tokens = torch.where(valid, tokens.to(logits.device), 0)
     return -torch.where(valid, token_log_probabilities(logits, tokens) * scale, 0.0).sum()
 
 
@@ -98,10 +94,10 @@ def sft_loss(logits, tokens, mask=None, *, weights=None, normalizer=None):
 
 
 def discounted_return(costs, gamma, mask=None):
-    """G_t = sum of gamma**n r_u over valid u >= t, n the valid positions from t to u, of ``costs`` (..., T): (..., T).
+    """G_t = sum of gamma**n r_u over valid u >= t of ``costs`` r (..., T): (..., T).
 
-    Masked positions cost nothing and take no time; G is 0 there.  gamma from 0 to 1.
-    eq-discounted-return.
+    n is the number of valid positions from t to u.  Masked positions cost nothing and take no
+    time; G is 0 there.  gamma from 0 to 1.  eq-discounted-return.
     """
     float_tensor("costs", costs, "T")
     gamma, valid = _validate.fraction("gamma", gamma), valid_tokens(mask, costs.shape, costs.device)
@@ -113,13 +109,23 @@ def discounted_return(costs, gamma, mask=None):
 
 
 def policy_gradient_loss(
-    student_log_probabilities, teacher_log_probabilities, mask=None, gamma=0.0, baseline=0.0, reward=None, alpha=1.0,
-    behaviour_log_probabilities=None, clip=None, truncate=None, weights=None, normalizer=None,
-):  # fmt: skip
-    """Policy gradient of on-policy distillation, mixed with a reward: log probabilities of drawn tokens (B, T) in, a scalar out.
+    student_log_probabilities,
+    teacher_log_probabilities,
+    mask=None,
+    gamma=0.0,
+    baseline=0.0,
+    reward=None,
+    alpha=1.0,
+    behaviour_log_probabilities=None,
+    clip=None,
+    truncate=None,
+    weights=None,
+    normalizer=None,
+):
+    """Policy gradient of on-policy distillation, mixed with a reward.
 
-    Its gradient is the sum over valid tokens of f_t rho_t w_t grad log p(a_t|s_t), over the
-    normalizer, with
+    Takes log probabilities of drawn tokens (B, T) and returns a scalar.  Its gradient is the
+    sum over valid tokens of f_t rho_t w_t grad log p(a_t|s_t), over the normalizer, with
     w_t = G_t - baseline - alpha * reward, G_t the ``discounted_return`` of the costs
     log p - log q (0 with teacher_log_probabilities=None), the reward (B,) not discounted;
     f_t the ``weights`` (B, T), such as ``fipo_weight``; and rho_t = p/behaviour the
@@ -140,28 +146,22 @@ def policy_gradient_loss(
     known = torch.where(valid, log_p.detach().to(scale.dtype), 0.0)
     cost = torch.zeros_like(known)
     if teacher_log_probabilities is not None:
-        cost = torch.where(
-            valid, known - _like("teacher_log_probabilities", teacher_log_probabilities, log_p), 0.0
-        )
+        log_q = _like("teacher_log_probabilities", teacher_log_probabilities, log_p)
+        cost = torch.where(valid, known - log_q, 0.0)
     weight = discounted_return(cost, gamma, valid) - _baseline(baseline, log_p)
     if reward is not None:
         earned = _validate.number("alpha", alpha) * _one_a_text("reward", reward, log_p)
         weight, cost = weight - earned, cost - earned
     elif teacher_log_probabilities is None:
         raise ValueError(
-            "teacher_log_probabilities and reward are both None; give at least one, a cost or a reward to learn from"
+            "teacher_log_probabilities and reward are both None; give at least one, a cost or a "
+            "reward to learn from"
         )
     if behaviour_log_probabilities is not None:
-        ratio = (
-            known - _like("behaviour_log_probabilities", behaviour_log_probabilities, log_p)
-        ).exp()
-        weight = weight * _importance(ratio, weight, clip, truncate)
-    elif clip is not None or truncate is not None:
-        name = "clip" if clip is not None else "truncate"
-        raise ValueError(
-            f"{name} is {clip if clip is not None else truncate!r} and behaviour_log_probabilities None, so there is no ratio to hold; "
-            "give the log probabilities of the policy that drew the tokens"
-        )
+        drawn_by = _like("behaviour_log_probabilities", behaviour_log_probabilities, log_p)
+        weight = weight * _importance((known - drawn_by).exp(), weight, clip, truncate)
+    else:
+        _check_no_ratio(clip, truncate)
     gradient = torch.where(valid & (scale != 0), weight * scale, 0.0)
     value = torch.where(valid, cost * plain, 0.0).sum()
     return with_gradient(lambda wanted: (value, [gradient]), student_log_probabilities)
@@ -170,41 +170,42 @@ def policy_gradient_loss(
 def fipo_weight(
     student_log_probabilities, old_log_probabilities, mask, gamma, low, high, ratio_limit=10.0
 ):
-    """f_t = exp(FutureKL_t) held in [1 - low, 1 + high] (B, T), FutureKL the discounted return of log(p/old).  eq-fipo.
+    """f_t = exp(FutureKL_t) held in [1 - low, 1 + high] (B, T).  eq-fipo.
 
-    Tokens whose p/old is above ``ratio_limit`` add nothing.  A constant; 1 where masked.
-    arXiv 2603.19835, where gamma = 2**(-1/32).
+    FutureKL is the discounted return of log(p/old).  Tokens whose p/old is above
+    ``ratio_limit`` add nothing.  A constant; 1 where masked.  arXiv 2603.19835, where gamma =
+    2**(-1/32).
     """
     log_p = float_tensor("student_log_probabilities", student_log_probabilities, "T").detach()
     valid = valid_tokens(mask, log_p.shape, log_p.device)
-    low, high, limit = (
-        _validate.fraction("low", low),
-        _validate.number("high", high),
-        _validate.positive("ratio_limit", ratio_limit),
-    )
+    low, high = _validate.fraction("low", low), _validate.number("high", high)
+    limit = _validate.positive("ratio_limit", ratio_limit)
     if high < 0:
         raise ValueError(f"high is {high!r}; give a number of at least 0")
-    change = torch.where(
-        valid, log_p - _like("old_log_probabilities", old_log_probabilities, log_p), 0.0
-    )
+    old = _like("old_log_probabilities", old_log_probabilities, log_p)
+    change = torch.where(valid, log_p - old, 0.0)
     change = torch.where(change <= math.log(limit), change, 0.0)
     return discounted_return(change, gamma, valid).exp().clamp(1 - low, 1 + high)
 
 
 def group_advantage(reward, group_size, scale=True):
-    """Reward (B,) less the mean of its group, ``group_size`` texts in a row, over their standard deviation + 1e-4: (B,).
+    """Reward (B,) less the mean of its group, over the group's standard deviation + 1e-4: (B,).
 
-    The deviation is that of a sample (n - 1); scale=False leaves it out (Dr. GRPO, arXiv 2503.20783).
+    ``group_size`` texts in a row are a group.  The deviation is that of a sample (n - 1);
+    scale=False leaves it out (Dr. GRPO, arXiv 2503.20783).
     """
     float_tensor("reward", reward, None)
-    group_size = _validate.whole("group_size", group_size, least=2)
+    group_size = _validate.whole("group_size", group_size, 2)
     if reward.ndim != 1 or len(reward) % group_size:
         raise ValueError(
-            f"reward has shape {tuple(reward.shape)}; give (B,) with B a multiple of group_size = {group_size}"
+            f"reward has shape {tuple(reward.shape)}; give (B,) with B a multiple of "
+            f"group_size = {group_size}"
         )
     groups = reward.detach().view(-1, group_size)
     advantage = groups - groups.mean(1, keepdim=True)
-    return (advantage / (groups.std(1, keepdim=True) + 1e-4) if scale else advantage).reshape(-1)
+    if scale:
+        advantage = advantage / (groups.std(1, keepdim=True) + 1e-4)
+    return advantage.reshape(-1)
 
 
 def grpo_loss(
@@ -218,24 +219,31 @@ def grpo_loss(
     weights=None,
     normalizer=None,
 ):
-    """RLVR alone: ``policy_gradient_loss`` with the ``group_advantage`` of a reward (B,), no teacher, no KL to a reference.
+    """RLVR alone: ``policy_gradient_loss`` with the ``group_advantage`` of a reward (B,).
 
-    A mean over all valid tokens, not over texts first, as DAPO (arXiv 2503.14476) has it.
+    No teacher, no KL to a reference.  A mean over all valid tokens, not over texts first, as
+    DAPO (arXiv 2503.14476) has it.
     Without ``behaviour_log_probabilities`` the tokens are the student's own and nothing is
     clipped.
     """
     return policy_gradient_loss(
-        student_log_probabilities, None, mask, reward=group_advantage(reward, group_size, scale), weights=weights, normalizer=normalizer,
-        behaviour_log_probabilities=behaviour_log_probabilities, clip=None if behaviour_log_probabilities is None else clip,
-    )  # fmt: skip
+        student_log_probabilities,
+        None,
+        mask,
+        reward=group_advantage(reward, group_size, scale),
+        behaviour_log_probabilities=behaviour_log_probabilities,
+        clip=None if behaviour_log_probabilities is None else clip,
+        weights=weights,
+        normalizer=normalizer,
+    )
 
 
 def _importance(ratio, weight, clip, truncate):
     """The factor (B, T) that stands for the ratio in the gradient."""
+    if clip is None and truncate is None:
+        return ratio
     if clip is None:
-        return (
-            ratio if truncate is None else ratio.clamp_max(_validate.positive("truncate", truncate))
-        )
+        return ratio.clamp_max(_validate.positive("truncate", truncate))
     if truncate is not None:
         raise ValueError(
             f"clip is {clip!r} and truncate {truncate!r}; give one of them, the other None"
@@ -251,34 +259,22 @@ def _importance(ratio, weight, clip, truncate):
 # --- checks ------------------------------------------------------------------------------
 
 
-def _token_ids(logits, tokens):
-    shaped("tokens", tokens, logits.shape[:-1])
-    if tokens.is_floating_point() or tokens.dtype == torch.bool:
-        raise ValueError(f"tokens has dtype {tokens.dtype}; give whole numbers (torch.int64)")
-    same_device("logits", logits, "tokens", tokens)
-    wrong = (tokens < 0) | (tokens >= logits.shape[-1])
-    if tokens.is_cpu and wrong.any():
+def _check_no_ratio(clip, truncate):
+    name, value = ("clip", clip) if clip is not None else ("truncate", truncate)
+    if value is not None:
         raise ValueError(
-            f"tokens holds {tokens[wrong][0].item()}; give whole numbers from 0 to V - 1 = {logits.shape[-1] - 1}, and any of them where the mask is 0"
+            f"{name} is {value!r} and behaviour_log_probabilities None, so there is no ratio to "
+            "hold; give the log probabilities of the policy that drew the tokens"
         )
-    return tokens.to(torch.int64)
-
-
-def _like(name, value, log_p):
-    float_tensor(name, shaped(name, value, log_p.shape), None)
-    same_device("student_log_probabilities", log_p, name, value)
-    return value.detach()
 
 
 def _one_a_text(name, value, log_p):
-    if (
-        not isinstance(value, torch.Tensor)
-        or log_p.ndim != 2
-        or tuple(value.shape) != (len(log_p),)
-    ):
+    is_tensor = isinstance(value, torch.Tensor)
+    if not is_tensor or log_p.ndim != 2 or tuple(value.shape) != (len(log_p),):
         raise ValueError(
-            f"{name} is {_validate.quote(value)} and student_log_probabilities of shape {tuple(log_p.shape)}; "
-            "give one number a text, a tensor of shape (B,) with log probabilities (B, T)"
+            f"{name} is {_validate.quote(value)} and student_log_probabilities of shape "
+            f"{tuple(log_p.shape)}; give one number a text, a tensor of shape (B,) with log "
+            "probabilities (B, T)"
         )
     return value.detach().to(log_p.device)[:, None]
 
@@ -286,8 +282,10 @@ def _one_a_text(name, value, log_p):
 def _baseline(value, log_p):
     if not isinstance(value, torch.Tensor):
         return _validate.number("baseline", value)
-    if value.ndim and tuple(value.shape) not in (tuple(log_p.shape), (*log_p.shape[:-1], 1)):
+    shapes = tuple(log_p.shape), (*log_p.shape[:-1], 1)
+    if value.ndim and tuple(value.shape) not in shapes:
         raise ValueError(
-            f"baseline has shape {tuple(value.shape)}; give a number, or a tensor of shape {tuple(log_p.shape)} or {(*log_p.shape[:-1], 1)}"
+            f"baseline has shape {tuple(value.shape)}; give a number, or a tensor of shape "
+            f"{shapes[0]} or {shapes[1]}"
         )
     return value.detach().to(log_p.device)

@@ -10,7 +10,6 @@ to, but for rounding.
 import contextlib
 import copy
 import dataclasses
-import hashlib
 import time
 from pathlib import Path
 
@@ -20,11 +19,25 @@ from torch.nn.parallel import DistributedDataParallel
 
 from opd_toy import _validate
 from opd_toy.lm.losses import token_count
-from opd_toy.lm.measures import evaluate, response_logits
-from opd_toy.lm.methods import Batch, find_method
-from opd_toy.lm.model import load, response_mask, sample, save, uniforms
+from opd_toy.lm.measures import evaluate
+from opd_toy.lm.methods import Responses, find_method, loss_and_gradient, loss_of
+from opd_toy.lm.model import fingerprint, load, mixed, response_mask, sample, save, uniforms
 from opd_toy.records import provenance
 from opd_toy.records.checkpoints import Checkpoint, Stop
+
+__all__ = [
+    "NotFinite",
+    "Run",
+    "count_weights",
+    "distill",
+    "draw_texts",
+    "loss_and_gradient",
+    "loss_of",
+    "rank_and_ranks",
+    "rows_of_rank",
+    "step",
+    "student_path",
+]
 
 WARM_UP = 10  # steps, after which the rate is constant
 CLIP = 1.0  # of the gradient's norm
@@ -41,7 +54,10 @@ class NotFinite(ArithmeticError):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What stays the same throughout a run; ``parallel`` is the student as DDP wraps it, or its logits alone."""
+    """What stays the same throughout a run.
+
+    rows: this rank's of a batch.  parallel: ``Responses`` of the student, which DDP wraps.
+    """
 
     method: str
     preset: object
@@ -89,89 +105,112 @@ def distill(
     Raises ValueError for settings that do not go together, ``NotFinite`` where the gradient
     is infinite or NaN.
     """
-    (rank, ranks), device = rank_and_ranks(), torch.device(device)
-    settings = preset.distillation
-    group = settings.group if find_method(method).grouped else 1
+    rank, ranks = rank_and_ranks()
+    settings, device = preset.distillation, torch.device(device)
     steps = _validate.whole("steps", settings.steps if steps is None else steps, 0)
-    rows = rows_of_rank(settings.batch, group, micro_batches, rank, ranks)
     path = student_path(folder, method, preset, _validate.whole("seed", seed, 0), steps)
-    belongs_to = [
-        method, seed, dataclasses.asdict(preset.task), dataclasses.asdict(settings) | {"steps": steps}, preset.autocast, micro_batches, ranks, device.type,
-        str(torch.__version__), fingerprint(teacher), fingerprint(student), provenance.source_hash(__name__),
-    ]  # fmt: skip
-    options = {
-        "seconds": max(10, count_weights(student) / 5e5)
-    } | options  # a large model takes long to write
-    checkpoint = Checkpoint(path.with_suffix(".pt"), belongs_to, **options) if rank == 0 else None
+    group = settings.group if find_method(method).grouped else 1
+    rows = rows_of_rank(settings.batch, group, micro_batches, rank, ranks)
+    belongs_to = _belongs_to(method, preset, seed, teacher, student, steps, micro_batches, device)
+    checkpoint = None
+    if rank == 0:
+        wait = max(10, count_weights(student) / 5e5)  # a large model takes long to write
+        checkpoint = Checkpoint(path.with_suffix(".pt"), belongs_to, **{"seconds": wait} | options)
 
     teacher, student = teacher.to(device), copy.deepcopy(student).to(device)
     optimizer = torch.optim.AdamW(student.parameters(), lr=settings.rate, **OPTIMIZER)
     state = _begin(checkpoint, path, student, optimizer)
     run = Run(
-        method,
-        preset,
-        seed,
-        group,
-        rows,
-        micro_batches,
-        device,
-        teacher,
-        student,
-        _parallel(student, preset.task),
-        optimizer,
+        method=method,
+        preset=preset,
+        seed=seed,
+        group=group,
+        rows=rows,
+        micro_batches=micro_batches,
+        device=device,
+        teacher=teacher,
+        student=student,
+        parallel=_parallel(student, preset.task),
+        optimizer=optimizer,
     )
-    whole = lambda: state | {"weights": student.state_dict(), "optimizer": optimizer.state_dict()}
     if not state["curve"]:
         _measure(run, state)
     while state["iteration"] < steps:
-        number = state["iteration"] + 1
-        with _clock(state, device):
-            loss, norm, tokens = step(run, number)
-        if not norm.isfinite():
-            kept = checkpoint is not None and checkpoint.save(whole())
-            found = f"{method}, step {number}: the gradient is not finite (its norm is {norm:g}, the loss {loss:g})"
-            raise NotFinite(
-                f"{found}; what was reached by step {number - 1} is kept in {checkpoint.path}"
-                if kept
-                else found,
-                state["curve"],
-            )
-        state["iteration"], state["tokens"] = number, state["tokens"] + tokens
-        if number % settings.evaluate_every == 0 or number == steps:
-            _measure(run, state)
+        _advance(run, state, steps, checkpoint)
         if report is not None and rank == 0:
-            report(number, steps)
-        if number < steps:
-            _keep(checkpoint, whole, device)
+            report(state["iteration"], steps)
+        if state["iteration"] < steps:
+            _keep(checkpoint, lambda: _whole(run, state), device)
     if "student" not in state:
         _finish(checkpoint, path, state, student)
     return state["curve"] | {"memory": state["memory"]}
 
 
+def _belongs_to(method, preset, seed, teacher, student, steps, micro_batches, device):
+    """What a checkpoint is tied to: all that decides what the run comes to."""
+    return [
+        method,
+        seed,
+        dataclasses.asdict(preset.task),
+        dataclasses.asdict(preset.distillation) | {"steps": steps},
+        preset.autocast,
+        micro_batches,
+        rank_and_ranks()[1],
+        device.type,
+        str(torch.__version__),
+        fingerprint(teacher),
+        fingerprint(student),
+        provenance.source_hash(__name__),
+    ]
+
+
+def _advance(run, state, steps, checkpoint):
+    """One step, and the measures where they are due."""
+    number = state["iteration"] + 1
+    with _clock(state, run.device):
+        loss, norm, tokens = step(run, number)
+    if not norm.isfinite():
+        found = (
+            f"{run.method}, step {number}: the gradient is not finite "
+            f"(its norm is {norm:g}, the loss {loss:g})"
+        )
+        if checkpoint is not None and checkpoint.save(_whole(run, state)):
+            found += f"; what was reached by step {number - 1} is kept in {checkpoint.path}"
+        raise NotFinite(found, state["curve"])
+    state["iteration"], state["tokens"] = number, state["tokens"] + tokens
+    if number % run.preset.distillation.evaluate_every == 0 or number == steps:
+        _measure(run, state)
+
+
+def _whole(run, state):
+    """The state with all that a run goes on from."""
+    return state | {
+        "weights": run.student.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+    }
+
+
 def step(run, number):
-    """Move the student once; the loss of this rank, the gradient's norm and the tokens of the whole batch.
+    """Move the student once: this rank's loss, the gradient's norm, the whole batch's tokens.
 
     Where the norm is not finite the student stays as it is.
     """
-    texts = draw_texts(run, number)
-    mask = response_mask(texts, run.preset.task.prompt_length, run.preset.task.end)
-    texts = texts[
-        :, : run.preset.task.prompt_length + int(mask.any(0).sum())
-    ]  # no one computes what all have ended before
+    task, texts = run.preset.task, draw_texts(run, number)
+    mask = response_mask(texts, task.prompt_length, task.end)
+    texts = texts[:, : task.prompt_length + int(mask.any(0).sum())]  # to the last one's end
     normalizer = token_count(mask)
     run.optimizer.zero_grad()
     loss = 0.0
     parts = texts.chunk(run.micro_batches)
     for part in parts:
         waits = isinstance(run.parallel, DistributedDataParallel) and part is not parts[-1]
-        with (
-            run.parallel.no_sync() if waits else contextlib.nullcontext()
-        ):  # DDP adds up over ranks once
+        # DDP adds up over the ranks once, at the last part.
+        with run.parallel.no_sync() if waits else contextlib.nullcontext():
             share = loss_of(
                 run.method,
                 run.parallel,
                 run.teacher,
-                run.preset.task,
+                task,
                 part,
                 group=run.group,
                 normalizer=normalizer,
@@ -181,9 +220,8 @@ def step(run, number):
         loss += share.detach()
     norm = torch.nn.utils.clip_grad_norm_(run.student.parameters(), CLIP)
     if norm.isfinite():
-        run.optimizer.param_groups[0]["lr"] = run.preset.distillation.rate * min(
-            1.0, number / WARM_UP
-        )
+        rate = run.preset.distillation.rate * min(1.0, number / WARM_UP)
+        run.optimizer.param_groups[0]["lr"] = rate
         run.optimizer.step()
     return loss, norm, round(normalizer.item() * rank_and_ranks()[1])
 
@@ -191,72 +229,13 @@ def step(run, number):
 def draw_texts(run, number):
     """This rank's texts (B / ranks, P + T) of step ``number``, in groups of one prompt each."""
     task, batch = run.preset.task, run.preset.distillation.batch
-    prompts = task.prompts(
-        batch // run.group, run.seed, "distillation", number, split="train"
-    ).repeat_interleave(run.group, 0)
-    numbers = uniforms(run.seed, "distillation", number, shape=(batch, task.length))
+    key = run.seed, "distillation", number
+    prompts = task.prompts(batch // run.group, *key, split="train")
+    prompts = prompts.repeat_interleave(run.group, 0)[run.rows].to(run.device)
+    numbers = uniforms(*key, shape=(batch, task.length))[run.rows].to(run.device)
     writer = run.teacher if find_method(run.method).texts == "teacher" else run.student
     with torch.no_grad(), mixed(run.device, run.preset.autocast):
-        return sample(
-            writer,
-            prompts[run.rows].to(run.device),
-            numbers[run.rows].to(run.device),
-            task.end,
-            task.pad,
-        )
-
-
-# --- the loss of a method on given texts -------------------------------------------------
-
-
-class Responses(torch.nn.Module):
-    """A transformer that gives ``response_logits`` of texts, as DDP wants it: called, not by a method of its own."""
-
-    def __init__(self, model, task):
-        super().__init__()
-        self.model, self.task = model, task
-
-    def forward(self, texts):
-        return response_logits(self.model, texts, self.task)
-
-
-def loss_of(method, student, teacher, task, texts, *, group=1, normalizer=None, autocast=None):
-    """The loss of the method of this name on ``texts`` (B, P + T), a scalar with gradient.
-
-    student: a ``Transformer``, or a module that maps texts to logits as ``Responses`` does.
-    normalizer: by default the valid tokens of these texts.
-    """
-    found, mask = find_method(method), response_mask(texts, task.prompt_length, task.end)
-    with mixed(texts.device, autocast):
-        logits = (
-            student(texts)
-            if not hasattr(student, "hidden")
-            else response_logits(student, texts, task)
-        )
-        with torch.no_grad():
-            wanted = response_logits(teacher, texts, task) if found.teacher else None
-    reward = task.rewards(texts) if found.grouped else None
-    normalizer = token_count(mask) if normalizer is None else normalizer
-    return found.loss(
-        Batch(logits, wanted, texts[:, task.prompt_length :], mask, reward, group, normalizer)
-    )
-
-
-def loss_and_gradient(method, student, teacher, task, texts, **options):
-    """The loss of ``loss_of`` and its gradient (P,) in all parameters of the student, in their order."""
-    loss = loss_of(method, student, teacher, task, texts, **options)
-    return loss.detach(), torch.cat(
-        [part.flatten() for part in torch.autograd.grad(loss, list(student.parameters()))]
-    )
-
-
-def mixed(device, autocast):
-    """The context in which models compute: autocast to the dtype of this name, or none."""
-    return (
-        torch.autocast(device.type, dtype=getattr(torch, autocast))
-        if autocast
-        else contextlib.nullcontext()
-    )
+        return sample(writer, prompts, numbers, task.end, task.pad)
 
 
 # --- ranks -------------------------------------------------------------------------------
@@ -273,7 +252,8 @@ def rows_of_rank(batch, group, micro_batches, rank, ranks):
     _validate.whole("micro_batches", micro_batches, 1)
     if batch % (ranks * micro_batches * group):
         raise ValueError(
-            f"batch is {batch}, which cannot be split among {ranks} processes with {micro_batches} micro-batches each in whole groups of {group}; "
+            f"batch is {batch}, which cannot be split among {ranks} processes with "
+            f"{micro_batches} micro-batches each in whole groups of {group}; "
             f"give a multiple of {ranks * micro_batches * group}"
         )
     share = batch // ranks
@@ -286,7 +266,7 @@ def _parallel(student, task):
 
 
 def _keep(checkpoint, whole, device):
-    """Between steps: a checkpoint now and then; asked to stop, all ranks stop after the same step."""
+    """Between steps: a checkpoint now and then; if asked to, all ranks stop after one step."""
     if rank_and_ranks()[1] > 1:
         asked = torch.tensor(Stop.asked, device=device)
         distributed.all_reduce(asked, distributed.ReduceOp.MAX)
@@ -308,13 +288,8 @@ def student_path(folder, method, preset, seed, steps=None):
 
 def _begin(checkpoint, path, student, optimizer):
     """The state to go on from, the same on every rank; weights and optimiser are put in place."""
-    state = None
-    if (
-        checkpoint is not None
-        and (state := checkpoint.load())
-        and "student" in state
-        and not _is_there(path, state["student"])
-    ):
+    state = checkpoint and checkpoint.load()
+    if state and "student" in state and not _is_there(path, state["student"]):
         checkpoint.say(f"{path} is not what that run left; starting anew")
         state = None
     if rank_and_ranks()[1] > 1:
@@ -331,15 +306,10 @@ def _begin(checkpoint, path, student, optimizer):
 
 def _measure(run, state):
     if rank_and_ranks()[0] == 0:
-        measured = evaluate(
-            run.student, run.teacher, run.preset
-        )  # in float32 after training in bfloat16, too
-        for name, value in {
-            "steps": state["iteration"],
-            "tokens": state["tokens"],
-            "seconds": state["seconds"],
-            **measured,
-        }.items():
+        spent = {"steps": state["iteration"]} | {key: state[key] for key in ("tokens", "seconds")}
+        # Without autocast, in float32 after training in bfloat16 too.
+        measured = evaluate(run.student, run.teacher, run.preset)
+        for name, value in (spent | measured).items():
             state["curve"].setdefault(name, []).append(value)
 
 
@@ -362,20 +332,9 @@ def count_weights(model):
     return sum(weights.numel() for weights in model.parameters())
 
 
-def fingerprint(model):
-    """SHA-256 of a model's weights, the same on every device."""
-    digest = hashlib.sha256()
-    for name, weights in sorted(model.state_dict().items()):
-        digest.update(
-            f"{name} {tuple(weights.shape)} {weights.dtype}".encode()
-            + weights.detach().cpu().contiguous().numpy().tobytes()
-        )
-    return digest.hexdigest()
-
-
 @contextlib.contextmanager
 def _clock(state, device):
-    """Adds to the state the seconds that what is within takes, and the peak of the memory on a GPU."""
+    """Adds to the state the seconds that the block takes; on a GPU notes the peak of memory."""
     gpu = device.type == "cuda"
     if gpu:
         torch.cuda.synchronize(device), torch.cuda.reset_peak_memory_stats(device)

@@ -1,4 +1,4 @@
-"""Tests of opd_toy.lm.kernels, run by test_kernels.py: the same assertions on a GPU and in Triton's interpreter."""
+"""Tests of opd_toy.lm.kernels, the same on a GPU and in Triton's interpreter."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from opd_toy.lm import _shared, kernels, losses
+from opd_toy.lm import heads, kernels, rows
 from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
 
 INF = math.inf
@@ -39,7 +39,7 @@ dtypes = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def calls(monkeypatch):
-    """The kernel takes the CPU's tensors too in the interpreter; the launches of a test are counted."""
+    """In the interpreter the kernel takes the CPU's tensors too; a test's launches are counted."""
     made = []
 
     def counted(*arguments, **parameters):
@@ -60,18 +60,17 @@ def calls(monkeypatch):
         and all(x.dtype in (torch.float32, torch.bfloat16, torch.float16) for x in tensors)
         else None
     )
-    monkeypatch.setattr(losses, "device_kernels", serves)
-    monkeypatch.setattr(_shared, "device_kernels", serves)
+    monkeypatch.setattr(rows, "device_kernels", serves)
     if DEVICE == "cpu":
         monkeypatch.setattr(
-            losses,
-            "_tensor_cores",
+            heads,
+            "tensor_cores",
             lambda a, b: (
                 not REFERENCE and a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)
             ),
         )
         monkeypatch.setattr(
-            losses, "_product", lambda a, b, out=None: torch.mm(a.float(), b.float(), out=out)
+            heads, "_product", lambda a, b, out=None: torch.mm(a.float(), b.float(), out=out)
         )
     return made
 
@@ -312,7 +311,7 @@ def test_a_student_all_on_barred_tokens_has_a_finite_gradient():
 
 
 def test_barred_tokens_of_no_probability_do_not_count():
-    """exp(-300) is 0 in float32, so the divergence is finite, as on the CPU; also where the token lies in a tile of its own."""
+    """exp(-300) is 0 in float32, so the divergence is finite; a token in its own tile, too."""
     for vocabulary, where in ((11, 3), (WIDE, 2 * TILE + 250)):
         z, y = pair(2, vocabulary, seed=7)
         z[0, where] = -300.0
@@ -446,7 +445,7 @@ def test_offsets_of_more_than_31_bits():
 
 
 def test_one_input_one_answer():
-    """Twice, with another distance between the stages, in several launches, and without a gradient."""
+    """Twice, with other distances between stages, in several launches, without a gradient."""
     z, y = (x.to(DEVICE) for x in pair(7, 600))
     factor = torch.rand(7, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     factor[[0, 3, 6]] = 0

@@ -18,7 +18,8 @@ from tests import jsd_faults
 from tests.conftest import ROOT
 
 FILE = Path(os.environ.get("TRL_TESTS", ROOT / ".venv-peers" / "test_gkd_trainer.py"))
-WHERE = "https://raw.githubusercontent.com/huggingface/trl/v1.16.0/tests/experimental/test_gkd_trainer.py"
+TRL = "https://raw.githubusercontent.com/huggingface/trl/v1.16.0"
+WHERE = f"{TRL}/tests/experimental/test_gkd_trainer.py"
 
 
 def their_class(trainer):

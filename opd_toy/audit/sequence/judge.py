@@ -70,9 +70,7 @@ def judge(measured, reading):
     name = NONE if refuted else verdict.name
     mask = measured.mask and name_mask(measured.mask, verdict.per_token)
     batch = measured.batch and name_batch(measured.batch, mask, verdict.per_token)
-    limit = CLOSE if problems["far"] or reading.close_only else ""
-    limit += MASKED if mask and not mask.fields["respected"] else ""
-    limit = limit if name != NONE else ""
+    limit = "" if name == NONE else _limit(problems, reading, mask)
     facts = Facts(
         optimises=name + limit,
         value_is=beside.value_is(measured.ordinary, tolerance),
@@ -117,6 +115,12 @@ def judge(measured, reading):
         calls=measured.calls,
         seed=measured.seed,
     )
+
+
+def _limit(problems, reading, mask):
+    """Where alone the verdict holds; "" where it holds everywhere."""
+    close = CLOSE if problems["far"] or reading.close_only else ""
+    return close + (MASKED if mask and not mask.fields["respected"] else "")
 
 
 def _problem(role, beyond, reading):

@@ -32,7 +32,7 @@ class SequenceReport(Report):
     expected gradient at student = teacher, relative to a draw's at the reference trees.
     ``mask``, ``batch``: {"normalised_by", ...}, None where the loss takes none.
     ``edges``: [{"edge", "severity", "finding"}], severity "broken", "note" or "fine".
-    ``farthest``: the largest |log p/q| of a token that is drawn at all often; what is clipped
+    ``farthest``: the largest ``|log p/q|`` of a token that is drawn at all often; what is clipped
     beyond it is not seen.
     ``tolerance``: on every ordinary pair of trees, relative to the length of the expected
     gradient; for "zero" and in half precision, to the root mean square of a draw.

@@ -15,7 +15,7 @@ class TokenReport(Report):
     ``optimises``: the objective whose gradient the loss follows in expectation, or
     "none of these"; where it follows it only there, " while the two are close" or, with a
     margin, " until they are close".  ``holds_everywhere``: on all pairs; else ``holds_up_to``
-    is the largest |log p/q| up to which it holds on every pair tried (None: on no pair).
+    is the largest ``|log p/q|`` up to which it holds on every pair tried (None: on no pair).
     ``objective`` and ``parameters``: f of ``opd_toy.objectives`` and its arguments, where
     the verdict is ``scale`` times one of its divergences; ``terms``: the sum in general.
     ``with_other_tokens``: the verdict with tokens drawn from the other of the two.

@@ -1,35 +1,15 @@
-"""Time, memory and rounding of the distillation losses beside those of other libraries.
-
-``python -m opd_toy bench`` runs this, by ``benchmark_processes``.  Each case is one loss in two processes of its own,
-forked from one that has imported the libraries and computed nothing.  They make the inputs
-from a seed.  One forward and backward pass is one measurement:
-
-- extra memory: the largest resident memory (VmHWM, set back by writing 5 to
-  /proc/self/clear_refs) during the first full pass of one process, less the resident
-  memory before it.  Before it lie the inputs, a pass over 4 tokens and 64 words (compiled
-  cases: a full pass) and malloc_trim.  The gradients the pass leaves behind count.
-  glibc hands buffers of a megabyte back at once (M_MMAP_THRESHOLD), so that gaps in the
-  heap count for nobody.  None off Linux.
-- seconds: wall time of passes of the other process, the cases of a setting taking turns.
-- gradient error: |g - g64| / |g64| (2-norms), g64 from float64 autograd of the textbook
-  formula on the same inputs.
+"""The benchmark's cases: each is one loss, ours or another library's, on inputs of one setting.
 
 Other libraries: TRL (Hugging Face, Apache 2.0) and Liger Kernel (LinkedIn, BSD 2).
 """
 
-import ctypes
-import gc
 import math
 import os
 import time
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 
-M_MMAP_THRESHOLD = -3  # of malloc.h
 VOCABULARY = 151_936  # of Qwen2.5
 PEERS = {"trl": "trl", "liger": "liger-kernel"}  # the first word of a case: its distribution
 CASES = {
@@ -38,7 +18,7 @@ CASES = {
     "trl": "TRL generalized_jsd_loss",
     "trl_chunked": "TRL chunked divergence",
     "textbook": "textbook autograd",
-    **{f"liger_{size}": f"Liger JSD, chunk_size={size}" for size in (16, 32, 64)},
+    **{f"liger_{size}": f"Liger JSD, chunk_size={size}" for size in (16, 32, 64, 1024)},
     "liger_64_compiled": "Liger JSD, chunk_size=64, compiled",
 }
 FROM_LOGITS = ("ours", "ours_overwrite", "trl", "textbook")
@@ -46,7 +26,10 @@ FROM_LOGITS = ("ours", "ours_overwrite", "trl", "textbook")
 
 @dataclass(frozen=True)
 class Setting:
-    """Inputs and the cases run on them; ``width`` 0: from logits (1, tokens, vocabulary), else from hidden states (tokens, width)."""
+    """Inputs and the cases run on them.
+
+    width 0: from logits (1, tokens, vocabulary); else from hidden states (tokens, width).
+    """
 
     name: str
     cases: tuple
@@ -92,8 +75,11 @@ SETTINGS = (
 # --- the cases ---------------------------------------------------------------------------
 
 
-def loss_function(case, setting):
-    """The case's loss, a function of (student logits, teacher logits) or (hidden, weight, teacher's hidden, teacher's weight)."""
+def loss_function(case, setting, device="cpu"):
+    """The case's loss, a function of the student's and the teacher's inputs.
+
+    These are logits, or of each model hidden states and head.
+    """
     beta, tokens = setting.beta, setting.tokens
     if case.startswith("ours"):
         from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
@@ -119,7 +105,7 @@ def loss_function(case, setting):
         from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
         return lambda h, w, t, u: _chunked_divergence_loss(
-            h[None], t[None], w, u, torch.ones(1, len(h)), beta
+            h[None], t[None], w, u, torch.ones(1, len(h), device=h.device), beta
         )[0]
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
@@ -131,7 +117,7 @@ def loss_function(case, setting):
         chunk_size=int(size),
         compiled=bool(compiled),
     )
-    target = torch.zeros(tokens, dtype=torch.long)  # none is ignored
+    target = torch.zeros(tokens, dtype=torch.long, device=device)  # none is ignored
     return lambda h, w, t, u: loss(h, w, t, u, target[: len(h)])
 
 
@@ -159,23 +145,19 @@ class _Model(torch.autograd.Function):
         return torch.zeros(()), None, None
 
 
-def make_inputs(setting):
+def make_inputs(setting, device="cpu"):
     """Student (std 3 a logit), then teacher: the student and as much noise as a third of it."""
-    dtype, V, H, n = (
-        getattr(torch, setting.dtype),
-        setting.vocabulary,
-        setting.width,
-        setting.tokens,
-    )
-    draw = torch.Generator().manual_seed(1)
+    dtype, V = getattr(torch, setting.dtype), setting.vocabulary
+    H, n = setting.width, setting.tokens
+    draw = torch.Generator(device).manual_seed(1)
     shapes = [(n, H), (V, H)] if H else [(1, n, V)]
     stds = [1.0, 3 / H**0.5] if H else [3.0]
     student = [
-        torch.empty(shape, dtype=dtype).normal_(0, std, generator=draw)
+        torch.empty(shape, dtype=dtype, device=device).normal_(0, std, generator=draw)
         for shape, std in zip(shapes, stds)
     ]
     teacher = [
-        torch.empty(x.shape, dtype=dtype).normal_(0, std / 3, generator=draw).add_(x)
+        torch.empty_like(x).normal_(0, std / 3, generator=draw).add_(x)
         for x, std in zip(student, stds)
     ]
     return [*student, *teacher]
@@ -183,129 +165,22 @@ def make_inputs(setting):
 
 def one_pass(loss, inputs):
     """Forward and backward: (seconds, loss, gradients of the student's inputs)."""
+    kept = []
     if len(inputs) == 2:
-        kept, anchor = [], torch.zeros((), requires_grad=True)
+        anchor = torch.zeros((), requires_grad=True)
         arguments = [_Model.apply(anchor, inputs[0], kept), inputs[1]]
     else:
-        arguments = [
-            inputs[0].detach().requires_grad_(),
-            inputs[1].detach().requires_grad_(),
-            *inputs[2:],
-        ]
+        arguments = [*(x.detach().requires_grad_() for x in inputs[:2]), *inputs[2:]]
+    wait(inputs[0])
     started = time.perf_counter()
     value = loss(*arguments)
     value.backward()
+    wait(inputs[0])
     seconds = time.perf_counter() - started
-    return seconds, value.item(), kept if len(inputs) == 2 else [x.grad for x in arguments[:2]]
+    return seconds, value.item(), kept or [x.grad for x in arguments[:2]]
 
 
-# --- what the processes do ------------------------------------------------------------------
-
-
-def reference(pipe, setting, threads, folder):
-    """A process: the loss in float64; leaves the gradients in ``folder``."""
-    torch.set_num_threads(threads)
-    inputs, rows = make_inputs(setting), 8
-    H, n = setting.width, setting.tokens
-    sizes = [(n, H), (setting.vocabulary, H)] if H else [(n, setting.vocabulary)]
-    files = [
-        np.lib.format.open_memmap(Path(folder) / f"{i}.npy", "w+", np.float64, size)
-        for i, size in enumerate(sizes)
-    ]
-    if H:
-        h, w, t, u = (x.double() for x in inputs)
-        files[1][:] = 0
-    total = 0.0
-    for a in range(0, n, rows):
-        here = slice(a, min(a + rows, n))
-        z, y = (h[here] @ w.T, t[here] @ u.T) if H else (x[0, here].double() for x in inputs)
-        z.requires_grad_()
-        value = textbook(z, y, setting.beta).sum() / n
-        value.backward()
-        total += value.item()
-        files[0][here] = (z.grad @ w if H else z.grad).numpy()
-        if H:
-            torch.from_numpy(files[1]).addmm_(z.grad.T, h[here])
-    pipe.send(total)
-
-
-def gradient_error(gradients, folder):
-    """The 2-norm of what the gradients (a list) are off, relative to the reference's."""
-    wrong = right = 0.0
-    for i, gradient in enumerate(gradients):
-        file = np.load(Path(folder) / f"{i}.npy", mmap_mode="r")
-        flat = gradient.reshape(file.shape)
-        step = max(1, 2**22 // file.shape[1])
-        for a in range(0, len(file), step):
-            exact = torch.from_numpy(file[a : a + step].copy())
-            wrong += (flat[a : a + step].double() - exact).square().sum().item()
-            right += exact.square().sum().item()
-    return math.sqrt(wrong / right)
-
-
-def resident(field):
-    return next(
-        1024 * int(line.split()[1])
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith(field + ":")
-    )
-
-
-def with_extra_memory(function):
-    """(the result of function(), bytes of resident memory that it took at its height, or None where the system does not tell)."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed and kept would serve unseen
-        Path("/proc/self/clear_refs").write_text("5")
-        before = resident("VmRSS")
-    except (OSError, AttributeError):
-        return function(), None
-    result = function()
-    return result, resident("VmHWM") - before
-
-
-def prepare(case, setting, threads):
-    """(loss function, inputs), after a pass that loads code."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(threads)
-    loss, inputs = loss_function(case, setting), make_inputs(setting)
-    if case.endswith("compiled"):
-        one_pass(loss, inputs)
-    else:
-        one_pass(
-            loss,
-            [
-                (x[:64] if setting.width and i % 2 else x[..., :4, : setting.width or 64]).clone()
-                for i, x in enumerate(inputs)
-            ],
-        )
-    return loss, inputs
-
-
-def weigh(pipe, case, setting, threads, folder):
-    """A process: extra memory, loss and gradient error of one pass."""
-    try:
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
-    except (OSError, AttributeError):
-        pass
-    loss, inputs = prepare(case, setting, threads)
-    (_, value, gradients), extra = with_extra_memory(lambda: one_pass(loss, inputs))
-    pipe.send(
-        {"loss": value, "extra_bytes": extra, "gradient_error": gradient_error(gradients, folder)}
-    )
-
-
-def pace(pipe, case, setting, threads):
-    """A process: says when it is ready, then answers each message with the seconds of a pass."""
-    loss, inputs = prepare(case, setting, threads)
-    pipe.send("ready")
-    while True:
-        try:
-            pipe.recv()
-        except EOFError:
-            return
-        if case == "ours_overwrite":
-            inputs = None
-            inputs = make_inputs(setting)  # the gradient took their place
-        gc.collect()
-        pipe.send(one_pass(loss, inputs)[0])
+def wait(tensor):
+    """Until the tensor's device has done all that it was asked to."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)

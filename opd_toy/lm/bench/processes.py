@@ -1,5 +1,11 @@
-"""The benchmark's processes: each case of ``opd_toy.lm.bench.cases`` forked from one that has imported the libraries and computed nothing."""
+"""The benchmark's processes.
 
+``python -m opd_toy bench`` runs this module in a process of its own.  It imports the
+libraries, computes nothing, and forks two processes for each case: see
+``opd_toy.lm.bench.measuring``.
+"""
+
+import contextlib
 import json
 import math
 import multiprocessing
@@ -12,16 +18,20 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from opd_toy.lm.bench.cases import CASES, PEERS, Setting, loss_function, pace, reference, weigh
+from opd_toy.lm.bench.cases import CASES, PEERS, Setting, loss_function
+from opd_toy.lm.bench.measuring import pace, reference, weigh
 
 
 class Fork:
-    """A process that runs function(pipe, *arguments); what it last said on stderr is the reason if it fails."""
+    """A process that runs function(pipe, *arguments).
+
+    What it last said on stderr is the reason if it fails.
+    """
 
     def __init__(self, function, *arguments):
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by close)
         self.process = context.Process(
             target=self._run, args=(function, theirs, *arguments), daemon=False
         )
@@ -29,7 +39,7 @@ class Fork:
         theirs.close()
 
     def _run(self, function, pipe, *arguments):
-        self.pipe.close()  # so that the end of the parent, however it comes, is the end of this one's messages
+        self.pipe.close()  # so that this one's messages end when the parent does
         os.dup2(self.errors.fileno(), 1), os.dup2(self.errors.fileno(), 2)
         function(pipe, *arguments)
 
@@ -60,7 +70,10 @@ def once(function, *arguments):
 
 
 def side_by_side(setting, cases, repeats, threads, report):
-    """Rows of one setting, one a case; a library's case that fails has its reason in the place of figures."""
+    """Rows of one setting, one a case.
+
+    A library's case that fails has its reason in the place of figures.
+    """
     rows, running = [], []
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -95,30 +108,27 @@ def side_by_side(setting, cases, repeats, threads, report):
 
 
 def measure(settings, repeats, threads, report):
-    """All settings, those cases of them whose library is there, as one JSON-able dict.  Forks: nothing may have been computed before."""
+    """All settings, those cases of them whose library is there, as one JSON-able dict.
+
+    Forks: nothing may have been computed before.
+    """
     here = versions()
-    chosen = [
-        (
-            setting,
-            [case for case in setting.cases if PEERS.get(case.split("_")[0]) in (None, *here)],
-            math.ceil(setting.share * repeats),
-        )
-        for setting in settings
-    ]
-    for case, setting in {case: setting for setting, cases, _ in chosen for case in cases}.items():
-        loss_function(case, setting)  # imports its library once for all forks
-    done, total = 0, sum((1 + times) * len(cases) for _, cases, times in chosen)
+    cases = {setting: cases_here(setting, here) for setting in settings}
+    times = {setting: math.ceil(setting.share * repeats) for setting in settings}
+    for setting in settings:
+        for case in cases[setting]:
+            loss_function(case, setting)  # imports its library once for all forks
+    done, total = 0, sum((1 + times[each]) * len(cases[each]) for each in settings)
 
     def step():
         nonlocal done
         done += 1
         report(done, total)
 
-    found = [
-        asdict(setting)
-        | {"words": setting.words(), "rows": side_by_side(setting, cases, times, threads, step)}
-        for setting, cases, times in chosen
-    ]
+    found = []
+    for setting in settings:
+        rows = side_by_side(setting, cases[setting], times[setting], threads, step)
+        found.append(asdict(setting) | {"words": setting.words(), "rows": rows})
     missing = [name for name in PEERS.values() if name not in here]
     return {
         "processor": processor(),
@@ -130,13 +140,17 @@ def measure(settings, repeats, threads, report):
     }
 
 
+def cases_here(setting, versions):
+    """Those of its cases whose library is there."""
+    return [case for case in setting.cases if PEERS.get(case.split("_")[0]) in (None, *versions)]
+
+
 def versions():
+    """{distribution: version} of what is there."""
     found = {}
     for name in ("torch", *PEERS.values(), "transformers", "triton"):
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            pass
     return found
 
 
@@ -151,15 +165,17 @@ def processor():
 
 
 def main():
-    """Reads {"settings", "repeats", "threads"} as JSON from stdin and writes the figures as JSON to stdout, progress to stderr."""
-    from opd_toy.commands.running import Progress
+    """Reads {"settings", "repeats", "threads"} as JSON from stdin.
 
+    Writes a line of JSON to stdout for each step done, [done, total], then the figures.
+    """
     job = json.loads(sys.stdin.read())
     settings = [
         Setting(**{**setting, "cases": tuple(setting["cases"])}) for setting in job["settings"]
     ]
+    report = lambda done, total: print(json.dumps([done, total]), flush=True)
     try:
-        print(json.dumps(measure(settings, job["repeats"], job["threads"], Progress("bench"))))
+        print(json.dumps(measure(settings, job["repeats"], job["threads"], report)))
     except KeyboardInterrupt:
         sys.exit(130)
 

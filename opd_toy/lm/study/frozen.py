@@ -1,4 +1,4 @@
-"""Every estimator at one student that is held still: variance, bias, agreement, growth with the length.
+"""Every estimator at one student that is held still: variance, bias, agreement, growth.
 
 The gradient of a text is that of a *sum* over its tokens, in all P parameters.  What the
 logits of a text get from an estimator comes from the very loss it is trained by
@@ -22,15 +22,15 @@ differences of means are measured:
     pg_0_redrawn         pg_0 on tokens drawn 32 times at each prefix, averaged.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
 from opd_toy.lm.losses import discounted_return
-from opd_toy.lm.measures import position_kls, response_logits
+from opd_toy.lm.measures import position_kls
 from opd_toy.lm.methods import METHODS, Batch
-from opd_toy.lm.model import response_mask, sample, uniforms
+from opd_toy.lm.model import response_logits, response_mask, sample, uniforms
 
 ESTIMATORS = (
     "gkd",
@@ -46,19 +46,15 @@ ESTIMATORS = (
     "centred_0.5",
     "centred_0.9",
 )
-FUTURE = {
-    "exact_costs": 1.0,
-    "exact_costs_centred": 1.0,
-    "centred_0.5": 0.5,
-    "centred_0.9": 0.9,
-}  # gamma of the later KLs
-LOCAL, WHOLE = (
-    "gkd",
-    "exact_costs_centred",
-)  # whose expectations are the gradients of the local KLs and of the sequence KL
+# gamma of the later KLs
+FUTURE = {"exact_costs": 1.0, "exact_costs_centred": 1.0, "centred_0.5": 0.5, "centred_0.9": 0.9}
+LOCAL = "gkd"  # its expectation is the gradient of the local KLs
+WHOLE = "exact_costs_centred"  # its expectation is the gradient of the sequence KL
 REDRAWS = 32
 BLOCKS = 32
 BASELINE_TEXTS = 256
+# What is smaller is 0 but for the order of sums, which differs from processor to processor.
+ROUNDING = 1e-12
 
 
 # --- from texts to gradients -------------------------------------------------------------
@@ -71,17 +67,10 @@ def signals(student_logits, teacher_logits, tokens, mask, later, redrawn, estima
     that the centred ones take off.  redrawn (R, B, T): the tokens of "pg_0_redrawn".
     """
     z, found = student_logits.detach().requires_grad_(), []
+    one = torch.ones((), dtype=torch.float64, device=z.device)
 
     def of_loss(method, drawn):
-        batch = Batch(
-            z,
-            teacher_logits,
-            drawn,
-            mask,
-            None,
-            1,
-            torch.ones((), dtype=torch.float64, device=z.device),
-        )
+        batch = Batch(z, teacher_logits, drawn, mask, reward=None, group=1, normalizer=one)
         return torch.autograd.grad(METHODS[method].loss(batch), z)[0]
 
     for name in estimators:
@@ -91,9 +80,8 @@ def signals(student_logits, teacher_logits, tokens, mask, later, redrawn, estima
             future = later_kls(student_logits, teacher_logits, mask, FUTURE[name])
             if name != "exact_costs":
                 future = future - later[FUTURE[name]]
-            found.append(
-                of_loss(LOCAL, tokens) + _score_times(future, student_logits, tokens, mask)
-            )
+            score_part = _score_times(future, student_logits, tokens, mask)
+            found.append(of_loss(LOCAL, tokens) + score_part)
         else:
             found.append(of_loss(name, tokens))
     return torch.stack(found)
@@ -112,22 +100,18 @@ def _score_times(weight, student_logits, tokens, mask):
 
 
 def text_gradients(model, task, texts, signals):
-    """Gradient of each text (P + T,) of ``texts`` for each of its ``signals`` (E, B, T, V): yields (E, P), text by text."""
+    """Gradients (E, P) of each text for its ``signals``, text by text.
+
+    texts (B, P + T), signals (E, B, T, V).
+    """
     parameters = list(model.parameters())
     for text, own in zip(texts, signals.unbind(1)):
         logits = response_logits(model, text[None], task)[0]
         if text.is_cpu:  # all at once
-            yield torch.cat(
-                [
-                    part.flatten(1)
-                    for part in torch.autograd.grad(logits, parameters, own, is_grads_batched=True)
-                ],
-                1,
-            )
+            parts = torch.autograd.grad(logits, parameters, own, is_grads_batched=True)
+            yield torch.cat([part.flatten(1) for part in parts], 1)
             continue
-        rows = [
-            torch.autograd.grad(logits, parameters, signal, retain_graph=True) for signal in own
-        ]
+        rows = [torch.autograd.grad(logits, parameters, each, retain_graph=True) for each in own]
         yield torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
 
 
@@ -136,8 +120,11 @@ def text_gradients(model, task, texts, signals):
 
 @dataclass(frozen=True)
 class Moments:
-    """What K blocks of texts leave behind of their gradients: count (K,), products of block sums (K, K, E, E),
-    sums of products within a text (K, E, E); token_noise (K, E), see ``measured``."""
+    """What K blocks of texts leave behind of their gradients.
+
+    count (K,) of texts; between (K, K, E, E): products of block sums; within (K, E, E): sums
+    of products within a text; token_noise (K, E), see ``measured``.
+    """
 
     count: np.ndarray
     between: np.ndarray
@@ -145,57 +132,62 @@ class Moments:
     token_noise: np.ndarray
 
     def __post_init__(self):
-        for name in ("count", "between", "within", "token_noise"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+        for each in fields(self):
+            value = np.asarray(getattr(self, each.name), dtype=np.float64)
+            object.__setattr__(self, each.name, value)
 
     def to_json(self):
-        return {
-            name: getattr(self, name).tolist()
-            for name in ("count", "between", "within", "token_noise")
-        }
+        return {each.name: getattr(self, each.name).tolist() for each in fields(self)}
 
 
 def moments(blocks):
-    """``Moments`` of an iterable of blocks, each an iterable of pairs (gradients (E, P), token noise (E,)) of a text."""
+    """``Moments`` of an iterable of blocks.
+
+    Each is an iterable of pairs (gradients (E, P), token noise (E,)), one a text.
+    """
     sums, count, within, noise = [], [], [], []
     for block in blocks:
-        total = own = lost = 0.0
-        for number, (gradients, token_noise) in enumerate(block, 1):
-            total, lost = total + gradients.double(), lost + token_noise.double()
-            own = own + (gradients.double() @ gradients.double().T)
-        (
-            sums.append(total),
-            count.append(number),
-            within.append(own.cpu().numpy()),
-            noise.append(lost.cpu().numpy()),
-        )
+        texts = total = own = lost = 0
+        for gradients, token_noise in block:
+            gradients = gradients.double()
+            total, own = total + gradients, own + gradients @ gradients.T
+            texts, lost = texts + 1, lost + token_noise.double()
+        sums.append(total), count.append(texts)
+        within.append(own.cpu().numpy()), noise.append(lost.cpu().numpy())
     between = [[(a @ b.T).cpu().numpy() for b in sums] for a in sums]
     return Moments(count, between, within, noise)
 
 
 def replicates(found):
-    """(products, covariance, token noise): (1 + K, E, E), (1 + K, E, E), (1 + K, E); first of all blocks, then of all but one."""
+    """(products (1 + K, E, E), covariance (1 + K, E, E), token noise (1 + K, E)).
+
+    First of all blocks, then of all but one.
+    """
     blocks = len(found.count)
     keep = np.concatenate([np.ones((1, blocks)), 1 - np.eye(blocks)])
     between = np.einsum("rk,rl,klef->ref", keep, keep, found.between)
     within = np.einsum("rk,kef->ref", keep, found.within)
     n = (keep @ found.count)[:, None, None]
-    return (
-        (between - within) / (n * (n - 1)),
-        (within - between / n) / (n - 1),
-        keep @ found.token_noise / n[..., 0],
-    )
+    products, covariance = (between - within) / (n * (n - 1)), (within - between / n) / (n - 1)
+    return products, covariance, keep @ found.token_noise / n[..., 0]
 
 
 def jackknife(values):
-    """(value, standard error), each (...), of (1 + K, ...): a statistic of all blocks, then of all but one."""
+    """(value, standard error), each (...), of (1 + K, ...).
+
+    The values are a statistic of all blocks, then of all but one.
+    """
     values = np.asarray(values, dtype=np.float64)
     left_out, blocks = values[1:], len(values) - 1
-    return values[0], np.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean(0)) ** 2).sum(0))
+    spread = ((left_out - left_out.mean(0)) ** 2).sum(0)
+    return values[0], np.sqrt((blocks - 1) / blocks * spread)
 
 
 def cosines(products, reference):
-    """Cosine of each expected gradient with that of index ``reference``: (1 + K, E).  NaN where a squared length comes out below 0."""
+    """Cosine of each expected gradient with that of index ``reference``: (1 + K, E).
+
+    NaN where a squared length comes out below 0.
+    """
     squares = np.einsum("ree->re", products)
     with np.errstate(invalid="ignore", divide="ignore"):
         return products[:, :, reference] / (np.sqrt(squares) * np.sqrt(squares[:, [reference]]))
@@ -205,9 +197,8 @@ def relative_bias(products, reference):
     """|E g_e - E g_reference|**2 / |E g_reference|**2: (1 + K, E)."""
     squares = np.einsum("ree->re", products)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (squares + squares[:, [reference]] - 2 * products[:, :, reference]) / squares[
-            :, [reference]
-        ]
+        own = squares[:, [reference]]
+        return (squares + own - 2 * products[:, :, reference]) / own
 
 
 # --- one student -------------------------------------------------------------------------
@@ -216,66 +207,67 @@ def relative_bias(products, reference):
 def measured(
     student, teacher, task, *key, count, length=None, redraw=True, blocks=BLOCKS, report=None
 ):
-    """``Moments`` of ``count`` texts of the student, which depend on ``key``; texts are cut at ``length`` tokens.
+    """``Moments`` of ``count`` texts of the student, which depend on ``key``.
 
-    token_noise is the part of a text's variance that comes from drawing tokens at fixed
-    prefixes: the tokens are drawn twice more at the prefixes of the text, independently, and
-    it is half the mean squared distance of the two gradients; its sums are left out (0) with
-    redraw=False.
+    Texts are cut at ``length`` tokens.  token_noise is the part of a text's variance that
+    comes from drawing tokens at fixed prefixes: the tokens are drawn twice more at the
+    prefixes of the text, independently, and it is half the mean squared distance of the two
+    gradients; its sums are left out (0) with redraw=False.
     """
-    device = student.head.weight.device
-    length = task.length if length is None else length
-
-    def draw(number, purpose):
-        prompts = task.prompts(number, *key, purpose, split="test").to(device)
-        return sample(
-            student,
-            prompts,
-            uniforms(0, *key, purpose, shape=(number, task.length)).to(device),
-            task.end,
-            task.pad,
-        )
-
-    end = task.prompt_length + length
-    texts, others = draw(count, "texts")[:, :end], draw(BASELINE_TEXTS, "others")[:, :end]
-    with torch.no_grad():
-        mask = response_mask(others, task.prompt_length, task.end)
-        logits = [response_logits(model, others, task) for model in (student, teacher)]
-        later = {
-            gamma: later_kls(*logits, mask, gamma).sum(0) / mask.sum(0).clamp_min(1)
-            for gamma in FUTURE.values()
-        }
+    end = task.prompt_length + (task.length if length is None else length)
+    texts = _drawn(student, task, count, *key, "texts")[:, :end]
+    others = _drawn(student, task, BASELINE_TEXTS, *key, "others")[:, :end]
+    later = _mean_later_kls(student, teacher, task, others)
+    estimators = len(ESTIMATORS)
 
     def block(rows):
-        part, mask = texts[rows], response_mask(texts[rows], task.prompt_length, task.end)
-        with torch.no_grad():
-            z, y = (response_logits(model, part, task) for model in (student, teacher))
-            cumulated = torch.softmax(z.double(), -1).cumsum(-1)
-            numbers = uniforms(0, *key, "redrawn", rows.start, shape=(*mask.shape, 3 * REDRAWS)).to(
-                device
-            )
-            redrawn = (
-                torch.searchsorted(cumulated, numbers * cumulated[..., -1:], right=True)
-                .movedim(-1, 0)
-                .unflatten(0, (3, REDRAWS))
-            )
-        own = signals(z, y, part[:, task.prompt_length :], mask, later, redrawn[0])
-        if redraw:
-            first, second = (signals(z, y, redrawn[i][0], mask, later, redrawn[i]) for i in (1, 2))
-            own = torch.cat([own, first - second])
+        part = texts[rows]
+        own = _signals_of(student, teacher, task, part, later, redraw, *key, "redrawn", rows.start)
         for done, gradients in enumerate(text_gradients(student, task, part, own), 1):
             if report is not None:
                 report(rows.start + done, count)
-            wanted, differences = gradients[: len(ESTIMATORS)], gradients[len(ESTIMATORS) :]
-            yield (
-                wanted,
-                differences.double().square().sum(1) / 2
-                if redraw
-                else torch.zeros(len(ESTIMATORS)),
-            )
+            noise = torch.zeros(estimators)
+            if redraw:
+                noise = gradients[estimators:].double().square().sum(1) / 2
+            yield gradients[:estimators], noise
 
     edges = np.linspace(0, count, min(blocks, count) + 1).round().astype(int).tolist()
     return moments(block(slice(start, stop)) for start, stop in zip(edges, edges[1:]))
+
+
+def _drawn(student, task, count, *key):
+    """Texts (count, P + T) that the student answers test prompts with."""
+    device = student.head.weight.device
+    prompts = task.prompts(count, *key, split="test").to(device)
+    numbers = uniforms(0, *key, shape=(count, task.length)).to(device)
+    return sample(student, prompts, numbers, task.end, task.pad)
+
+
+@torch.no_grad()
+def _mean_later_kls(student, teacher, task, texts):
+    """{gamma: (T,)}: the later KLs of texts that reach a position, on average."""
+    mask = response_mask(texts, task.prompt_length, task.end)
+    logits = [response_logits(model, texts, task) for model in (student, teacher)]
+    reached = mask.sum(0).clamp_min(1)
+    return {
+        gamma: later_kls(*logits, mask, gamma).sum(0) / reached for gamma in set(FUTURE.values())
+    }
+
+
+def _signals_of(student, teacher, task, texts, later, redraw, *key):
+    """``signals`` of the texts; with ``redraw`` then the differences of two redrawn ones."""
+    mask = response_mask(texts, task.prompt_length, task.end)
+    with torch.no_grad():
+        z, y = (response_logits(model, texts, task) for model in (student, teacher))
+        cumulated = torch.softmax(z.double(), -1).cumsum(-1)
+        numbers = uniforms(0, *key, shape=(*mask.shape, 3 * REDRAWS)).to(z.device)
+        drawn = torch.searchsorted(cumulated, numbers * cumulated[..., -1:], right=True)
+        redrawn = drawn.movedim(-1, 0).unflatten(0, (3, REDRAWS))
+    own = signals(z, y, texts[:, task.prompt_length :], mask, later, redrawn[0])
+    if not redraw:
+        return own
+    first, second = (signals(z, y, redrawn[i][0], mask, later, redrawn[i]) for i in (1, 2))
+    return torch.cat([own, first - second])
 
 
 def summary(found):
@@ -312,36 +304,34 @@ def summary(found):
 
 
 def growth(by_length):
-    """Variances against the length, from {length: Moments}: {estimator: {"variance", "over_pg_0", "exponents"}}, lists of [value, error].
+    """Variances against the length, from {length: Moments}.
 
-    over_pg_0: the variance over that of pg_0 on the same texts.  exponents: slopes of log
-    variance in log length between neighbouring lengths, which hold texts of their own.
+    {estimator: {"variance", "over_pg_0", "exponents"}}, lists of [value, error].  over_pg_0:
+    the variance over that of pg_0 on the same texts.  exponents: slopes of log variance in
+    log length between neighbouring lengths, which hold texts of their own.
     """
-    lengths = sorted(by_length)
+    lengths, sampled = sorted(by_length), ESTIMATORS.index("pg_0")
     variances = [np.einsum("ree->re", replicates(by_length[length])[1]) for length in lengths]
-    table, ratios = (
-        [jackknife(values) for values in rows]
-        for rows in (variances, [v / v[:, [ESTIMATORS.index("pg_0")]] for v in variances])
-    )
+    table = [jackknife(each) for each in variances]
+    ratios = [jackknife(each / each[:, [sampled]]) for each in variances]
     steps = np.diff(np.log(lengths))
     found = {}
     for index, name in enumerate(ESTIMATORS):
         value, error = (np.array([row[part][index] for row in table]) for part in (0, 1))
-        with np.errstate(
-            invalid="ignore", divide="ignore"
-        ):  # a variance that is 0 but for rounding
-            exponents, relative = (
-                np.diff(np.log(value)) / steps,
-                np.hypot((error / value)[1:], (error / value)[:-1]),
-            )
+        value_or_none = np.where(value > ROUNDING, value, np.nan)
+        relative = error / value_or_none
+        exponents = np.diff(np.log(value_or_none)) / steps
+        errors = np.hypot(relative[1:], relative[:-1]) / steps
         found[name] = {
             "variance": [[number(v), number(e)] for v, e in zip(value, error)],
             "over_pg_0": [[number(v[index]), number(e[index])] for v, e in ratios],
-            "exponents": [[number(v), number(e)] for v, e in zip(exponents, relative / steps)],
+            "exponents": [[number(v), number(e)] for v, e in zip(exponents, errors)],
         }
     return {"lengths": lengths, **found}
 
 
 def number(value, digits=4):
-    """A float of so many significant digits; None in the place of NaN or infinity."""
-    return float(f"{value:.{digits}g}") if np.isfinite(value) else None
+    """A float of so many significant digits, 0 where it is ``ROUNDING``; None if not finite."""
+    if not np.isfinite(value):
+        return None
+    return float(f"{value:.{digits}g}") if abs(value) > ROUNDING else 0.0

@@ -1,0 +1,91 @@
+"""Products with an output head (V, H) of float32 sums, a part of the head at a time."""
+
+import torch
+
+from opd_toy.lm.rows import in_threads
+
+HEAD_BLOCK_BYTES = 20 << 20  # of float32 logits of one model, or an eighth of its head
+# Off the CPU the gradient of the head is read and written once a chunk: fewer, larger chunks.
+DEVICE_HEAD_BLOCK_BYTES = 512 << 20
+# Of a float32 head: what stays in the cache of one thread, where products run several times
+# faster.
+HEAD_TILE_BYTES = 1 << 20
+LEAST_TILE_ROWS = 128
+
+
+def chunk_size(weight):
+    """Tokens whose logits are held at a time, by default, for a student's head (V, H)."""
+    most = max(_block_bytes(weight), weight.numel() // 2) // (4 * len(weight))
+    multiple = 128 if most > 128 else 16  # matrix products run fastest so
+    return most - most % multiple if most > multiple else max(1, most)
+
+
+def logits(hidden, head, out):
+    """hidden (n, H) @ head.T, written to ``out`` (n, V)."""
+    if tensor_cores(hidden, head):
+        _product(hidden, head.T, out)
+        return
+    hidden = hidden.to(out.dtype)
+
+    def tile(a, b):
+        torch.mm(hidden, head[a:b].to(out.dtype).T, out=out[:, a:b])
+
+    _each_tile(tile, head, out)
+
+
+def times_head(gradient, head):
+    """gradient (n, V) @ head: (n, H)."""
+    if tensor_cores(gradient, head):
+        return _product(gradient, head)
+    return _each_tile(lambda a, b: gradient[:, a:b] @ head[a:b].to(gradient.dtype), head, gradient)
+
+
+def add_to_head(total, gradient, hidden):
+    """Add gradient.T (V, n) @ hidden (n, H) to ``total`` (V, H)."""
+    if tensor_cores(gradient, hidden):
+        step = _block_rows(total)
+        for a in range(0, len(total), step):
+            total[a : a + step] += _product(gradient[:, a : a + step].T, hidden)
+        return
+    hidden = hidden.to(gradient.dtype)
+
+    def tile(a, b):
+        total[a:b].addmm_(gradient[:, a:b].T, hidden)
+
+    _each_tile(tile, total, gradient)
+
+
+def tensor_cores(a, b):
+    """Whether a GPU's tensor cores make the product that float32 would.
+
+    They multiply bfloat16 and float16 exactly and add in float32.
+    """
+    return a.is_cuda and a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)
+
+
+def _each_tile(work, head, like):
+    """The sum of work(a, b) over rows a to b of ``head``, in their order.
+
+    A few rows at a time on the CPU, and where they are converted to the dtype of ``like``.
+    """
+    if like.is_cpu:
+        step = max(LEAST_TILE_ROWS, HEAD_TILE_BYTES // (4 * head.shape[1]))
+    else:
+        step = len(head) if head.dtype == like.dtype else _block_rows(head)
+    tiles = ((a, min(a + step, len(head))) for a in range(0, len(head), step))
+    total = 0
+    for part in in_threads(work, tiles, like):
+        total = total if part is None else total + part
+    return total
+
+
+def _product(a, b, out=None):
+    return torch.mm(a, b, out_dtype=torch.float32, out=out)
+
+
+def _block_rows(head):
+    return max(1, _block_bytes(head) // (4 * head.shape[1]))
+
+
+def _block_bytes(head):
+    return HEAD_BLOCK_BYTES if head.is_cpu else DEVICE_HEAD_BLOCK_BYTES

@@ -1,0 +1,220 @@
+"""What the explorables draw: coordinates in their pictures against the engine and the records."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from opd_toy import objectives
+from opd_toy.explorables.control_study import block_means
+from opd_toy.records import provenance
+from tests.explorables import read
+from tests.explorables.draws_and_descents import uniforms
+from tests.explorables.one_position import SIMPLE
+from tests.explorables.opened import by_mouse, lent_pages, open_explorables, states
+from tests.test_explorables import drag_sliders
+
+lent = pytest.fixture(lent_pages, scope="module")
+opened = pytest.fixture(open_explorables)
+
+
+def polygon_distance(point, corners):
+    """Is the point inside, and how far from the edge?"""
+    a, b = corners, np.roll(corners, -1, axis=0)
+    along_, to = b - a, point - a
+    t = np.clip((to * along_).sum(1) / np.maximum((along_**2).sum(1), 1e-12), 0, 1)
+    distance = np.hypot(*(to - t[:, None] * along_).T).min()
+    crosses = (a[:, 1] > point[1]) != (b[:, 1] > point[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = a[:, 0] + (point[1] - a[:, 1]) / along_[:, 1] * along_[:, 0]
+    return bool((crosses & (point[0] < x)).sum() % 2), distance
+
+
+CORNERS = np.array([[30.0, 296], [180, 36], [330, 296]])
+
+
+@pytest.mark.parametrize(
+    "teacher", [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.45, 0.1, 0.45], [0.05, 0.05, 0.9]], ids=str
+)
+def test_the_shaded_region_is_where_the_two_kls_disagree(teacher, opened):
+    random = np.random.default_rng(6)
+    widget = opened("PushAndPull", teacher=teacher)
+    for token in (1, 2, 3):
+        widget.set(teacher=teacher, token=token)
+        paths = [path.get_attribute("d") for path in widget.root.locator(".opd-region").all()]
+        polygons = [
+            np.array([[float(x) for x in point.split()] for point in path.strip("MZ").split("L")])
+            for path in paths
+        ]
+        tested = [0, 0]
+        low, high = np.concatenate(polygons).min(axis=0), np.concatenate(polygons).max(axis=0)
+        near = np.linalg.solve(
+            np.vstack([CORNERS.T, np.ones(3)]),
+            np.vstack([random.uniform(low, high, (300, 2)).T, np.ones(300)]),
+        ).T
+        for p in [*random.dirichlet(np.ones(3), 300), *near[near.min(axis=1) > 1e-3]]:
+            p = p / p.sum()
+            places = [polygon_distance(p @ CORNERS, polygon) for polygon in polygons]
+            if min(distance for _, distance in places) < 0.5:  # nearer than half a pixel
+                continue
+            forward, reverse = (
+                gradient(p, np.array(teacher))[token - 1] for gradient in SIMPLE.values()
+            )
+            shaded = any(inside for inside, _ in places)
+            assert shaded == (forward > 0 > reverse), p
+            assert forward > 0 or reverse < 0  # and never the other way round
+            tested[shaded] += 1
+        assert min(tested) > 5, tested
+
+
+def test_the_study_draws_the_recorded_trajectories_and_variances(opened):
+    study = provenance.recorded("control-study", "variance")
+    widget = opened("ControlStudy")
+    for state in states("ControlStudy", 8, seed=3):
+        widget.set(**state)
+        widget.check()
+        g, s, t = (
+            study[all_].index(state[one])
+            for all_, one in (("gammas", "gamma"), ("seeds", "seed"), ("tasks", "task"))
+        )
+        variances, trajectories = widget.root.locator("svg").all()
+        points = [
+            [float(y) for _, y in re.findall(r"([\d.]+) (-?[\d.]+)", line.get_attribute("d"))]
+            for line in trajectories.locator("g .opd-line").all()
+        ]
+        checkpoint = max(
+            [
+                c
+                for c, each in enumerate(study["checkpoints"])
+                if each <= 40 * math.ceil(state["iteration"] / 40)
+            ],
+            default=0,
+        )
+        # by the axis: 16 units of position in 184 of the picture, 0 at 104
+        np.testing.assert_allclose(
+            (104 - np.array(points)) * 16 / 184,
+            np.clip(np.array(study["trajectories"][g][s][checkpoint][t][: len(points)]), -9, 9),
+            atol=0.05,
+        )
+        ends = study["final_position"], study["teachers"]
+        marks = trajectories.locator(".opd-whisker").all()
+        for mark, (mean, deviation) in zip(
+            marks,
+            (
+                [ends[0][what][g][s][t][checkpoint] for what in ("mean", "sd")],
+                [ends[1][f"final_position_{what}"][t] for what in ("mean", "sd")],
+            ),
+            strict=True,
+        ):
+            drawn = [float(y) for y in re.findall(r"[ V]([\d.]+)", mark.get_attribute("d"))]
+            np.testing.assert_allclose(
+                (104 - np.array(drawn)) * 16 / 184,
+                np.clip([mean - deviation, mean + deviation], -8, 8),  # the picture's edge
+                atol=0.01,
+            )
+        labels = {
+            float(each.get_attribute("y")) - 4: each.text_content()
+            for each in variances.locator("text").all()
+            if re.fullmatch("10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", each.text_content())
+        }
+        decades = {
+            int(text[2:].translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))): y
+            for y, text in labels.items()
+        }
+        axis = np.polyfit(list(decades.values()), list(decades), 1)
+        for n in range(len(study["gammas"])):
+            drawn = [
+                float(y)
+                for _, y in re.findall(
+                    r"([\d.]+) ([\d.]+)", variances.locator(f"[data-line='{n}']").get_attribute("d")
+                )
+            ]
+            np.testing.assert_allclose(
+                np.polyval(axis, drawn), np.log10(block_means(study)[n, s, t]), atol=0.01
+            )
+
+
+def test_the_path_runs_from_the_student_to_the_teacher(opened):
+    widget = opened("PushAndPull")
+    for objective in ("forward_kl", "reverse_kl", "jsd"):
+        for student in ([0.2, 0.3, 0.5], [0.03, 0.07, 0.9]):
+            widget.set(student=student, objective=objective)
+            points = widget.root.locator(".opd-path").get_attribute("d").strip("M").split("L")
+            first, last = (np.array([float(x) for x in points[i].split()]) for i in (0, -1))
+            assert math.dist(first, np.array(student) @ CORNERS) < 0.1
+            assert math.dist(last, np.array([0.7, 0.2, 0.1]) @ CORNERS) < 3
+
+
+def test_one_step_is_a_step_of_descent(opened):
+    widget = opened("PushAndPull")
+    for objective in ("forward_kl", "reverse_kl"):
+        widget.set(student=[0.2, 0.3, 0.5], objective=objective)
+        p, q = (widget.check().distribution(who) for who in ("student", "teacher"))
+        widget.root.get_by_role("button", name="Take one step").click()
+        moved = np.exp(np.log(p) - 0.5 * SIMPLE[objective](p, q))
+        np.testing.assert_allclose(
+            widget.check().distribution("student"), moved / moved.sum(), rtol=1e-12
+        )
+        before, after = (
+            objectives.forward_kl if objective == "forward_kl" else objectives.reverse_kl
+        )(np.array([p, moved / moved.sum()]), q)
+        assert after < before
+
+
+def test_all_six_objectives_can_be_offered(opened):
+    every = ["forward_kl", "reverse_kl", "jsd", "alpha", "skewed_forward_kl", "skewed_reverse_kl"]
+    widget = opened("PushAndPull", objectives=every)
+    drag_sliders(widget, by_mouse)
+    for objective in every:
+        widget.set(objective=objective, beta=0.3, alpha=-0.5, skew=0.2)
+        assert widget.check().choices["objective"] == objective
+    few = opened(
+        "PushAndPull", objectives=["alpha", "skewed_forward_kl"]
+    )  # the default, reverse KL, is not among them
+    assert few.check().choices["objective"] == "alpha"
+
+
+def test_every_exhibit_where_its_mistake_bites(opened):
+    widget = opened("LossMuseum")
+    ends = {}
+    for exhibit in widget.widget.traits()["exhibit"].values:
+        for update in ("expected", "drawn"):
+            widget.set(exhibit=exhibit, update=update, student=[0.02, 0.28, 0.7], steps=60, seed=3)
+            ends[exhibit, update] = widget.check().table(0)
+    for exhibit in ("k1", "advantage"):  # without a draw the student stays, with draws it wanders
+        np.testing.assert_allclose(ends[exhibit, "expected"][:, 2], [0.02, 0.28, 0.7], rtol=1e-9)
+        assert np.abs(ends[exhibit, "drawn"][:, 2] - [0.02, 0.28, 0.7]).max() > 0.01
+    assert all(np.abs(end[:, 2] - end[:, 3]).max() > 1e-3 for end in ends.values())
+
+
+def test_drawing_tokens_counts_them(opened):
+    widget = opened("WhichToken")
+    drawn = []
+    for number in range(1, 13):
+        widget.root.get_by_role("button", name="Draw one").click()
+        seen = widget.check()
+        drawn.append(int(seen.choices["token"]))
+        assert seen.number("draws") == number
+        assert seen.words["draws"] == "so far " + ", ".join(
+            f"{token} {drawn.count(v)}×" for v, token in enumerate(("t₁", "t₂", "t₃"), 1)
+        )
+    assert len(set(drawn)) > 1
+    assert drawn == [1 + int(x >= 0.2) + int(x >= 0.5) for x in uniforms(1, 12)]
+
+
+def test_a_descent_of_the_bump_never_climbs(opened):
+    widget = opened("SeekOrCover")
+    for objective in ("forward_kl", "reverse_kl", "jsd"):
+        widget.set(objective=objective, steps=0)
+        last = int(read(widget.root).number("steps-in-all"))
+        costs = []
+        for _ in range(last + 1):
+            costs.append(widget.check().table(0)[1, 3])
+            if widget.root.get_by_role("button", name="Step").is_enabled():
+                widget.root.get_by_role("button", name="Step").click()
+        assert len(costs) > 3 and np.all(np.diff(costs) < 1e-12)
+    seen = read(widget.root)
+    # seeking and covering: forward KL ends wide on both modes, reverse KL narrow on one
+    forward, reverse = seen.table(0)[2, 1], seen.table(0)[3, 1]
+    assert forward > 3 * reverse
