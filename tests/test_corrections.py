@@ -1,10 +1,47 @@
 """What the first edition said wrongly, computed: one test a correction, by chapter."""
 
+import re
+
 import numpy as np
 import pytest
 
 from opd_toy import objectives
-from opd_toy.example import STUDENT, TEACHER
+from opd_toy.example import STUDENT, STUDENT_TREE, TEACHER, TEACHER_TREE
+from opd_toy.sequences import sequence_kl
+from tests.conftest import ROOT
+
+# --- front page -----------------------------------------------------------------------
+
+
+def test_the_front_page_calls_each_chapter_by_its_title():
+    front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\|.*?\[([^]]+)\]\(([\w-]+\.md)\)", front, re.MULTILINE)
+    assert len(named) == 15
+    for title, page in named:
+        assert f"\n# {title}\n" in (ROOT / "book" / page).read_text(encoding="utf-8")
+
+
+# --- chapter 1 ------------------------------------------------------------------------
+
+
+def token_losses(loss, writer):
+    """The losses of both positions of the two trees, the second's after the writer's tokens."""
+    second = loss(STUDENT_TREE.probabilities[1], TEACHER_TREE.probabilities[1])
+    return loss(STUDENT, TEACHER) + writer @ second
+
+
+@pytest.mark.parametrize(
+    ("loss", "own", "other", "of_sequences"),
+    [
+        (objectives.forward_kl, TEACHER, STUDENT, sequence_kl(TEACHER_TREE, STUDENT_TREE)),
+        (objectives.reverse_kl, STUDENT, TEACHER, sequence_kl(STUDENT_TREE, TEACHER_TREE)),
+    ],
+)
+def test_on_policy_kd_is_not_on_policy_distillation(loss, own, other, of_sequences):
+    """Agarwal et al.'s on-policy KD, the forward KL on the student's text, is off the diagonal."""
+    assert token_losses(loss, own) == pytest.approx(of_sequences, rel=1e-12)
+    assert abs(token_losses(loss, other) / of_sequences - 1) > 0.05
+
 
 # --- chapter 3 -------------------------------------------------------------------------
 
