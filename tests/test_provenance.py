@@ -1,13 +1,21 @@
 """A record goes out of date when, and only when, something that it uses changes."""
 
+import ast
 import hashlib
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from opd_toy.commands import bench
+from opd_toy.lm.study import stages
+from opd_toy.pages.monte_carlo import monte_carlo
 from opd_toy.records import provenance
+from opd_toy.records.provenance import NOT_COUNTED
 
 PACKAGE = Path(provenance.ROOT) / "opd_toy"
 
@@ -227,3 +235,117 @@ def test_records_are_compact_and_their_words_untouched(tmp_path):
     provenance.record(tmp_path / "r.json", kept, modules=["opd_toy.explorables.palette"])
     assert json.loads((tmp_path / "r.json").read_text())["results"] == kept
     assert "[ 1, 2.5, null ]" in (tmp_path / "r.json").read_text()
+
+
+# --- the records of the book
+
+
+CONTROL = ("task", "policy", "gradients", "training")
+RECORDS = {  # what computes each; tests/test_figures.py and test_library_record.py have the others
+    "control-study": ["opd_toy.control.study"],
+    "control-frozen": ["opd_toy.control.frozen"],
+    "control-sensitivity": ["opd_toy.control.sensitivity"],
+    "lm-study-cpu": stages.MODULES,
+    "loss-benchmark": bench.MODULES,
+}
+OUT_OF_DATE = {  # a module that changes, and the records that are out of date then
+    **{
+        f"control/{name}": {"control-study", "control-frozen", "control-sensitivity"}
+        for name in (*CONTROL, "study")  # whose rounding the other two use
+    },
+    "control/frozen": {"control-frozen"},
+    "control/sensitivity": {"control-sensitivity"},
+    "control/benchmark": set(),
+    "control/__init__": set(),
+    "_validate": set(RECORDS),
+    "records/checkpoints": {"lm-study-cpu"},
+    "records/provenance": set(),
+    "lm/losses": {"lm-study-cpu", "loss-benchmark"},
+    "lm/divergences": {"lm-study-cpu", "loss-benchmark"},
+    "lm/study/frozen": {"lm-study-cpu"},
+    "lm/study/claims": {"lm-study-cpu"},
+    "lm/training": {"lm-study-cpu"},
+    "lm/presets": {"lm-study-cpu"},
+    "lm/bench/cases": {"loss-benchmark"},
+    "commands/running": set(),
+    "commands/variance": set(),
+    "commands/variance_tables": set(),
+    "commands/study": set(),
+    "sequences/table": set(),
+    "explorables/palette": set(),
+}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the package, and the records' hashes before anything is planted in it."""
+    root, ignored = tmp_path_factory.mktemp("copy"), shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, root / "opd_toy", ignore=ignored)
+    return root, hashes()
+
+
+def hashes():
+    return {name: provenance.source_hash(*modules) for name, modules in RECORDS.items()}
+
+
+@pytest.mark.parametrize("module", OUT_OF_DATE)
+def test_a_record_is_out_of_date_when_and_only_when_what_it_uses_changes(copy, module, monkeypatch):
+    root, before = copy
+    monkeypatch.setattr(provenance, "ROOT", root)
+    path = root / "opd_toy" / f"{module}.py"
+    text = path.read_text(encoding="utf-8")
+    try:
+        path.write_text(f"# A comment.\n{text}\n\n# Another.\n", encoding="utf-8")
+        assert hashes() == before
+        path.write_text(f"{text}\nPLANTED = 1\n", encoding="utf-8")
+        after = hashes()
+    finally:
+        path.write_text(text, encoding="utf-8")
+    assert {name for name in before if after[name] != before[name]} == OUT_OF_DATE[module]
+
+
+IMPORTED = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+files = [m.__file__ for name, m in sys.modules.items() if name.startswith("opd_toy.")]
+print(json.dumps(files))
+"""
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_what_python_itself_imports_is_among_the_sources(name):
+    """Python's own list of modules, against ours: only what is not counted may be left out."""
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *RECORDS[name]],
+        cwd=provenance.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {Path(file).relative_to(provenance.ROOT) for file in json.loads(run.stdout)}
+    faces = {path for path in imported if path.name == "__init__.py"}
+    not_counted = {Path(*module.split(".")).with_suffix(".py") for module in NOT_COUNTED}
+    ours = {Path(source) for source in provenance.sources(*RECORDS[name])}
+    assert imported - faces - not_counted <= ours and len(ours) >= 3
+
+
+def test_a_package_s_face_only_hands_names_on():
+    """As ``sources`` leaves faces out where a module behind them is imported."""
+    allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.FunctionDef)
+    for path in PACKAGE.rglob("__init__.py"):
+        _, *statements = ast.parse(path.read_text(encoding="utf-8")).body
+        assert all(isinstance(each, allowed) for each in statements), path
+
+
+def test_a_record_made_elsewhere_differs_by_rounding_only():
+    """Monte Carlo from a seed: NumPy draws whole numbers, alike everywhere.
+
+    What is computed from them is sums of a few float64 products, whose order is the
+    processor's own: a relative 1e-12 is some thousand roundings of such a sum.
+    """
+    kept = provenance.recorded("monte-carlo", "figures")
+    found = monte_carlo()
+    assert kept.keys() == found.keys()
+    for name in kept:
+        assert found[name] == pytest.approx(kept[name], rel=1e-12)
