@@ -14,6 +14,7 @@ import hashlib
 import html
 import os
 import re
+import sys
 from pathlib import Path
 
 from docutils import nodes
@@ -146,7 +147,7 @@ def whose_ingredients_changed(app, env, added, changed, removed):
 def ingredients(root, page):
     """One hash of what the cells of a page import and read, and of the installed versions."""
     code = "\n".join(OPTION.sub("", cell) for cell in CELL.findall(Path(page).read_text("utf-8")))
-    digest = hashlib.sha256((root / "requirements.txt").read_bytes())
+    digest = hashlib.sha256(sys.version.encode() + (root / "requirements.txt").read_bytes())
     modules, files = used(code)
     if modules or files:
         digest.update(provenance.source_hash(*modules, files=files).encode())
