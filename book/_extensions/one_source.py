@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -85,10 +86,14 @@ def let_links_lead_to_labels(app, doctree):
     for name, explicit in doctree.nametypes.items():
         if explicit and doctree.nameids.get(name):
             labels[name] = (0, doctree.nameids[name], name)
-    for equation in doctree.findall(nodes.math_block):
-        if equation.get("label"):
-            label = equation["label"]
-            labels[label] = (0, nodes.make_id(f"equation-{label}"), label)
+    equations = {node["label"] for node in doctree.findall(nodes.math_block) if node.get("label")}
+    anchors = {label: nodes.make_id(f"equation-{label}") for label in equations}
+    labels.update({label: (0, anchor, label) for label, anchor in anchors.items()})
+    # Left to Sphinx, a link to an equation of its own page would lose its words.
+    for link in list(doctree.findall(addnodes.pending_xref)):
+        if link["reftarget"] in anchors and link.get("refexplicit"):
+            anchor = anchors[link["reftarget"]]
+            link.replace_self(nodes.reference("", "", *link.children, refid=anchor, internal=True))
 
 
 def let_links_lead_to_references(app, env):
