@@ -477,6 +477,10 @@ def test_bootstrap_and_unbiased_norm_on_known_laws():
         )
         assert 0.9 < estimates[:, 1].mean() / estimates[:, 0].std() < 1 + slack
     assert frozen.slope((5, 10, 20), np.array([25.0, 100.0, 400.0])) == pytest.approx(2)
+    # a figure a length and task: the variance is the tasks' mean, 2 and 8
+    fitted = frozen.fitted((5, 10), [1, 3, 6, 10], [[1.0], [3.0], [2.0], [6.0]])
+    assert fitted["variance"] == [2, 8] and fitted["exponent"] == pytest.approx(2)
+    assert fitted["interval"] == pytest.approx([1, 1])
 
 
 WRONG = [

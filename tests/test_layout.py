@@ -1,6 +1,7 @@
 """Dependencies point downwards only, and what should be light to import is light."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -48,6 +49,12 @@ def test_imports_are_read_whatever_their_form(tmp_path, monkeypatch):
     )
     expected = {"audit", "control", "lm.near", "lm.study", "lm.study.one", "pages", "pages.page"}
     assert {f"opd_toy.{name}" for name in expected} <= layout.imports(path)
+
+
+def test_the_picture_in_contributing_is_the_one_drawn():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = re.search(r"```text\n(__main__ .*?)```", text, re.DOTALL)
+    assert shown[1].strip() == layout.picture(layout.arrows())
 
 
 def modules_after(statement):

@@ -103,7 +103,7 @@ found = processes.measure([setting], 3, 1, lambda *step: steps.append(step))
 print(json.dumps([found, steps]))
 """
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=600
     )
     assert run.returncode == 0, run.stderr
     found, steps = json.loads(run.stdout)

@@ -26,6 +26,10 @@ INF = math.inf
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+# In float64, for the same row elsewhere in memory: a vector unit adds its 11 terms in another
+# order.  Seen to 1.1e-15, from a few sums of 11 roundings of 1.1e-16 each.
+ORDER_OF_SUMS = 1e-14
+
 
 CASES = [
     ("reverse_kl", {}),
@@ -142,7 +146,7 @@ def test_mask_and_weights_choose_what_counts(name, parameters):
     z, y = pair(2, 5, 11, seed=2)
     mask, weights = (
         torch.tensor([[1, 0, 1, 1, 0], [0, 0, 1, 0, 0]]),
-        torch.rand(2, 5, dtype=torch.float64) + 0.5,
+        torch.rand(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.5,
     )
     x = z.clone().requires_grad_()
     expected = (textbook(x, y, name, **parameters) * weights)[mask == 1].sum() / 4
@@ -280,7 +284,7 @@ def test_only_the_gradients_asked_for():
         one = [h.clone(), w.clone()]
         one[index].requires_grad_()
         fused_linear_distillation_loss(one[0], one[1], g, u).backward()
-        near(one[index].grad, both[index].grad, 1e-15)
+        near(one[index].grad, both[index].grad, ORDER_OF_SUMS)
     with torch.no_grad():
         value = fused_linear_distillation_loss(*both, g, u)
         assert not value.requires_grad and value == fused_linear_distillation_loss(*both, g, u)
@@ -336,15 +340,19 @@ def test_near_convergence_the_digits_stay(name, parameters, vocabulary):
     "name, parameters", [("reverse_kl", {}), ("forward_kl", {}), ("generalized_jsd", {"beta": 0.5})]
 )
 def test_a_large_vocabulary_costs_no_digits(name, parameters):
-    """torch.softmax alone is off by 5e-6 here, and the gradient with it."""
+    """torch.softmax alone is off by 5e-6 to 1.3e-5 here, and the gradient with it.
+
+    The loss's gradient is off by 1e-7, and by 9e-7 on a processor without vector units, whose
+    sums of 151,936 terms have another order.
+    """
     z, y = pair(2, 151_936, scale=3.0, dtype=torch.float32)
     y = z + y / 3
     expected, gradient = value_and_gradient(z.double(), y.double(), name, **parameters)
     value, actual = value_and_gradient(z, y, name, **parameters)
     assert abs(value - expected) <= 1e-6 * expected
-    assert (actual.double() - gradient).norm() <= 5e-7 * gradient.norm()
+    assert (actual.double() - gradient).norm() <= 2e-6 * gradient.norm()
     softmax = torch.softmax(z, -1).double() - torch.softmax(z.double(), -1)
-    assert softmax.norm() > 1e-6 * torch.softmax(z.double(), -1).norm()
+    assert softmax.norm() > 4e-6 * torch.softmax(z.double(), -1).norm()
 
 
 def test_a_plain_sum_would_fail_that():
@@ -522,12 +530,13 @@ def test_one_token_of_vocabulary_and_one_row():
             value, gradient = value_and_gradient(
                 torch.tensor([[3.0], [-2.0]]), torch.tensor([[1.0], [8.0]]), name, **parameters
             )
-            assert value == 0 and (gradient == 0).all()
+            # A logarithm of a sum of one term may be off by the last bit of a logit.
+            assert abs(value) <= 1e-14 and (gradient == 0).all()
         z, y = pair(11)
         near(
             value_and_gradient(z, y, name, **parameters)[1],
             value_and_gradient(z[None], y[None], name, **parameters)[1][0],
-            1e-15,
+            ORDER_OF_SUMS,
         )
 
 
@@ -560,9 +569,6 @@ def test_a_shift_of_all_logits_changes_nothing():
 
 
 def test_not_contiguous_logits():
-    # Vector units add the 11 terms of a row that is not adjacent in memory in another order:
-    # seen to 1.1e-15, of at most 11 roundings of 2.2e-16 in each of a few sums.
-    order_of_sums = 1e-14
     z, y = pair(3, 5, 11)
     mask = torch.rand(3, 4, generator=torch.Generator().manual_seed(1)) < 0.7
     expected = value_and_gradient(
@@ -571,12 +577,12 @@ def test_not_contiguous_logits():
     x = z.clone().requires_grad_()
     loss = distillation_loss(x[:, :-1], y[:, :-1], "reverse_kl", mask)
     loss.backward()
-    near(loss, expected[0], order_of_sums)
-    near(x.grad[:, :-1], expected[1], order_of_sums)
+    near(loss, expected[0], ORDER_OF_SUMS)
+    near(x.grad[:, :-1], expected[1], ORDER_OF_SUMS)
     assert (x.grad[:, -1] == 0).all()
     turned = z[:, :-1].transpose(1, 2).contiguous().transpose(1, 2)
     other = y[:, :-1].transpose(0, 1).contiguous().transpose(0, 1)
-    near(value_and_gradient(turned, other, "reverse_kl", mask)[1], expected[1], order_of_sums)
+    near(value_and_gradient(turned, other, "reverse_kl", mask)[1], expected[1], ORDER_OF_SUMS)
 
 
 def test_gradients_over_the_logits():
@@ -590,7 +596,9 @@ def test_gradients_over_the_logits():
         written = not torch.equal(logits.detach(), z[:, :-1])
         assert written == (dtype != torch.float16) and logits.data_ptr() == where
         loss.backward()
-        assert loss.item() == expected[0] and torch.equal(leaf.grad[:, :-1], expected[1])
+        # The rows lie elsewhere in memory, see ORDER_OF_SUMS.
+        near(loss, expected[0], 45 * torch.finfo(loss.dtype).eps)
+        near(leaf.grad[:, :-1].double(), expected[1].double(), 45 * torch.finfo(dtype).eps)
     with torch.no_grad():
         kept = z.clone()
         distillation_loss(kept, y, overwrite_logits=True)
@@ -1081,7 +1089,7 @@ def test_the_value_reported_is_the_mean_cost():
         {},
         {"baseline": 3.0},
         {"behaviour_log_probabilities": Q, "truncate": 1.5},
-        {"weights": torch.rand(27, 3)},
+        {"weights": torch.rand(27, 3, generator=torch.Generator().manual_seed(1))},
     ):
         value = losses.policy_gradient_loss(
             STUDENT.log_probabilities(), Q, mask, 0.9, reward=REWARD, alpha=0.5, **extra

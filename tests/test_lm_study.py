@@ -27,6 +27,7 @@ from opd_toy.lm.model import Shape, Transformer, sample
 from opd_toy.lm.presets import Distillation, Preset, Recipe
 from opd_toy.lm.study import claims, clearly, frozen
 from opd_toy.lm.study import stages as study
+from opd_toy.lm.study.workers import Workers
 from opd_toy.lm.tasks import Sums
 from opd_toy.records import provenance
 from opd_toy.records.checkpoints import Stop
@@ -114,7 +115,8 @@ def gradients_of_all_texts(models, task=None):
     mask = measures.response_mask(texts, 1, task.end)
     with torch.no_grad():
         z, y = (measures.response_logits(model, texts, task) for model in models)
-    signals = frozen.signals(z, y, texts[:, 1:], mask, LATER, texts[None, :, 1:])
+    words = texts[:, 1:].contiguous()
+    signals = frozen.signals(z, y, words, mask, LATER, words[None])
     return torch.stack(
         list(frozen.text_gradients(models[0], task, texts, signals))
     ).numpy()  # (S, E, P)
@@ -249,13 +251,15 @@ def enumerated(models, trees):
     table, p = gradients_of_all_texts(models), trees[0].sequence_probabilities()
     mean = np.einsum("s,sep->ep", p, table)
     products = mean @ mean.T
-    covariance = np.einsum("s,sep,sfp->ef", p, table, table) - products
+    covariance = np.einsum("s,sep,sfp->ef", p, table, table, optimize=True) - products
     student, texts = models[0], Spoken().all_texts()
-    words, noise = texts[:, 1:], 0.0
+    words, noise = texts[:, 1:].contiguous(), 0.0
     for chance, text in zip(p, texts):
         same = text.repeat(len(texts), 1)
         with torch.no_grad():
-            z, y = (measures.response_logits(model, same, Spoken()) for model in models)
+            z, y = (
+                measures.response_logits(model, same, Spoken()).contiguous() for model in models
+            )
         redrawn = torch.log_softmax(z, -1).gather(-1, words[..., None])[..., 0].sum(1).exp().numpy()
         signals = frozen.signals(
             z, y, words, torch.ones_like(words, dtype=torch.bool), LATER, words[None]
@@ -266,7 +270,7 @@ def enumerated(models, trees):
         ).numpy()
         rows = signals.flatten(2).numpy() @ to_parameters
         centred = rows - np.einsum("s,esp->ep", redrawn, rows)[:, None]
-        noise = noise + chance * np.einsum("s,esp,esp->e", redrawn, centred, centred)
+        noise = noise + chance * (centred**2).sum(2) @ redrawn
     return products, covariance, noise
 
 
@@ -403,6 +407,14 @@ def test_moments_of_vectors_with_a_known_mean_have_no_bias_and_honest_errors():
     assert (np.abs(np.median(values, 0) - exact) < 0.35 * values.std(0)).all()
     ratio = np.sqrt((errors**2).mean(0)) / values.std(0)
     assert (ratio > 0.85).all() and (ratio < 1.3).all()
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(3).standard_normal(7)
+    left_out = (values.sum() - values) / 6
+    value, error = frozen.jackknife([values.mean(), *left_out])
+    assert value == values.mean()
+    assert error == pytest.approx(values.std(ddof=1) / math.sqrt(7), rel=1e-12)
 
 
 def test_moments_are_the_plain_sums_over_texts():
@@ -762,6 +774,22 @@ def two_threads():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
+
+
+class Threads:
+    def count(self, number, *, report):
+        return torch.get_num_threads()
+
+
+def test_every_job_has_one_thread(whole, two_threads, monkeypatch):
+    """Sums over more threads have another order, which no result may depend on."""
+    with Workers(Threads(), 2) as pool:
+        assert pool.each("count", [(1,), (2,)], 1, None) == {(1,): 1, (2,): 1}
+    seen, evaluate = [], measures.evaluate
+    counted = lambda *asked: seen.append(torch.get_num_threads()) or evaluate(*asked)
+    monkeypatch.setattr(measures, "evaluate", counted)
+    study.study(MICRO, whole[0], effort=EFFORT)
+    assert set(seen) == {1} and torch.get_num_threads() == 2
 
 
 def test_killed_and_interrupted_it_goes_on_and_leaves_no_process(whole, tmp_path, two_threads):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from opd_toy.commands import bench
+from opd_toy.commands.running import unchanged
 from opd_toy.lm.study import stages
 from opd_toy.pages.monte_carlo import monte_carlo
 from opd_toy.records import provenance
@@ -192,6 +193,26 @@ def test_a_file_in_the_midst_of_a_change_is_another_file(tree):
     before = provenance.source_hash("opd_toy.a")
     tree("opd_toy/a.py", "def f(:\n")
     assert provenance.source_hash("opd_toy.a") != before
+
+
+def test_a_record_whose_module_is_gone_is_out_of_date(tree, tmp_path):
+    provenance.record(tmp_path / "r.json", {}, modules=["opd_toy.a"])
+    assert provenance.is_current(tmp_path / "r.json")
+    (tmp_path / "opd_toy" / "a.py").unlink()
+    assert not provenance.is_current(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("change", ["x = 2\n", None], ids=["changed", "gone"])
+def test_code_that_changes_while_it_runs_is_not_recorded(tree, tmp_path, change):
+    path = tmp_path / "opd_toy" / "b.py"
+    tree("opd_toy/a.py", "import opd_toy.b\n")
+    with unchanged("r.json", ["opd_toy.a"]):
+        tree("opd_toy/b.py", "# a remark\n")
+    with (
+        pytest.raises(SystemExit, match=r"opd_toy\.a or what they import changed .* r\.json"),
+        unchanged("r.json", ["opd_toy.a"]),
+    ):
+        path.unlink() if change is None else path.write_text(change)
 
 
 def test_further_files_count_by_their_text(tree):

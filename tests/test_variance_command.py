@@ -1,5 +1,6 @@
 """python -m opd_toy variance: short runs, interrupts, full disks; and what its records say."""
 
+import argparse
 import contextlib
 import io
 import json
@@ -15,6 +16,7 @@ import pytest
 
 from opd_toy.__main__ import main
 from opd_toy.commands import variance as variance_command
+from opd_toy.commands import variance_tables
 from opd_toy.commands.running import Progress
 from opd_toy.records import provenance
 
@@ -98,6 +100,54 @@ def test_a_trial_does_not_take_the_place_of_the_record(tmp_path, capsys, monkeyp
     assert f"recorded in {Path('waiting', 'control-study.json')}" in captured.err
     main(["variance", "--show", "--json"])
     assert json.loads(capsys.readouterr().out) == "whole"
+
+
+@pytest.mark.parametrize(
+    ("option", "place"),
+    [
+        ([], "figures"),
+        (["--iterations", "2000"], "waiting"),
+        (["--teacher-iterations", "5"], "waiting"),
+        (["--show", "--iterations", "5"], "figures"),
+        (["--iterations", "5", "--directory", "here"], "here"),
+    ],
+)
+def test_only_the_book_s_own_settings_take_the_place_of_the_record(option, place):
+    parser = argparse.ArgumentParser()
+    variance_command.add(parser.add_subparsers())
+    arguments = parser.parse_args(["variance", "--checkpoints", "waiting", *option])
+    assert variance_command.folder(arguments) == Path(place)
+
+
+def test_tables_say_what_the_results_say():
+    """On results of one run: the last quarter of eight windows, two drifts of three."""
+    study = results(FIGURES / "control-study.json")
+    windows = [[10.0**w for w in range(8)], [1.0] * 8]
+    one = study | {
+        "gammas": [1],
+        "seeds": [7],
+        "window_ends": list(range(100, 900, 100)),
+        "window_geometric_mean": [[windows]],
+        "final_position": {"distance_to_target": [[[[5.0, 0.25], [5.0, None]]]]},
+        "diverged": [[0]],
+        "drifts": [[[False, True]]],
+    }
+    text = variance_tables.study_table(one)
+    row = text.splitlines()[-1].split()
+    assert row == ["1", "7", "3.16e+06", "1.00e+00", "0.25", "not", "finite", "right"]
+    assert "from iteration 601 on" in text
+    stopped = variance_tables.study_table(one | {"diverged": [[12]]})
+    assert stopped.endswith("stopped at 12")
+
+    found = results(FIGURES / "control-sensitivity.json")
+    crossed = {
+        "teacher": "a",
+        "student": "b",
+        "distance": [0.5, None, 2],
+        "drifts": [False, True, True],
+    }
+    row = variance_tables.crossed_table(found | {"crossed": [crossed]}).splitlines()[-1]
+    assert row.split() == ["a", "b", "2", "of", "3", "0.50,", "-,", "2.00"]
 
 
 def test_interrupted_it_says_so_and_goes_on_to_the_same_numbers(short, tmp_path, capsys):

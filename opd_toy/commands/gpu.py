@@ -79,8 +79,10 @@ def kernels(directory, device, rehearse, seconds):
     path, modules = directory / "kernels-gpu.json", ["opd_toy.lm.kernels"]
     directory.mkdir(parents=True, exist_ok=True)
     outcome = (directory / "kernels-gpu.xml").resolve()
-    command = [bench.interpreter(), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += [f"--junitxml={outcome}"]
+    python = bench.interpreter()
+    if subprocess.run([python, "-c", "import triton, pytest"], capture_output=True).returncode:
+        return "Triton or pytest is not here: `make peers` brings both"
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={outcome}"]
     environment = dict(os.environ)
     if rehearse:
         command += ["tests/peers/kernels.py", "-k", FEW]
@@ -91,8 +93,6 @@ def kernels(directory, device, rehearse, seconds):
     with unchanged(path, modules):
         if _ended(command, seconds, environment) is None:
             return "did not end in time"
-    if not outcome.exists():
-        return "pytest did not run: `make peers` brings it, and Triton"
     found = next(ElementTree.parse(outcome).getroot().iter("testsuite")).attrib
     outcome.unlink()
     results = {name: int(found[name]) for name in ("tests", "failures", "errors", "skipped")}

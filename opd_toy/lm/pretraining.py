@@ -2,6 +2,8 @@
 
 Both learn from the same distribution of texts (SFT: cross-entropy of the response, AdamW,
 warm-up and cosine, clip 1); the student falls short by its size and its steps alone.
+The same seed gives the same weights on the same processor with as many threads; elsewhere
+rounding grows into another model, see ``opd_toy.lm.study.stages``.
 """
 
 import hashlib

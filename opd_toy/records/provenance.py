@@ -233,8 +233,13 @@ def _digest(content):
 
 
 def _nodes(path):
-    tree = _tree(path.read_bytes())
-    return () if tree is None else ast.walk(tree)
+    return _walked(path.read_bytes())
+
+
+@cache
+def _walked(content):
+    tree = _tree(content)
+    return () if tree is None else tuple(ast.walk(tree))
 
 
 @cache  # by what is in the file: a time of modification may stand still while that changes
