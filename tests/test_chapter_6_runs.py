@@ -7,7 +7,7 @@ from opd_toy.distributions import log_ratio
 from opd_toy.example import STUDENT_TREE, TEACHER_TREE
 from opd_toy.ledger.evidence import growth, studies
 from opd_toy.ledger.evidence import top_k as truncation
-from opd_toy.ledger.evidence.wording import scientific
+from opd_toy.pages.numbers import scientific
 from opd_toy.records.provenance import recorded
 from opd_toy.sequences import (
     TokenTree,
