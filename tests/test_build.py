@@ -1,5 +1,6 @@
 """The build itself, on a book of one page: stale, failed and unfinished pages are not published."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -26,9 +27,8 @@ kernelspec:
 
 """
 GOOD_CELL = """```{code-cell} ipython3
-from pathlib import Path
 from IPython.display import Markdown
-value = Path("../opd_toy/value.json").read_text()
+from opd_toy.value import value
 proof = "<details><summary>Proof</summary>\\n\\n$$\\ny = 1\\n$$\\n\\n</details>"
 Markdown(f"$$\\nx = {value}\\n$$ (eq-from-a-cell)\\n\\n{proof}")
 ```
@@ -36,7 +36,7 @@ Markdown(f"$$\\nx = {value}\\n$$ (eq-from-a-cell)\\n\\n{proof}")
 See {eq}`eq-from-a-cell`.
 """
 LEDGER = (
-    HEADER.replace("---\n\n", "mystnb:\n  execution_mode: force\n---\n\n")
+    HEADER
     + """```{code-cell} ipython3
 from pathlib import Path
 from IPython.display import Markdown
@@ -57,11 +57,12 @@ class TinyBook:
         for name in ("_config.yml", "requirements.txt", "book/references.bib"):
             shutil.copy(ROOT / name, folder / name)
         (folder / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
-        (folder / "opd_toy").mkdir()
+        unneeded = shutil.ignore_patterns("__pycache__", "test_*")
+        shutil.copytree(ROOT / "opd_toy", folder / "opd_toy", ignore=unneeded)
         self.set_value(1)
 
     def set_value(self, value):
-        (self.folder / "opd_toy" / "value.json").write_text(str(value))
+        (self.folder / "opd_toy" / "value.py").write_text(f"value = {value}\n")
 
     def write(self, body):
         (self.folder / "book" / "index.md").write_text(HEADER + body)
@@ -70,7 +71,8 @@ class TinyBook:
         """The exit code of a build as the Makefile runs it, and what it said."""
         program = Path(sys.executable).with_name("jupyter-book")
         command = [program, *["build", ".", "-W", "-n", "--keep-going"]]
-        run = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=300)
+        place = {"cwd": self.folder, "env": {**os.environ, "PYTHONPATH": str(self.folder)}}
+        run = subprocess.run(command, **place, capture_output=True, text=True, timeout=300)
         return run.returncode, run.stdout + run.stderr
 
     def page(self, name="index"):
@@ -93,7 +95,7 @@ def extension(monkeypatch):
 def test_what_a_cell_prints_is_set_kept_and_renewed(tiny):
     tiny.write(GOOD_CELL)
     code, said = tiny.build()
-    assert code == 0 and "Executing notebook" in said, said
+    assert code == 0 and "Executed notebook" in said, said
     page = tiny.page()
     assert re.search(
         r'<div class="math[^"]*" id="equation-eq-from-a-cell">\s*<span class="eqno">\(1\)', page
@@ -103,7 +105,7 @@ def test_what_a_cell_prints_is_set_kept_and_renewed(tiny):
     assert "x = 1" in page
 
     code, said = tiny.build()
-    assert code == 0 and "Executing notebook" not in said, (
+    assert code == 0 and "Executed notebook" not in said, (
         "nothing changed, and the page was executed again"
     )
     assert tiny.page() == page
@@ -126,8 +128,67 @@ def test_the_ledger_is_checked_again_after_a_test_has_gone(tiny):
     assert code == 0 and "Found: test_number" in tiny.page("ledger"), said
     (tiny.folder / "tests" / "test_number.py").unlink()
     code, said = tiny.build()
-    assert code == 0 and said.count("Executing notebook") == 1, said
+    assert code == 0 and said.count("Executed notebook") == 1, said
     assert "test_number" not in tiny.page("ledger"), "the ledger of before was published"
+
+
+TEXT = """```{code-cell} ipython3
+from opd_toy.value import value
+```
+
+:::{note}
+:class: only-jupyterlab
+Press a button.
+:::
+
+(sec-here)=
+## Here
+
+:::{dropdown} Solution
+It is {eval}`value`, by [the sum](#eq-sum), [here](other.md#sec-there) and
+[Hinton et al. (2015)](references.md#hinton2015).
+:::
+
+$$
+x = y
+$$ (eq-sum)
+"""
+
+
+def test_text_holds_numbers_folds_and_links(tiny):
+    (tiny.folder / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\nchapters:\n- file: book/other\n"
+        "- file: book/references\n"
+    )
+    (tiny.folder / "book" / "other.md").write_text(
+        "# Other\n\n(sec-there)=\n## There\n\nBack to [the sum](index.md#eq-sum).\n"
+    )
+    references = tiny.folder / "book" / "references.md"
+    references.write_text("# References\n\n```{bibliography}\n:all:\n```\n")
+    tiny.write(TEXT)
+    code, said = tiny.build()
+    assert code == 0, said
+    page = tiny.page()
+    assert "Press a button" not in page
+    fold = re.search(
+        r"<details class=.opd-folded.><summary>Solution</summary>(.*?)</details>", page, re.S
+    )
+    text = re.sub(r"<[^>]*>", "", fold[1])
+    assert " ".join(text.split()) == "It is 1, by the sum (1), here and Hinton et al. (2015)."
+    assert re.findall(r'href="([^"]*)"', fold[1])[:2] == [
+        "#equation-eq-sum",
+        "other.html#sec-there",
+    ]
+    assert "the sum (1)" in re.sub(r"<[^>]*>", "", tiny.page("other"))
+
+    tiny.set_value(2)  # the page that uses it is executed again, and no other
+    code, said = tiny.build()
+    assert code == 0 and said.count("Executed notebook") == 1, said
+    assert "It is 2" in re.sub(r"<[^>]*>", "", tiny.page())
+
+    tiny.write(TEXT.replace("(2015)", "(2016)"))
+    code, said = tiny.build()
+    assert code != 0 and "'Hinton et al. (2016)' is of 2015" in said
 
 
 def test_what_a_chapter_can_use_is_an_ingredient_and_tests_are_not(tmp_path, extension):
@@ -170,12 +231,12 @@ def test_the_ledger_is_asked_for_when_what_it_reads_has_changed(tmp_path, extens
 def test_a_change_during_the_build_fails_it_and_is_not_remembered(tiny):
     tiny.write(
         "```{code-cell} ipython3\nfrom pathlib import Path\n"
-        "Path('../opd_toy/value.json').write_text('3')\n```\n"
+        "Path('../opd_toy/value.py').write_text('value = 3')\n```\n"
     )
     code, said = tiny.build()
     assert code != 0 and "changed while its chapters were executed" in said
     code, said = tiny.build()
-    assert code == 0 and "Executing notebook" in said, said
+    assert code == 0 and "Executed notebook" in said, said
 
 
 @pytest.mark.parametrize(
@@ -186,13 +247,21 @@ def test_a_change_during_the_build_fails_it_and_is_not_remembered(tiny):
             ["ZeroDivisionError", "these chapters raised an error: book/index"],
         ),
         (
+            "```{code-cell} ipython3\nkl = 1\nassert kl > 2, 'more than two'\n```\n",
+            ["AssertionError", "more than two", "these chapters raised an error: book/index"],
+        ),
+        (
+            "```{code-cell} ipython3\nkl = 1\n```\n\nThe KL is {eval}`kll`.\n",
+            ["name 'kll' is not defined"],
+        ),
+        (
             "See {eq}`eq-nowhere`, {cite:t}`nobody1900` and [there](no-such-page.md).\n\n"
             "```{code-cell} ipython3\nimport sys\nprint('careful', file=sys.stderr)\n```\n\n"
             "```{code-cell} ipython3\n:tags: [skip-execution]\nprint(1)\n```\n",
             ["eq-nowhere", "nobody1900", "no-such-page", "stderr was found", "was not executed"],
         ),
     ],
-    ids=["raises", "warns"],
+    ids=["raises", "no longer holds", "wrong name", "warns"],
 )
 def test_a_faulty_page_fails_the_build_however_often_it_is_tried(tiny, body, complaints):
     tiny.write(body)

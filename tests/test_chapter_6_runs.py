@@ -4,17 +4,22 @@ import numpy as np
 import pytest
 
 from opd_toy.distributions import log_ratio
+from opd_toy.example import STUDENT_TREE, TEACHER_TREE
 from opd_toy.ledger.evidence import growth, studies
 from opd_toy.ledger.evidence import top_k as truncation
-from opd_toy.ledger.evidence.wording import scientific
+from opd_toy.pages.numbers import scientific
 from opd_toy.records.provenance import recorded
 from opd_toy.sequences import (
     TokenTree,
+    discounted_return,
     full_return,
+    future_kl,
+    generalized_advantage,
     independent_variance,
     on_policy_gkd_gradient,
     reward_to_go,
     sequence_kl,
+    sequence_kl_gradient,
     token_costs,
     top_k,
 )
@@ -120,3 +125,49 @@ def test_scientific():
         "1.2 · 10⁻³",
         "1.0 · 10⁰",
     ]
+
+
+# What a reader corrected ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gamma", [0.25, 0.5, 0.9])
+def test_how_many_tokens_a_discount_counts(gamma):
+    """1/(1 - γ) of them, the present one included: γ/(1 - γ) lie ahead."""
+    counted = discounted_return(np.ones(400), gamma)[0]
+    np.testing.assert_allclose(counted, 1 / (1 - gamma), rtol=1e-12)
+    np.testing.assert_allclose(counted - 1, gamma / (1 - gamma), rtol=1e-12)
+
+
+@pytest.mark.parametrize("half_life", [1, 2, 3])
+def test_fipo_discounts_by_a_half_life(half_life):
+    """At γ = 2**(-1/h) a change h positions ahead counts half."""
+    old = TokenTree.random(2, 4, seed=0)
+    moved = list(old.logits)
+    moved[half_life] = moved[half_life] + [0.2, 0.0]  # nothing else changes
+    ahead = future_kl(TokenTree(moved), old, 2 ** (-1 / half_life))
+    assert np.abs(ahead[:, half_life]).min() > 0.01
+    np.testing.assert_allclose(ahead[:, 0], ahead[:, half_life] / 2, rtol=1e-12)
+
+
+def test_the_exact_own_term_can_do_harm():
+    """All costs to come exact, two positions: the same mean, more than twice the variance."""
+    pair = TokenTree.random(3, 2, 165, scale=2.0), TokenTree.random(3, 2, 10165, scale=2.0)
+    sampled, exact = (
+        reward_to_go(*pair, 1, signal) for signal in ("full_vocabulary_future", "full_vocabulary")
+    )
+    for table in (sampled, exact):
+        np.testing.assert_allclose(table.bias(sequence_kl_gradient(*pair)), 0, atol=1e-12)
+    assert exact.total_variance() > 2 * sampled.total_variance()
+
+
+def test_gae_is_more_than_a_decay():
+    """λ = .5 with the exact critic leaves the mean alone; γ = .5 does not."""
+    goal = sequence_kl_gradient(STUDENT_TREE, TEACHER_TREE)
+    surprises = generalized_advantage(STUDENT_TREE, TEACHER_TREE, 1.0, 0.5)
+    np.testing.assert_allclose(surprises.bias(goal), 0, atol=1e-12)
+    assert np.linalg.norm(reward_to_go(STUDENT_TREE, TEACHER_TREE, 0.5).bias(goal)) > 0.01
+    # Without a critic it is a decay: the costs themselves at γλ.
+    blank = tuple(np.zeros(3**t) for t in range(2))
+    decayed = generalized_advantage(STUDENT_TREE, TEACHER_TREE, 1.0, 0.5, values=blank)
+    same = reward_to_go(STUDENT_TREE, TEACHER_TREE, 0.5)
+    np.testing.assert_allclose(decayed.weights, same.weights, rtol=1e-12)

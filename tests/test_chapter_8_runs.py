@@ -7,7 +7,7 @@ import pytest
 
 from opd_toy.ledger import CLAIMS
 from opd_toy.ledger.evidence import figure
-from opd_toy.ledger.evidence.wording import plain
+from opd_toy.pages.numbers import plain
 from opd_toy.records.provenance import recorded
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from opd_toy.derivations import DERIVATIONS
 from opd_toy.pages.drawing import Style
-from opd_toy.pages.page import exercise, figure, say, show, solution
+from opd_toy.pages.page import BUILDING, exercise, figure, say, show, solution, tabular
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,20 @@ def test_solution_is_folded_markdown():
 
 
 @pytest.mark.parametrize("claim", DERIVATIONS)
-def test_show_gives_the_labelled_claim_and_every_checked_step(claim):
+def test_show_gives_the_labelled_claim_and_every_checked_step(claim, monkeypatch):
+    monkeypatch.setenv(BUILDING, "yes")
     text = show(claim)._repr_markdown_()
-    head, folded = text.split("<details", 1)
+    head, folded = text.split(":::{dropdown}", 1)
     assert DERIVATIONS[claim].latex_claim() in head and head.rstrip().endswith(f"$$ (eq-{claim})")
+    monkeypatch.delenv(BUILDING)  # in JupyterLab every output's equation would be number (1)
+    assert "(eq-" not in show(claim)._repr_markdown_().split(":::{dropdown}", 1)[0]
     unbroken = folded.replace(" \\\\\n& \\qquad {}", "")  # a long line goes on below
     assert all(step.latex in unbroken for step in DERIVATIONS[claim].steps)
+
+
+def test_a_table_has_a_row_a_line_and_its_sides():
+    table = tabular(["token", "p"], [["t₁", 0.2], ["t₂", 0.3]], align="lr")._repr_markdown_()
+    assert table == "| token | p |\n| --- | --: |\n| t₁ | 0.2 |\n| t₂ | 0.3 |"
 
 
 def test_show_names_the_near_misses():

@@ -12,7 +12,6 @@ It also sets the package's docstrings, which are plain text, on the page of its 
 import base64
 import hashlib
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -46,12 +45,12 @@ STAMP = ".made-from"  # in the built site: the fingerprint of the sources it was
 def setup(app):
     # Jupyter Book sets it for an extension that this book leaves out.
     app.add_config_value("comments_config", {}, "")
-    app.add_config_value("book_ingredients", "", "env")
+    app.add_config_value("book_ingredients", "", "")
     app.add_config_value("book_sources", "", "")
     TocTreeCollectorWithStyles.assign_section_numbers = by_file_name(
         TocTreeCollectorWithStyles.assign_section_numbers
     )
-    app.connect("config-inited", tie_outputs_to_their_ingredients)
+    app.connect("config-inited", remember_the_sources)
     app.connect("env-get-outdated", check_the_ledger_again)
     app.connect("doctree-read", warn_of_cells_never_run)
     app.connect("doctree-read", leave_out_widget_states)
@@ -117,16 +116,10 @@ def hashed(root, paths):
     return digest.hexdigest()[:20]
 
 
-def tie_outputs_to_their_ingredients(app, config):
-    """Name the cache after the ingredients: when one changes, every chapter runs again."""
+def remember_the_sources(app, config):
+    """What the pages are made of, now: it may change while the book is built."""
     config.book_ingredients = fingerprint(Path(app.srcdir), INGREDIENTS)
-    # Taken now, since the sources may change while the book is built.
     config.book_sources = fingerprint(Path(app.srcdir), SOURCES)
-    caches = Path(app.outdir).parent / ".jupyter_cache"
-    config.nb_execution_cache_path = str(caches / config.book_ingredients)
-    for old in caches.glob("*"):
-        if old.name != config.book_ingredients:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def check_the_ledger_again(app, env, added, changed, removed):
@@ -246,8 +239,6 @@ def still_file(app, data, pathto):
 def finish(app, error):
     """Stamp a good build; forget any other, so that the next one looks at everything again."""
     changed = fingerprint(Path(app.srcdir), INGREDIENTS) != app.config.book_ingredients
-    if changed:
-        shutil.rmtree(app.config.nb_execution_cache_path, ignore_errors=True)
     stamp = Path(app.outdir) / STAMP
     if error or changed or app._warncount:
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)

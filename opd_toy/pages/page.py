@@ -9,6 +9,7 @@ import base64
 import html
 import json
 import math
+import os
 import re
 import uuid
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from opd_toy.pages.drawing import draw_svg
 
 _EXERCISE = (Path(__file__).parents[1] / "explorables" / "exercise.js").read_text(encoding="utf-8")
+BUILDING = "OPD_BUILDS_THE_BOOK"  # set by book/_extensions for the kernels of a build
 
 
 class _Markdown:
@@ -58,8 +60,21 @@ def show(claim):
         )
         raise KeyError(f"claim must be the id of a derivation such as {near[:3]}, not {claim!r}")
     derivation = DERIVATIONS[claim]
-    equation = f"$$\n{derivation.latex_claim()}\n$$ (eq-{claim})"
-    return _Markdown(equation + "\n\n" + _folded("Proof, step by step", derivation.markdown()).text)
+    # JupyterLab would number each output's only equation (1): a label is for the built book.
+    label = f" (eq-{claim})" if BUILDING in os.environ else ""
+    equation = f"$$\n{derivation.latex_claim()}\n$${label}"
+    proof = f":::{{dropdown}} Proof, step by step\n{derivation.markdown()}\n:::"
+    return _Markdown(f"{equation}\n\n{proof}")
+
+
+def tabular(head, rows, align=None):
+    """A table of computed rows; ``align``: a letter a column, l or r (default: all l).
+
+    Numbers that are no strings are written as they are.
+    """
+    lines = {"l": "---", "r": "--:"}
+    body = [head, [lines[side] for side in align or "l" * len(head)], *rows]
+    return _Markdown("\n".join(f"| {' | '.join(map(str, cells))} |" for cells in body))
 
 
 def _folded(title, text):

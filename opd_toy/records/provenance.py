@@ -130,6 +130,11 @@ def is_current(path):
     return now == provenance["source_hash"]
 
 
+def is_module(name):
+    """Whether a dotted name is a module of the package."""
+    return name.split(".")[0] == PACKAGE and _file(name) is not None
+
+
 # --- what a file imports and reads --------------------------------------------------------
 
 
@@ -208,8 +213,11 @@ def _versions(*modules):
 def _meaning(path):
     """Bytes that change when the meaning of a file does.
 
-    Of a module its syntax tree, of a record its results, of any other file its text.
+    Of a module its syntax tree, of a record its results, of a picture its bytes, of any other
+    file its text.
     """
+    if path.suffix == ".png":
+        return path.read_bytes()
     text = path.read_text(encoding="utf-8")  # line ends alike on every system
     if path.suffix == ".json" and path.parent.name == "figures":
         text = json.dumps(json.loads(text)["results"], sort_keys=True)

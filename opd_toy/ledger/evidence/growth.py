@@ -4,7 +4,7 @@ import numpy as np
 
 from opd_toy import distributions, sequences
 from opd_toy.example import STUDENT, TEACHER
-from opd_toy.ledger.evidence.wording import listed, plain
+from opd_toy.pages.numbers import listed, plain
 from opd_toy.records.provenance import recorded
 
 LENGTHS = (4, 8, 16, 32, 64)

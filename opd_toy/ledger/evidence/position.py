@@ -7,7 +7,7 @@ import numpy as np
 
 from opd_toy import distributions, estimators, objectives, sequences
 from opd_toy.example import STUDENT, TEACHER, TOKENS
-from opd_toy.ledger.evidence.wording import listed, plain, signed
+from opd_toy.pages.numbers import listed, plain, signed
 
 ONE_HOT = np.eye(3)
 REWARD, WEIGHT = ONE_HOT[1], 0.5  # the outcome reward of the rows on mixing: for t₂

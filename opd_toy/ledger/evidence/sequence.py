@@ -4,7 +4,7 @@ import numpy as np
 
 from opd_toy import distributions, sequences
 from opd_toy.example import STUDENT_TREE, TEACHER_TREE
-from opd_toy.ledger.evidence.wording import length, listed, plain, signed
+from opd_toy.pages.numbers import length, listed, plain, signed
 from opd_toy.sequences import TokenTree
 
 FIRST = slice(3)  # the entries of a gradient that belong to the first token's logits

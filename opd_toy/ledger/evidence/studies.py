@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from opd_toy.ledger.evidence.wording import plain, scientific
+from opd_toy.pages.numbers import plain, scientific
 from opd_toy.records.provenance import recorded
 
 AUDITED = Path(__file__).parents[2] / "audit" / "exhibits" / "notes_claims.py"

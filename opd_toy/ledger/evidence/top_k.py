@@ -6,7 +6,7 @@ import numpy as np
 
 from opd_toy import sequences
 from opd_toy.ledger.evidence.sequence import moved
-from opd_toy.ledger.evidence.wording import length, plain
+from opd_toy.pages.numbers import length, plain
 from opd_toy.sequences import TokenTree
 
 # Four tokens, so that there is room for a top 2 and a tail of two.

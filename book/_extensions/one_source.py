@@ -1,0 +1,178 @@
+"""Sphinx extension: one source for the page, for JupyterLab and for an editor.
+
+* A link is Markdown, as JupyterLab and editors follow it, and leads to any label here:
+  ``[words](#sec-x)``, ``[words](06-noise.md#sec-x)``; to an equation, whose number is added;
+  to a reference, ``[Fu et al. (2026)](references.md#fu2026)``, whose year is checked.
+* ``:::{dropdown} Title`` folds, as it does under jupyterlab-myst.
+* An admonition of the class ``only-jupyterlab`` is left out of the page.
+* A page is executed while it is read, so that its text can say ``{eval}`value```; it is read
+  again when something that its cells use has changed.
+"""
+
+import ast
+import hashlib
+import html
+import os
+import re
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+from opd_toy.pages.page import BUILDING
+from opd_toy.records import provenance
+from opd_toy.records.provenance import ROOT
+
+logger = logging.getLogger(__name__)
+REFERENCES = "book/references"
+CELL = re.compile(r"^```\{code-cell\}.*?\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
+OPTION = re.compile(r"^(:[\w-]+:.*|---\n(.*\n)*?---)\n", re.MULTILINE)
+YEAR = re.compile(r"\b(?:19|20)\d\d\b")
+
+
+def setup(app):
+    os.environ[BUILDING] = "yes"
+    read_side_by_side(app)
+    app.add_directive("dropdown", Dropdown)
+    app.connect("env-get-outdated", whose_ingredients_changed)
+    app.connect("doctree-read", leave_out_what_is_for_jupyterlab)
+    app.connect("doctree-read", let_links_lead_to_labels)
+    app.connect("env-updated", let_links_lead_to_references)
+    app.connect("doctree-resolved", add_equation_numbers)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def read_side_by_side(app):
+    """One process a core: reading a page executes it.  Two extensions do not say that they allow
+    it; both only set up scripts and styles."""
+    app.parallel = os.cpu_count() or 1
+    for extension in app.extensions.values():
+        if extension.parallel_read_safe is None:
+            extension.parallel_read_safe = True
+
+
+class Dropdown(SphinxDirective):
+    """Folded away until the reader asks for it."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+    has_content = True
+
+    def run(self):
+        title = html.escape(self.arguments[0])
+        head = f'<details class="opd-folded"><summary>{title}</summary>'
+        return [
+            nodes.raw("", head, format="html"),
+            *self.parse_content_to_nodes(),
+            nodes.raw("", "</details>", format="html"),
+        ]
+
+
+def leave_out_what_is_for_jupyterlab(app, doctree):
+    for node in list(doctree.findall(nodes.Admonition)):
+        if "only-jupyterlab" in node["classes"]:
+            node.parent.remove(node)
+
+
+# Links -----------------------------------------------------------------------------------
+
+
+def let_links_lead_to_labels(app, doctree):
+    """MyST knows the headings of another page; tell it the labels and the equations too."""
+    labels = app.env.metadata[app.env.docname].setdefault("myst_slugs", {})
+    for name, explicit in doctree.nametypes.items():
+        if explicit and doctree.nameids.get(name):
+            labels[name] = (0, doctree.nameids[name], name)
+    equations = {node["label"] for node in doctree.findall(nodes.math_block) if node.get("label")}
+    anchors = {label: nodes.make_id(f"equation-{label}") for label in equations}
+    labels.update({label: (0, anchor, label) for label, anchor in anchors.items()})
+    # Left to Sphinx, a link to an equation of its own page would lose its words.
+    for link in list(doctree.findall(addnodes.pending_xref)):
+        if link["reftarget"] in anchors and link.get("refexplicit"):
+            anchor = anchors[link["reftarget"]]
+            link.replace_self(nodes.reference("", "", *link.children, refid=anchor, internal=True))
+
+
+def let_links_lead_to_references(app, env):
+    if REFERENCES in env.all_docs:
+        labels = env.metadata[REFERENCES].setdefault("myst_slugs", {})
+        for citation in env.get_domain("cite").citations:
+            labels[citation.key] = (0, citation.citation_id, citation.key)
+
+
+def add_equation_numbers(app, doctree, docname):
+    """A link to an equation says its number; one to a reference says the right year."""
+    numbers = {
+        (page, anchor): ".".join(map(str, number))
+        for page, kinds in app.env.toc_fignumbers.items()
+        for anchor, number in kinds.get("displaymath", {}).items()
+    }
+    years = {
+        citation.citation_id: citation.entry.fields.get("year")
+        for citation in app.env.get_domain("cite").citations
+        if hasattr(citation, "entry")
+    }
+    for link in doctree.findall(nodes.reference):
+        page, anchor = target(app, docname, link)
+        if (page, anchor) in numbers and not link.astext().startswith("("):
+            link += nodes.Text(f" ({numbers[page, anchor]})")
+        said = YEAR.findall(link.astext())
+        if page == REFERENCES and said and years.get(anchor) not in (None, *said):
+            logger.warning("%r is of %s", link.astext(), years[anchor], location=link)
+
+
+def target(app, docname, link):
+    """(page, anchor) of a link inside the book, else (None, None)."""
+    if link.get("refid"):
+        return docname, link["refid"]
+    address = link.get("refuri", "")
+    if not link.get("internal") or "#" not in address:
+        return None, None
+    path, anchor = address.split("#", 1)
+    if not path:
+        return docname, anchor
+    page = (Path("/", docname).parent / path).with_suffix("").as_posix().lstrip("/")
+    return page, anchor
+
+
+# Executed again ---------------------------------------------------------------------------
+
+
+def whose_ingredients_changed(app, env, added, changed, removed):
+    """Pages whose cells use something that is no longer what it was when they were executed."""
+    before = getattr(env, "page_ingredients", {})
+    now = {name: ingredients(Path(app.srcdir), env.doc2path(name)) for name in env.found_docs}
+    env.page_ingredients = now
+    return [name for name in now if name in before and now[name] != before[name]]
+
+
+def ingredients(root, page):
+    """One hash of what the cells of a page import and read, and of the installed versions."""
+    code = "\n".join(OPTION.sub("", cell) for cell in CELL.findall(Path(page).read_text("utf-8")))
+    digest = hashlib.sha256(sys.version.encode() + (root / "requirements.txt").read_bytes())
+    modules, files = used(code)
+    if modules or files:
+        digest.update(provenance.source_hash(*modules, files=files).encode())
+    return digest.hexdigest()
+
+
+def used(code):
+    """(modules of the package, patterns of files) that the cells of a page use."""
+    records = {path.stem: f"figures/{path.name}" for path in (ROOT / "figures").glob("*.json")}
+    modules, files = set(), set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and node.value in records:
+            files.add(records[node.value])
+    modules = {name for name in modules if provenance.is_module(name)}
+    if "opd_toy.explorables" in modules:
+        files |= {"opd_toy/explorables/*.[jc]s*", "figures/*.png"}
+        sliders = (ROOT / "opd_toy" / "explorables").glob("[a-z]*.py")
+        modules |= {f"opd_toy.explorables.{path.stem}" for path in sliders}
+    return sorted(modules), sorted(files)
