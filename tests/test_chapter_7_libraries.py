@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from opd_toy.audit.exhibits.libraries import trl
 from opd_toy.audit.exhibits.libraries.record import PACKAGES, RECORD
@@ -15,24 +16,31 @@ from tests.conftest import ROOT
 
 PAGE = ROOT / "book" / "07-real-libraries.md"
 CELL = re.compile(
-    r"^```\{code-cell\} ipython3\n((?::[^\n]*\n)*)(.*?)^```$", re.DOTALL | re.MULTILINE
+    r"^```\{code-cell\} ipython3\n(?::[^\n]*\n)*(?P<code>.*?)^```$"
+    r"|\{eval\}`(?P<value>[^`]+)`",
+    re.DOTALL | re.MULTILINE,
 )
 
 
 def run(record=None):
     """(the page's text as shown, its namespace), maybe with another record."""
-    shown, names = [], {}
-    for _, code in CELL.findall(PAGE.read_text(encoding="utf-8")):
-        body = ast.parse(code).body
+    names = {}
+
+    def shown(found):
+        if found["value"]:
+            return str(eval(found["value"], names))
+        body = ast.parse(found["code"]).body
         last = body.pop() if isinstance(body[-1], ast.Expr) else None
         exec(compile(ast.Module(body, []), PAGE.name, "exec"), names)
         if record is not None and names["kept"] is not record:
             names["kept"] = record
             names["audits"] = {entry["id"]: entry for entry in record["results"]["audits"]}
-        if last is not None:
-            value = eval(compile(ast.Expression(last.value), PAGE.name, "eval"), names)
-            shown.append(getattr(value, "text", ""))
-    return "\n".join(shown), names
+        if last is None:
+            return ""
+        value = eval(compile(ast.Expression(last.value), PAGE.name, "eval"), names)
+        return value._repr_markdown_() if hasattr(value, "_repr_markdown_") else ""
+
+    return CELL.sub(shown, PAGE.read_text(encoding="utf-8")), names
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +55,9 @@ def record():
 
 def test_every_audit_is_on_the_page(page):
     text, names = page
-    start = text.index("<details", text.index("left as it is"))
+    start = text.index(":::{dropdown}", text.index("left as it is"))
     folds = text[start : text.index("Differentiated, `kl_penalty`")].replace("`", "")
-    rows = re.findall(r"^\| (?!option).*", folds, re.MULTILINE)
+    rows = re.findall(r"^\| (?!option|---).*", folds, re.MULTILINE)
     assert len(rows) == len(names["audits"])
     for entry in names["audits"].values():
         option, verdict = f"| {entry['option']}", f"| {entry['optimises']}"
@@ -89,6 +97,19 @@ def test_the_numbers_of_the_exercises(page):
     assert names["by_sum"] == pytest.approx(
         0.5 * np.log(0.5 / 0.55) + 0.3 * np.log(0.3 / 0.35), rel=1e-9
     )
+
+
+def test_what_the_tables_lack_is_named_elsewhere(page):
+    """The remedy that no audited setting has: its value by hand, and who computes it."""
+    text, names = page
+    p, q = (torch.tensor(x[:2] / x[:2].sum()) for x in (STUDENT, TEACHER))  # the teacher's first
+    loss = names["on_the_teachers_first_two"]
+    value = loss(*(torch.tensor(np.log(x)) for x in (STUDENT, TEACHER)))
+    assert value.item() == pytest.approx((p * (p / q).log()).sum().item(), rel=1e-12)
+    assert names["missing"].optimises == "reverse KL on the teacher's top 2, renormalized"
+    told = text[text.index("One thing is missing") : text.index("## Where the names differ")]
+    settings = ("gkd_logits_topk", "beta=1", "kl_type: reverse", "zero_outside_topk: false")
+    assert all(words in told for words in ("ms-swift", "NeMo-RL", "read, not audited", *settings))
 
 
 def entry_of(record, name):
@@ -147,8 +168,8 @@ CHANGES = (
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_the_page_says_falls_when_a_library_changes(page, record, change, monkeypatch):
     """A version that computes something else stops the build: no sentence outlives its audit."""
-    names = page[1]
-    monkeypatch.setattr("opd_toy.audit.audit", lambda loss: names["by_hand"])
+    known = {"k3_clamped": page[1]["by_hand"], "on_the_teachers_first_two": page[1]["missing"]}
+    monkeypatch.setattr("opd_toy.audit.audit", lambda loss: known[loss.__name__])
     run(record)
     change(record)
     with pytest.raises(AssertionError):

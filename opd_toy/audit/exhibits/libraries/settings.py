@@ -129,7 +129,7 @@ GOALS = (
     ),
     Goal(
         name="the same as a mean over tokens",
-        when="a step size that does not hang on the texts' lengths",
+        when="a step size that does not depend on the texts' lengths",
         verdicts=("1/T × sum of local reverse KLs",),
         settings={
             "trl-gkd-labels": "GKDTrainer with labels, as its trainer calls it",
