@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
-from opd_toy.records.checkpoints import Checkpoint
+from opd_toy.records.checkpoints import Checkpoint, Stop
 
 ROOT = Path(__file__).parent.parent
 
@@ -109,3 +110,11 @@ def test_two_processes_on_one_checkpoint_leave_it_whole(tmp_path, monkeypatch):
     (tmp_path / "c.pt.7.partial").write_text("a kill within a write left this")
     first.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_interrupt_waits_and_the_second_does_not():
+    with pytest.raises(KeyboardInterrupt), Stop():
+        signal.raise_signal(signal.SIGINT)
+        assert Stop.asked == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+    assert Stop.asked == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from opd_toy.commands.running import find_device
-from opd_toy.control import frozen, study
+from opd_toy.control import frozen, sensitivity, study
 from opd_toy.control.benchmark import benchmark
 from opd_toy.control.gradients import (
     backward,
@@ -33,6 +33,7 @@ from opd_toy.control.policy import (
 from opd_toy.control.task import (
     BATCH,
     BOUNDS,
+    EVALUATION,
     LENGTH,
     MICRO_BATCHES,
     OUTPUT_LAYER,
@@ -421,6 +422,32 @@ def test_a_teacher_learns_its_task():
     after = distance_to_target(fresh_positions(teachers[:, 0], runs))
     for task in (0, 1):
         assert after[task, task] < 0.5 < 3 < before[task, task]
+
+
+def test_students_are_judged_by_noise_that_they_were_not_trained_on():
+    runs, parameters, _, _ = small()
+    noise = normal_noise(runs.seed, EVALUATION, 0, LENGTH, 8, runs.gamma)
+    found = fresh_positions(parameters, runs, 8)
+    for task in (0, 1):
+        rollout = roll_out(parameters, runs.lower, runs.upper, both(task, runs), noise)
+        close(found[task], rollout.positions, 1e-12)
+
+
+def test_the_sensitivity_s_rows_have_the_worse_task_and_the_last_quarter():
+    runs, _ = sensitivity.stack((1,), **DOUBLE)
+    parameters = initial_parameters(runs.seed, runs.gamma)
+    parameters[:, -2] = torch.arange(len(parameters)) / 100  # drawn to the right, row by row more
+    variance = torch.ones(8, len(parameters), dtype=torch.float64)
+    variance[6], variance[7] = 4, 16
+    diverged = torch.zeros(len(parameters), dtype=torch.long)
+    state = {"snapshots": parameters[None], "variance": variance, "diverged": diverged}
+    rows, _ = sensitivity.found(state, runs, (1,))
+    distance = distance_to_target(fresh_positions(parameters, runs))
+    worse, better = distance.amax(0), distance.amin(0)
+    assert ((worse - better).abs() > 0.01).any()  # they differ, beyond the three decimals
+    for row, expected in zip(rows, worse):  # the crossings come after the rows
+        assert row["distance"][0][0] == pytest.approx(expected.item(), abs=6e-4)
+        assert row["late_variance"] == [8.0]  # the geometric mean
 
 
 def test_a_teacher_s_baseline_is_the_mean_of_its_own_step():

@@ -245,6 +245,13 @@ def test_a_record_on_a_full_disk_leaves_the_old_one_and_no_litter(tmp_path, monk
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
+def test_packages_have_the_names_of_the_index(monkeypatch):
+    known = {"numpy": ["NumPy_Parts"], "other": ["other"]}
+    monkeypatch.setattr(provenance.metadata, "packages_distributions", lambda: known)
+    monkeypatch.setattr(provenance.metadata, "version", lambda name: f"1 of {name}")
+    assert provenance._versions("opd_toy.estimators") == {"numpy-parts": "1 of NumPy_Parts"}
+
+
 def test_records_are_compact_and_their_words_untouched(tmp_path):
     kept = {
         "text": "a { b\n [1,\n 2] }",

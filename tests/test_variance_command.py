@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from opd_toy.__main__ import main
+from opd_toy.commands import running, variance_tables
 from opd_toy.commands import variance as variance_command
-from opd_toy.commands import variance_tables
 from opd_toy.commands.running import Progress
 from opd_toy.records import provenance
 
@@ -414,3 +415,22 @@ def test_recorded_drift_hangs_on_the_teachers_bounds_rather_than_the_students():
     )
     assert by_teacher[0] == 9 and by_teacher[2] == 0 and 0 < by_teacher[1] < 9
     assert max(by_student) - min(by_student) <= 2
+
+
+def test_a_bar_that_is_taken_up_begins_where_the_work_does():
+    progress = Progress("work", io.StringIO())
+    progress(500, 2000)
+    assert (progress.bar.initial, progress.bar.n) == (499, 500)
+
+
+def test_a_record_makes_its_folder(tmp_path):
+    path = tmp_path / "new" / "record.json"
+    running.write_record(path, {"value": 1}, modules=["opd_toy.explorables.palette"])
+    assert running.read_record(path) == {"value": 1}
+
+
+def test_threads_are_as_before_once_the_work_is_done():
+    before = torch.get_num_threads()
+    with running.threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
