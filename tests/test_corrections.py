@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from opd_toy import objectives
+from opd_toy import distributions, estimators, objectives, sequences
 from opd_toy.example import STUDENT, STUDENT_TREE, TEACHER, TEACHER_TREE
 from opd_toy.sequences import sequence_kl
 from tests.conftest import ROOT
@@ -81,3 +81,98 @@ def test_a_beta_inside_the_interval_helps_a_forgotten_token_once_rescaled():
     assert push(0.01) == pytest.approx(0.0021, abs=5e-5)
     assert push(0.01) / 0.01 == pytest.approx(0.206, abs=5e-4)
     assert push(0.01) / (0.01 * 0.99) == pytest.approx(0.208, abs=5e-4)
+
+
+# --- chapter 5 -------------------------------------------------------------------------
+
+SAMPLED, COSTS_TO_COME, ALL_EXACT = "sampled", "full_vocabulary_future", "full_vocabulary"
+
+
+def two_positions(first, after):
+    return sequences.TokenTree((np.log([first]), np.log(after)))
+
+
+def return_variance(pair, signal):
+    table = sequences.reward_to_go(*pair, 1, signal)
+    bias = table.bias(sequences.sequence_kl_gradient(*pair))
+    assert np.abs(bias).max() < 1e-12  # a few roundings of numbers of about 1
+    return table.total_variance()
+
+
+def test_costs_to_come_made_exact_leave_every_own_cost_sampled():
+    pair = (
+        two_positions(STUDENT, [[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.3, 0.6]]),
+        two_positions(TEACHER, [[0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.8, 0.1, 0.1]]),
+    )
+    found = [return_variance(pair, signal) for signal in (SAMPLED, COSTS_TO_COME, ALL_EXACT)]
+    assert found == pytest.approx([1.914, 1.618, 0.228], abs=5e-4)
+
+
+def test_an_exact_own_cost_can_do_harm():
+    pair = (
+        two_positions([0.1, 0.9], [[0.1, 0.9], [0.75, 0.25]]),
+        two_positions([0.8, 0.2], [[0.95, 0.05], [0.75, 0.25]]),
+    )
+    found = [return_variance(pair, signal) for signal in (COSTS_TO_COME, ALL_EXACT)]
+    assert found == pytest.approx([0.124, 0.862], abs=5e-4)
+
+
+def test_the_first_editions_pair_was_no_example_of_that_harm():
+    pair = (
+        two_positions(STUDENT, [[0.98, 0.01, 0.01], [0.9, 0.05, 0.05], [0.9, 0.05, 0.05]]),
+        two_positions(TEACHER, [[0.02, 0.49, 0.49], [0.15, 0.425, 0.425], [0.9, 0.05, 0.05]]),
+    )
+    found = [return_variance(pair, signal) for signal in (COSTS_TO_COME, ALL_EXACT)]
+    assert found == pytest.approx([2.782, 2.629], abs=5e-4)
+
+
+def kl_baseline_ratio(student, teacher):
+    """Variance of the policy gradient with the KL as baseline, over that without; any V."""
+    cost, norm = np.log(student / teacher), 1 - 2 * student + (student**2).sum()
+    kl = (student * cost).sum()
+    squared_gradient = ((student * (cost - kl)) ** 2).sum()
+    with_kl, without = (
+        (student * (cost - baseline) ** 2 * norm).sum() - squared_gradient for baseline in (kl, 0)
+    )
+    return with_kl / without
+
+
+def test_the_kl_baseline_hurts_on_the_notes_pair_and_helps_over_a_large_vocabulary():
+    def engine(baseline):
+        table = estimators.policy_gradient(STUDENT, TEACHER, baseline)
+        return estimators.total_variance(STUDENT, table)
+
+    ratio = kl_baseline_ratio(STUDENT, TEACHER)
+    assert ratio == pytest.approx(engine(objectives.reverse_kl(STUDENT, TEACHER)) / engine(0))
+    assert ratio > 1.1
+
+    random = np.random.default_rng(7)  # not the page's
+    z, noise = random.standard_normal((2, 40, 20_000))
+    share = {}
+    for deviation in (1, 3, 6):
+        pairs = distributions.softmax(deviation * z), distributions.softmax(deviation * z + noise)
+        ratios = np.array([kl_baseline_ratio(*pair) for pair in zip(*pairs)])
+        share[deviation] = (ratios < 1).mean()
+        if deviation == 1:
+            # Scores of equal length: 1 − KL²/E[C²], with KL near ½ and E[C²] near 1 + ¼.
+            assert np.median(ratios) == pytest.approx(0.8, abs=0.02)
+    assert share[1] == 1 and share[3] > 0.9 and share[3] >= share[6] > 0.5
+
+
+def test_normalising_prefix_by_prefix_turns_the_gradient_and_by_the_batch_does_not():
+    p, q = STUDENT_TREE.probabilities[1], TEACHER_TREE.probabilities[1]
+    visits = STUDENT[:, None]
+
+    def cosine(a, b):
+        return np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
+
+    exact = visits * objectives.reverse_kl_logit_gradient(p, q)
+    apart = visits * estimators.expectation(p, estimators.normalized_policy_gradient(p, q))
+    assert cosine(apart, exact) == pytest.approx(0.883, abs=5e-4)
+
+    cost = np.log(p / q)
+    mean = (visits * p * cost).sum()
+    deviation = np.sqrt((visits * p * (cost - mean) ** 2).sum())
+    tables = [estimators.policy_gradient(*row, mean) / deviation for row in zip(p, q)]
+    together = visits * np.array([estimators.expectation(*row) for row in zip(p, tables)])
+    assert cosine(together, exact) == pytest.approx(1, abs=1e-12)
