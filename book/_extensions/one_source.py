@@ -35,7 +35,6 @@ YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 
 def setup(app):
     os.environ[BUILDING] = "yes"
-    read_side_by_side(app)
     app.add_directive("dropdown", Dropdown)
     app.connect("env-get-outdated", whose_ingredients_changed)
     app.connect("doctree-read", leave_out_what_is_for_jupyterlab)
@@ -43,15 +42,6 @@ def setup(app):
     app.connect("env-updated", let_links_lead_to_references)
     app.connect("doctree-resolved", add_equation_numbers)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
-
-
-def read_side_by_side(app):
-    """One process a core: reading a page executes it.  Two extensions do not say that they allow
-    it; both only set up scripts and styles."""
-    app.parallel = os.cpu_count() or 1
-    for extension in app.extensions.values():
-        if extension.parallel_read_safe is None:
-            extension.parallel_read_safe = True
 
 
 class Dropdown(SphinxDirective):
