@@ -76,8 +76,9 @@ SHARED = ("mathematics.js", "draws.js", "interface.js", "controls.js", "pictures
 
 
 def _inlined(name):
-    """A module's text with its exports made plain, to stand in one script with others."""
-    text = re.sub(r"^import [^;]*;\n", "", _source(name), flags=re.MULTILINE)
+    """A module's text with its exports made plain, to stand in one script with others; what
+    its comments say is for those who read the source."""
+    text = re.sub(r"^import [^;]*;\n|^ *//.*\n", "", _source(name), flags=re.MULTILINE)
     return re.sub(r"^export (?!default)", "", text, flags=re.MULTILINE)
 
 
