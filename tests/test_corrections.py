@@ -1,5 +1,6 @@
 """What the first edition said wrongly, computed: one test a correction, by chapter."""
 
+import itertools
 import re
 
 import numpy as np
@@ -176,3 +177,44 @@ def test_normalising_prefix_by_prefix_turns_the_gradient_and_by_the_batch_does_n
     tables = [estimators.policy_gradient(*row, mean) / deviation for row in zip(p, q)]
     together = visits * np.array([estimators.expectation(*row) for row in zip(p, tables)])
     assert cosine(together, exact) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_group_of_draws_that_takes_off_its_own_mean_shortens_the_gradient():
+    """By 1 − 1/N, for each draw's own cost is in the mean.  The exact KL shortens nothing."""
+    cost, scores = np.log(STUDENT / TEACHER), np.eye(3) - STUDENT
+    exact = objectives.reverse_kl_logit_gradient(STUDENT, TEACHER)
+    for size in (2, 3, 4):
+        groups = np.array(list(itertools.product(range(3), repeat=size)))
+        chances = STUDENT[groups].prod(axis=1)
+        weights = cost[groups] - cost[groups].mean(axis=1, keepdims=True)
+        mean = chances @ (weights[:, :, None] * scores[groups]).mean(axis=1)
+        assert mean == pytest.approx((1 - 1 / size) * exact, rel=1e-12)
+    with_kl = estimators.policy_gradient(STUDENT, TEACHER, distributions.kl(STUDENT, TEACHER))
+    assert estimators.expectation(STUDENT, with_kl) == pytest.approx(exact, rel=1e-12)
+
+
+# --- chapter 6 -------------------------------------------------------------------------
+
+
+def test_at_half_a_discount_one_token_ahead_counts():
+    total, present = sequences.discounted_return(np.ones(60), 0.5)[0], 1
+    assert total - present == pytest.approx(1, rel=1e-12)  # γ/(1 − γ)
+    assert total == pytest.approx(2, rel=1e-12)  # 1/(1 − γ) counts the present one as well
+
+
+def test_a_half_life_is_as_free_as_the_discount():
+    for gamma in (0.01, 0.3, 0.9, 0.999):
+        half_life = -1 / np.log2(gamma)
+        assert half_life > 0 and 2 ** (-1 / half_life) == pytest.approx(gamma, rel=1e-12)
+        assert gamma**half_life == pytest.approx(0.5, rel=1e-12)
+
+
+def test_gae_is_no_decay_of_costs():
+    goal = sequences.sequence_kl_gradient(STUDENT_TREE, TEACHER_TREE)
+    pair = STUDENT_TREE, TEACHER_TREE
+    decayed = sequences.reward_to_go(*pair, 0.5)
+    surprises = sequences.generalized_advantage(*pair, 1, 0.5)
+    assert np.linalg.norm(surprises.bias(goal)) < 1e-12
+    assert np.linalg.norm(decayed.bias(goal)) == pytest.approx(0.148, abs=5e-4)
+    without_critic = sequences.generalized_advantage(*pair, 1, 0.5, (np.zeros(1), np.zeros(3)))
+    assert without_critic.weights == pytest.approx(decayed.weights, rel=1e-12)
