@@ -5,60 +5,6 @@ import numpy as np
 from opd_toy.pages.drawing import label_ends, powers_of_ten
 from opd_toy.records.provenance import recorded
 
-
-def study_visitation(style):
-    """Where the trained students stand at each time step, for three γ and both tasks, all seeds.
-
-    All six panels are drawn in one frame: a fraction of the bytes of six frames.
-    """
-    import matplotlib.pyplot as plt
-
-    study = recorded("control-study", "variance")
-    visits, most = study["visitation"], study["visitation"]["bins"][-1]
-    share = np.array(visits["counts"]) / visits["trajectories"]  # (γ, task, time, bin)
-    steps = share.shape[2]
-    lefts = [column * (steps + 3) for column in range(len(visits["gammas"]))]
-    heights = (2.3 * most, 0)  # the middle of the panels of each task
-
-    drawn, axes = plt.subplots(figsize=(5, 4.2))
-    for task, height in enumerate(heights):
-        for column, left in enumerate(lefts):
-            place = (left, left + steps, height - most, height + most)
-            _heat_map(axes, share[column, task], place, style)
-        _name_task(axes, study["tasks"][task], height, height + study["targets"][task], style)
-    for left, gamma in zip(lefts, visits["gammas"]):
-        place = (left + steps / 2, heights[0] + most + 1)
-        axes.text(*place, f"γ = {gamma:g}", ha="center", color=style["ink"])
-    marks = [
-        (h + at, f"{at:g}") for h, t in zip(heights, study["targets"]) for at in (-most, t, most)
-    ]
-    axes.set_yticks([at for at, _ in marks], [label.replace("-", "−") for _, label in marks])
-    axes.set_xticks(
-        [left + 0.5 + t for left in lefts for t in (0, 10, 20)], ["0", "10", "20"] * len(lefts)
-    )
-    axes.set(xlim=(0, lefts[-1] + 0.5 + steps), ylim=(-most, 3.3 * most), xlabel="time step")
-    axes.grid(False)
-    axes.tick_params(length=0, pad=9)
-    axes.spines[:].set_visible(False)
-    return drawn
-
-
-def _heat_map(axes, share, place, style):
-    """The share (time, bin) of the trajectories, drawn at (left, right, bottom, top)."""
-    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-
-    shades = LinearSegmentedColormap.from_list("visits", [style["wash"], style["student"]])
-    options = {"origin": "lower", "aspect": "auto", "interpolation": "none"}
-    axes.imshow(share.T, cmap=shades, norm=PowerNorm(0.5, 0, 1), extent=place, **options)
-
-
-def _name_task(axes, task, height, target, style):
-    """A mark at the task's target and the task's name, left of its panels."""
-    axes.plot(-0.6, target, marker=">", color=style["teacher"], clip_on=False)
-    options = {"rotation": 90, "va": "center", "ha": "right", "color": style["ink"]}
-    axes.text(-8.5, height, f"{task} task: position", **options)
-
-
 STAGES = {"initial": "-", "early": (0, (9, 3)), "middle": (0, (5, 3)), "late": (0, (2, 2))}
 
 
@@ -153,15 +99,6 @@ def _slope(axes, lengths, slope, start, colour):
 
 # What each shows, in words, is its alt text.
 FIGURES = {
-    "study-visitation": {
-        "draw": study_visitation,
-        "alt": (
-            "Six heat-maps of position against time step: left and right task, γ = 0, .5 and 1. "
-            "With γ = 0 and .5 all trajectories jump to the target in one step and stay there. "
-            "With γ = 1 two thirds do so; the other third runs out of the picture, downwards in "
-            "both tasks."
-        ),
-    },
     "study-frozen": {
         "draw": study_frozen,
         "alt": (
