@@ -94,3 +94,19 @@ def test_chapters_name_an_erratum_by_its_link(page):
     if page != NAME:
         rest = re.sub(r"\[erratum \d+\]\([^)]*\)", "", text)
         assert not re.search(r"\b(?:erratum|errata) \d", rest, re.IGNORECASE)
+
+
+def test_the_front_page_leads_to_the_errata():
+    front = (BOOK / "index.md").read_text(encoding="utf-8")
+    assert "the departure is a numbered erratum. All of them are on one page, [From" in front
+    assert f"]({NAME})" in front and "book/from-the-notes" in (ROOT / "_toc.yml").read_text("utf-8")
+
+
+def test_chapter_1_says_whose_names_they_are():
+    chapter = (BOOK / "01-from-sft-to-opd.md").read_text(encoding="utf-8")
+    word_level = "*word-level* distillation, and stand on the training data"
+    on_policy_kd = "is the upper right one, the forward KL on the student's text"
+    for name, said in (("kim2016", word_level), ("agarwal2024", on_policy_kd)):
+        assert said in chapter and f"](references.md#{name})" in chapter
+    works = (BOOK / "references.bib").read_text(encoding="utf-8")
+    assert "](references.md#zhao2026)" in chapter and "arXiv:2605.16826" in works
