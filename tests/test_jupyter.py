@@ -1,43 +1,15 @@
 """Every explorable in a real JupyterLab: moved there, read in Python, set from Python."""
 
 import json
-import os
-import re
-import secrets
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import nbformat
 import numpy as np
 import pytest
-from jupyter_client import BlockingKernelClient
 
 from opd_toy.explorables.host import Distribution, Subset
-from tests.conftest import ROOT
+from tests import jupyter
 from tests.explorables import WIDGETS, check, read
-
-PATIENCE = 60  # seconds for a start; the rest is quick
-
-SETTINGS = {
-    "notebook-extension/tracker": {"windowingMode": "none"},  # every output stays in the page
-    "apputils-extension/notification": {
-        "checkForUpdates": False,
-        "doNotDisturbMode": True,
-        "fetchNews": "false",
-    },
-}
-
-
-def until(condition, what, seconds=PATIENCE):
-    """The first true answer of ``condition``."""
-    end = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < end, f"no {what} within {seconds} s"
-        time.sleep(0.1)
-    return answer
+from tests.jupyter import until
 
 
 def notebook():
@@ -67,133 +39,38 @@ def notebook():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A JupyterLab of its own, with nothing of the user's: yields its address and token."""
+    """A JupyterLab of its own, with the notebook."""
     home = tmp_path_factory.mktemp("jupyter")
     work = home / "work"
     work.mkdir()
     nbformat.write(notebook(), work / "explorables.ipynb")
-    for name, values in SETTINGS.items():
-        file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(values))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(16)
-    places = {
-        "JUPYTER_CONFIG_DIR": "config",
-        "JUPYTER_DATA_DIR": "data",
-        "JUPYTER_RUNTIME_DIR": "runtime",
-        "IPYTHONDIR": "ipython",
-        "JUPYTERLAB_SETTINGS_DIR": "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        "HOME": ".",
-    }
-    environment = os.environ | {key: str(home / place) for key, place in places.items()}
-    # the kernel imports this copy of the package, wherever another may be installed
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    )
-    environment.pop("JUPYTER_CONFIG_PATH", None)
-    log = home / "log.txt"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "jupyterlab", "--no-browser"),
-                "--ServerApp.ip=127.0.0.1",
-                f"--ServerApp.port={port}",
-                "--ServerApp.port_retries=0",
-                f"--IdentityProvider.token={token}",
-                f"--ServerApp.root_dir={work}",
-                "--ServerApp.allow_root=True",
-                "--LabApp.extension_manager=readonly",
-                "--LabApp.news_url=",
-            ],
-            env=environment,
-            cwd=work,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+    with jupyter.running(home, work) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def opened(browser, lab):
+    """(page, run): the notebook in JupyterLab, all its cells run, and its kernel."""
+    page = jupyter.new_page(browser, lab)
+    jupyter.opened(page, lab, "/lab/tree/explorables.ipynb")
+    with jupyter.kernel(lab) as run:
+        jupyter.run_all(page, run)
+        until(
+            lambda: page.locator(".jp-OutputArea-output .opd-card").count() == len(WIDGETS),
+            "explorables in the notebook",
         )
-
-    def answers():
-        assert server.poll() is None, f"JupyterLab did not start:\n{log.read_text()[-3000:]}"
-        try:
-            return urllib.request.urlopen(
-                f"http://127.0.0.1:{port}/api/status?token={token}", timeout=5
-            )
-        except OSError:
-            return None
-
-    try:
-        until(answers, "answer from JupyterLab")
-        yield f"http://127.0.0.1:{port}", token, home
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        yield page, run
+    page.context.close()
 
 
 @pytest.fixture(scope="module")
-def page(browser, lab):
-    """The notebook open in JupyterLab, all its cells run from the menu."""
-    address, token, _ = lab
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
-    page = context.new_page()
-    page.outside, page.faults = [], []
-    local = lambda url: url.startswith(
-        (address, address.replace("http", "ws"), "data:", "blob:", "about:")
-    )
-    context.on("request", lambda request: local(request.url) or page.outside.append(request.url))
-    context.route(lambda url: not local(url), lambda route: route.abort())
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
-            page.faults.append(message.text)
-            if message.type == "error" and re.search("anywidget|opd|widget", message.text, re.I)
-            else None
-        ),
-    )
-    page.goto(f"{address}/lab/tree/explorables.ipynb?token={token}&reset")
-    page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=PATIENCE * 1000)
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(
-        timeout=PATIENCE * 1000
-    )  # else the menu asks for a kernel
-    page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
-    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
-    until(
-        lambda: page.locator(".jp-OutputArea-output .opd-card").count() == len(WIDGETS),
-        "explorables in the notebook",
-    )
-    yield page
-    context.close()
+def page(opened):
+    return opened[0]
 
 
 @pytest.fixture(scope="module")
-def python(lab, page):
-    """Run code in the notebook's kernel; what it prints comes back as JSON."""
-    [connection] = (lab[2] / "runtime").glob("kernel-*.json")
-    client = BlockingKernelClient(connection_file=str(connection))
-    client.load_connection_file()
-    client.start_channels()
-    client.wait_for_ready(timeout=PATIENCE)
-
-    def run(code):
-        texts = []
-
-        def hear(message):
-            if message["msg_type"] == "stream":
-                texts.append(message["content"]["text"])
-            assert message["msg_type"] != "error", "\n".join(message["content"]["traceback"])
-
-        client.execute_interactive(code, timeout=PATIENCE, output_hook=hear)
-        return json.loads("".join(texts)) if texts else None
-
-    yield run
-    client.stop_channels()
+def python(opened):
+    return opened[1]
 
 
 def card(page, name):

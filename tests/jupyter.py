@@ -1,0 +1,187 @@
+"""A real JupyterLab, started as ``make notebook`` starts it, for the tests to use in a browser."""
+
+import json
+import os
+import re
+import secrets
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jupyter_client import BlockingKernelClient
+
+from tests.conftest import ROOT
+
+PATIENCE = 90  # seconds for a start; the rest is quick
+
+
+def until(condition, what, seconds=PATIENCE):
+    """The first true answer of ``condition``."""
+    end = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < end, f"no {what} within {seconds} s"
+        time.sleep(0.1)
+    return answer
+
+
+def makes_command():
+    """(variables, arguments) of the line by which ``make notebook`` starts JupyterLab."""
+    told = subprocess.run(
+        ["make", "-n", "notebook"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    [line] = re.findall(r"^\w+=\S+ \S*jupyter lab.*", told.stdout.replace("\\\n", " "), re.M)
+    variable, _, *arguments = shlex.split(line)
+    return dict([variable.split("=", 1)]), [sys.executable, "-m", "jupyter", *arguments]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running JupyterLab."""
+
+    address: str
+    token: str
+    home: Path
+    opens: str  # the path on which ``make notebook`` opens it
+
+    def url(self, path):
+        return f"{self.address}{path}?token={self.token}&reset"
+
+    def asked(self, method, path):
+        """What the server answers, as JSON."""
+        request = urllib.request.Request(
+            f"{self.address}{path}", method=method, headers={"Authorization": f"token {self.token}"}
+        )
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            return json.loads(answer.read() or "null")
+
+
+@contextmanager
+def running(home, work):
+    """A JupyterLab on the folder ``work``, with nothing of the user's: all else is in ``home``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    variables, arguments = makes_command()
+    places = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "IPYTHONDIR": "ipython",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "HOME": ".",
+    }
+    environment = os.environ | variables | {key: str(home / at) for key, at in places.items()}
+    # the kernel imports this copy of the package, wherever another may be installed
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
+    options = [
+        "--no-browser",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={work}",
+        "--ServerApp.allow_root=True",
+        "--LabApp.extension_manager=readonly",
+    ]
+    log = home / "log.txt"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [*arguments, *options],
+            env=environment,
+            cwd=work,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    opens = next(part.split("=", 1)[1] for part in arguments if "default_url" in part)
+    lab = Lab(f"http://127.0.0.1:{port}", token, home, opens)
+
+    def answers():
+        assert server.poll() is None, f"JupyterLab did not start:\n{log.read_text()[-3000:]}"
+        try:
+            return lab.asked("GET", "/api/status")
+        except OSError:
+            return None
+
+    try:
+        until(answers, "answer from JupyterLab")
+        yield lab
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def new_page(browser, lab, **options):
+    """A page that may ask only ``lab``; it keeps what else it asked for, and what went wrong."""
+    context = browser.new_context(**{"viewport": {"width": 1400, "height": 1000}, **options})
+    page = context.new_page()
+    page.outside, page.faults = [], []
+    own = (lab.address, lab.address.replace("http", "ws"), "data:", "blob:", "about:")
+
+    def elsewhere(url):
+        return not url.startswith(own)
+
+    def note(message):
+        if message.type == "error" and re.search("anywidget|opd|widget", message.text, re.I):
+            page.faults.append(message.text)
+
+    context.on("request", lambda asked: elsewhere(asked.url) and page.outside.append(asked.url))
+    context.route(elsewhere, lambda route: route.abort())
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("console", note)
+    return page
+
+
+def opened(page, lab, path):
+    """Open a notebook and wait for its kernel; without one the menu would ask."""
+    page.goto(lab.url(path))
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=PATIENCE * 1000)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=PATIENCE * 1000)
+
+
+def run_all(page, run, seconds=PATIENCE):
+    """Run, Run All Cells, by the menu; wait until the kernel (``run``) has counted all."""
+    cells = page.locator(".jp-CodeCell").count()
+    page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
+    counted = "print(get_ipython().execution_count - 1)"  # itself it is not counted
+    until(lambda: run(counted) == cells, f"end of {cells} cells", seconds)
+
+
+@contextmanager
+def kernel(lab):
+    """Run code in the newest kernel; what it prints comes back as JSON."""
+    files = (lab.home / "runtime").glob("kernel-*.json")
+    client = BlockingKernelClient(connection_file=str(max(files, key=os.path.getmtime)))
+    client.load_connection_file()
+    client.start_channels()
+    client.wait_for_ready(timeout=PATIENCE)
+
+    def run(code):
+        texts = []
+
+        def hear(message):
+            if message["msg_type"] == "stream":
+                texts.append(message["content"]["text"])
+            assert message["msg_type"] != "error", "\n".join(message["content"]["traceback"])
+
+        client.execute_interactive(code, timeout=PATIENCE, output_hook=hear, store_history=False)
+        return json.loads("".join(texts)) if texts else None
+
+    try:
+        yield run
+    finally:
+        client.stop_channels()

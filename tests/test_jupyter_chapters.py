@@ -1,0 +1,170 @@
+"""Every chapter in a real JupyterLab, opened and run as a reader does it."""
+
+import ast
+import re
+import shutil
+
+import pytest
+
+from tests import jupyter
+from tests.conftest import ROOT, new_page
+from tests.jupyter import until
+
+CHAPTERS = sorted(path.name for path in (ROOT / "book").glob("*.md"))
+COMPARED = "06-noise"  # its numbers are compared with the page's
+RAW = r"^\s*\([\w-]+\)=|:::|\{(eq|ref|eval|cite|doc|math|code-cell)\b|\\KL\b|np\.float64|Traceback"
+LINES, COLUMNS = 20, 100  # of a cell that shows its code
+
+# Paragraphs, list items and cells of tables with a digit outside their mathematics.
+IN_JUPYTERLAB = ".jp-MarkdownOutput :is(p, li, td)"
+IN_THE_PAGE = ":is(p, li, td):not(.cell_output *)"
+TEXTS = """(root, selector) => [...root.querySelectorAll(selector)].map((node) => {
+    const copy = node.cloneNode(true);
+    const mathematics = ".katex, .math, mjx-container, script, ul, ol, details, table";
+    for (const part of copy.querySelectorAll(mathematics)) part.remove();
+    return copy.textContent.replace(/\\s+/g, " ").trim();
+}).filter((text) => /\\d/.test(text))"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The book as ``make notebook`` serves it; a copy, for JupyterLab writes beside it."""
+    home = tmp_path_factory.mktemp("jupyter")
+    work = home / "work"
+    shutil.copytree(ROOT / "book", work / "book")
+    with jupyter.running(home, work) as lab:
+        yield lab
+
+
+@pytest.fixture
+def page(browser, lab):
+    page = jupyter.new_page(browser, lab)
+    yield page
+    page.context.close()
+    for session in lab.asked("GET", "/api/sessions"):
+        lab.asked("DELETE", f"/api/sessions/{session['id']}")
+
+
+def test_it_opens_on_the_front_page(page, lab):
+    """No dialogue and no message stands before it, and its links lead on inside JupyterLab."""
+    jupyter.opened(page, lab, lab.opens)
+    assert page.locator(".jp-Notebook h1").first.inner_text().startswith("On-policy distillation")
+    assert "Run All Cells" in page.locator(".jp-Notebook").inner_text()
+    assert page.locator(".jp-Dialog").count() == 0
+    assert page.locator(".Toastify__toast").count() == 0
+    page.locator(".jp-Notebook a", has_text="What does your loss really optimise?").click()
+    page.locator(".jp-Notebook h1:visible", has_text="What does your loss").wait_for()
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_reads_as_its_page_does(chapter, page, lab):
+    jupyter.opened(page, lab, f"/lab/tree/book/{chapter}")
+    with jupyter.kernel(lab) as run:
+        jupyter.run_all(page, run)
+        notebook = page.locator(".jp-Notebook")
+        settled(notebook)
+        text = notebook.inner_text()
+        assert not (raw := re.findall(f".*(?:{RAW}).*", text, re.MULTILINE)), raw
+        assert notebook.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+        cells_are_short_and_tell_no_answer(notebook)
+        exercises_ask_before_they_tell(notebook)
+        every_slider_is_heard_in_python(chapter, notebook, run)
+    assert page.outside == [] and page.faults == []
+
+
+def settled(notebook):
+    """Wait until what is still being drawn (mathematics, values, sliders) stands."""
+    lengths = []
+
+    def still():
+        lengths.append(len(notebook.inner_text()))
+        return len(lengths) > 3 and len(set(lengths[-3:])) == 1
+
+    until(still, "rest in the notebook")
+
+
+def cells_are_short_and_tell_no_answer(notebook):
+    for cell in notebook.locator(".jp-CodeCell .jp-InputArea-editor .cm-content").all():
+        if cell.is_visible():
+            lines = cell.inner_text().split("\n")
+            assert len(lines) <= LINES and max(map(len, lines)) <= COLUMNS, lines
+            assert "exercise(" not in "".join(lines), lines
+    for line in notebook.locator(".jp-InputPlaceholder").all_inner_texts():
+        assert line.startswith(("# ", "show(")), line  # a folded cell shows its first line
+    assert notebook.locator("details[open]").count() == 0
+
+
+def exercises_ask_before_they_tell(notebook):
+    """No verdict before an attempt; then one, in place, without the kernel."""
+    for exercise in notebook.locator(".opd-exercise").all():
+        verdict = exercise.locator("[aria-live]")
+        assert verdict.inner_text() == ""
+        assert not exercise.locator("[data-reveal]").is_visible()
+        if exercise.locator("input[type=text]").count():
+            exercise.locator("input[type=text]").fill("12345678")
+        else:
+            exercise.locator("input[type=radio]").first.check()
+        exercise.locator("button[type=submit]").click()
+        assert re.match("Too|Right|Not this", verdict.inner_text())
+        assert exercise.locator("[data-reveal]").is_visible()
+
+
+def every_slider_is_heard_in_python(chapter, notebook, run):
+    """Each cell that ends in the name of a slider shows it, and what is moved there arrives."""
+    states = run(STATES)
+    shown = [name for name in last_names(chapter) if name in states]
+    cards = notebook.locator(".jp-OutputArea-output .opd")
+    until(lambda: cards.count() == len(shown), f"{len(shown)} sliders in {chapter}")
+    for place, name in enumerate(shown):
+        before = run(STATES)
+        push(cards.nth(place).locator("input[type=range]").first)
+        until(lambda: moved_since(before, run), f"change of {name} in Python", 10)  # noqa: B023
+        assert moved_since(before, run) == [name]
+
+
+def push(slider):
+    slider.focus()
+    before = slider.input_value()
+    slider.press("ArrowLeft")
+    if slider.input_value() == before:  # at its left end
+        slider.press("ArrowRight")
+    assert slider.input_value() != before
+
+
+def moved_since(states, run):
+    return [name for name, state in run(STATES).items() if state != states[name]]
+
+
+# The state of every slider of the notebook, by its name in Python.
+STATES = """
+import json
+from opd_toy.explorables.host import Explorable
+print(json.dumps({name: value.state() for name, value in list(globals().items())
+                  if isinstance(value, Explorable) and not name.startswith("_")}))
+"""
+
+
+def last_names(chapter):
+    """The names in which cells of the chapter end, in order."""
+    text = (ROOT / "book" / chapter).read_text(encoding="utf-8")
+    for cell in re.findall(r"^```\{code-cell\}.*?\n(.*?)^```\s*$", text, re.M | re.S):
+        lines = cell.splitlines()
+        last = ast.parse("\n".join(line for line in lines if not re.match(":[a-z]", line))).body
+        if last and isinstance(last[-1], ast.Expr) and isinstance(last[-1].value, ast.Name):
+            yield last[-1].value.id
+
+
+def test_the_numbers_are_the_page_s(page, lab, browser, built_book):
+    """To the digit, in text, lists and tables; the page adds the numbers of equations to links."""
+    jupyter.opened(page, lab, f"/lab/tree/book/{COMPARED}.md")
+    with jupyter.kernel(lab) as run:
+        jupyter.run_all(page, run)
+    settled(page.locator(".jp-Notebook"))
+    built = new_page(browser)
+    built.goto((built_book / "book" / f"{COMPARED}.html").as_uri())
+    here = page.locator(".jp-Notebook").evaluate(TEXTS, IN_JUPYTERLAB)
+    there = built.locator("article").evaluate(TEXTS, IN_THE_PAGE)
+    there = [re.sub(r" \(\d+(\.\d+)*\)", "", text) for text in there]
+    assert len(here) > 30
+    assert here == there
+    built.context.close()
