@@ -15,6 +15,7 @@ LONGEST = (
     "test_explorables_drawings.py",
     "test_lm_study.py",
     "test_learning_curves.py",
+    "test_jupyter_chapters.py",
     "test_jupyter.py",
     "test_build.py",
     "test_audit_sequence.py",
