@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from opd_toy import estimators, sequences
+from opd_toy import distributions, estimators, sequences
 from tests.explorables.draws_and_descents import bump, uniforms
 from tests.explorables.one_position import SIMPLE
 from tests.explorables.opened import lent_pages, open_explorables
@@ -101,6 +101,19 @@ def check_whiskers(picture, tips, foot, every, table, p):
     assert scale > 0
     np.testing.assert_allclose(whiskers.mean(axis=1), tips, atol=1e-9)
     np.testing.assert_allclose(np.ptp(whiskers, axis=1), 2 * scale * spread, rtol=1e-9)
+
+
+def test_the_shares_of_the_tokens_not_drawn(opened):
+    widget = opened("WhichToken", token=1, student=[0.2, 0.2, 0.6], teacher=[0.3, 0.5, 0.2])
+    widget.check()
+    picture = widget.root.locator('svg[aria-label^="Shares of the two"]')
+    boxes = np.array(picture.locator("rect").evaluate_all(BARS)).reshape(2, 2, 2)
+    labels = picture.locator("text[data-value]").all_text_contents()
+    # first the policy gradient's, as the student's odds are; below the teacher's
+    assert picture.locator("text").all_text_contents()[:2] == ["policy gradient", "teacher"]
+    for row, share in zip(boxes, (0.2 / 0.8, 0.5 / 0.7)):
+        np.testing.assert_allclose(np.diff(row).ravel() + 1, 244 * np.array([share, 1 - share]))
+    assert labels == ["t₂ 25 %", "t₃ 75 %", "t₂ 71 %", "t₃ 29 %"]
 
 
 def test_whiskers_reach_one_standard_deviation_to_either_side(opened):
@@ -263,6 +276,21 @@ def test_the_parabola_of_the_variance(opened):
     ]
     steepest = np.abs(np.diff(variances) / np.diff(line[:, 0])).max()  # of a tenth of a pixel
     np.testing.assert_allclose(value(line[:, 1]), variances, atol=0.1 * (pixel + steepest))
+    # level: the variance of b = 0; the dots on the curve: those of the marked baselines and b's
+    variance = lambda b: estimators.total_variance(p, estimators.policy_gradient(p, q, b))
+    level = picture.locator("path.opd-line.opd-dashed").get_attribute("d")
+    height = float(re.fullmatch(r"M[\d.]+ ([\d.]+)H[\d.]+", level)[1])
+    assert value(height) == pytest.approx(variance(0), abs=0.1 * pixel)
+    dots = [
+        [float(dot.get_attribute(name)) for name in ("cx", "cy")]
+        for dot in picture.locator("circle.opd-fill").all()
+    ]
+    grip = picture.locator("g[transform]").get_attribute("transform")
+    dots.append([float(x) for x in re.findall(r"[\d.]+", grip)])
+    baselines = [-1, 0, distributions.kl(p, q), estimators.optimal_baseline(p, q), 0.8]
+    for (x, y), b in zip(dots, baselines, strict=True):
+        assert np.polyval(scale, x) == pytest.approx(b, abs=0.01 * abs(scale[0]))
+        assert value(y) == pytest.approx(variance(b), abs=0.1 * pixel)
 
 
 def test_the_curves_of_bias_and_variance(opened):
@@ -294,6 +322,17 @@ def test_the_curves_of_bias_and_variance(opened):
             found = np.polyval(line, lines[kind][at, 1])
             # a fifth of a pixel of the logarithmic axis
             assert abs(found - math.log(value)) < 0.2 * abs(line[0]), (kind, at)
+    # of each signal a dot at the chosen γ and a ring at the best one, on the curve of its error
+    gamma = widget.check().slider("gamma")
+    for place, signal in enumerate(("sampled", "full_vocabulary")):
+        best = sequences.best_gamma(student, teacher, 30, signal)
+        for at, mark in ((gamma, "circle[r='5']"), (best, "circle[r='6']")):
+            mark = picture.locator(mark).nth(place)
+            x, y = (float(mark.get_attribute(name)) for name in ("cx", "cy"))
+            now = sequences.reward_to_go(student, teacher, at, signal)
+            error = math.log(now.mean_squared_error(exact, 30))
+            assert abs((x - 50) / 296 - at) < 1e-6  # the axis: 0 at 50, 1 at 346
+            assert abs(np.polyval(line, y) - error) < 0.2 * abs(line[0]), (signal, at)
 
 
 def test_the_lines_of_the_museum(opened):
@@ -311,6 +350,10 @@ def test_the_lines_of_the_museum(opened):
                 [shown[2, 1 + row], shown[place, 1 + row]],
                 atol=0.1 * pixel,
             )
+            # faint, what lies ahead: from where the steps taken end on to the last
+            ahead = points_in(picture.locator("path[opacity]").nth(place).get_attribute("d"))
+            assert len(ahead) == 161 and (ahead[0] == line[-1]).all()
+            np.testing.assert_allclose(ahead[:, 0], 40 + np.arange(40, 201) / 200 * 310, atol=0.051)
 
 
 def test_the_bump_is_drawn_where_it_is(opened):

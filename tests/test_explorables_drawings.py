@@ -146,6 +146,23 @@ def test_the_path_runs_from_the_student_to_the_teacher(opened):
             assert math.dist(last, np.array([0.7, 0.2, 0.1]) @ CORNERS) < 3
 
 
+def test_the_arrows_point_where_descent_moves_the_student(opened):
+    widget = opened("PushAndPull")
+    for objective, gradient in SIMPLE.items():
+        widget.set(objective=objective)
+        d = widget.root.locator(".opd-arrow").get_attribute("d")
+        strokes = [re.findall(r"([-\d.]+) ([-\d.]+)", part) for part in d.split("M") if part]
+        shafts = np.array(strokes[::2], float)  # every other stroke is an arrow's head
+        assert len(shafts) > 20
+        for foot, tip in shafts:
+            middle = (foot + tip) / 2
+            p = np.linalg.solve(np.vstack([CORNERS.T, np.ones(3)]), [*middle, 1])
+            g = gradient(p, np.array([0.7, 0.2, 0.1]))
+            wanted = -p * (g - p @ g) @ CORNERS  # the gradient flow of the probabilities
+            cosine = (tip - foot) @ wanted / np.linalg.norm(tip - foot) / np.linalg.norm(wanted)
+            assert cosine > 0.99, (objective, p)
+
+
 def test_one_step_is_a_step_of_descent(opened):
     widget = opened("PushAndPull")
     for objective in ("forward_kl", "reverse_kl"):

@@ -84,6 +84,20 @@ def test_every_draw_and_their_mean():
     assert [row[3] < 0 for row in rows] == [False, False, True, True, True]
 
 
+def test_the_notes_below_the_tables_say_what_is_so():
+    p, q = (0.2, 0.3, 0.5), (0.7, 0.2, 0.1)
+    kl = lambda p, q: sum(a * math.log(a / b) for a, b in zip(p, q))
+    notes = {name: table["note"] for name, table in TABLES.items()}
+    said = f"KL(p||q) = {kl(p, q):.4f}, KL(q||p) = {kl(q, p):.4f}; the two disagree on t2."
+    assert notes["three-token-fkl"] == said
+    ratio = math.log(0.2 / 0.7)
+    said = f"C = log p - log q = {ratio:+.2f}. Now t2 goes down; with t3 drawn it goes up."
+    assert notes["three-token-pg"] == said
+    assert math.log(p[1] / q[1]) < kl(p, q)
+    said = "t2 goes up although p2 > q2: its log-ratio is below the mean."
+    assert notes["three-token-rkl"] == said
+
+
 def test_words_for_signs_and_sizes():
     assert direction([-1.0, 0.0, 2.0]) == ["up", "still", "down"]
     assert strength([0.0, 0.0]) == ["weak", "weak"]

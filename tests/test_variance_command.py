@@ -151,6 +151,56 @@ def test_tables_say_what_the_results_say():
     assert row.split() == ["a", "b", "2", "of", "3", "0.50,", "-,", "2.00"]
 
 
+def test_tables_of_the_frozen_student_say_what_the_results_say():
+    """On results of one stage: a bias below 0 counts as none, 64 trajectories are averaged."""
+    sampled = {
+        "estimator": "sampled",
+        "gamma": 0.5,
+        "output_layer": {"variance": 1e3, "interval": [900, 2e3]},
+        "all_parameters": {"variance": 7e3},
+    }
+    exact = {
+        "estimator": "full_vocabulary",
+        "gamma": 0,
+        "output_layer": {"variance": 5, "interval": [4, 6]},
+        "all_parameters": {
+            "variance": 640,
+            "squared_bias": -4,
+            "squared_bias_standard_error": 2,
+            "squared_norm": 8,
+        },
+    }
+    grown = {"estimator": "full_return", "gamma": 1, "parameters": "output_layer"}
+    grown |= {"exponent": 2.5, "interval": [2.25, 2.75]}
+    tasks = {"left": {"estimators": [sampled, exact]}}
+    found = {
+        "stages": {"late": {"iteration": 7, "tasks": tasks}},
+        "growth": {"late": [grown, grown | {"parameters": "all_parameters"}]},
+        "lengths": [5, 10],
+    }
+    cells = [" ".join(line.split()) for line in variance_tables.frozen_table(found).splitlines()]
+    assert "late (iteration 7), left task" in cells
+    assert "sampled 0.5 1.00e+03 [9.00e+02, 2.00e+03] 7.00e+03" in cells
+    error = "1.00e+01"  # 640 / 64
+    row = f"Rao-Blackwellised 0 5.00e+00 [4.00e+00, 6.00e+00] 6.40e+02 -0.500 ± 0.250 {error}"
+    assert row in cells
+    assert cells.count("full return 1 2.50 [2.25, 2.75]") == 1
+
+    row = {"signal": "sampled", "causal": False, "gamma": 1, "exponents": [2.5, 2.75]}
+    exponents = {"lengths": [4, 8, 16], "rows": [row], "student": [1], "teacher": [1]}
+    header, _, row = variance_tables.exponents_table(exponents).splitlines()[-3:]
+    assert header.split()[2:] == ["4-8", "8-16"] and row.split()[2:] == ["1", "2.50", "2.75"]
+
+    found = results(FIGURES / "control-sensitivity.json")
+    row = found["rows"][0] | {"drifts": [True, False, True], "was_lost": [True] * 3}
+    row |= {"not_finite_at": [0, 12, 0], "distance": [[9, 1], [9, None], [9, 2]]}
+    row |= {"late_variance": [1e3, None, 2e3], "bounds": "any"}
+    lines = variance_tables.sensitivity_table(found | {"rows": [row]}).splitlines()
+    line = next(line for line in lines if line.lstrip().startswith("any "))
+    shares, ends = "2 of 3 3 of 3 1 of 3", "1.00, -, 2.00 1.00e+03, -, 2.00e+03"
+    assert " ".join(line.split()).endswith(f"{shares} {ends}")
+
+
 def test_interrupted_it_says_so_and_goes_on_to_the_same_numbers(short, tmp_path, capsys):
     run = subprocess.Popen(
         [sys.executable, "-m", "opd_toy", *command(tmp_path)],
@@ -191,6 +241,20 @@ def test_a_record_that_cannot_be_written_loses_nothing(short, tmp_path, capsys, 
     main(command(tmp_path))
     assert "after iteration 30" in capsys.readouterr().err
     assert results(tmp_path / "control-study.json") == results(short[0] / "control-study.json")
+
+
+def test_training_of_other_code_is_not_taken_up(tmp_path, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    few = ["--iterations", "2", "--teacher-iterations", "1"]
+    monkeypatch.setattr(provenance, "record", full)
+    for code, said in (("one", ""), ("one", "after iteration 2"), ("two", "or other code")):
+        monkeypatch.setattr(provenance, "source_hash", lambda *_, code=code, **__: code)
+        with pytest.raises(SystemExit, match="No space left"):
+            main(command(tmp_path, *few))
+        heard = capsys.readouterr().err
+        assert said in heard and ("taking up" in heard) == ("after" in said)
 
 
 def test_frozen_and_sensitivity_in_short(tmp_path, capsys, monkeypatch):

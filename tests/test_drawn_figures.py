@@ -1,0 +1,173 @@
+"""What the still figures draw, and what their words say, against the engine and the records."""
+
+import re
+
+import numpy as np
+import pytest
+
+from opd_toy import distributions, objectives
+from opd_toy.example import STUDENT, TEACHER
+from opd_toy.pages import chapter_figures, study_figures
+from opd_toy.pages.drawing import Style
+from opd_toy.pages.figures import FIGURES
+from opd_toy.records.provenance import recorded
+
+
+@pytest.fixture
+def axes_of():
+    """The axes of a figure, by its name."""
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(Style().parameters()):
+        yield lambda name: FIGURES[name]["draw"](Style()).axes
+    plt.close("all")
+
+
+def curves(axes):
+    """The values of the lines that show something, in the order in which they are drawn."""
+    return [line.get_ydata() for line in axes.lines if line.get_linewidth() >= 1.8]
+
+
+def says(name, *phrases):
+    """What the words beside a figure say, word by word: the caller holds it to what is drawn."""
+    assert [phrase for phrase in phrases if phrase not in FIGURES[name]["alt"]] == []
+
+
+def test_the_second_token_under_both_kls(axes_of):
+    lines = curves(axes_of("second-token-along-descent")[0])[:2]
+    gradients = (objectives.reverse_kl_logit_gradient, objectives.forward_kl_logit_gradient)
+    for line, gradient in zip(lines, gradients):
+        z = np.log(STUDENT)
+        for value in line:
+            np.testing.assert_allclose(value, distributions.softmax(z)[1], rtol=1e-9)
+            z = z - 0.1 * gradient(distributions.softmax(z), TEACHER)
+    reverse, forward = lines
+    assert reverse[0] == forward[0] == pytest.approx(0.3)
+    says(
+        "second-token-along-descent",
+        "under reverse KL the probability of the second token first rises clearly, then falls",
+        "and is still above the teacher's .2 at the end",
+        "under forward KL it stays flat for a moment, falls, and ends at .2",
+    )
+    assert reverse.max() > 0.32 and reverse[-1] < reverse.max() and reverse[-1] > 0.21
+    assert abs(forward[3] - 0.3) < 0.002 and abs(forward[-1] - 0.2) < 0.005
+
+
+def test_training_is_drawn_with_the_draws_and_the_steps_that_are_named(axes_of):
+    axes = axes_of("training-with-few-draws")[0]
+    lines = curves(axes)
+    for line, label in zip(lines, (text.get_text() for text in axes.texts), strict=True):
+        draws = re.search(r"(\d) draw", label)
+        step = {"2": 2, "½": 0.5}[label[-1]]
+        runs = chapter_figures.kl_along_training(int(draws[1]) if draws else 0, step)
+        np.testing.assert_array_equal(line, np.median(runs, axis=1)[::10], label)
+    exact, eight, slow, high = (line[-1] for line in lines)
+    says(
+        "training-with-few-draws",
+        "The exact gradient falls fastest",
+        "eight draws a step follow it, lag behind for some hundred steps and end close to it",
+        "one draw with the same step size stays high",
+        "one draw with a quarter of the step falls slowly",
+    )
+    assert (lines[0] < 1.02 * np.array(lines[1:])).all()
+    assert 2 * lines[0][40] < lines[1][40]  # after 400 steps
+    assert eight < 3 * exact and high > 10 * slow > 10 * eight
+
+
+def test_drawn_tokens_make_staircases_and_their_mean_a_rising_curve(axes_of):
+    axes = axes_of("drawn-token-and-mean")[0]
+    *stairs, mean, tangent, dot = (line.get_data() for line in axes.lines)
+    costs, jumps = np.log(STUDENT / TEACHER), []
+    for (x, y), uniform in zip(stairs, (0.15, 0.45, 0.75), strict=True):
+        z = np.tile(np.log(STUDENT), (len(x), 1))
+        z[:, 2] = x
+        p = distributions.softmax(z)
+        drawn = [np.searchsorted(np.cumsum(row)[:2], uniform, side="right") for row in p]
+        np.testing.assert_array_equal(y, costs[drawn])
+        np.testing.assert_allclose(mean[1], p @ costs, rtol=1e-12)
+        jumps.append(len(np.unique(drawn)))
+    says(
+        "drawn-token-and-mean", "three grey staircases", "the mean over all draws, a smooth rising"
+    )
+    assert min(jumps) > 1
+    assert (np.diff(mean[1]) > 0).all()
+    slope = objectives.reverse_kl_logit_gradient(STUDENT, TEACHER)[2]
+    np.testing.assert_allclose(np.diff(tangent[1]) / np.diff(tangent[0]), slope, rtol=1e-9)
+    assert f"slope at the dot: {slope:.2f}" in [text.get_text() for text in axes.texts]
+    np.testing.assert_allclose(np.ravel(dot), [np.log(0.5), STUDENT @ costs], rtol=1e-12)
+
+
+def test_the_heat_maps_are_the_recorded_visits(axes_of):
+    study = recorded("control-study", "variance")
+    visits = study["visitation"]
+    share = np.array(visits["counts"]) / visits["trajectories"]  # (γ, task, time, bin)
+    axes = axes_of("study-visitation")[0]
+    panels = zip(axes.images, np.swapaxes(share, 0, 1).reshape(6, *share.shape[2:]), strict=True)
+    for image, wanted in panels:
+        np.testing.assert_array_equal(image.get_array(), wanted.T)
+    places = np.array([image.get_extent() for image in axes.images]).reshape(2, 3, 4)
+    assert (np.diff(places[..., 0]) > 0).all()  # γ from left to right
+    assert (places[0, :, 2] > places[1, :, 2]).all()  # the left task above
+    assert visits["gammas"] == [0, 0.5, 1] and study["tasks"] == ["left", "right"]
+    says(
+        "study-visitation",
+        "With γ = 0 and .5 all trajectories jump to the target in one step and stay there",
+        "With γ = 1 two thirds do so; the other third runs out of the picture, downwards in both",
+    )
+    middles = np.convolve(visits["bins"], [0.5, 0.5], "valid")
+    for task, target in enumerate(study["targets"]):
+        there = share[:, task, 1:][..., abs(middles - target) < 1].sum(axis=-1)
+        np.testing.assert_allclose(there.min(axis=-1), [1, 1, 2 / 3], atol=0.01)
+        np.testing.assert_allclose(share[:, task, -1, 0], [0, 0, 1 / 3], atol=0.01)
+
+
+def test_both_panels_are_in_units_of_the_sampled_variance_at_no_discount(axes_of):
+    stages = recorded("control-frozen", "variance frozen")["stages"]
+    drawn = {}
+    for axes, estimator in zip(axes_of("study-frozen"), ("sampled", "full_vocabulary")):
+        drawn[estimator] = curves(axes)
+        for line, (name, stage) in zip(drawn[estimator], stages.items(), strict=True):
+            rows = stage["tasks"]["left"]["estimators"]
+            variance = {
+                (row["estimator"], row["gamma"]): row["output_layer"]["variance"] for row in rows
+            }
+            gammas = [gamma for kind, gamma in variance if kind == estimator]
+            wanted = [variance[estimator, g] / variance["sampled", 0] for g in gammas]
+            np.testing.assert_allclose(line, wanted, rtol=1e-12, err_msg=name)
+    sampled, exact = (np.array(lines) for lines in drawn.values())
+    says(
+        "study-frozen",
+        "every line rises from 1, the untrained student's most steeply and the trained student's",
+        "With exact costs all lines begin far below 1; the untrained student's rises above 1, the "
+        "trained student's stays far below",
+    )
+    assert (sampled[:, 0] == 1).all() and (np.diff(sampled) > 0).all()
+    assert sampled[:, -1].argmax() == 0 and sampled[:, -1].argmin() == 3
+    assert exact[:, 0].max() < 0.2 and exact[0, -1] > 1 and exact[3].max() < 0.2
+
+
+def test_growth_is_drawn_in_units_of_the_shortest_without_a_future(axes_of):
+    growth = recorded("control-frozen", "variance frozen")["growth"]
+    steepness = []
+    for axes, stage in zip(axes_of("study-growth"), ("initial", "late")):
+        variance = {
+            (row["estimator"], row["gamma"]): row["variance"]
+            for row in growth[stage]
+            if row["parameters"] == "output_layer"
+        }
+        lines = curves(axes)
+        for line, key in zip(lines, study_figures.GROWTH, strict=True):
+            np.testing.assert_allclose(line, np.array(variance[key]) / variance["sampled", 0][0])
+        steepness.append([line[-1] / line[0] for line in lines])
+        bound = next(line for line in axes.lines[::-1] if line.get_linewidth() == 0.8)
+        assert bound.get_ydata()[0] == pytest.approx(lines[3][0])
+        assert (lines[3][1:] < bound.get_ydata()[1:]).all()
+    says(
+        "study-growth",
+        "At the untrained student the full return and γ = 1 rise steeply, γ = 0 and .5 gently",
+        "At the trained student all rise less",
+        "the full return stays below slope 4",
+    )
+    untrained, trained = np.array(steepness)  # of γ = 0, .5, 1 and the full return
+    assert untrained[2:].min() > 10 * untrained[:2].max()
+    assert (trained < untrained).all()
