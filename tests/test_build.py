@@ -228,6 +228,42 @@ def test_the_ledger_is_asked_for_when_what_it_reads_has_changed(tmp_path, extens
     )
 
 
+def test_a_page_is_executed_again_when_what_its_cells_use_has_changed(tmp_path, extension):
+    import one_source
+
+    page, pins = tmp_path / "page.md", tmp_path / "requirements.txt"
+    code = "from opd_toy.example import STUDENT\nresults = read('monte-carlo')"
+    assert one_source.used(code) == (["opd_toy.example"], ["figures/monte-carlo.json"])
+    modules, files = one_source.used("from opd_toy.explorables import Credit")
+    assert {"opd_toy.explorables.credit", "opd_toy.explorables.host"} <= set(modules)
+    assert files == ["figures/*.png", "opd_toy/explorables/*.[jc]s*"]
+
+    def taken(cell="import math", prose="Text.", pinned="numpy==1"):
+        page.write_text(HEADER + f"{prose}\n\n```{{code-cell}} ipython3\n{cell}\n```\n")
+        pins.write_text(pinned)
+        return one_source.ingredients(tmp_path, page)
+
+    assert taken() == taken(prose="Other text.")
+    assert len({taken(), taken(pinned="numpy==2"), taken(cell=code)}) == 3
+
+
+def test_docstrings_are_set_as_plain_text(extension):
+    lines = [
+        "A |sum| of *all*, as",
+        "  in eq-rkl-logit-gradient:",
+        "",
+        "    p * q",
+        "",
+        "``a_b`` c_d",
+    ]
+    extension.set_plain_text(None, "function", "f", None, {}, lines)
+    assert lines == [
+        "A \\|sum\\| of \\*all\\*, as in :eq:`eq-rkl-logit-gradient`:",
+        *["", "::", "", "        p * q", ""],
+        *["``a_b`` c\\_d", ""],
+    ]
+
+
 def test_a_change_during_the_build_fails_it_and_is_not_remembered(tiny):
     tiny.write(
         "```{code-cell} ipython3\nfrom pathlib import Path\n"

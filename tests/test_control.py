@@ -216,6 +216,27 @@ def test_recorded_windows_and_variances_are_those_of_the_runs():
     assert recorded["iterations"] == list(range(1, 13)) and recorded["checkpoints"][-1] == 12
 
 
+def test_after_a_hundred_iterations_the_last_pair_of_each_ten_is_recorded():
+    assert study.recorded_iterations(125) == [*range(1, 101), 109, 110, 119, 120]
+
+
+def test_teachers_are_judged_on_their_own_tasks():
+    teachers = initial_parameters((1, 2), torch.zeros(1, **DOUBLE))
+    found = study.teachers_evaluated(teachers)
+    positions = fresh_positions(teachers, make_runs([1.0], (0, 1), **DOUBLE), 1024).numpy()
+    for task, target in enumerate(TARGETS):
+        own = positions[task, :, task]
+        expected = {
+            "final_position_mean": own[-1].mean(),
+            "final_position_sd": own[-1].std(ddof=1),
+            "final_distance": np.abs(own[-1] - target).mean(),
+            "mean_distance": np.abs(own[1:] - target).mean(),  # the start is nobody's merit
+        }
+        for name, value in expected.items():
+            assert found[name][task] == pytest.approx(value, abs=6e-5), name
+        assert found["trajectory"][task] == pytest.approx(own.mean(axis=1), abs=6e-3)
+
+
 def forward(parameters, inputs, bounds=BOUNDS):
     w1, b1, w2, b2, w3, b3 = (part[0] for part in unpack(parameters))
     out = torch.tanh(torch.tanh(inputs[..., :3] @ w1 + b1) @ w2 + b2) @ w3 + b3
@@ -450,6 +471,26 @@ def test_the_sensitivity_s_rows_have_the_worse_task_and_the_last_quarter():
         assert row["late_variance"] == [8.0]  # the geometric mean
 
 
+def test_who_comes_back_was_lost_and_what_is_not_finite_drifts(monkeypatch):
+    runs, _ = sensitivity.stack((1,), **DOUBLE)
+    many, first_crossing = len(runs.seed), len(sensitivity.settings()) * 2
+    distance = torch.full((2, 2, many), 0.5)  # checkpoint, task, run
+    distance[0, 1, 0] = 3.0
+    distance[1, 0, 1] = math.nan
+    distance[1, 1, first_crossing] = 2.0
+    monkeypatch.setattr(sensitivity, "fresh_positions", lambda parameters, runs: parameters)
+    monkeypatch.setattr(sensitivity, "distance_to_target", lambda positions: positions)
+    diverged = torch.zeros(many, dtype=torch.long)
+    state = {"snapshots": distance, "variance": torch.ones(4, many), "diverged": diverged}
+    rows, crossed = sensitivity.found(state, runs, (1,))
+    found = [(row["drifts"], row["was_lost"]) for row in rows]
+    assert found[:2] == [([False], [True]), ([True], [True])]
+    assert found[2:] == [([False], [False])] * (len(rows) - 2)
+    drifting = [(cell["teacher"], cell["student"]) for cell in crossed if cell["drifts"][0]]
+    of_its_own = rows[1]["bounds"]  # the second row: gamma = 1
+    assert set(drifting) == {sensitivity.crossings()[0], (of_its_own, of_its_own)}
+
+
 def test_a_teacher_s_baseline_is_the_mean_of_its_own_step():
     runs, batch, length = make_runs([0.7], [4], **DOUBLE), 16, 6
     parameters = initial_parameters(runs.seed, runs.gamma)
@@ -503,6 +544,7 @@ def test_bootstrap_and_unbiased_norm_on_known_laws():
             1000
         )
         assert 0.9 < estimates[:, 1].mean() / estimates[:, 0].std() < 1 + slack
+    assert frozen.interval(np.arange(1001)) == pytest.approx([25, 975])  # 95 in 100 are within
     assert frozen.slope((5, 10, 20), np.array([25.0, 100.0, 400.0])) == pytest.approx(2)
     # a figure a length and task: the variance is the tasks' mean, 2 and 8
     fitted = frozen.fitted((5, 10), [1, 3, 6, 10], [[1.0], [3.0], [2.0], [6.0]])
