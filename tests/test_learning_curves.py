@@ -464,6 +464,28 @@ def test_the_lines_and_bands_are_the_records(axis, quantity, opened):
             for at, height in zip(xs, heights)
         ]  # within 0.15 of the picture
         assert len(off) >= len(measured) and max(map(min, off)) < 0.2 * abs(down[0])
+    # dots where the curves are read, and the levels of the teacher and the start
+    seen, of_axis = widget.check(), np.log if logarithmic else np.asarray
+    means = [
+        float(cells[0])
+        for row, cells in zip(seen.rows[0], seen.tables[0])
+        if row in chosen and cells[0]
+    ]
+    dots = svg.locator("circle.opd-point[r='4']").filter(visible=True).all()
+    x = [float(dot.get_attribute("cx")) for dot in dots]
+    y = [float(dot.get_attribute("cy")) for dot in dots]
+    assert len(dots) == len(means) and len(set(x)) == 1
+    np.testing.assert_allclose(
+        sorted(np.polyval(down, y)), sorted(of_axis(means)), atol=0.2 * abs(down[0])
+    )
+    levels = [
+        float(found[1])
+        for line in svg.locator("path.opd-line").all()
+        if (found := re.fullmatch(r"M44 ([\d.]+)H302", line.get_attribute("d") or ""))
+    ]
+    known = [results[who].get(quantity) for who in ("teacher", "start")]
+    known = [y for y in known if y is not None and np.isfinite(y) and (y > 0 or not logarithmic)]
+    np.testing.assert_allclose(np.polyval(down, levels), of_axis(known), atol=0.2 * abs(down[0]))
 
 
 def test_the_knob_follows_the_pointer_and_the_curves_are_read_there(opened):
