@@ -212,8 +212,9 @@ def random_value(trait, random):
     if isinstance(trait, traitlets.Enum):
         return trait.values[random.integers(len(trait.values))]
     whole = isinstance(trait, traitlets.Int)
-    within = (
-        random.integers(trait.min, trait.max + 1) if whole else random.uniform(trait.min, trait.max)
-    )
+    if whole and trait.max >= 1000:  # as many small numbers as large ones: few draws, one sample
+        within = np.exp(random.uniform(np.log(max(trait.min, 1)), np.log(trait.max)))
+    else:
+        within = random.uniform(trait.min, trait.max + whole)
     value = random.choice([trait.min, trait.max, within], p=[0.1, 0.1, 0.8])
     return int(value) if whole else float(value)
