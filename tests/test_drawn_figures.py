@@ -97,30 +97,6 @@ def test_drawn_tokens_make_staircases_and_their_mean_a_rising_curve(axes_of):
     np.testing.assert_allclose(np.ravel(dot), [np.log(0.5), STUDENT @ costs], rtol=1e-12)
 
 
-def test_the_heat_maps_are_the_recorded_visits(axes_of):
-    study = recorded("control-study", "variance")
-    visits = study["visitation"]
-    share = np.array(visits["counts"]) / visits["trajectories"]  # (γ, task, time, bin)
-    axes = axes_of("study-visitation")[0]
-    panels = zip(axes.images, np.swapaxes(share, 0, 1).reshape(6, *share.shape[2:]), strict=True)
-    for image, wanted in panels:
-        np.testing.assert_array_equal(image.get_array(), wanted.T)
-    places = np.array([image.get_extent() for image in axes.images]).reshape(2, 3, 4)
-    assert (np.diff(places[..., 0]) > 0).all()  # γ from left to right
-    assert (places[0, :, 2] > places[1, :, 2]).all()  # the left task above
-    assert visits["gammas"] == [0, 0.5, 1] and study["tasks"] == ["left", "right"]
-    says(
-        "study-visitation",
-        "With γ = 0 and .5 all trajectories jump to the target in one step and stay there",
-        "With γ = 1 two thirds do so; the other third runs out of the picture, downwards in both",
-    )
-    middles = np.convolve(visits["bins"], [0.5, 0.5], "valid")
-    for task, target in enumerate(study["targets"]):
-        there = share[:, task, 1:][..., abs(middles - target) < 1].sum(axis=-1)
-        np.testing.assert_allclose(there.min(axis=-1), [1, 1, 2 / 3], atol=0.01)
-        np.testing.assert_allclose(share[:, task, -1, 0], [0, 0, 1 / 3], atol=0.01)
-
-
 def test_both_panels_are_in_units_of_the_sampled_variance_at_no_discount(axes_of):
     stages = recorded("control-frozen", "variance frozen")["stages"]
     drawn = {}
