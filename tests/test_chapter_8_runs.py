@@ -1,12 +1,14 @@
 """Chapter 8's record is whole, its verdicts follow from its numbers, the ledger repeats them."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
 
 from opd_toy.ledger import CLAIMS
 from opd_toy.ledger.evidence import figure
+from opd_toy.pages import claim_by_claim
 from opd_toy.pages.numbers import plain
 from opd_toy.records.provenance import recorded
 
@@ -40,6 +42,37 @@ def test_the_verdicts_follow_from_the_numbers(study):
         if row["verdict"] != before["verdict"]
     }
     assert "gkd-pg-summary" in changed
+
+
+@pytest.mark.parametrize(
+    ("pair", "words"),
+    [
+        ((0.01684, 0.0601), "0.017 ± 0.060"),
+        ((-0.0068, 0.0699), "−0.007 ± 0.070"),
+        ((22.34, 1.234), "22.3 ± 1.2"),
+        ((295712.3, 8221.4), "295712 ± 8221"),
+        ((0.99999, 0.00002), "1.000 ± 0.000"),
+        ((1.0, 0.0), "1.00"),
+        ((1.0, np.nan), "1.00"),
+        ((np.nan, np.nan), "–"),
+    ],
+)
+def test_a_value_has_the_digits_that_its_error_allows(pair, words):
+    assert claim_by_claim.plus_minus(pair).replace("\u00a0", " ") == words
+
+
+def test_no_code_name_is_left_in_what_is_said_of_a_claim(study):
+    for claim in study["claims"]:
+        said = claim_by_claim.in_words("{claim} {criterion}".format(**claim))
+        said += claim_by_claim.verdict(claim) + claim_by_claim.figures_of(claim)
+        assert re.findall(r"\b[a-z]+_\w+|\b(?:gkd|seqkd|rlvr|jsd)\b", said) == []
+
+
+def test_the_student_after_gkd_is_not_called_like_the_estimator(study):
+    figures = {claim["id"]: claim_by_claim.figures_of(claim) for claim in study["claims"]}
+    assert "token noise of GKD, at the start: 0.00" in figures["pg-variance"]
+    assert "token noise of GKD, after GKD: 0.00" in figures["pg-variance"]
+    assert "sequence KL, GKD: 1.685" in figures["jsd-endpoints"]  # here it is the method
 
 
 def by_seed(study, method, measure):

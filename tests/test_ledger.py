@@ -240,5 +240,5 @@ def test_table_has_a_row_an_anchor_and_a_link_for_every_claim():
     text = table()
     for claim in CLAIMS:
         (line,) = [line for line in text.split("\n") if f'<span id="{claim.id}"></span>' in line]
-        assert f"`{claim.label}`" in line or f"<{claim.label}>`" in line
+        assert f"]({claim.page}.md#{claim.label})" in line
         assert line.count("|") == 5

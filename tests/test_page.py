@@ -50,6 +50,12 @@ def test_a_table_has_a_row_a_line_and_its_sides():
     assert table == "| token | p |\n| --- | --: |\n| t₁ | 0.2 |\n| t₂ | 0.3 |"
 
 
+def test_a_table_can_be_folded_away():
+    table = tabular(["p"], [[0.2]])._repr_markdown_()
+    folded = tabular(["p"], [[0.2]], fold="The numbers")._repr_markdown_()
+    assert folded == f":::{{dropdown}} The numbers\n{table}\n:::"
+
+
 def test_show_names_the_near_misses():
     with pytest.raises(
         KeyError, match=r"claim must be the id.*rkl-logit-gradient.*not 'rkl-logit-gradiant'"

@@ -102,6 +102,7 @@ class Derivation:
 
     @property
     def steps(self):
+        """All checked steps, of every chain in its order."""
         return tuple(step for part in self.chains for step in part.steps)
 
     def latex_claim(self):

@@ -24,10 +24,10 @@ def table():
 
 def _row(claim, figure):
     statement = f'<span id="{claim.id}"></span>{claim.statement}'
-    return f"| {statement} | {', '.join(claim.shown_by)} | {figure} | {_link(claim)} |"
+    return f"| {statement} | {', '.join(claim.shown_by)} | {figure} | {link(claim)} |"
 
 
-def _link(claim):
-    if "proof" in claim.shown_by:
-        return f"{{eq}}`{claim.label}`"
-    return f"{{ref}}`chapter {claim.page[:2].lstrip('0')} <{claim.label}>`"
+def link(claim):
+    """Markdown: a link to where a page shows the claim; the build adds an equation's number."""
+    words = "eq." if "proof" in claim.shown_by else f"chapter\u00a0{claim.page[:2].lstrip('0')}"
+    return f"[{words}]({claim.page}.md#{claim.label})"

@@ -20,7 +20,7 @@ _EXERCISE = (Path(__file__).parents[1] / "explorables" / "exercise.js").read_tex
 BUILDING = "OPD_BUILDS_THE_BOOK"  # set by book/_extensions for the kernels of a build
 
 
-class _Markdown:
+class Markdown:
     def __init__(self, text):
         self.text = text
 
@@ -38,12 +38,13 @@ class _Html:
 
 def say(text):
     """A piece of MyST Markdown, usually an f-string with numbers the page computed."""
-    return _Markdown(_proper_minus(text))
+    return Markdown(_proper_minus(text))
 
 
 def solution(text, title="Solution"):
     """Markdown folded away until the reader asks for it."""
-    return _folded(title, _proper_minus(text))
+    head = f'<details class="opd-folded"><summary>{html.escape(title)}</summary>'
+    return Markdown(f"{head}\n\n{_proper_minus(text)}\n\n</details>")
 
 
 def show(claim):
@@ -63,23 +64,23 @@ def show(claim):
     # JupyterLab would number each output's only equation (1): a label is for the built book.
     label = f" (eq-{claim})" if BUILDING in os.environ else ""
     equation = f"$$\n{derivation.latex_claim()}\n$${label}"
-    proof = f":::{{dropdown}} Proof, step by step\n{derivation.markdown()}\n:::"
-    return _Markdown(f"{equation}\n\n{proof}")
+    return Markdown(f"{equation}\n\n{_folded('Proof, step by step', derivation.markdown())}")
 
 
-def tabular(head, rows, align=None):
+def tabular(head, rows, align=None, fold=None):
     """A table of computed rows; ``align``: a letter a column, l or r (default: all l).
 
-    Numbers that are no strings are written as they are.
+    Numbers that are no strings are written as they are.  ``fold``: a title under which the
+    table is folded away.
     """
     lines = {"l": "---", "r": "--:"}
     body = [head, [lines[side] for side in align or "l" * len(head)], *rows]
-    return _Markdown("\n".join(f"| {' | '.join(map(str, cells))} |" for cells in body))
+    table = "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in body)
+    return Markdown(_folded(fold, table) if fold else table)
 
 
 def _folded(title, text):
-    head = f'<details class="opd-folded"><summary>{html.escape(title)}</summary>'
-    return _Markdown(f"{head}\n\n{text}\n\n</details>")
+    return f":::{{dropdown}} {title}\n{text}\n:::"
 
 
 def _proper_minus(text):

@@ -56,22 +56,27 @@ class TokenTree:
 
     @property
     def vocabulary(self):
+        """V, the number of tokens."""
         return self.logits[0].shape[1]
 
     @property
     def length(self):
+        """T, the number of positions."""
         return len(self.logits)
 
     @property
     def parameters(self):
+        """P, the number of logits."""
         return sum(z.size for z in self.logits)
 
     @cached_property
     def probabilities(self):
+        """One row a prefix: a tuple of (V**t, V)."""
         return tuple(softmax(z) for z in self.logits)
 
     @cached_property
     def log_probabilities(self):
+        """Their logarithms, -inf where one is 0."""
         return tuple(log_softmax(z) for z in self.logits)
 
     def tokens(self):

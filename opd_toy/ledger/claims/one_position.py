@@ -99,7 +99,7 @@ CLAIMS = (
         id="dense-versus-broadcast",
         statement=(
             "RLVR gives every token of a sequence the same weight; OPD gives each its own. The "
-            "slider is in {ref}`chapter 6 <sec-discount>`."
+            "slider is in [chapter 6](06-reward-to-go.md#sec-discount)."
         ),
         shown_by=("exact", "slider"),
         evidence=position.dense_or_broadcast,

@@ -11,9 +11,9 @@ def figure(claim):
     if not parts:
         parts.append("a judgement of the notes")
     if claim.id in studies.audited_claims():
-        parts.append("{ref}`audited <sec-audit-claims>`")
+        parts.append("[audited](07-what-your-loss-optimises.md#sec-audit-claims)")
     if verdict := studies.verdict_on_a_transformer(claim.id):
-        parts.append(f"{{ref}}`on a transformer <sec-lab-claims>`: {verdict}")
+        parts.append(f"[on a transformer](08-claim-by-claim.md#sec-lab-claims): {verdict}")
     return "; ".join(parts)
 
 
