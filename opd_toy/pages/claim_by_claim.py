@@ -99,7 +99,7 @@ def plus_minus(pair):
     if not (error and np.isfinite(error)):
         return plain(value)
     digits = max(0, min(3, 1 - int(np.floor(np.log10(error)))))
-    return f"{plain(value, digits)}\u00a0±\u00a0{plain(error, digits)}"
+    return f"{plain(value, digits)} ± {plain(error, digits)}"
 
 
 def in_brackets(pair, digits):
