@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opd_toy.distributions import entropy, kl, log_softmax, softmax
+from opd_toy.example import STUDENT, TEACHER
 from tests import reference
 
 LOG = 2e-15  # numpy's vectorised log and exp may each be wrong by 4 units in the last place
@@ -163,3 +164,9 @@ def test_entropy_counts_the_rarest_token():
     expected = -sum(x * mp.log(x) for x in reference.normalised(p))
     # p sums to 1 within rounding only; 1e-4 of an entropy of 3e-11 is the room that takes.
     np.testing.assert_allclose(entropy(p), float(expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [STUDENT, TEACHER], ids=["student", "teacher"])
+def test_nobody_can_write_into_the_example(shared):
+    with pytest.raises(ValueError, match="read-only"):
+        shared[0] = 0.0

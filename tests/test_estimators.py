@@ -507,6 +507,8 @@ def test_a_token_that_is_never_drawn_does_not_count():
         total_variance(p[:2], shorter - math.log(0.75) * (np.eye(2) - p[:2])),
     )
     assert np.isfinite(optimal_baseline(p, q)) and np.isfinite(total_variance(p, table))
+    never = [k_estimator(p, q, kind)[2] for kind in KINDS]
+    assert never == [-math.inf, math.inf, math.inf]  # each the limit of its formula
     # k3 differentiated cannot see what the student never draws: p - q only for full support.
     short = expectation(p, k_estimator_as_loss(p, q, "k3"))
     same(short, [p[0] - q[0] - 0.25 * p[0], p[1] - q[1] - 0.25 * p[1], 0])

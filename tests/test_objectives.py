@@ -123,6 +123,15 @@ def test_nearly_equal_pairs_keep_their_digits(name, arguments):
             reference.close(gradient(p, q, **arguments), expected_gradient, tolerance)
 
 
+@pytest.mark.parametrize("alpha", [-200.0, 200.0])
+def test_a_large_alpha_between_close_tokens(alpha):
+    """Tokens within a tenth of each other, but p/q to the power alpha is far from 1."""
+    p = np.array([0.2, 0.3, 0.5])
+    q = p * [1.09, 0.96, 0.988]
+    expected = reference.alpha_divergence(*map(reference.normalised, (p, q)), alpha)
+    reference.close(alpha_divergence(p, q, alpha), expected, 1e-11)
+
+
 def torch_value(name, z, q, beta=None, alpha=None, skew=None, k=None, outside=None):
     """The textbook formulas, in torch: nothing of the engine."""
     p = torch.softmax(z, -1)

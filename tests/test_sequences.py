@@ -1168,6 +1168,10 @@ def test_a_token_the_teacher_bars():
         ]
     )
     assert math.isfinite(sequence_kl(student, elsewhere))
+    for k in (1, 3):  # the teacher's one token, or all: then it is on-policy GKD
+        mean = top_k(student, elsewhere, k).expectation()
+        assert np.isfinite(mean).all()
+    same(mean, on_policy_gkd_gradient(student, elsewhere), scale=1)
     same(
         reward_to_go(student, elsewhere, 1.0).expectation(),
         sequence_kl_gradient(student, elsewhere),
