@@ -251,6 +251,21 @@ def test_the_bound_on_the_logarithm_wants_positive_weights(weight, positive):
     assert (exactly(before, sp.S.Zero, ">=", (weight, ratio, v)) is None) == positive
 
 
+@pytest.mark.parametrize("factors, below", [(-p[j] * p[k], True), (p[j] * p[k], False)])
+def test_only_a_negative_product_is_below_0(factors, below):
+    assert (exactly(factors, sp.S.Zero, "<") is None) == below
+
+
+@pytest.mark.parametrize(
+    "id, sign",
+    [("kl-nonnegative", r"\ge"), ("pg-opposite-signs", "<"), ("rkl-sign-rule", r"\iff")]
+    + [(id, r"&\le") for id in ("variance-bounds", "sharper-variance-bounds")],
+)
+def test_a_claim_has_the_strongest_relation_of_its_steps(id, sign):
+    """Most steps are equations; one bound among them makes the whole a bound."""
+    assert f" {sign} " in DERIVATIONS[id].latex_claim()
+
+
 def test_the_witness_tries_every_choice_of_two_tokens():
     points = [at for at in random_points([p[j] * p[k]]) if at.size == 2]
     assert {(at.symbols[j], at.symbols[k]) for at in points} == {(1, 1), (1, 2), (2, 1), (2, 2)}
