@@ -266,6 +266,14 @@ def test_a_claim_has_the_strongest_relation_of_its_steps(id, sign):
     assert f" {sign} " in DERIVATIONS[id].latex_claim()
 
 
+def test_the_witness_wants_below_to_be_below_and_an_equivalence_to_be_tried():
+    assert counterexample(p[j], p[j], "<") and not counterexample(-p[j], sp.S.Zero, "<")
+    with sp.evaluate(False):
+        always, either = sp.Lt(0, p[j]), sp.Lt(0, c[j])
+    assert "both outcomes" in counterexample(always, always, "<=>")
+    assert not counterexample(either, either, "<=>")
+
+
 def test_the_witness_tries_every_choice_of_two_tokens():
     points = [at for at in random_points([p[j] * p[k]]) if at.size == 2]
     assert {(at.symbols[j], at.symbols[k]) for at in points} == {(1, 1), (1, 2), (2, 1), (2, 2)}

@@ -1,0 +1,75 @@
+"""Notation: each symbol of the book in LaTeX, which side stands where above all."""
+
+import pytest
+import sympy as sp
+
+from opd_toy.derivations.notation import (
+    KL,
+    C,
+    Entropy,
+    Expectation,
+    Gradient,
+    InnerProduct,
+    Limit,
+    Partial,
+    R,
+    R2,
+    SequenceMean,
+    SquaredLength,
+    StopGradient,
+    Variance,
+    a,
+    alpha,
+    b,
+    cost,
+    delta,
+    j,
+    k,
+    over_positions,
+    p,
+    p2,
+    q,
+    q2,
+    score_at,
+    t,
+    total,
+    u,
+    z,
+)
+from opd_toy.derivations.printing import latex
+
+with sp.evaluate(False):
+    SHOWN = [
+        (p2[a, b], r"p_{b \mid a}"),
+        (R2[a, b], r"R_{a b}"),
+        (delta(j, k), r"\delta_{j k}"),
+        (KL(p, q), r"\mathrm{KL}(p \,\|\, q)"),
+        (KL(p2, q2, a), r"\mathrm{KL}(p_{\cdot \mid a} \,\|\, q_{\cdot \mid a})"),
+        (Entropy(q), r"\mathrm{H}(q)"),
+        (Expectation(R[k], k, p), r"\mathbb{E}_{k \sim p} \left[ R_{k} \right]"),
+        (
+            Expectation(R2[a, b], b, p2, a),
+            r"\mathbb{E}_{b \sim p_{\cdot \mid a}} \left[ R_{a b} \right]",
+        ),
+        (StopGradient(C[k]) * sp.log(p[k]), r"\mathrm{sg} \left[ C_{k} \right] \, \log p_{k}"),
+        (Gradient(p[k]), r"\nabla p_{k}"),
+        (Partial(p[k], z[j]), r"\frac{\partial \, p_{k}}{\partial z_{j}}"),
+        (Limit(p[k] ** alpha, alpha, 0), r"\lim_{\alpha \to 0} p_{k}^{\alpha}"),
+        (sp.Lt(p[k], q[k]), r"p_{k} < q_{k}"),
+        (total(p[k] - q[k], k), r"\sum_{k=1}^{V} \left( p_{k} - q_{k} \right)"),
+        (over_positions(cost[u], u, t), r"\sum_{u=t}^{T} r_{u}"),
+        (p[j] - (q[j] - p[k]), r"p_{j} - \left( q_{j} - p_{k} \right)"),
+        (-(p[j] / q[k]), r"-\frac{p_{j}}{q_{k}}"),
+        (SequenceMean(cost[t]), r"\mathbb{E}_{\tau} \left[ r_{t} \right]"),
+        (Variance(score_at[t]), r"\mathrm{Var}_{\tau} \left[ \nabla \log \pi_{t} \right]"),
+        (SquaredLength(score_at[t]), r"\left\| \nabla \log \pi_{t} \right\|^{2}"),
+        (
+            InnerProduct(score_at[t], score_at[u]),
+            r"\left\langle \nabla \log \pi_{t}, \nabla \log \pi_{u} \right\rangle",
+        ),
+    ]
+
+
+@pytest.mark.parametrize("expression, written", SHOWN, ids=[written for _, written in SHOWN])
+def test_the_books_notation(expression, written):
+    assert latex(expression) == written
