@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from opd_toy.derivations import DERIVATIONS
+from opd_toy.derivations import DERIVATIONS, framework
 from opd_toy.ledger import CLAIMS, LedgerError, check, rows, table
-from opd_toy.ledger.evidence import figure, position
+from opd_toy.ledger.evidence import checked_steps, figure, growth, position, studies
 from tests.conftest import ROOT
 
 # Chapters 1-6 of the notes and what the book adds.
@@ -234,6 +234,57 @@ def test_figures_come_from_the_engine(monkeypatch):
     monkeypatch.setattr(position, "STUDENT", position.TEACHER)
     (row,) = [claim for claim in CLAIMS if claim.id == "rkl-logit-gradient"]
     assert "(0.00, 0.00, 0.00)" in figure(row)
+
+
+def test_figures_are_those_worked_out_apart():
+    """The file's numbers were found again by code that shares nothing with the package.
+
+    What is drawn, or read off a record, is not in it.
+    """
+    wanted = dict(
+        line.split(": ", 1)
+        for line in (ROOT / "tests" / "ledger_figures.txt").read_text(encoding="utf-8").splitlines()
+    )
+    evidence = {claim.id: claim.evidence for claim in CLAIMS if claim.evidence}
+    assert {id: evidence[id]() for id in wanted} == wanted
+    assert evidence.keys() - wanted.keys() == {
+        "sequence-score-identity", "top-k", "gamma-variance-experiment", "exposure-bias",
+        "variance-exponents",
+    }  # fmt: skip
+
+
+def test_as_many_steps_are_shown_as_are_checked(monkeypatch):
+    checked = []
+    monkeypatch.setattr(framework, "check_step", lambda *step: checked.append(step))
+    for id, derivation in DERIVATIONS.items():
+        checked.clear()
+        derivation.check()
+        assert checked_steps(id).startswith(f"{len(checked)} checked steps, ")
+
+
+def test_figures_read_off_records(monkeypatch):
+    ratios = dict(zip(studies.EXPOSED, ([2.0, 8.0], [3.0, 3.0], [1.0, 1.0], [0.25, 1.0])))
+    exposure = {
+        name: {"per_token": {"own": own, "teacher": [1.0, 1.0]}} for name, own in ratios.items()
+    }
+    monkeypatch.setattr(studies, "study_of_the_lab", lambda: {"exposure": exposure})
+    assert studies.exposure().endswith(
+        "after: SeqKD 4.00, on-policy forward KL 3.00, off-policy reverse KL 1.00, GKD 0.50"
+    )
+    variance = [[[[9, 1.0], [9, 9]], [[9, 2.0], [9, 9]]], [[[9, 30.0], [9, 9]], [[9, 4.0], [9, 9]]]]
+    found = {"gammas": [0, 0.5], "seeds": [1, 2], "iterations": [100, 700]}
+    found["window_geometric_mean"] = variance  # [gamma, seed, task, window]
+    monkeypatch.setattr(studies, "recorded", lambda *_: found)
+    assert studies.variance_along_training().endswith(
+        "last 100 of 700 iterations, left task, least to largest of 2 seeds: "
+        "1.0 · 10⁰ to 2.0 · 10⁰ at γ = 0, 4.0 · 10⁰ to 3.0 · 10¹ at γ = .5"
+    )
+    asked = {"estimator": "sampled", "gamma": 0, "parameters": "output_layer"}
+    others = ({"gamma": 1}, {"estimator": "full_return"}, {"parameters": "all"}, {})
+    rows_of = [asked | other | {"exponent": n} for n, other in enumerate(others)]
+    initial = {"growth": {"initial": rows_of, "late": []}}
+    monkeypatch.setattr(growth, "recorded", lambda *_: initial)
+    assert growth.fitted_to_the_study("sampled", 0) == "3.00"
 
 
 def test_table_has_a_row_an_anchor_and_a_link_for_every_claim():
