@@ -8,6 +8,7 @@ import pytest
 from opd_toy.derivations import DERIVATIONS
 from opd_toy.pages.drawing import Style
 from opd_toy.pages.page import BUILDING, exercise, figure, say, show, solution, tabular
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -154,3 +155,14 @@ def test_two_exercises_do_not_disturb_each_other(page, tmp_path):
     assert boxes.nth(0).get_attribute("data-state") is None
     assert answer(boxes.nth(0), "2")[0] == "wrong"
     assert not page.faults
+
+
+def test_exercises_are_lettered_through_a_chapter_and_look_like_no_section_or_equation():
+    """Exercise 3A: asked in the text, checked under the same name, none left out, none twice."""
+    pages = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "book").glob("[0-9]*.md"))]
+    asked = [re.findall(r"^\*\*Exercise (\w+)\.\*\*", text, re.MULTILINE) for text in pages]
+    assert asked == [re.findall(r'\bexercise\(\s*"(\w+)"', text) for text in pages]
+    for chapter in "12345678":
+        letters = sorted(name[1:] for names in asked for name in names if name[0] == chapter)
+        assert letters == [chr(ord("A") + place) for place in range(len(letters))], chapter
+        assert len(letters) > 3, chapter

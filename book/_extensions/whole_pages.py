@@ -4,7 +4,8 @@
   used has changed; a cell that was never run is a warning, so it fails the build;
 * whole: a build that warned is forgotten, so that the next one warns again;
 * light: style rules, icons and files that no page of the book uses are left out;
-* numbered: a chapter bears the number of its file's name, even if one before it is missing.
+* numbered: a chapter bears the number of its file's name, even if one before it is missing;
+  its equations bear it too, its sections and appendices none.
 
 It also sets the package's docstrings, which are plain text, on the page of its functions.
 """
@@ -50,6 +51,9 @@ def setup(app):
     TocTreeCollectorWithStyles.assign_section_numbers = by_file_name(
         TocTreeCollectorWithStyles.assign_section_numbers
     )
+    TocTreeCollectorWithStyles.assign_figure_numbers = then_chapters_alone(
+        TocTreeCollectorWithStyles.assign_figure_numbers
+    )
     app.connect("config-inited", remember_the_sources)
     app.connect("env-get-outdated", check_the_ledger_again)
     app.connect("doctree-read", warn_of_cells_never_run)
@@ -83,10 +87,37 @@ def by_file_name(assign):
             for node in [env.titles[name], *env.tocs[name].findall(nodes.reference)]:
                 if node.get("secnumber"):
                     node["secnumber"] = [int(chapter[1]), *node["secnumber"][1:]]
-        return [name for name, numbers in env.toc_secnumbers.items() if numbers != before.get(name)]
+        return [
+            name
+            for name, numbers in env.toc_secnumbers.items()
+            if of_chapters(numbers) != before.get(name)
+        ]
 
     assign_section_numbers.counted = assign
     return assign_section_numbers
+
+
+def then_chapters_alone(assign):
+    """Leave the number to chapters and, by now, to equations: 3.1 is an equation and no section."""
+    if hasattr(assign, "counted"):
+        return assign
+
+    def assign_figure_numbers(self, env):
+        changed = assign(self, env)
+        for name, numbers in env.toc_secnumbers.items():
+            env.toc_secnumbers[name] = of_chapters(numbers)
+            for node in [env.titles[name], *env.tocs[name].findall(nodes.reference)]:
+                if len(node.get("secnumber") or "") > 1:
+                    del node["secnumber"]
+        return changed
+
+    assign_figure_numbers.counted = assign
+    return assign_figure_numbers
+
+
+def of_chapters(numbers):
+    """The section numbers of a page without those of its parts."""
+    return {at: number if number and len(number) == 1 else None for at, number in numbers.items()}
 
 
 # Fresh ---------------------------------------------------------------------------------

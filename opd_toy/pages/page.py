@@ -95,7 +95,7 @@ def _proper_minus(text):
 def exercise(number, answer, *, choices=None, tolerance=None, digits=2, unit="", why=""):
     """A prediction that the page checks: a number, or one of ``choices``.
 
-    ``number`` is the exercise's name ("3.1").  A numeric ``answer`` counts as right within
+    ``number`` is the exercise's name ("3A").  A numeric ``answer`` counts as right within
     ``tolerance`` (default: half a unit of the last of ``digits`` decimals).  ``why`` is
     shown with the verdict, as plain text.  Raises ValueError for an answer that is no
     finite number, or is none of the choices.
