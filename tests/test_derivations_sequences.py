@@ -151,7 +151,11 @@ def test_any_length_means(student, teacher):
     same(moved(line("reward-to-go", 1, 0), student, teacher), exact)
     same(moved(line("reward-to-go", 1), student, teacher), exact)
     same(moved(line("gkd-future-coupling", 1), student, teacher), exact)
+    same(moved(line("sequence-score-identity", 2, 0), student, teacher), np.zeros_like(exact))
     for gamma in (0.3, 0.9):
+        for number in (0, -1):
+            mean = moved(line("discounted-return", 3, number), student, teacher, gamma=gamma)
+            same(reward_to_go(student, teacher, gamma).expectation(), mean)
         mean = moved(line("rao-blackwell-return", 1, 0), student, teacher, gamma=gamma)
         same(reward_to_go(student, teacher, gamma, "full_vocabulary").expectation(), mean)
         same(reward_to_go(student, teacher, gamma).expectation(), mean)

@@ -46,6 +46,16 @@ def test_show_gives_the_labelled_claim_and_every_checked_step(claim, monkeypatch
     assert all(step.latex in unbroken for step in DERIVATIONS[claim].steps)
 
 
+def test_show_of_some_chains_has_these_in_the_equation_and_all_in_the_fold():
+    head, folded = show("reward-to-go", "T positions")._repr_markdown_().split(":::{dropdown}", 1)
+    short, long = DERIVATIONS["reward-to-go"].chains
+    assert (short.title, long.title) == ("two positions", "T positions")
+    assert long.steps[-1].latex in head and short.steps[-1].latex not in head
+    assert short.steps[-1].latex in folded.replace(" \\\\\n& \\qquad {}", "")
+    with pytest.raises(ValueError, match=r"titles must be among .*'T positions'.*not \['three'\]"):
+        show("reward-to-go", "three")
+
+
 def test_a_table_has_a_row_a_line_and_its_sides():
     table = tabular(["token", "p"], [["t₁", 0.2], ["t₂", 0.3]], align="lr")._repr_markdown_()
     assert table == "| token | p |\n| --- | --: |\n| t₁ | 0.2 |\n| t₂ | 0.3 |"

@@ -22,6 +22,8 @@ from opd_toy.derivations.notation import (
     b,
     cost,
     gamma,
+    local_gradient,
+    local_kl,
     over_positions,
     p,
     p2,
@@ -108,8 +110,13 @@ with sp.evaluate(False):
                 (sp.S.Zero, "A constant."),
                 title="the sequence as a whole",
             ),
+            chain(
+                SequenceMean(all_scores),
+                (sp.S.Zero, "Each position's score has mean 0, whatever the prefix."),
+                title="T positions",
+            ),
         ),
-        TREE,
+        TREE_THEN_ANY,
     )
 
     past_terms_vanish = Derivation(
@@ -156,7 +163,7 @@ with sp.evaluate(False):
             chain(
                 SequenceMean(over_positions(over_positions(cost[u], u, 1, t - 1) * score)),
                 (sp.S.Zero, "Each product has a cost from before the score's token."),
-                title="every past term of a sequence of T tokens",
+                title="T positions",
             ),
         ),
         TREE_THEN_ANY,
@@ -265,6 +272,24 @@ with sp.evaluate(False):
                 ),
                 ((gamma - 1) * coupling, "The bias: none at γ = 1, all of the last term at γ = 0."),
                 title="its bias, for two positions",
+            ),
+            chain(
+                SequenceMean(over_positions(to_the_end(gamma ** (u - t) * cost[u]) * score)),
+                (
+                    SequenceMean(over_positions(cost[t] * score))
+                    + SequenceMean(
+                        over_positions(to_the_end(gamma ** (u - t) * cost[u], t + 1) * score)
+                    ),
+                    "Each token's own cost apart from the later ones.",
+                ),
+                (
+                    SequenceMean(over_positions(local_gradient[t]))
+                    + SequenceMean(
+                        over_positions(to_the_end(gamma ** (u - t) * local_kl[u], t + 1) * score)
+                    ),
+                    "At each prefix the exact gradient and the KL are the means of what is drawn.",
+                ),
+                title="its mean, for T positions",
             ),
         ),
         TREE_THEN_ANY,

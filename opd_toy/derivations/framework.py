@@ -105,9 +105,16 @@ class Derivation:
         """All checked steps, of every chain in its order."""
         return tuple(step for part in self.chains for step in part.steps)
 
-    def latex_claim(self):
-        """The claim: first and last expression of each chain, one line a chain."""
-        claims = {_claim_parts(part): part for part in self.chains}  # two routes, one claim
+    def latex_claim(self, *titles):
+        """The claim: first and last expression of each chain, one line a chain.
+
+        With titles, only of the chains that have one of them.  Raises ValueError for others.
+        """
+        known = [part.title for part in self.chains]
+        if strange := set(titles).difference(known):
+            raise ValueError(f"titles must be among {known}, not {sorted(strange)}")
+        parts = [part for part in self.chains if not titles or part.title in titles]
+        claims = {_claim_parts(part): part for part in parts}  # two routes, one claim
         if len(claims) == 1:
             return " ".join(*claims)
         if (

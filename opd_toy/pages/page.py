@@ -47,9 +47,10 @@ def solution(text, title="Solution"):
     return Markdown(f"{head}\n\n{_proper_minus(text)}\n\n</details>")
 
 
-def show(claim):
+def show(claim, *titles):
     """The equation of a ledger claim, labelled ``eq-CLAIM``, and its checked steps, folded.
 
+    With the ``titles`` of some of its chains, the equation has these alone; the fold has all.
     The LaTeX is printed from the sympy objects that ``pytest opd_toy`` verifies.
     Raises KeyError, naming the near misses, if no derivation has that id.
     """
@@ -63,7 +64,7 @@ def show(claim):
     derivation = DERIVATIONS[claim]
     # JupyterLab would number each output's only equation (1): a label is for the built book.
     label = f" (eq-{claim})" if BUILDING in os.environ else ""
-    equation = f"$$\n{derivation.latex_claim()}\n$${label}"
+    equation = f"$$\n{derivation.latex_claim(*titles)}\n$${label}"
     return Markdown(f"{equation}\n\n{_folded('Proof, step by step', derivation.markdown())}")
 
 
