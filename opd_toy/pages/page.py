@@ -1,7 +1,7 @@
 """What a chapter calls to put something on its page.
 
 Each function returns an object that Jupyter and the built page both know how to show:
-proofs and sentences as Markdown (MyST in the page, so that equations are numbered and
+proofs and tables as Markdown (MyST in the page, so that equations are numbered and
 can be referred to), exercises and figures as HTML that needs no kernel.
 """
 
@@ -10,11 +10,11 @@ import html
 import json
 import math
 import os
-import re
 import uuid
 from pathlib import Path
 
 from opd_toy.pages.drawing import draw_svg
+from opd_toy.pages.numbers import plain
 
 _EXERCISE = (Path(__file__).parents[1] / "explorables" / "exercise.js").read_text(encoding="utf-8")
 BUILDING = "OPD_BUILDS_THE_BOOK"  # set by book/_extensions for the kernels of a build
@@ -34,17 +34,6 @@ class _Html:
 
     def _repr_html_(self):
         return self.text
-
-
-def say(text):
-    """A piece of MyST Markdown, usually an f-string with numbers the page computed."""
-    return Markdown(_proper_minus(text))
-
-
-def solution(text, title="Solution"):
-    """Markdown folded away until the reader asks for it."""
-    head = f'<details class="opd-folded"><summary>{html.escape(title)}</summary>'
-    return Markdown(f"{head}\n\n{_proper_minus(text)}\n\n</details>")
 
 
 def show(claim, *titles):
@@ -84,15 +73,6 @@ def _folded(title, text):
     return f":::{{dropdown}} {title}\n{text}\n:::"
 
 
-def _proper_minus(text):
-    """Typographic minus before digits in prose; mathematics and code keep their own."""
-    parts = re.split(r"(\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)|<[^>]*>)", text, flags=re.DOTALL)
-    return "".join(
-        part if index % 2 else re.sub(r"(?<![\w.\-])-(?=\.?\d)", "\N{MINUS SIGN}", part)
-        for index, part in enumerate(parts)
-    )
-
-
 def exercise(number, answer, *, choices=None, tolerance=None, digits=2, unit="", why=""):
     """A prediction that the page checks: a number, or one of ``choices``.
 
@@ -105,7 +85,7 @@ def exercise(number, answer, *, choices=None, tolerance=None, digits=2, unit="",
         if not math.isfinite(answer):
             raise ValueError(f"answer must be a finite number, not {answer!r}")
         tolerance = 0.5 * 10.0**-digits if tolerance is None else tolerance
-        shown = _proper_minus(f"{answer:.{digits}f}") + (f" {unit}" if unit else "")
+        shown = plain(answer, digits) + (f" {unit}" if unit else "")
         kind, answer = "number", float(answer)
     elif answer in choices:
         kind, shown = "choice", answer
@@ -117,9 +97,9 @@ def exercise(number, answer, *, choices=None, tolerance=None, digits=2, unit="",
         "answer": answer,
         "shown": shown,
         "tolerance": tolerance,
-        "why": _proper_minus(why),
+        "why": why,
     }
-    told = f"Without scripts: the answer is {shown}. {_proper_minus(why)}"
+    told = f"Without scripts: the answer is {shown}. {why}"
     return _Html(
         f'<div class="opd-exercise" id="{place}"><form>{_inputs(number, place, choices, unit)}'
         '<button type="submit">Check</button>'
