@@ -5,6 +5,7 @@ import sympy as sp
 
 from opd_toy.derivations.notation import (
     KL,
+    R2,
     C,
     Entropy,
     Expectation,
@@ -13,7 +14,6 @@ from opd_toy.derivations.notation import (
     Limit,
     Partial,
     R,
-    R2,
     SequenceMean,
     SquaredLength,
     StopGradient,
