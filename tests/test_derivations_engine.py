@@ -74,11 +74,11 @@ def test_definitions_of_the_families(p, q):
     same(evaluate(JensenShannon(), p, q, beta=BETA), objectives.generalized_jsd(p, q, BETA))
     same(evaluate(AlphaDivergence(), p, q, alpha=ALPHA), objectives.alpha_divergence(p, q, ALPHA))
     same(
-        evaluate(KL(teacher, forward_mixture), p, q, s=SKEW),
+        evaluate(KL(teacher, forward_mixture), p, q, epsilon=SKEW),
         objectives.skewed_forward_kl(p, q, SKEW),
     )
     same(
-        evaluate(KL(student, reverse_mixture), p, q, s=SKEW),
+        evaluate(KL(student, reverse_mixture), p, q, epsilon=SKEW),
         objectives.skewed_reverse_kl(p, q, SKEW),
     )
 
@@ -99,11 +99,11 @@ def test_objective_gradients(p, q):
         objectives.alpha_divergence_logit_gradient(p, q, ALPHA),
     )
     same(
-        by_logit("skewed-forward-kl-logit-gradient", p, q, s=SKEW),
+        by_logit("skewed-forward-kl-logit-gradient", p, q, epsilon=SKEW),
         objectives.skewed_forward_kl_logit_gradient(p, q, SKEW),
     )
     same(
-        by_logit("skewed-reverse-kl-logit-gradient", p, q, s=SKEW),
+        by_logit("skewed-reverse-kl-logit-gradient", p, q, epsilon=SKEW),
         objectives.skewed_reverse_kl_logit_gradient(p, q, SKEW),
     )
 
@@ -149,7 +149,7 @@ def test_first_lines_are_derivatives_of_the_engines_objectives(claim, chain):
     (derivative,) = left.atoms(Partial, Gradient)
     with sp.evaluate(False):
         assert left in (derivative, total(derivative, symbol_j))
-    values = {"n": 1, "y": 2, "R": REWARD[:3], "beta": BETA, "alpha": ALPHA, "s": SKEW}
+    values = {"n": 1, "y": 2, "R": REWARD[:3], "beta": BETA, "alpha": ALPHA, "epsilon": SKEW}
     same(evaluate(derivative.args[0], p, q, **values), objective(p, q))
 
     found = [evaluate(derivative, p, q, slope=np.eye(3)[j], j=j + 1, **values) for j in range(3)]
@@ -164,9 +164,7 @@ def test_estimator_tables(p, q):
     sampled = [by_logit("pg-logit-gradient", p, q, k=k) for k in tokens(p)]
     same(sampled, estimators.policy_gradient(p, q))
     reward = REWARD[: len(p)]
-    mixed = [
-        by_logit("reward-mixing", p, q, k=k, R=reward, **{"lambda": WEIGHT}) for k in tokens(p)
-    ]
+    mixed = [by_logit("reward-mixing", p, q, k=k, R=reward, w=WEIGHT) for k in tokens(p)]
     same(mixed, estimators.mixed_policy_gradient(p, q, reward, WEIGHT))
 
 
@@ -200,7 +198,7 @@ def test_estimator_means(p, q):
     reward = REWARD[: len(p)]
     same(
         mean(estimators.mixed_policy_gradient(p, q, reward, WEIGHT)),
-        by_parameter("reward-mixing", p, q, chain=1, R=reward, **{"lambda": WEIGHT}),
+        by_parameter("reward-mixing", p, q, chain=1, R=reward, w=WEIGHT),
     )
 
 

@@ -219,7 +219,7 @@ with sp.evaluate(False):
                     KL(p, tilted) - log(total(q[v] * exp(weight * R[v]))),
                     (
                         "Divide by the normaliser of the tilted teacher, which is proportional "
-                        "to q exp(λR): the student is drawn to that teacher."
+                        "to q exp(wR): the student is drawn to that teacher."
                     ),
                 ),
                 title="what is learned",

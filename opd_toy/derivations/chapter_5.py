@@ -156,7 +156,7 @@ with sp.evaluate(False):
         "optimal-baseline",
         (
             "The variance is a parabola in the baseline b, lowest at the mean cost weighted by "
-            "w, the squared length of a token's score; that need not be the KL. Here g is the "
+            "ℓ, the squared length of a token's score; that need not be the KL. Here g is the "
             "exact gradient."
         ),
         (

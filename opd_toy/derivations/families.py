@@ -92,14 +92,14 @@ with sp.evaluate(False):
         Partial(KL(q, forward_mixture), z[j]),
         (
             -total(q[v] / forward_mixture[v] * Partial(forward_mixture[v], z[j])),
-            "The chain rule on −q log p̄, with the smoothed student p̄ = s q + (1 − s) p.",
+            "The chain rule on −q log p̄, with the smoothed student p̄ = ε q + (1 − ε) p.",
         ),
         (
             -(1 - skew) * total(q[v] / forward_mixture[v] * Partial(p[v], z[j])),
             "The teacher's part of p̄ does not depend on the logits.",
         ),
         (skewed_forward_gradient, "The softmax Jacobian: the price less its mean."),
-        title="skewed forward KL, p̄ = s q + (1 − s) p",
+        title="skewed forward KL, p̄ = ε q + (1 − ε) p",
     )
 
     price = lambda w: log(p[w] / reverse_mixture[w]) - skew * (p[w] / reverse_mixture[w])
@@ -109,14 +109,14 @@ with sp.evaluate(False):
         (
             total((log(p[v] / reverse_mixture[v]) + 1) * Partial(p[v], z[j]))
             - total(p[v] / reverse_mixture[v] * Partial(reverse_mixture[v], z[j])),
-            "The chain rule on p log(p/q̄), with the smoothed teacher q̄ = s p + (1 − s) q.",
+            "The chain rule on p log(p/q̄), with the smoothed teacher q̄ = ε p + (1 − ε) q.",
         ),
         (total((price(v) + 1) * Partial(p[v], z[j])), "The derivative of q̄ by p is s."),
         (
             skewed_reverse_gradient,
             "The softmax Jacobian: the price less its mean, and the +1 goes with it.",
         ),
-        title="skewed reverse KL, q̄ = s p + (1 − s) q",
+        title="skewed reverse KL, q̄ = ε p + (1 − ε) q",
     )
 
     def ends(part):
@@ -129,8 +129,8 @@ with sp.evaluate(False):
         "improve-objective",
         (
             "Changing the objective changes the price of each token; every logit gradient is "
-            "the probability times the price less its mean. Here m = (1 − β) p + β q, p̄ = s q "
-            "+ (1 − s) p and q̄ = s p + (1 − s) q."
+            "the probability times the price less its mean. Here m = (1 − β) p + β q, p̄ = ε q "
+            "+ (1 − ε) p and q̄ = ε p + (1 − ε) q."
         ),
         (
             general_rule,
@@ -164,7 +164,7 @@ with sp.evaluate(False):
     skewed_forward_kl_logit_gradient = Derivation(
         "skewed-forward-kl-logit-gradient",
         (
-            "With p̄ = s q + (1 − s) p the price −q/p̄ never exceeds 1/s in size, where forward"
+            "With p̄ = ε q + (1 − ε) p the price −q/p̄ never exceeds 1/ε in size, where forward"
             " KL's −q/p has no bound."
         ),
         (skewed_forward,),
@@ -172,7 +172,7 @@ with sp.evaluate(False):
     skewed_reverse_kl_logit_gradient = Derivation(
         "skewed-reverse-kl-logit-gradient",
         (
-            "With q̄ = s p + (1 − s) q the log-ratio never exceeds −log s, where reverse KL's "
+            "With q̄ = ε p + (1 − ε) q the log-ratio never exceeds −log ε, where reverse KL's "
             "has no bound."
         ),
         (skewed_reverse,),
@@ -229,24 +229,24 @@ with sp.evaluate(False):
                 Limit(KL(q, forward_mixture), skew, 0),
                 (total(Limit(q[v] * log(q[v] / forward_mixture[v]), skew, 0)), "Term by term."),
                 (KL(q, p), "The mixture becomes the student: forward KL."),
-                title="skewed forward KL, s to 0",
+                title="skewed forward KL, ε to 0",
             ),
             chain(
                 Limit(KL(p, reverse_mixture), skew, 0),
                 (total(Limit(p[v] * log(p[v] / reverse_mixture[v]), skew, 0)), "Term by term."),
                 (KL(p, q), "The mixture becomes the teacher: reverse KL."),
-                title="skewed reverse KL, s to 0",
+                title="skewed reverse KL, ε to 0",
             ),
             chain(
                 Limit(skewed_forward_gradient, skew, 0),
                 (p[j] * (total(q[v]) - q[j] / p[j]), "The mixture becomes the student."),
                 (p[j] - q[j], "The forward-KL logit gradient."),
-                title="the gradient of skewed forward KL, s to 0",
+                title="the gradient of skewed forward KL, ε to 0",
             ),
             chain(
                 Limit(skewed_reverse_gradient, skew, 0),
                 (rkl_gradient, "The mixture becomes the teacher: the reverse-KL logit gradient."),
-                title="the gradient of skewed reverse KL, s to 0",
+                title="the gradient of skewed reverse KL, ε to 0",
             ),
         ),
     )

@@ -2,7 +2,7 @@
 
 p is the student, q the teacher, z the student's logits; p = softmax(z) and q does not
 depend on z.  Indices run over the vocabulary 1..V.  ``p2``, ``q2``, ``z2`` carry a prefix
-as their first index: p2[a, b] is the probability of b after a.
+as their first index: p2[a, b] is the probability of b after a (b is printed a′).
 
 Build expressions under ``with sympy.evaluate(False):`` so that they are kept, and
 printed, the way they were written.
@@ -15,14 +15,16 @@ V = Symbol("V", integer=True, positive=True)
 T = Symbol("T", integer=True, positive=True)  # the length of a sequence
 dimension = Symbol("P", integer=True, positive=True)  # the number of parameters
 theta = Symbol("theta", real=True)
-a, b, i, j, k, n, t, u, v, y = sp.symbols("a b i j k n t u v y", integer=True, positive=True)
+a, b, i, j, k, n, t, u, v, y = sp.symbols(
+    "a a' i j k n t u v y", integer=True, positive=True
+)  # a and b, printed a': a sequence of two positions
 
 p, q, p2, q2 = (IndexedBase(name, positive=True) for name in ("p", "q", "p2", "q2"))
 z, z2 = (IndexedBase(name, real=True) for name in ("z", "z2"))
 STUDENTS = {p: z, p2: z2}
 TEACHERS = (q, q2)
 
-beta, skew, alpha, weight, baseline, x = sp.symbols("beta s alpha lambda b x", real=True)
+beta, skew, alpha, weight, baseline, x = sp.symbols("beta epsilon alpha w b x", real=True)
 sharpness, mu, gamma = sp.symbols("kappa mu gamma", positive=True)  # the discount γ lies below 1
 outcome = Symbol("R_tau", real=True)  # the reward of a whole sequence
 PARAMETERS = (beta, skew, alpha, weight, baseline, x, sharpness, mu, gamma, outcome)
@@ -35,7 +37,7 @@ C, C2 = (
     IndexedBase("C", real=True),
     IndexedBase("C2", real=True),
 )  # sampled costs, log p_k - log q_k
-score_norm = IndexedBase("w", positive=True)  # the squared length of a token's score
+score_norm = IndexedBase("ell", positive=True)  # the squared length of a token's score
 g = IndexedBase("g", real=True)  # the reverse-KL logit gradient
 tilted = IndexedBase("tilted", positive=True)  # the teacher, re-weighted by a reward
 sharp = IndexedBase("sharp", positive=True)  # a teacher given by its margins

@@ -40,8 +40,8 @@ from opd_toy.derivations.printing import latex
 
 with sp.evaluate(False):
     SHOWN = [
-        (p2[a, b], r"p_{b \mid a}"),
-        (R2[a, b], r"R_{a b}"),
+        (p2[a, b], r"p_{a' \mid a}"),
+        (R2[a, b], r"R_{a a'}"),
         (delta(j, k), r"\delta_{j k}"),
         (KL(p, q), r"\mathrm{KL}(p \,\|\, q)"),
         (KL(p2, q2, a), r"\mathrm{KL}(p_{\cdot \mid a} \,\|\, q_{\cdot \mid a})"),
@@ -49,7 +49,7 @@ with sp.evaluate(False):
         (Expectation(R[k], k, p), r"\mathbb{E}_{k \sim p} \left[ R_{k} \right]"),
         (
             Expectation(R2[a, b], b, p2, a),
-            r"\mathbb{E}_{b \sim p_{\cdot \mid a}} \left[ R_{a b} \right]",
+            r"\mathbb{E}_{a' \sim p_{\cdot \mid a}} \left[ R_{a a'} \right]",
         ),
         (StopGradient(C[k]) * sp.log(p[k]), r"\mathrm{sg} \left[ C_{k} \right] \, \log p_{k}"),
         (Gradient(p[k]), r"\nabla p_{k}"),

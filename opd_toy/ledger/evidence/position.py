@@ -186,7 +186,7 @@ def variances():
 
 def mixed():
     table = estimators.mixed_policy_gradient(STUDENT, TEACHER, REWARD, WEIGHT)
-    return f"reward on t₂, λ = {WEIGHT}: mean gradient {mean(table)}"
+    return f"reward on t₂, w = {WEIGHT}: mean gradient {mean(table)}"
 
 
 # ---- chapter 5 and beyond the notes ----
@@ -238,7 +238,7 @@ def estimator_changes():
 
 def tilted():
     ends = listed(estimators.tilted_teacher(TEACHER, REWARD, WEIGHT), 3)
-    return f"reward on t₂, λ = {WEIGHT}: the student ends at ({ends})"
+    return f"reward on t₂, w = {WEIGHT}: the student ends at ({ends})"
 
 
 def with_kl_as_baseline():
