@@ -33,6 +33,13 @@ def test_show_of_some_chains_has_these_in_the_equation_and_all_in_the_fold():
         show("reward-to-go", "three")
 
 
+def test_a_proof_that_the_chapter_stands_on_lies_open():
+    folded = show("score-mean-zero")._repr_markdown_()
+    opened = show("score-mean-zero", folded=False)._repr_markdown_()
+    assert ":::{admonition} Proof, step by step\n" in opened
+    assert opened == folded.replace(":::{dropdown}", ":::{admonition}")
+
+
 def test_a_table_has_a_row_a_line_and_its_sides():
     table = tabular(["token", "p"], [["t₁", 0.2], ["t₂", 0.3]], align="lr")._repr_markdown_()
     assert table == "| token | p |\n| --- | --: |\n| t₁ | 0.2 |\n| t₂ | 0.3 |"

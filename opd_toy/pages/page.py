@@ -36,10 +36,11 @@ class _Html:
         return self.text
 
 
-def show(claim, *titles):
+def show(claim, *titles, folded=True):
     """The equation of a ledger claim, labelled ``eq-CLAIM``, and its checked steps, folded.
 
-    With the ``titles`` of some of its chains, the equation has these alone; the fold has all.
+    With the ``titles`` of some of its chains, the equation has these alone; the steps are of all.
+    ``folded=False``: the steps lie open, for the few proofs that a chapter stands on.
     The LaTeX is printed from the sympy objects that ``pytest opd_toy`` verifies.
     Raises KeyError, naming the near misses, if no derivation has that id.
     """
@@ -54,7 +55,8 @@ def show(claim, *titles):
     # JupyterLab would number each output's only equation (1): a label is for the built book.
     label = f" (eq-{claim})" if BUILDING in os.environ else ""
     equation = f"$$\n{derivation.latex_claim(*titles)}\n$${label}"
-    return Markdown(f"{equation}\n\n{_folded('Proof, step by step', derivation.markdown())}")
+    kind = "dropdown" if folded else "admonition"
+    return Markdown(f"{equation}\n\n{_box('Proof, step by step', derivation.markdown(), kind)}")
 
 
 def tabular(head, rows, align=None, fold=None):
@@ -66,11 +68,11 @@ def tabular(head, rows, align=None, fold=None):
     lines = {"l": "---", "r": "--:"}
     body = [head, [lines[side] for side in align or "l" * len(head)], *rows]
     table = "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in body)
-    return Markdown(_folded(fold, table) if fold else table)
+    return Markdown(_box(fold, table) if fold else table)
 
 
-def _folded(title, text):
-    return f":::{{dropdown}} {title}\n{text}\n:::"
+def _box(title, text, kind="dropdown"):
+    return f":::{{{kind}}} {title}\n{text}\n:::"
 
 
 def exercise(number, answer, *, choices=None, tolerance=None, digits=2, unit="", why=""):
