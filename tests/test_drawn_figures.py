@@ -1,13 +1,15 @@
 """What the still figures draw, and what their words say, against the engine and the records."""
 
+import itertools
 import re
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
-from opd_toy import distributions, objectives
-from opd_toy.example import STUDENT, TEACHER
-from opd_toy.pages import chapter_figures, study_figures
+from opd_toy import distributions, objectives, sequences
+from opd_toy.example import STUDENT, STUDENT_TREE, TEACHER, TEACHER_TREE
+from opd_toy.pages import chapter_figures, future_figures, study_figures
 from opd_toy.pages.drawing import Style
 from opd_toy.pages.figures import FIGURES
 from opd_toy.records.provenance import recorded
@@ -147,3 +149,72 @@ def test_growth_is_drawn_in_units_of_the_shortest_without_a_future(axes_of):
     untrained, trained = np.array(steepness)  # of γ = 0, .5, 1 and the full return
     assert untrained[2:].min() > 10 * untrained[:2].max()
     assert (trained < untrained).all()
+
+
+def test_two_tokens_are_drawn_with_their_kls_and_both_pushes(axes_of):
+    chances, costs, pushes = axes_of("two-tokens")
+    bars = [
+        np.array([bar.get_width() for bar in axes.patches]) for axes in (chances, costs, pushes)
+    ]
+    after = distributions.kl(STUDENT_TREE.probabilities[1], TEACHER_TREE.probabilities[1])
+    np.testing.assert_allclose(bars[0], [*STUDENT, *TEACHER], rtol=1e-12)
+    np.testing.assert_allclose(bars[1], after, rtol=1e-12)
+    gkd, whole = np.split(bars[2], 2)
+    pair = STUDENT_TREE, TEACHER_TREE
+    np.testing.assert_allclose(gkd, -sequences.on_policy_gkd_gradient(*pair)[:3], rtol=1e-12)
+    np.testing.assert_allclose(whole, -sequences.sequence_kl_gradient(*pair)[:3], rtol=1e-12)
+    says(
+        "two-tokens",
+        "the student prefers the third, the teacher the first",
+        "hardly any after the first and the third token, and large after the second",
+        "both gradients raise the first and lower the third; the second is raised by GKD and "
+        "lowered by the sequence KL",
+    )
+    assert STUDENT.argmax() == 2 and TEACHER.argmax() == 0
+    assert after[1] > 1 and after[[0, 2]].max() < 0.1
+    assert (np.sign(gkd) == [1, 1, -1]).all() and (np.sign(whole) == [1, -1, -1]).all()
+
+
+@pytest.mark.parametrize("place, name", list(enumerate(future_figures.RULES)))
+def test_who_pays_is_the_weight_of_each_cost_in_the_engines_rules(place, name, axes_of):
+    """A tree on which one cost is 1 and the others 0 tells which tokens are charged with it."""
+    axes = axes_of("who-pays")[place]
+    assert axes.get_title() == name
+    wash = to_rgb(Style()["wash"])
+    drawn = [
+        0 if cell.get_facecolor()[:3] == wash else cell.get_facecolor()[3] for cell in axes.patches
+    ]
+    drawn = np.reshape(drawn, (5, 5))
+    gamma = {"γ = .5": 0.5, "own cost": 0}.get(name, 1)
+    for u in range(5):
+        weights = sequences.discounted_return(np.eye(5)[u], gamma)
+        np.testing.assert_allclose(drawn[:, u], 1 if name == "full return" else weights)
+
+
+def over_independent_positions(length, gamma, causal):
+    """The total variance of a row, all sequences written out."""
+    tokens = np.array(list(itertools.product(range(3), repeat=length)))
+    chances = STUDENT[tokens].prod(axis=1)
+    costs = np.log(STUDENT / TEACHER)[tokens]
+    weights = sequences.discounted_return(costs, gamma)
+    if not causal:
+        weights = np.tile(costs.sum(axis=1, keepdims=True), length)
+    rows = weights[..., None] * (np.eye(3)[tokens] - STUDENT)
+    mean = np.tensordot(chances, rows, 1)
+    return chances @ ((rows - mean) ** 2).sum(axis=(1, 2))
+
+
+def test_noise_grows_as_all_sequences_have_it(axes_of):
+    [axes] = axes_of("noise-growth")
+    lines = curves(axes)
+    for line, (gamma, causal, _) in zip(lines, future_figures.GROWTH.values(), strict=True):
+        for length in (1, 4):
+            drawn = line[list(future_figures.LENGTHS).index(length)]
+            wanted = over_independent_positions(length, gamma, causal)
+            np.testing.assert_allclose(drawn, wanted, rtol=1e-9)
+    says("noise-growth", "All rules begin together", "the full return is the highest")
+    none, half, much, every, full = lines
+    np.testing.assert_allclose([line[0] for line in lines], none[0])
+    assert (full[1:] > every[1:]).all() and (every[1:] > much[1:]).all()
+    last = [np.log2(line[-1] / line[-2]) for line in lines]
+    assert last[0] == pytest.approx(1) and max(last[1:3]) < 1.1 and min(last[3:]) > 2.9

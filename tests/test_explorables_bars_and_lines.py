@@ -149,12 +149,10 @@ def test_the_columns_of_a_label_stand_up_where_the_token_is_raised(token, opened
 
 
 @pytest.mark.parametrize("state", [{}, {"sequence": 0}, {"scheme": "fipo", "sequence": 4}], ids=str)
-def test_a_weight_above_zero_hangs_down(state, opened):
+def test_a_weight_above_zero_stands_up(state, opened):
     widget = opened("Credit", **state)
     seen = widget.check()
     rows = [np.array(row, float) for row in seen.tables[0] if row]
-    if state.get("scheme") == "fipo":
-        rows[-1] = -rows[-1]  # shifts of log p: a rise is drawn upwards
     pictures = widget.root.locator(".opd-weight").evaluate_all("""(all) => all.map((picture) => [
       Number(picture.querySelector("path").getAttribute("d").match(/M0 ([\\d.]+)/)[1]),
       ...["y", "height"].map((name) => Number(picture.querySelector("rect").getAttribute(name))),
@@ -164,14 +162,38 @@ def test_a_weight_above_zero_hangs_down(state, opened):
     for group in groups:
         weights = np.concatenate([rows[row] for row in group])
         zero, top, height = np.concatenate([drawn[row] for row in group]).T
-        down = np.where(top + height / 2 > zero, 1, -1) * height
+        up = np.where(top + height / 2 < zero, 1, -1) * height
         if np.abs(weights).max() == 0:
             assert not height.any()
             continue
-        scale = down @ weights / (weights @ weights)
+        scale = up @ weights / (weights @ weights)
         assert scale > 0
         # two digits of the drawing's coordinates, at both ends
-        np.testing.assert_allclose(down, scale * weights, atol=0.03)
+        np.testing.assert_allclose(up, scale * weights, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "scheme, schemes, sliders",
+    [
+        ("discounted", ["immediate", "discounted", "reward_to_go", "full_return"], ["gamma"]),
+        ("outcome", ["outcome", "broadcast", "fipo"], ["gamma", "step"]),
+        ("gae", ["gae"], ["gamma", "lam"]),
+        ("outcome", ["outcome", "broadcast"], []),
+    ],
+)
+def test_only_the_schemes_that_a_page_names_have_a_row(scheme, schemes, sliders, opened):
+    widget = opened("Credit", scheme=scheme, schemes=schemes)
+    seen = widget.check()
+    assert len([row for row in seen.tables[0] if row]) == len(schemes) + 1
+    assert sorted(seen.outputs) == sorted(sliders)
+    for label in widget.root.locator(".opd-weights label").all():
+        label.click()
+        widget.check()
+
+
+def test_a_scheme_without_a_row_is_not_explained(opened):
+    widget = opened("Credit", scheme="fipo", schemes=["immediate", "full_return"])
+    assert widget.root.locator("[aria-live]").first.inner_text().startswith("Immediate: ")
 
 
 # ---- the walks, their band and their law ----

@@ -59,7 +59,7 @@ EVERY_RECORD = set(making.SOURCES)
 STALE = {  # a file that changes, and the records that are out of date then
     "opd_toy/estimators.py": EVERY_RECORD,
     "opd_toy/distributions.py": EVERY_RECORD,
-    "opd_toy/sequences/table.py": {"explorables"},
+    "opd_toy/sequences/table.py": {"figures", "explorables"},
     "opd_toy/explorables/palette.py": {"figures", "explorables"},
     "opd_toy/explorables/host.js": {"explorables"},
     "opd_toy/explorables/style.css": {"explorables"},
@@ -68,6 +68,7 @@ STALE = {  # a file that changes, and the records that are out of date then
     "opd_toy/audit/exhibits/museum.py": {"explorables"},
     "opd_toy/pages/chapter_figures.py": {"figures"},
     "opd_toy/pages/study_figures.py": {"figures"},
+    "opd_toy/pages/future_figures.py": {"figures"},
     "opd_toy/pages/drawing.py": {"figures"},
     "opd_toy/pages/monte_carlo.py": {"monte-carlo"},
     "opd_toy/pages/page.py": set(),

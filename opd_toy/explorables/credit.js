@@ -17,16 +17,20 @@ import { describe } from "./credit_words.js";
 
 const PRESETS = [
   ["The notes' example", { tree: "notes", sequence: 100, position: 2 }],
-  ["Cheap now, dear later", { tree: "random", seed: 248, sequence: 167, position: 2, gamma: 0.9 }],
-  ["Dear now, cheap later", { tree: "random", seed: 98, sequence: 68, position: 2, gamma: 0.9 }],
+  [
+    "Cheap now, costly later",
+    { tree: "random", seed: 248, sequence: 167, position: 2, gamma: 0.9 },
+  ],
+  ["Costly now, cheap later", { tree: "random", seed: 98, sequence: 68, position: 2, gamma: 0.9 }],
 ];
 
 function render({ model, el }) {
   const names = ["tree", "seed", "sequence", "draws", "scheme", "position", "gamma", "lam", "step"];
   const self = state(model, names, update);
-  const parts = controls(self);
+  const schemes = model.get("schemes");
+  const parts = controls(self, schemes);
   const path = pathPicker((t, token) => self.set({ sequence: changed(self, t, Number(token)) }));
-  const rows = weightRows((key) => self.set({ scheme: key }));
+  const rows = weightRows(schemes, (key) => self.set({ scheme: key }));
   const says = sentence();
   let [stored, exact] = [null, null];
 
@@ -57,7 +61,8 @@ function render({ model, el }) {
 
   function update() {
     const [tree, seed, sequence] = [self.get("tree"), self.whole("seed"), self.whole("sequence")];
-    const [scheme, t] = [self.get("scheme"), self.whole("position") - 1];
+    const [asked, t] = [self.get("scheme"), self.whole("position") - 1];
+    const scheme = schemes.includes(asked) ? asked : schemes[0];
     const setting = { gamma: self.get("gamma"), lam: self.get("lam"), step: self.get("step") };
     if (`${tree} ${seed}` !== stored) [stored, exact] = [`${tree} ${seed}`, prepared(tree, seed)];
     const result = weighed(exact, sequence, setting.gamma, setting.lam, setting.step);
@@ -80,7 +85,14 @@ const pathKey = () =>
     ["fill", "teacher", "teacher q"],
   ]);
 
-function controls(self) {
+// Which schemes ask for a slider.
+const NEEDS = {
+  gamma: ["discounted", "gae", "fipo"],
+  lam: ["gae"],
+  step: ["fipo"],
+};
+
+function controls(self, schemes) {
   const tree = choiceOf(self, "tree", "Tree", TREES);
   tree.element.classList.add("opd-inline");
   const another = anotherTree(self, "span");
@@ -96,6 +108,8 @@ function controls(self) {
     lam: sliderOf(self, "lam", "λ, for GAE", { role }),
     step: sliderOf(self, "step", "step, for FIPO", { max: 4, step: 0.1 }),
   };
+  for (const [name, users] of Object.entries(NEEDS))
+    sliders[name].element.hidden = !users.some((user) => schemes.includes(user));
   return {
     tree,
     another,

@@ -2,7 +2,7 @@
 
 import traitlets
 
-from opd_toy.explorables.host import Explorable
+from opd_toy.explorables.host import Explorable, Subset
 from opd_toy.explorables.trees import notes_trees, random_trees
 from opd_toy.sequences import TokenTree
 
@@ -26,7 +26,8 @@ class Credit(Explorable):
     every prefix), ``sequence`` (0…242, which of the 3**5 sequences, in base-3 order),
     ``draws`` (how many have been drawn), ``scheme`` and ``position`` (1…5: what the
     sentence explains), ``gamma``, ``lam`` of GAE, ``step`` (how far the student has moved
-    since the draw; only FIPO asks).
+    since the draw; only FIPO asks).  ``schemes``: which of them have a row, chosen when the
+    widget is made.
     """
 
     shown = (
@@ -36,6 +37,7 @@ class Credit(Explorable):
         "Immediate, each token answers for its own cost; the further down, the more of what "
         "happens later, or of one outcome, it answers for."
     )
+    schemes = Subset(SCHEMES, list(SCHEMES)).tag(sync=True, data=True)
     tree = traitlets.Enum(("random", "notes"), "random").tag(sync=True)
     seed = traitlets.Int(248, min=0, max=9999).tag(sync=True)
     sequence = traitlets.Int(167, min=0, max=VOCABULARY**LENGTH - 1).tag(sync=True)

@@ -36,7 +36,6 @@ const PARTS = {
   broadcast: "−R at each",
   fipo: "γ to the distance × shift of log p",
 };
-const KEYS = SCHEMES.flatMap(({ schemes }) => schemes.map(({ key }) => key));
 
 // ---- the sequence: at each position three tokens, one of them drawn ----
 
@@ -116,23 +115,23 @@ function weightRow(head, role) {
 const groupRow = (...children) =>
   html("tr", { class: "opd-group" }, html("th", { scope: "colgroup", colspan: T + 1 }, children));
 
-// The radio buttons stand in the table's heads, one a row.
-export function weightRows(chosen) {
+// The radio buttons stand in the table's heads, one a row; `keys` are the schemes that have one.
+export function weightRows(keys, chosen) {
   const radios = choice({
     label: "Scheme",
     name: "scheme",
-    options: KEYS.map((key) => ({ value: key, label: "" })),
+    options: keys.map((key) => ({ value: key, label: "" })),
     onchange: chosen,
   });
   const labels = [...radios.element.querySelectorAll("label")];
-  const groups = SCHEMES.map(({ title, role, schemes }) => ({
+  const groups = amongSchemes(keys).map(({ title, role, schemes }) => ({
     title,
     more: button("Show", () => chosen(schemes[0].key), {
       class: "opd-button opd-narrow",
       "aria-label": `Show: ${title}`,
     }),
     schemes: schemes.map(({ key, name, rule }) => {
-      const label = labels[KEYS.indexOf(key)];
+      const label = labels[keys.indexOf(key)];
       label.append(html("span", {}, name, html("small", {}, rule)));
       return { key, ...weightRow(label, role) };
     }),
@@ -152,6 +151,12 @@ export function weightRows(chosen) {
   };
 }
 
+const amongSchemes = (keys) =>
+  SCHEMES.map((group) => ({
+    ...group,
+    schemes: group.schemes.filter(({ key }) => keys.includes(key)),
+  })).filter(({ schemes }) => schemes.length);
+
 const weightTable = (groups, parts) =>
   html(
     "div",
@@ -167,7 +172,7 @@ const weightTable = (groups, parts) =>
       html(
         "caption",
         {},
-        "Weight on ∇log p of the token drawn: above 0 the bar hangs down and the token is pushed ",
+        "Weight on ∇log p of the token drawn. A cost is descended: above 0 the token is pushed ",
         "down ▼, below 0 it is raised ▲. A reward enters with a minus sign.",
       ),
       html("colgroup", {}, html("col", { class: "opd-first" })),
@@ -199,24 +204,20 @@ function showGroup({ more, schemes }, parts, result, scheme, position) {
   const what = scheme === "fipo" ? "FutureKL" : "weight";
   parts.title.textContent = `Token ${position + 1}'s ${what}, ${signed(sum(found))}, as a sum`;
   parts.name.textContent = PARTS[scheme];
-  if (scheme === "fipo") {
-    // log p has moved up or down: no weights, so a rise is drawn upwards
-    const risen = found.map((x) => -x);
-    showBars(parts.bars, risen, range(risen), position);
-    parts.bars.forEach(({ text, cell }, u) => write(text, cell, found[u]));
-  } else showBars(parts.bars, found, range([...shared, ...found]), position);
+  const shifts = scheme === "fipo"; // of log p: no weights, so a scale of their own and no arrows
+  showBars(parts.bars, found, range(shifts ? found : [...shared, ...found]), position);
+  if (shifts) parts.bars.forEach(({ text, cell }, u) => write(text, cell, found[u]));
 }
 
-// From the lowest weight at the top to the highest at the bottom: what is pushed down hangs down.
 const range = (weights) => [Math.min(0, ...weights), Math.max(0, ...weights)];
 
 function showBars(bars, weights, [low, high], position) {
-  const down = high > low ? scale(low, high, 2, 38) : () => 20;
+  const up = high > low ? scale(low, high, 38, 2) : () => 20;
   bars.forEach(({ rect, zero, text, cell }, t) => {
-    put(zero, { d: `M0 ${down(0).toFixed(2)}H100` });
+    put(zero, { d: `M0 ${up(0).toFixed(2)}H100` });
     put(rect, {
-      y: Math.min(down(0), down(weights[t])).toFixed(2),
-      height: Math.abs(down(weights[t]) - down(0)).toFixed(2),
+      y: Math.min(up(0), up(weights[t])).toFixed(2),
+      height: Math.abs(up(weights[t]) - up(0)).toFixed(2),
     });
     write(text, cell, weights[t], ` ${direction(weights[t]).arrow}`);
     cell.dataset.column = t === position ? "on" : "";

@@ -4,10 +4,10 @@ Chapters show them by ``opd_toy.pages.page.figure(**FIGURES[name], caption=…)`
 ``opd_toy.pages.making`` writes them into ``figures/``.
 """
 
-from opd_toy.pages import chapter_figures, study_figures
+from opd_toy.pages import chapter_figures, future_figures, study_figures
 from opd_toy.pages.drawing import draw_svg
 
-FIGURES = chapter_figures.FIGURES | study_figures.FIGURES
+FIGURES = chapter_figures.FIGURES | future_figures.FIGURES | study_figures.FIGURES
 
 
 def draw_all(directory):

@@ -88,18 +88,6 @@ def bias_against_variance(seen, widget):
         assert ("An error above 100 %" in seen.sentence) == (least[0] > 1)
 
 
-SCHEMES = (
-    "immediate",
-    "discounted",
-    "reward_to_go",
-    "full_return",
-    "gae",
-    "outcome",
-    "broadcast",
-    "fipo",
-)
-
-
 def plus(x, digits=2):
     """A number with its sign, but 0 without one."""
     text = rounded(x, digits)
@@ -111,7 +99,10 @@ def credit(seen, widget):
     seed, t = int(seen.number("seed")), int(at) - 1
     path = [int(seen.choices[f"at-{u + 1}"]) for u in range(5)]
     row = int(np.polyval(path, 3))
-    gamma, lam, step = seen.slider("gamma", "lam", "step")
+    gamma, lam, step = (
+        seen.slider(name) if name in seen.outputs else getattr(widget, name)
+        for name in ("gamma", "lam", "step")
+    )
     here = explorables.Credit(tree=kind, seed=seed, step=step)
     (student, teacher), moved, reward = here.trees(), here.moved(), here.reward()
     # the trees, along the path
@@ -146,9 +137,9 @@ def credit(seen, widget):
     }
     weights = {key: table.weights[row] for key, table in weights.items()}
     rows = [np.array(cells, float) for cells in seen.tables[0] if cells]
-    assert len(rows) == len(SCHEMES) + 1
+    assert len(rows) == len(widget.schemes) + 1
     costs = sequences.token_costs(student, teacher)
-    for key, shown in zip(SCHEMES, rows):
+    for key, shown in zip(widget.schemes, rows):
         same(key, shown, weights[key], np.abs(costs[row]).max() + (key == "gae"))
     # of what the chosen weight is made
     future = sequences.future_kl(moved, student, gamma)[row]
