@@ -2,16 +2,23 @@
 
 import numpy as np
 import pytest
+import sympy as sp
 
 from opd_toy import estimators, objectives
 from opd_toy.audit import formats
 from opd_toy.audit.report import finding_lines
 from opd_toy.audit.sequence.masks import HOLE, MASKS, PADDED, BatchFacts, MaskFacts
-from opd_toy.audit.sequence.names import credit_pieces, lags
-from opd_toy.audit.sequence.normalisers import name_batch, name_mask
+from opd_toy.audit.sequence.names import LAWS, WEIGHTS, credit_pieces, lags
+from opd_toy.audit.sequence.normalisers import (
+    EQUALLY_LONG,
+    SHORT_WEIGH_MORE,
+    name_batch,
+    name_mask,
+)
 from opd_toy.audit.sequence.samples import Sample
 from opd_toy.audit.sequence.verdict import SequenceVerdict, explain
 from opd_toy.audit.token import candidates, words
+from opd_toy.audit.token.beside import compared
 from opd_toy.audit.token.edges import EdgeCalls, Limit, Mean
 from opd_toy.audit.token.expected import Expected, expected
 from opd_toy.audit.token.findings import findings
@@ -160,6 +167,19 @@ def test_values_have_names():
     assert name_values([Values(pairs, kl**2, kl)], 1e-9) is None
 
 
+def test_distances_as_given_and_at_the_best_scale():
+    """Twice the reverse KL's gradient, and at right angles to it half of its length."""
+    base = objectives.reverse_kl_logit_gradient
+    aside = lambda g: np.cross(g, np.ones(3)) / np.sqrt(3)
+    three = [pair for pair in random_pairs(0) if len(pair.student) == 3]
+    found = by_hand(lambda p, q: 2 * base(p, q) + 0.5 * aside(base(p, q)), three)
+    distance = compared(found, still=False)["bias"]["reverse KL"]
+    assert distance["best_scale"] == pytest.approx(2)
+    assert distance["as_given"] == pytest.approx(np.hypot(1, 0.5))
+    assert distance["at_best_scale"] == pytest.approx(0.25)
+    assert compared(found, still=True)["bias"]["reverse KL"]["at_best_scale"] is None
+
+
 def test_edges_in_words():
     at_notes = STUDENT - TEACHER
     kept = Mean(1.0, np.append(at_notes, 0.0))
@@ -167,7 +187,7 @@ def test_edges_in_words():
         takes_token=True,
         masked=kept,
         masked_teacher=Mean(1.0, np.array([0.0, np.nan, 0.0])),
-        masked_student=Mean(np.inf, np.zeros(3)),
+        masked_student=Mean(np.inf, np.full(3, np.nan)),  # +inf by definition: nobody is misled
         padded=Mean(1.0, np.append(at_notes / 2, [0.0, 0.0])),
         huge=FINE,
         close=((0.1, Mean(0.0, at_notes)), (0.01, FINE), (0.002, FINE)),
@@ -190,7 +210,7 @@ def test_edges_in_words():
 
 def report(**changes):
     distance = {"as_given": 0.5, "best_scale": 2.0, "at_best_scale": 0.25}
-    descent = {"ends_at": TEACHER, "forward_kl": 0.0, "reverse_kl": 0.0, "steps": 7}
+    descent = {"ends_at": TEACHER, "forward_kl": 0.75, "reverse_kl": 0.5, "steps": 7}
     fields = {
         "optimises": "reverse KL",
         "objective": "reverse_kl",
@@ -240,7 +260,7 @@ def test_a_report_in_words():
         "from forward KL: 0.5 of its length (0.25 at the best scale)",
         "its value in expectation: H(q); identical models score 1.5 (a constant)",
         "not 0 at student = teacher: 0.125 of an ordinary gradient",
-        "after 7 steps, not settled",
+        "is at (0.7, 0.2, 0.1) after 7 steps, not settled: KL(p‖q) 0.5, KL(q‖p) 0.75",
         "also reaches the teacher's logits",
         "changes token in place",
     ):
@@ -318,6 +338,18 @@ def test_a_verdict_on_sequences_in_words():
     assert SequenceVerdict(zero=True).name == SequenceVerdict(zero=True).objective == "zero"
 
 
+@pytest.mark.parametrize("length", [2, 5])
+def test_laws_and_weights_are_what_their_names_say(length):
+    def said(text, **symbols):
+        formula = text.replace("−", "-").replace("²", "**2").replace("√T", "sqrt(T)")
+        return float(sp.sympify(formula or "1").subs({"T": length, **symbols}))
+
+    for law, of in LAWS.items():
+        assert of(length) == pytest.approx(said(law))
+    for weight, of in WEIGHTS.items():
+        assert of(length) == pytest.approx([said(weight, t=t + 1) for t in range(length)])
+
+
 CLEAN = {"gradient": (), "leak": (), "nan": False, "labels": None, "nothing": True}
 
 
@@ -350,3 +382,12 @@ def test_masks_in_words():
 def test_batches_in_words(factors, name):
     mask = name_mask(MaskFacts(**CLEAN, factor=dict.fromkeys(MASKS, 1.0)), True)
     assert name_batch(BatchFacts(False, (4, 2), factors), mask, True).normalised_by == name
+
+
+def test_a_batch_without_a_mask_has_two_readings():
+    masked = name_mask(MaskFacts(**CLEAN, factor=dict.fromkeys(MASKS, 1.0)), True)
+    of_unequal = name_batch(BatchFacts(False, (4, 2), (0.5, 0.5)), masked, True)
+    assert of_unequal.findings == (("note", SHORT_WEIGH_MORE),)
+    of_equal = name_batch(BatchFacts(False, (4, 4), (0.5, 0.5)), None, True)
+    assert of_equal.findings == (("note", EQUALLY_LONG),)
+    assert of_equal.normalised_by == "all tokens of the batch"

@@ -214,6 +214,20 @@ def test_every_setting_is_backed_by_an_audit(goal):
         assert words and says.match(AUDITS[name]["optimises"]), (name, AUDITS[name]["optimises"])
 
 
+def test_a_setting_is_the_one_that_was_audited():
+    """``name=value`` in its words stands in the option audited, which may name it otherwise."""
+    otherwise = {"top_k=K": "top_k=2", "beta=...": "beta=1", "kl_loss_type": "kl_penalty"}
+    otherwise |= {"=low_var_kl": '="k3"', "=k2": '="k2"'}
+    for goal in GOALS:
+        for id, words in goal.settings.items():
+            option = AUDITS[id]["option"]
+            for said in re.findall(r"\w+=[^,;:)\s]+", words):
+                other = said
+                for old, new in otherwise.items():
+                    other = other.replace(old, new)
+                assert {said, other} & set(option.split(", ")), (id, said, option)
+
+
 def test_the_settings_of_a_library_are_its_own():
     for goal in GOALS:
         each = {library: goal.settings_of(library) for library in PACKAGES}
