@@ -166,6 +166,7 @@ def test_limits_are_said():
         and "AssertionError: too far" in str(found)
         and not found.unbiased_for
     )
+    assert found.objective is None and not found.holds_everywhere  # a program reads no limits
     misses = audit_sequence(
         lambda student, teacher, tokens: (kl(student, teacher) * (tokens != 77)).sum()
     )
