@@ -309,7 +309,7 @@ def test_a_wide_claim_is_broken_at_its_relation():
 
 def test_a_long_side_of_a_claim_is_broken_before_its_last_term():
     lines = DERIVATIONS["discounted-return"].latex_claim().splitlines()
-    assert len(lines) == 2 + 1 + 3 + 3 and max(len(line) for line in lines) < 210
+    assert len(lines) == 2 + 1 + 3 + 3 + 2 and max(map(len, lines)) < framework.LONG
     assert lines[4].startswith(r"& \qquad {} + \gamma") and lines[6].startswith(
         r"& \qquad {} - \nabla"
     )
