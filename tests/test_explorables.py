@@ -170,6 +170,7 @@ def test_presets_and_reset(name, opened):
     assert moved >= 2
     assert widget.root.get_by_role("button", name="The notes' example").count() or name in (
         "ControlStudy",
+        "Derail",
         "HardToSoft",
         "LearningCurves",
         "SeekOrCover",

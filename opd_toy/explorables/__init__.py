@@ -11,6 +11,7 @@ MODULES = {
     "BiasAgainstVariance": "bias_against_variance",
     "ControlStudy": "control_study",
     "Credit": "credit",
+    "Derail": "derail",
     "HardToSoft": "hard_to_soft",
     "LearningCurves": "learning_curves",
     "LossMuseum": "loss_museum",

@@ -6,6 +6,7 @@ every number beside them, and compares the numbers with the engine's at that sta
 
 import re
 
+from tests.explorables.derail import derail
 from tests.explorables.draws_and_descents import sample_and_average, seek_or_cover
 from tests.explorables.museum import MUSEUM, loss_museum
 from tests.explorables.one_position import baselines, hard_to_soft, push_and_pull, which_token
@@ -20,6 +21,7 @@ CHECKS = {
     "BiasAgainstVariance": bias_against_variance,
     "Credit": credit,
     "ControlStudy": control_study,
+    "Derail": derail,
     "HardToSoft": hard_to_soft,
     "LearningCurves": learning_curves,
     "LossMuseum": loss_museum,

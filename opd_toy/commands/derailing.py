@@ -1,0 +1,72 @@
+"""``python -m opd_toy derailing``: the record of a small student's answers that derail."""
+
+import json
+from pathlib import Path
+
+from opd_toy.commands.running import (
+    Progress,
+    aligned,
+    read_record,
+    stoppable,
+    threads,
+    unchanged,
+    write_record,
+)
+
+
+def add(commands):
+    parser = commands.add_parser(
+        "derailing",
+        help="how the answers of a small student derail, token by token",
+        description="Train a small teacher and student on sums, read the student's answers token "
+        "by token, before a slip and after it, and record the figures with their provenance. "
+        "Interrupted or killed, the same command goes on.",
+    )
+    option = parser.add_argument
+    folder = Path("_build/lm")
+    option("--folder", type=Path, default=folder, help=f"where models are kept (default: {folder})")
+    option(
+        "--directory", type=Path, default=Path("figures"), help="of the record (default: figures)"
+    )
+    option("--show", action="store_true", help="print the recorded figures; train nothing")
+    option(
+        "--json", action="store_true", help="print the figures as JSON in the place of the table"
+    )
+    parser.set_defaults(run=lambda arguments: run(parser, arguments))
+
+
+def run(parser, arguments):
+    path = arguments.directory / "derailing.json"
+    with stoppable(parser), threads(1):
+        results = read_record(path) if arguments.show else _made(path, arguments.folder)
+        print(json.dumps(results) if arguments.json else table(results))
+
+
+def _made(path, folder):
+    from opd_toy.lm.derailing import MODULES, derailing
+
+    with unchanged(path, MODULES):
+        results = derailing(folder, Progress)
+    write_record(path, results, modules=MODULES, seed=0)
+    return results
+
+
+def table(results):
+    """How likely the next token is wrong, before a slip and after it, and after a planted one."""
+    names = {
+        "before": "until a slip",
+        "alike": "in places like those after",
+        "new": "there, in no training text",
+        "after": "after a slip",
+    }
+    rows = [["", "tokens", "student", "teacher"]]
+    for name, words in names.items():
+        of = results["slipping"][name]
+        rows.append([words, str(of["tokens"]), f"{of['student']:.4f}", f"{of['teacher']:.4f}"])
+    planted = results["planted"]
+    return (
+        f"Probability that the next token is wrong\n\n{aligned(rows, 1)}\n\n"
+        f"{results['outcomes']['slipped']} of {results['questions']} answers slip. Slips an "
+        f"answer, after its first sum: {planted['as_written']:.3f}; where a slip was planted "
+        f"there: {planted['planted']:.3f}."
+    )
