@@ -23,10 +23,7 @@ def derail(seen, widget):
     answer = record["answers"][seen.choices["answer"]]
     tokens, at = answer["tokens"], int(seen.outputs["position"])
     right = answer["right"][at]
-    rows = [
-        {token: share for token, share in zip(record["tokens"], model[at])}
-        for model in answer["probabilities"]
-    ]
+    rows = [dict(zip(record["tokens"], model[at])) for model in answer["probabilities"]]
     of_right = [min(sum(row[token] for token in right), 1) for row in rows]
     shown = seen.table(0)[:, 1:]
     same("written", shown[0], [row[tokens[at]] for row in rows])
@@ -49,9 +46,7 @@ def derail(seen, widget):
         else "Training texts begin so."
     )
     assert f" {history} " in seen.sentence
-    wanted = (
-        f"one of {', '.join(right[:-1])} and {right[-1]}" if len(right) > 1 else named(right)
-    )
+    wanted = f"one of {', '.join(right[:-1])} and {right[-1]}" if len(right) > 1 else named(right)
     student, teacher = (rounded(100 * share, 1) for share in of_right)
     end = ("" if at not in slips else ": another slip" if earlier else ": a slip") + "."
     assert seen.sentence.endswith(
