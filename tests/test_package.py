@@ -109,6 +109,7 @@ def test_the_script_and_the_module_are_one(installed):
         ["variance", "all", "--show", "--directory", ROOT / "figures"],
         ["study", "--show", "--directory", ROOT / "figures"],
         ["bench", "--show", "--directory", ROOT / "figures"],
+        ["derail", "--show", "--directory", ROOT / "figures"],
     ],
 )
 def test_these_need_no_extra(installed, command):
@@ -130,6 +131,7 @@ def test_these_need_no_extra(installed, command):
         (["train", "--method", "gkd"], "torch"),
         (["study"], "torch"),
         (["bench"], "torch"),
+        (["derail"], "torch"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value,
 )
@@ -140,7 +142,7 @@ def test_without_its_extra_a_command_names_it(installed, command, extra):
     assert "Traceback" not in found.stderr
 
 
-@pytest.mark.parametrize("command", ["variance", "bench", "study"])
+@pytest.mark.parametrize("command", ["variance", "bench", "study", "derail"])
 def test_where_there_is_no_record_the_answer_says_where_they_are(installed, command):
     found = installed("opd-toy", command, "--show")
     assert found.returncode != 0 and "Traceback" not in found.stderr

@@ -34,7 +34,7 @@ class Derail(Explorable):
 
 def recording():
     """What the module needs of the record."""
-    record = provenance.recorded("derailing", "derailing")
+    record = provenance.recorded("derailing", "derail")
     return {
         "tokens": record["tokens"],
         "answers": {name: record["answers"][name] for name in ANSWERS},

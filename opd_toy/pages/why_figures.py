@@ -36,7 +36,7 @@ def training_loop(style):
 
 def three_markers(style):
     """The recorded answer, marked once, marked at each token, and taught at each token."""
-    record = recorded("derailing", "derailing")
+    record = recorded("derailing", "derail")
     answer = record["answers"]["number"]
     tokens, names = answer["tokens"], record["tokens"]
     p, q = np.array(answer["probabilities"])

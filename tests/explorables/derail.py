@@ -19,7 +19,7 @@ def readable(written):
 
 
 def derail(seen, widget):
-    record = provenance.recorded("derailing", "derailing")
+    record = provenance.recorded("derailing", "derail")
     answer = record["answers"][seen.choices["answer"]]
     tokens, at = answer["tokens"], int(seen.outputs["position"])
     right = answer["right"][at]

@@ -1,4 +1,4 @@
-"""``python -m opd_toy derailing``: the record of a small student's answers that derail."""
+"""``python -m opd_toy derail``: the record of a small student's answers that derail."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from opd_toy.commands.running import (
 
 def add(commands):
     parser = commands.add_parser(
-        "derailing",
+        "derail",
         help="how the answers of a small student derail, token by token",
         description="Train a small teacher and student on sums, read the student's answers token "
         "by token, before a slip and after it, and record the figures with their provenance. "
@@ -37,7 +37,7 @@ def add(commands):
 
 def run(parser, arguments):
     path = arguments.directory / "derailing.json"
-    with stoppable(parser), threads(1):
+    with stoppable(parser):
         results = read_record(path) if arguments.show else _made(path, arguments.folder)
         print(json.dumps(results) if arguments.json else table(results))
 
@@ -45,7 +45,7 @@ def run(parser, arguments):
 def _made(path, folder):
     from opd_toy.lm.derailing import MODULES, derailing
 
-    with unchanged(path, MODULES):
+    with threads(1), unchanged(path, MODULES):
         results = derailing(folder, Progress)
     write_record(path, results, modules=MODULES, seed=0)
     return results
