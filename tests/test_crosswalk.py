@@ -20,7 +20,8 @@ LINK = re.compile(r"\[([^]]*)\]\(([\w-]*\.md)?(?:#([\w-]+))?\)")
 def labels(page):
     """What a page can be linked at: its targets, and the equations that it shows."""
     text = (BOOK / page).read_text(encoding="utf-8")
-    shown = re.findall(r'show\("([\w-]+)"\)', text) + re.findall(r"^\$\$ \(eq-(.*?)\)$", text, re.M)
+    shown = re.findall(r'show\("([\w-]+)"[,)]', text)
+    shown += re.findall(r"^\$\$ \(eq-(.*?)\)$", text, re.MULTILINE)
     cited = re.findall(r"^@\w+\{(\w+),", (BOOK / "references.bib").read_text("utf-8"), re.M)
     targets = re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE)
     return {*targets, *(f"eq-{claim}" for claim in shown), *(cited if "references" in page else [])}

@@ -7,7 +7,7 @@ import pytest
 
 from opd_toy.derivations import DERIVATIONS
 from opd_toy.pages.drawing import Style
-from opd_toy.pages.page import BUILDING, exercise, figure, show, tabular
+from opd_toy.pages.page import BUILDING, exercise, figure, plain_figures, show, tabular
 from tests.conftest import ROOT
 
 
@@ -36,8 +36,8 @@ def test_show_of_some_chains_has_these_in_the_equation_and_all_in_the_fold():
 def test_a_proof_that_the_chapter_stands_on_lies_open():
     folded = show("score-mean-zero")._repr_markdown_()
     opened = show("score-mean-zero", folded=False)._repr_markdown_()
-    assert ":::{admonition} Proof, step by step\n" in opened
-    assert opened == folded.replace(":::{dropdown}", ":::{admonition}")
+    kind, box = ":::{dropdown} Proof, step by step\n", ":::{admonition} Proof, step by step\n"
+    assert kind in folded and opened == folded.replace(kind, f"{box}:class: opd-proof\n")
 
 
 def test_a_table_has_a_row_a_line_and_its_sides():
@@ -160,3 +160,15 @@ def test_exercises_are_lettered_through_a_chapter_and_look_like_no_section_or_eq
         letters = sorted(name[1:] for names in asked for name in names if name[0] == chapter)
         assert letters == [chr(ord("A") + place) for place in range(len(letters))], chapter
         assert len(letters) > 3, chapter
+
+
+def test_a_plain_figure_has_its_lines_in_the_colours_of_the_roles():
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context():
+        plain_figures("reverse_kl", "teacher")
+        axes = plt.figure().subplots()
+        lines = [axes.plot([0, 1])[0].get_color() for _ in range(3)]
+        plt.close()
+    style = Style()
+    assert lines == [style["reverse_kl"], style["teacher"], style["reverse_kl"]]

@@ -13,7 +13,7 @@ import os
 import uuid
 from pathlib import Path
 
-from opd_toy.pages.drawing import draw_svg
+from opd_toy.pages.drawing import Style, draw_svg
 from opd_toy.pages.numbers import plain
 
 _EXERCISE = (Path(__file__).parents[1] / "explorables" / "exercise.js").read_text(encoding="utf-8")
@@ -55,8 +55,9 @@ def show(claim, *titles, folded=True):
     # JupyterLab would number each output's only equation (1): a label is for the built book.
     label = f" (eq-{claim})" if BUILDING in os.environ else ""
     equation = f"$$\n{derivation.latex_claim(*titles)}\n$${label}"
-    kind = "dropdown" if folded else "admonition"
-    return Markdown(f"{equation}\n\n{_box('Proof, step by step', derivation.markdown(), kind)}")
+    title, steps = "Proof, step by step", derivation.markdown()
+    opened = f":::{{admonition}} {title}\n:class: opd-proof\n{steps}\n:::"
+    return Markdown(f"{equation}\n\n{_folded(title, steps) if folded else opened}")
 
 
 def tabular(head, rows, align=None, fold=None):
@@ -68,11 +69,11 @@ def tabular(head, rows, align=None, fold=None):
     lines = {"l": "---", "r": "--:"}
     body = [head, [lines[side] for side in align or "l" * len(head)], *rows]
     table = "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in body)
-    return Markdown(_box(fold, table) if fold else table)
+    return Markdown(_folded(fold, table) if fold else table)
 
 
-def _box(title, text, kind="dropdown"):
-    return f":::{{{kind}}} {title}\n{text}\n:::"
+def _folded(title, text):
+    return f":::{{dropdown}} {title}\n{text}\n:::"
 
 
 def exercise(number, answer, *, choices=None, tolerance=None, digits=2, unit="", why=""):
@@ -139,6 +140,15 @@ def _picture(draw, paper, alt):
     data = base64.b64encode(draw_svg(draw, paper == "dark").encode()).decode()
     source = f"data:image/svg+xml;base64,{data}"
     return f'<img class="opd-{paper} dark-light" alt="{html.escape(alt)}" src="{source}">'
+
+
+def plain_figures(*roles):
+    """Matplotlib draws as the book does, on light paper, its lines in the colours of ``roles``."""
+    import matplotlib.pyplot as plt
+
+    style = Style()
+    colours = plt.cycler(color=[style[role] for role in roles])
+    plt.rcParams.update(style.parameters() | {"axes.prop_cycle": colours})
 
 
 # Of its two pictures a figure shows the one for the page's paper; paper itself is light.
