@@ -1,6 +1,7 @@
-"""Sentences that random settings do not reach: each at a setting made for it, read and checked.
+"""What the explorables say at settings made for it, and what the names of their presets say.
 
-``check`` holds numbers and words to the engine; here is asked that the sentence was said at all.
+Random settings do not reach these sentences.  ``check`` holds numbers and words to the engine;
+here is asked that the sentence was said at all.
 """
 
 import re
@@ -8,7 +9,8 @@ import re
 import numpy as np
 import pytest
 
-from opd_toy import objectives
+from opd_toy import objectives, sequences
+from tests.explorables import WIDGETS
 from tests.explorables.opened import lent_pages, open_explorables
 
 lent = pytest.fixture(lent_pages, scope="module")
@@ -81,3 +83,74 @@ def test_the_ends_of_the_jsd_and_of_the_descent_are_named(opened):
     seen = opened("SeekOrCover", steps=300, **far).check()
     assert seen.sentence.startswith("After 300 steps reverse KL still moves, at")
     assert seen.sentence.endswith("No more than 300 steps are taken.")
+
+
+NOTES = {"student": [0.2, 0.3, 0.5], "teacher": Q}
+
+
+def is_notes(state):
+    return state.get("tree") == "notes" or {who: state.get(who) for who in NOTES} == NOTES
+
+
+def agree(state):
+    return state["student"] == state["teacher"]
+
+
+def confident_and_wrong(state):
+    p, q = np.array(state["student"]), np.array(state["teacher"])
+    return min(p.max(), q.max()) > 0.8 and p.argmax() != q.argmax()
+
+
+def dear(now, sign):
+    """Whether token 2 costs, or saves, now, and all from it on the other way round."""
+
+    def holds(state):
+        widget = WIDGETS["Credit"](**state)
+        costs = sequences.token_costs(*widget.trees())[state["sequence"]]
+        place = state["position"] - 1
+        return now * costs[place] > 0 and sign * costs[place:].sum() > 0
+
+    return holds
+
+
+# What the name of a preset says, as a condition on the state that it sets.
+PRESETS = {
+    ("ControlStudy", "First iterations"): lambda s: s["iteration"] == 40,
+    ("ControlStudy", "γ = 0 at the end"): lambda s: (s["gamma"], s["iteration"]) == (0, 2000),
+    ("ControlStudy", "γ = 1 at the end"): lambda s: (s["gamma"], s["iteration"]) == (1, 2000),
+    ("ControlStudy", "The same, seed 2026"): lambda s: (
+        (s["gamma"], s["iteration"], s["seed"]) == (1, 2000, 2026)
+    ),
+    ("Baselines", "The notes' example"): is_notes,
+    ("Baselines", "Even student"): lambda s: np.ptp(s["student"]) < 1e-3,
+    ("Baselines", "Off by a factor of 4"): lambda s: np.allclose(
+        np.abs(np.log(np.divide(s["student"], s["teacher"]))), np.log(4), atol=1e-3
+    ),
+    ("Baselines", "Student = teacher"): agree,
+    ("BiasAgainstVariance", "The notes' example"): is_notes,
+    ("Credit", "The notes' example"): is_notes,
+    ("Credit", "Cheap now, dear later"): dear(-1, 1),
+    ("Credit", "Dear now, cheap later"): dear(1, -1),
+    ("HardToSoft", "Sure teacher"): lambda s: max(s["teacher"]) > 0.9,
+    ("HardToSoft", "Unlikely label"): lambda s: s["teacher"][s["token"] - 1] <= 0.1,
+    ("HardToSoft", "Student = teacher"): agree,
+    ("LossMuseum", "A rare token"): lambda s: min(s["student"]) < 0.05,
+    ("LossMuseum", "Student = teacher"): agree,
+    ("PushAndPull", "Confident and wrong"): confident_and_wrong,
+    ("PushAndPull", "Torn teacher"): lambda s: s["teacher"][0] == s["teacher"][2] > 0.4,
+    ("SampleAndAverage", "A rare token"): lambda s: min(s["student"]) < 0.05,
+    ("SeekOrCover", "Near the light mode"): lambda s: s["weight"] > 0.5 and s["start_mean"] > 20.5,
+    ("SeekOrCover", "Near the heavy mode"): lambda s: s["weight"] > 0.5 and s["start_mean"] < 20.5,
+    ("SeekOrCover", "Wide start"): lambda s: s["start_width"] >= 8,
+    ("SeekOrCover", "Close modes"): lambda s: s["separation"] <= 5,
+    ("SeekOrCover", "Free student"): lambda s: s["family"] == "free",
+    ("WhichToken", "Confident and wrong"): confident_and_wrong,
+}
+
+
+@pytest.mark.parametrize("name", PRESETS, ids=": ".join)
+def test_a_preset_is_what_its_name_says(name, opened):
+    widget = opened(name[0])
+    widget.root.get_by_role("button", name=name[1], exact=True).click()
+    state = widget.widget.state() | widget.hash().get(widget.widget.name, {})
+    assert PRESETS[name](state), state
