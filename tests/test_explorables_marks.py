@@ -229,7 +229,7 @@ ROLES = {
     r"^(forward KL|fwd\. on|SFT$|SeqKD)": "forward-kl",
     r"^JSD": "jsd",
     r"teacher|label|target|^q$": "teacher",
-    r"student|start|trajectories|^end, mean|^p$": "student",
+    r"student|start|trajectories|slip|^end, mean|^p$": "student",
 }
 COLOURED = """(root) => [...root.querySelectorAll(
   ".opd-key span, .opd-table thead th, .opd-choice label, .opd-bars, svg text.opd-point-label"

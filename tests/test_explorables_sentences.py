@@ -101,7 +101,7 @@ def confident_and_wrong(state):
     return min(p.max(), q.max()) > 0.8 and p.argmax() != q.argmax()
 
 
-def dear(now, sign):
+def costly(now, sign):
     """Whether token 2 costs, or saves, now, and all from it on the other way round."""
 
     def holds(state):
@@ -129,8 +129,8 @@ PRESETS = {
     ("Baselines", "Student = teacher"): agree,
     ("BiasAgainstVariance", "The notes' example"): is_notes,
     ("Credit", "The notes' example"): is_notes,
-    ("Credit", "Cheap now, dear later"): dear(-1, 1),
-    ("Credit", "Dear now, cheap later"): dear(1, -1),
+    ("Credit", "Cheap now, costly later"): costly(-1, 1),
+    ("Credit", "Costly now, cheap later"): costly(1, -1),
     ("HardToSoft", "Sure teacher"): lambda s: max(s["teacher"]) > 0.9,
     ("HardToSoft", "Unlikely label"): lambda s: s["teacher"][s["token"] - 1] <= 0.1,
     ("HardToSoft", "Student = teacher"): agree,
