@@ -94,7 +94,7 @@ function render({ model, el }) {
       note(
         "The mean gradient of N sequences drawn by the student, compared with the exact gradient ",
         "∇J of the sequence KL: mean-squared error = squared bias + variance / N. A ring marks ",
-        "the least. Relative error: its root, over the length of ∇J. Rao–Blackwellised: exact ",
+        "the least. Relative error: its root, over the length of ∇J. The exact signal: the local ",
         "gradient at each token, full-vocabulary KL at each later one.",
       ),
     ),
@@ -179,7 +179,7 @@ const curveKey = () =>
   chartKey([
     ["line", "policy-gradient", "sampled: mean-squared error"],
     ["dots", "policy-gradient", "its variance / N"],
-    ["line", "reverse-kl", "Rao–Blackwellised: mean-squared error"],
+    ["line", "reverse-kl", "exact: mean-squared error"],
     ["dots", "reverse-kl", "its variance / N"],
     ["dashed", "ink", "squared bias, of both"],
     ["faint", "ink", "|∇J|²: as good as no step"],
@@ -245,9 +245,9 @@ function describe(exact, n, gamma, best) {
     : "none of it is bias.";
   return said(
     n === 1 ? "A single sequence:" : `Averaged over ${n} sequences,`,
-    `the sampled gradient errs least at γ = ${discount(best[0])},`,
+    `the sampled signal errs least at γ = ${discount(best[0])},`,
     `by ${portion(least[0])} of the exact gradient's length;`,
-    `the Rao–Blackwellised one at γ = ${discount(best[1])}, by ${portion(least[1])}.`,
+    `the exact signal at γ = ${discount(best[1])}, by ${portion(least[1])}.`,
     `At γ = ${discount(gamma)} they err by ${here.join(" and ")}${exact.unbiased ? "." : ";"}`,
     exact.unbiased
       ? said(

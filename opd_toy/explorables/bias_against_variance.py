@@ -18,8 +18,8 @@ class BiasAgainstVariance(Explorable):
         "Squared bias, variance divided by N and their sum, the mean-squared error, against the "
         "discount γ from 0 to 1, on a log axis, for a random tree of 3 tokens and 6 positions and "
         "N = 64 sequences. The bias falls to 0 at γ = 1 while the variance rises. The error of the "
-        "sampled gradient is least at γ = .24, that of the Rao–Blackwellised one, of far less "
-        "variance, at γ = .58."
+        "sampled signal is least at γ = .24, that of the exact signal, of far less variance, at "
+        "γ = .58."
     )
     tree = traitlets.Enum(("random", "notes"), "random").tag(sync=True)
     vocabulary = traitlets.Int(3, min=2, max=4).tag(sync=True)

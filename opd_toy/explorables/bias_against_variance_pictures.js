@@ -16,7 +16,7 @@ export const discount = (x) => (Number.isInteger(x) ? String(x) : number(x));
 
 export const SIGNALS = [
   { key: "sampled", label: "sampled", role: "policy-gradient" },
-  { key: "full_vocabulary", label: "Rao–Blackwellised", role: "reverse-kl" },
+  { key: "full_vocabulary", label: "exact", role: "reverse-kl" },
 ];
 const GAMMAS = Array.from({ length: 101 }, (_, i) => i / 100);
 

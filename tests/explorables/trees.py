@@ -67,7 +67,7 @@ def bias_against_variance(seen, widget):
     best, (least, here) = shown[4], (np.sqrt(x) / length for x in (least, here))
     assert (
         f"errs least at γ = {discount(best[0])}, by {per_cent(least[0])} of the exact gradient's "
-        f"length; the Rao–Blackwellised one at γ = {discount(best[1])}, by {per_cent(least[1])}."
+        f"length; the exact signal at γ = {discount(best[1])}, by {per_cent(least[1])}."
         in seen.sentence
     )
     assert (
