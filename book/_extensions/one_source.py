@@ -4,6 +4,7 @@
   ``[words](#sec-x)``, ``[words](06-noise.md#sec-x)``; to an equation, whose number is added;
   to a reference, ``[Fu et al. (2026)](references.md#fu2026)``, whose year is checked.
 * ``:::{dropdown} Title`` folds, as it does under jupyterlab-myst.
+* Words in the front matter under ``search`` are found by the search, digits too.
 * An admonition of the class ``only-jupyterlab`` is left out of the page.
 * A page is executed while it is read, so that its text can say ``{eval}`value```; it is read
   again when something that its cells use has changed.
@@ -12,6 +13,7 @@
 import ast
 import hashlib
 import html
+import json
 import os
 import re
 import sys
@@ -39,6 +41,7 @@ def setup(app):
     app.connect("env-get-outdated", whose_ingredients_changed)
     app.connect("doctree-read", leave_out_what_is_for_jupyterlab)
     app.connect("doctree-read", let_links_lead_to_labels)
+    app.connect("doctree-read", let_the_search_find)
     app.connect("env-updated", let_links_lead_to_references)
     app.connect("doctree-resolved", add_equation_numbers)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -65,6 +68,20 @@ def leave_out_what_is_for_jupyterlab(app, doctree):
     for node in list(doctree.findall(nodes.Admonition)):
         if "only-jupyterlab" in node["classes"]:
             node.parent.remove(node)
+
+
+# Search ----------------------------------------------------------------------------------
+
+
+def let_the_search_find(app, doctree):
+    """What readers type, ``search: {label: "word, phrase"}`` in front matter, leads to the label.
+
+    The search splits a page into words and leaves out numbers; entries of an index it takes whole.
+    """
+    for label, typed in json.loads(app.env.metadata[app.env.docname].get("search", "{}")).items():
+        place = doctree.nameids[label]
+        entries = [("single", each.strip(), place, "main", None) for each in typed.split(",")]
+        doctree.append(addnodes.index(entries=entries))
 
 
 # Links -----------------------------------------------------------------------------------
@@ -165,4 +182,6 @@ def used(code):
         files |= {"opd_toy/explorables/*.[jc]s*", "figures/*.png"}
         sliders = (ROOT / "opd_toy" / "explorables").glob("[a-z]*.py")
         modules |= {f"opd_toy.explorables.{path.stem}" for path in sliders}
+    if "opd_toy.pages.decide" in modules:
+        files.add("opd_toy/pages/decide.*")
     return sorted(modules), sorted(files)

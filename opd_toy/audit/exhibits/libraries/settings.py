@@ -1,5 +1,6 @@
 """Which setting of which library follows the objective that you want; an audit shows each."""
 
+import re
 from dataclasses import dataclass
 
 from opd_toy.audit.exhibits.libraries.library_loss import BETWEEN, FORWARD, REVERSE
@@ -22,6 +23,18 @@ class Goal:
     def settings_of(self, library):
         chosen = self.settings.items()
         return {id: words for id, words in chosen if LIBRARY_LOSSES[id].library == library}
+
+
+CODE = re.compile(
+    r"\w[\w.]*\([^)]*\)"  # a call
+    r'|\w+=(?:"[^"]*"|\.{3}|[\w+-]+(?:\.\d+)?)'  # an option with its value
+    r"|\b[A-Za-z]\w*(?:[._]\w+)+\b"  # a name with a dot or an underscore in it
+)
+
+
+def as_code(words):
+    """Markdown: what is code in the words of a setting is marked so."""
+    return CODE.sub(lambda found: f"`{found[0]}`", words)
 
 
 WITHOUT_NOISE = "no noise from the draw of the token"

@@ -1,0 +1,258 @@
+"""From what your teacher sends and what you want to an objective, an estimator and a setting.
+
+The page *Decide* shows these as a chart and as a table.  Texts are inline Markdown, with links
+as from a page of the book.
+"""
+
+from dataclasses import dataclass
+
+from opd_toy.audit.exhibits.libraries.settings import GOALS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """``choices``: {what the address says: the words}."""
+
+    key: str
+    asks: str
+    choices: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """What to follow and how, ``when`` each question named there has one of these answers.
+
+    ``kind`` decides what old texts and a reward ask for besides: see ADVICE.  ``goal`` names
+    one of the GOALS, whose settings are audited; ``instead`` stands where there is none.
+    """
+
+    when: dict[str, tuple[str, ...]]
+    follow: str
+    estimate: str
+    kind: str
+    read: str
+    goal: str | None = None
+    instead: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """What an answer to one more question adds to the ways of these kinds."""
+
+    question: str
+    answer: str
+    kinds: tuple[str, ...]
+    says: str
+
+
+QUESTIONS = (
+    Question(
+        key="teacher",
+        asks="What can your teacher send?",
+        choices={
+            "logits": "all logits of a position",
+            "top": "its K likeliest tokens",
+            "number": "one number, the drawn token's log-probability",
+            "text": "text only",
+        },
+    ),
+    Question(
+        key="tokenizer",
+        asks="Does it have the student's tokenizer?",
+        choices={"same": "the same", "other": "another one"},
+    ),
+    Question(
+        key="keep",
+        asks="What should the student keep?",
+        choices={
+            "all": "all ways in which the teacher answers",
+            "one": "one good way is enough",
+        },
+    ),
+    Question(
+        key="rollouts",
+        asks="How old are the student's texts when you train on them?",
+        choices={"fresh": "fresh", "stale": "some steps old"},
+    ),
+    Question(
+        key="reward",
+        asks="Is there a reward too?",
+        choices={"no": "no", "yes": "yes"},
+    ),
+)
+
+_ON_OWN_TEXTS = ("logits", "top", "number")
+_SFT = "by the cross-entropy of its tokens, drawn once and kept: any trainer for SFT"
+WAYS = (
+    Way(
+        when={"teacher": ("logits",), "tokenizer": ("same",), "keep": ("all",)},
+        follow="the forward KL at each position of the student's texts",
+        estimate="exactly, over the whole vocabulary, row by row",
+        kind="exact forward",
+        read="[chapter 3](03-logit-gradients.md#sec-push-and-pull)",
+        goal="forward KL, whole vocabulary",
+    ),
+    Way(
+        when={"teacher": ("logits",), "tokenizer": ("same",), "keep": ("one",)},
+        follow="the reverse KL at each position of the student's texts",
+        estimate="exactly, over the whole vocabulary, row by row",
+        kind="exact reverse",
+        read="[chapter 3](03-logit-gradients.md#sec-push-and-pull)",
+        goal="reverse KL, whole vocabulary",
+    ),
+    Way(
+        when={"teacher": ("top",), "tokenizer": ("same",), "keep": ("all",)},
+        follow="the forward KL on K + 1 outcomes: the teacher's first K, and the rest as one",
+        estimate="exactly, over these K + 1",
+        kind="exact forward",
+        read="[chapter 3](03-logit-gradients.md#claim-top-k-head-pushes-the-wrong-token)",
+        goal="forward KL on the teacher's first K",
+    ),
+    Way(
+        when={"teacher": ("top",), "tokenizer": ("same",), "keep": ("one",)},
+        follow="the reverse KL on K + 1 outcomes: the teacher's first K, and the rest as one",
+        estimate="exactly, over these K + 1; or the first K exactly and the rest by the drawn "
+        "token, which has no bias",
+        kind="exact reverse",
+        read="[chapter 6](06-relatives.md#claim-top-k)",
+        instead="no setting audited has the teacher's first K with the rest as one outcome: "
+        "[two losses in plain torch](#sec-decide-top-k)",
+    ),
+    Way(
+        when={"teacher": ("number",), "tokenizer": ("same",), "keep": ("all",)},
+        follow="the forward KL at each position of the student's texts",
+        estimate="from the drawn token, with the weight q/p; noisy, so ask for the first K if "
+        "you can",
+        kind="drawn forward",
+        read="[chapter 5](05-one-objective-two-estimators.md#sec-k-estimators)",
+        goal="forward KL, from the student's own tokens",
+    ),
+    Way(
+        when={"teacher": ("number",), "tokenizer": ("same",), "keep": ("one",)},
+        follow="the reverse KL at each position of the student's texts",
+        estimate="from the drawn token: its detached log-ratio as the cost, sampled at "
+        "temperature 1 and top-p 1",
+        kind="drawn reverse",
+        read="[chapter 4](04-policy-gradient-updates.md#sec-right-on-average)",
+        goal="reverse KL, from the token drawn",
+    ),
+    Way(
+        when={"teacher": ("text",)},
+        follow="the forward KL of whole texts, on the teacher's own; text alone leaves no choice "
+        "of the direction",
+        estimate=_SFT,
+        kind="text",
+        read="[chapter 1](01-from-sft-to-opd.md#claim-black-box)",
+        instead="nothing beyond the loss of SFT",
+    ),
+    Way(
+        when={"teacher": _ON_OWN_TEXTS, "tokenizer": ("other",), "keep": ("all",)},
+        follow="the forward KL of whole texts, on the teacher's own: text has no tokenizer",
+        estimate=_SFT,
+        kind="text",
+        read="[chapter 1](01-from-sft-to-opd.md#claim-black-box)",
+        instead="nothing beyond the loss of SFT",
+    ),
+    Way(
+        when={"teacher": _ON_OWN_TEXTS, "tokenizer": ("other",), "keep": ("one",)},
+        follow="the log-ratio of pieces of text that begin and end at the same bytes in both "
+        "tokenizers",
+        estimate="from the drawn text: a piece's detached log-ratio is the cost of its tokens",
+        kind="drawn reverse",
+        read="[Symptoms](symptoms.md#sec-other-tokenizer)",
+        instead="no setting for this is audited here",
+    ),
+)
+
+ADVICE = (
+    Advice(
+        question="rollouts",
+        answer="fresh",
+        kinds=("exact forward", "exact reverse"),
+        says="Nothing to correct.",
+    ),
+    Advice(
+        question="rollouts",
+        answer="fresh",
+        kinds=("drawn forward", "drawn reverse"),
+        says="Score the tokens with the trainer and not with the engine that wrote them; "
+        "[the two differ a little](05-one-objective-two-estimators.md#sec-sampler-mismatch).",
+    ),
+    Advice(
+        question="rollouts",
+        answer="stale",
+        kinds=("exact forward", "exact reverse"),
+        says="Nothing to correct in the loss: an exact divergence asks nobody who wrote the "
+        "prefix. Old texts only [weigh the prefixes differently](symptoms.md#sec-stale).",
+    ),
+    Advice(
+        question="rollouts",
+        answer="stale",
+        kinds=("drawn forward", "drawn reverse"),
+        says="Compute log p anew, and weight each token by its ratio p/μ, cut at 2 "
+        "([the numbers](symptoms.md#sec-stale)).",
+    ),
+    Advice(
+        question="rollouts",
+        answer="fresh",
+        kinds=("text",),
+        says="The student writes nothing here.",
+    ),
+    Advice(
+        question="rollouts",
+        answer="stale",
+        kinds=("text",),
+        says="The student writes nothing here, and the teacher's text does not age.",
+    ),
+    Advice(
+        question="reward",
+        answer="no",
+        kinds=("exact forward", "exact reverse", "drawn forward", "drawn reverse", "text"),
+        says="None: the end is the teacher, as far as the student can follow it.",
+    ),
+    Advice(
+        question="reward",
+        answer="yes",
+        kinds=("exact reverse", "drawn reverse"),
+        says="A second sum, with γ = 1 for the reward and γ = 0 for the KL. Its weight α is the "
+        "logarithm of the factor on the odds of passing "
+        "([the numbers](symptoms.md#sec-reward-weight)).",
+    ),
+    Advice(
+        question="reward",
+        answer="yes",
+        kinds=("exact forward", "drawn forward"),
+        says="A second sum, with γ = 1 for the reward and γ = 0 for the KL. With the forward KL "
+        "the same weight α leads a little less far ([the numbers](symptoms.md#sec-reward-weight)).",
+    ),
+    Advice(
+        question="reward",
+        answer="yes",
+        kinds=("text",),
+        says="First SFT, then train on the reward with a reverse KL to the student that SFT made: "
+        "[chapter 6](06-relatives.md#sec-mixture).",
+    ),
+)
+
+
+def way_of(choices):
+    """The only Way for these answers, {key of a question: answer}."""
+    (way,) = (
+        way for way in WAYS if all(choices[key] in answers for key, answers in way.when.items())
+    )
+    return way
+
+
+def advice_for(choices):
+    """{key of a question: what its answer adds}, for the way of these answers."""
+    kind = way_of(choices).kind
+    return {
+        each.question: each.says
+        for each in ADVICE
+        if choices[each.question] == each.answer and kind in each.kinds
+    }
+
+
+def goal_of(way):
+    """The Goal that a way names, or None."""
+    return next((goal for goal in GOALS if goal.name == way.goal), None)

@@ -1,0 +1,197 @@
+"""The page of decisions: every case has one answer, the chart gives it, and the tables name it."""
+
+import ast
+import itertools
+import json
+import re
+
+import pytest
+
+from opd_toy.audit.exhibits.libraries.decisions import (
+    ADVICE,
+    QUESTIONS,
+    WAYS,
+    advice_for,
+    goal_of,
+    way_of,
+)
+from opd_toy.audit.exhibits.libraries.record import RECORD
+from opd_toy.pages.decide import as_html
+from opd_toy.pages.page import BUILDING
+from tests.conftest import ROOT
+
+KEYS = [each.key for each in QUESTIONS]
+CASES = [
+    dict(zip(KEYS, answers)) for answers in itertools.product(*(each.choices for each in QUESTIONS))
+]
+CELL = re.compile(
+    r"^```\{code-cell\} ipython3\n(?::[^\n]*\n)*(?P<code>.*?)^```$"
+    r"|\{eval\}`(?P<value>[^`]+)`",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def run(page):
+    """(the page's text as shown, [the objects that its cells end in], its names)."""
+    names, shown = {}, []
+
+    def show(found):
+        if found["value"]:
+            return str(eval(found["value"], names))
+        body = ast.parse(found["code"]).body
+        last = body.pop() if isinstance(body[-1], ast.Expr) else None
+        exec(compile(ast.Module(body, []), page, "exec"), names)
+        if last is None:
+            return ""
+        shown.append(eval(compile(ast.Expression(last.value), page, "eval"), names))
+        markdown = getattr(shown[-1], "_repr_markdown_", str)
+        return markdown()
+
+    return CELL.sub(show, (ROOT / "book" / page).read_text(encoding="utf-8")), shown, names
+
+
+def words(markdown):
+    """Inline Markdown as a reader sees it, in one line."""
+    text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", markdown).replace("`", "").replace("<br>", " ")
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def decide():
+    return run("decide.md")
+
+
+def test_every_case_has_one_way_and_one_answer_to_each_further_question():
+    assert len(CASES) == 64
+    for case in CASES:
+        assert set(advice_for(case)) == {each.question for each in ADVICE}
+        matching = [
+            each
+            for each in ADVICE
+            if case[each.question] == each.answer and way_of(case).kind in each.kinds
+        ]
+        assert len(matching) == len(advice_for(case))
+    assert {way_of(case).follow for case in CASES} == {way.follow for way in WAYS}
+
+
+def test_a_way_has_settings_by_audits_or_says_why_not():
+    audits = json.loads(RECORD.read_text(encoding="utf-8"))["results"]["audits"]
+    verdicts = {entry["id"]: entry["optimises"] for entry in audits}
+    for way in WAYS:
+        goal = goal_of(way)
+        assert bool(goal) == (way.goal is not None) and bool(goal) != bool(way.instead)
+        for name in goal.settings if goal else ():
+            assert verdicts[name].startswith(goal.verdicts), name
+            assert goal.verdicts[0].split()[0] in way.follow
+
+
+def test_the_tables_name_all_that_the_chart_can_say(decide):
+    text = decide[0]
+    told = words(text)
+    for way in WAYS:
+        assert way.follow in told and words(way.estimate) in told and words(way.read) in told
+        goal = goal_of(way)
+        assert all(words(said) in told for said in (goal.settings.values() if goal else ()))
+    assert all(words(each.says) in told for each in ADVICE)
+    audited = json.loads(RECORD.read_text(encoding="utf-8"))["provenance"]
+    assert audited["date"][:10] in told and audited["versions"]["trl"] in told
+
+
+@pytest.fixture
+def chart(page, decide, tmp_path):
+    """The chart alone in a page: a function that opens it at an address's hash."""
+    made = next(each for each in decide[1] if hasattr(each, "_repr_html_"))
+    file = tmp_path / "decide.html"
+    file.write_text(f'<!doctype html><meta charset="utf-8"><body>{made._repr_html_()}')
+
+    def opened(fragment=""):
+        page.goto("about:blank")
+        page.goto(file.as_uri() + fragment)
+        return page.locator(".opd-decide")
+
+    return opened
+
+
+def given(chart):
+    return {
+        radio.get_attribute("data-question"): radio.get_attribute("value")
+        for radio in chart.locator("input:checked").all()
+    }
+
+
+def answered(chart):
+    """{title: text} of what is to be seen, and the line that is read out."""
+    shown = chart.locator("dl > div:visible")
+    titles = shown.locator("dt").all_inner_texts()
+    texts = [" ".join(text.split()) for text in shown.locator("dd").all_inner_texts()]
+    assert len(titles) == len(texts)
+    return dict(zip(titles, texts)), chart.locator("[aria-live]").inner_text()
+
+
+def expected(case):
+    way, advice = way_of(case), advice_for(case)
+    parts = {
+        "Estimate it": words(way.estimate),
+        "Read": words(way.read),
+        "Old texts": words(advice["rollouts"]),
+        "Reward": words(advice["reward"]),
+    }
+    return parts, f"Follow {way.follow}."
+
+
+def test_each_case_is_answered_and_its_address_leads_back(chart, page):
+    card = chart()
+    for case in CASES[1:] + CASES[:1]:  # the first is chosen already
+        for key, answer in case.items():
+            card.locator(f"input[data-question={key}][value={answer}]").check()
+        (parts, line), (wanted, wanted_line) = answered(card), expected(case)
+        assert line == wanted_line and parts.items() >= wanted.items()
+        goal = goal_of(way_of(case))
+        settings = map(words, goal.settings.values() if goal else [way_of(case).instead])
+        assert all(each in parts["In your library"] for each in settings)
+        assert page.url.endswith("#decide=" + ",".join(case[key] for key in KEYS))
+    for case in CASES[::9]:
+        card = chart("#decide=" + ",".join(case.values()))
+        assert given(card) == case and answered(card)[1] == expected(case)[1]
+    assert page.faults == []
+
+
+def test_a_hash_that_makes_no_sense_leaves_the_first_answers(chart, page):
+    first = {each.key: next(iter(each.choices)) for each in QUESTIONS}
+    for fragment in ("", "#decide=", "#decide=x,y,z", "#sec-start", "#decide=logits,,one,,,,"):
+        found = given(chart(fragment))
+        assert found == first | ({"keep": "one"} if "one" in fragment else {})
+    assert page.faults == []
+
+
+def test_back_and_a_typed_address_change_the_answer(chart, page):
+    card = chart("#decide=text,same,all,fresh,no")
+    page.evaluate("location.hash = 'decide=number,same,one,stale,yes'")
+    page.wait_for_function("document.querySelector('[aria-live]').textContent.includes('reverse')")
+    assert given(card)["teacher"] == "number"
+
+
+def test_the_keyboard_is_enough(chart, page):
+    card = chart()
+    card.locator("input[data-question=teacher]").first.focus()
+    page.keyboard.press("ArrowDown")
+    assert given(card)["teacher"] == "top"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.dataset.question") == "tokenizer"
+
+
+def test_without_scripts_the_chart_gives_way_to_the_tables(browser, chart, page):
+    chart()
+    bare = browser.new_context(java_script_enabled=False).new_page()
+    bare.goto(page.url)
+    assert not bare.locator(".opd-decide").is_visible()
+    assert "tables below" in bare.locator("noscript").inner_text()
+    bare.context.close()
+
+
+def test_links_lead_to_pages_there_and_to_notebooks_in_jupyterlab(monkeypatch):
+    monkeypatch.setenv(BUILDING, "yes")
+    assert '<a href="x.html#sec-y">z</a>' in as_html("[z](x.md#sec-y), `a<b`")
+    assert "<code>a&lt;b</code>" in as_html("[z](x.md#sec-y), `a<b`")
+    monkeypatch.delenv(BUILDING)
+    assert '<a href="x.md#sec-y">z</a>' in as_html("[z](x.md#sec-y)")
