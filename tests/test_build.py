@@ -161,6 +161,7 @@ def test_text_holds_numbers_folds_and_links(tiny):
         "- file: book/references\n"
     )
     (tiny.folder / "book" / "other.md").write_text(
+        "---\nsearch:\n  sec-there: 152064, some words\n---\n"
         "# Other\n\n(sec-there)=\n## There\n\nBack to [the sum](index.md#eq-sum).\n"
     )
     references = tiny.folder / "book" / "references.md"
@@ -180,6 +181,11 @@ def test_text_holds_numbers_folds_and_links(tiny):
         "other.html#sec-there",
     ]
     assert "the sum (1)" in re.sub(r"<[^>]*>", "", tiny.page("other"))
+    index = (tiny.folder / "_build/html/searchindex.js").read_text()
+    assert all(
+        re.search(rf'"{typed}": \[\[\d+, "sec-there", true\]\]', index)
+        for typed in ("152064", "some words")
+    )
 
     tiny.set_value(2)  # the page that uses it is executed again, and no other
     code, said = tiny.build()
@@ -237,6 +243,9 @@ def test_a_page_is_executed_again_when_what_its_cells_use_has_changed(tmp_path, 
     modules, files = one_source.used("from opd_toy.explorables import Credit")
     assert {"opd_toy.explorables.credit", "opd_toy.explorables.host"} <= set(modules)
     assert files == ["figures/*.png", "opd_toy/explorables/*.[jc]s*"]
+    assert one_source.used("from opd_toy.pages.decide import Chart")[1] == [
+        "opd_toy/pages/decide.*"
+    ]
 
     def taken(cell="import math", prose="Text.", pinned="numpy==1"):
         page.write_text(HEADER + f"{prose}\n\n```{{code-cell}} ipython3\n{cell}\n```\n")
