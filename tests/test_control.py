@@ -526,6 +526,41 @@ def test_full_vocabulary_has_the_sampled_mean_and_less_variance():
     assert frozen.squared_norm_of_mean(exact.unflatten(0, (32, -1)).mean(1))[0] > 0
 
 
+def test_what_is_recorded_of_a_frozen_student():
+    runs, parameters, teachers, _ = small(gammas=[0.5], seeds=[3])
+    found = frozen.at_stage(parameters, runs, teachers, 1, (0.0, 1.0), 64)
+    rollout, teacher = frozen.frozen_rollout(parameters, runs, teachers, 1, LENGTH, 64)
+    end = rollout.positions[-1, 0]
+    assert found["final_position"] == pytest.approx([end.mean().item(), end.std().item()], abs=6e-5)
+    kl = gaussian_kl(rollout.mean, rollout.log_std, *teacher)[:, 0]  # (T, trajectories)
+    assert found["kl_per_step"] == pytest.approx(kl.mean(1).tolist(), rel=6e-4)
+    rows = {
+        key: frozen.trajectory_gradients(parameters, rollout, signal)
+        for key, signal in frozen.signals(rollout, *teacher, (0.0, 1.0)).items()
+    }
+    immediate = frozen.total_variance(rows["sampled", 0.0][:, OUTPUT_LAYER])
+    for row in found["estimators"]:
+        mine = rows[row["estimator"], row["gamma"]]
+        variance = frozen.total_variance(mine[:, OUTPUT_LAYER])
+        assert row["output_layer"]["variance"] == pytest.approx(variance, rel=6e-4)
+        low, high = row["output_layer"]["interval"]
+        assert 0 < low < high and low < 1.5 * variance and high > variance / 1.5
+        low, high = row["output_layer"]["ratio_to_immediate_interval"]
+        assert low < 1.5 * variance / immediate and high > variance / immediate / 1.5
+        every = row["all_parameters"]
+        assert every["variance"] == pytest.approx(frozen.total_variance(mine), rel=6e-4)
+        assert ("squared_bias" in every) == (row["estimator"] == "full_vocabulary")
+    first, last = (
+        next(
+            row["all_parameters"]
+            for row in found["estimators"]
+            if (row["estimator"], row["gamma"]) == ("full_vocabulary", gamma)
+        )
+        for gamma in (0.0, 1.0)
+    )
+    assert last["squared_bias"] == 0 < first["squared_norm"] == last["squared_norm"]
+
+
 def test_bootstrap_and_unbiased_norm_on_known_laws():
     random = np.random.default_rng(0)
     rows = torch.from_numpy(random.normal(0, 1, (4096, 10))) * 2 + 1000

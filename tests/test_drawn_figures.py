@@ -99,6 +99,11 @@ def test_drawn_tokens_make_staircases_and_their_mean_a_rising_curve(axes_of):
     np.testing.assert_allclose(np.ravel(dot), [np.log(0.5), STUDENT @ costs], rtol=1e-12)
 
 
+def last_variance(stage, estimator):
+    rows = stage["tasks"]["left"]["estimators"]
+    return [row["output_layer"]["variance"] for row in rows if row["estimator"] == estimator][-1]
+
+
 def test_both_panels_are_in_units_of_the_sampled_variance_at_no_discount(axes_of):
     stages = recorded("control-frozen", "variance frozen")["stages"]
     drawn = {}
@@ -112,6 +117,19 @@ def test_both_panels_are_in_units_of_the_sampled_variance_at_no_discount(axes_of
             gammas = [gamma for kind, gamma in variance if kind == estimator]
             wanted = [variance[estimator, g] / variance["sampled", 0] for g in gammas]
             np.testing.assert_allclose(line, wanted, rtol=1e-12, err_msg=name)
+        # the intervals: [low, high, nothing] at each γ
+        bars = [line.get_ydata() for line in axes.lines if line.get_linewidth() == 1.2]
+        for bar, stage in zip(bars, stages.values(), strict=True):
+            rows = stage["tasks"]["left"]["estimators"]
+            mine = [row["output_layer"] for row in rows if row["estimator"] == estimator]
+            wanted = [cell["ratio_to_immediate_interval"] for cell in mine]
+            np.testing.assert_array_equal(bar.reshape(-1, 3)[:, :2], wanted)
+        # beside each line its student's iteration, in the lines' order
+        named = sorted(axes.texts, key=lambda text: text.xy[1])
+        order = sorted(stages.values(), key=lambda stage: last_variance(stage, estimator))
+        assert [text.get_text() for text in named] == [f"{at['iteration']:,}" for at in order]
+    titles = [axes.get_title() for axes in axes_of("study-frozen")]
+    assert titles == ["sampled costs", "exact costs"]
     sampled, exact = (np.array(lines) for lines in drawn.values())
     says(
         "study-frozen",

@@ -12,6 +12,7 @@ import pytest
 from opd_toy import estimators, sequences
 from opd_toy.explorables.control_study import block_means
 from opd_toy.records import provenance
+from tests.explorables import WIDGETS
 from tests.explorables.draws_and_descents import MOST, POSITIONS, WALKS, bump, uniforms
 from tests.explorables.museum import museum_end
 from tests.explorables.opened import lent_pages, open_explorables
@@ -76,8 +77,8 @@ def test_the_study_s_dot_and_target(opened):
     study = provenance.recorded("control-study", "variance")
     means = np.log10(block_means(study))
     for task, target in enumerate(study["targets"]):
-        widget = opened("ControlStudy", task=study["tasks"][task], gamma=0.5, seed=42)
-        widget.set(task=study["tasks"][task], gamma=0.5, seed=42, iteration=1000)
+        widget = opened("ControlStudy")
+        widget.set(task=study["tasks"][task], gamma=0.5, seed=2026, iteration=1000)
         widget.check()
         variances, trajectories = widget.root.locator("svg").all()
         x, y = numbers(variances.locator("circle.opd-point"), "cx", "cy")
@@ -85,6 +86,12 @@ def test_the_study_s_dot_and_target(opened):
         line = points_in(variances.locator("[data-line='2']").get_attribute("d"))
         assert y == pytest.approx(line[24, 1], abs=0.051)
         assert len(line) == means.shape[-1] == 50
+        # the labels, 14 apart; γ = 1, which is alone there, at the median of its line's end
+        labels = variances.get_by_text(re.compile("^γ [\\d.]+$")).all()
+        heights = [numbers(label, "y")[0] - 4 for label in labels]
+        assert np.diff(sorted(heights)).min() > 13.9
+        end = points_in(variances.locator("[data-line='4']").get_attribute("d"))[-7:, 1]
+        assert heights[4] == pytest.approx(np.median(end), abs=0.051)
         level = trajectories.locator("path.opd-dashed").get_attribute("d")
         height = float(re.fullmatch(r"M[\d.]+ ([\d.]+)H[\d.]+", level)[1])
         assert (104 - height) * 16 / 184 == pytest.approx(target)
@@ -98,6 +105,10 @@ def test_the_museum_s_ways_and_ends(opened):
     pair = [tuple(seen.distribution(who)) for who in ("student", "teacher")]
     for place, side in enumerate(("wrong", "right")):
         way = points_in(widget.root.locator(f"[data-path={side}]").get_attribute("d"))
+        dashes = widget.root.locator(f"[data-path={side}], [data-line={side}]").evaluate_all(
+            "(lines) => lines.map((line) => getComputedStyle(line).strokeDasharray)"
+        )
+        assert {dash != "none" for dash in dashes} == {side == "wrong"} and len(dashes) == 3
         for at in (0, 15, 30):
             p = museum_end("k3", place, *pair, at, None)
             np.testing.assert_allclose(way[at], p @ CORNERS, atol=0.051)
@@ -157,6 +168,12 @@ def test_the_curves_of_the_second_signal_and_the_level(opened):
     picture = widget.root.locator('svg[aria-label^="Squared bias"]')
     value = height_to_value(picture, logarithmic=True)
     rough = abs(math.log(value(0) / value(0.2)))
+    # as the key has it
+    roles = [
+        re.findall("--opd-([a-z-]+)", line.get_attribute("style") or "")
+        for line in picture.locator("g[clip-path] > path").all()
+    ]
+    assert roles == [["ink"], ["ink"], *[["policy-gradient"]] * 2, *[["reverse-kl"]] * 2]
     level, _, full = picture.locator(
         "g[clip-path] > path:not(.opd-dashed):not(.opd-fine-dots)"
     ).all()
@@ -201,3 +218,35 @@ def test_the_bumps_of_teacher_student_and_ends_and_the_cost_by_step(opened):
     assert mark[0] == pytest.approx(46 + 7 / last * 294, abs=0.051)
     high = float(costs.locator("text").nth(3).text_content())
     assert (104 - mark[1]) / 82 * high == pytest.approx(shown[1, 3], abs=0.01 * high)
+
+
+# One colour a role in the whole book: whose words a key, a table's head or a label may bear.
+ROLES = {
+    r"^(sampled|PG|RLVR|OPD\+R|policy gradient|this estimator|total variance|lower than it)"
+    r"|^(mean$|mean of N|99 other|root mean|exact ±)": "policy-gradient",
+    r"^(Rao|GKD|reverse KL|rev\. off|top k|KL\(p‖q\), exact)": "reverse-kl",
+    r"^exact($| gradient|: σ)": "reverse-kl",
+    r"^(forward KL|fwd\. on|SFT$|SeqKD)": "forward-kl",
+    r"^JSD": "jsd",
+    r"teacher|label|target|^q$": "teacher",
+    r"student|start|trajectories|slip|^end, mean|^p$": "student",
+}
+COLOURED = """(root) => [...root.querySelectorAll(
+  ".opd-key span, .opd-table thead th, .opd-choice label, .opd-bars, svg text.opd-point-label"
+)].flatMap((node) => {
+  const mark = node.querySelector("i");
+  const role = [node, mark].map((each) => each?.style.getPropertyValue("--role")).find(Boolean);
+  const words = (node.querySelector("legend") ?? node).textContent;
+  return role ? [[role.match(/--opd-([a-z-]+)/)[1], words]] : [];
+})"""
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_a_colour_bears_the_words_of_its_role(name, opened):
+    before = None
+    for role, text in opened(name).root.evaluate(COLOURED):
+        known = [of for words, of in ROLES.items() if re.search(words, text)]
+        if text.startswith("its variance"):  # that of the line before it
+            known = [before]
+        assert role in ("ink", "muted") or text.startswith("least at") or known[:1] == [role], text
+        before = role

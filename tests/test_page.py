@@ -1,5 +1,6 @@
 """What a chapter puts on its page: proofs, tables, figures, exercises that check themselves."""
 
+import base64
 import re
 
 import numpy as np
@@ -84,6 +85,10 @@ def test_a_figure_is_drawn_for_both_papers_with_words():
     assert len(re.findall(r'alt="a line &quot;up&quot;"', text)) == 2
     assert "One &lt; two" in text
     assert Style()["student"] != Style(dark=True)["student"]
+    for paper, style in (("light", Style()), ("dark", Style(dark=True))):
+        data = re.search(rf'<img class="opd-{paper} [^>]*base64,([^"]*)"', text)[1]
+        drawn = base64.b64decode(data).decode().lower()
+        assert style["student"].lower() in drawn and style["paper"].lower() in drawn
 
 
 # ---- exercises in a browser ----

@@ -87,7 +87,8 @@ def test_the_methods_are_means_over_the_seeds_that_have_an_end(blocks):
         "tiny: 3 steps of 4 texts, seeds 1, 7, on cpu; measured on 5 prompts kept for tests"
     ]
     header, _, *rows = blocks[1]
-    assert header.endswith("length tokens processor seconds")
+    measured = " ".join(name.replace("_", " ") for name in MEASURES)
+    assert header == f"{measured} tokens processor seconds"
     middle = [(LOW[name] + HIGH[name]) / 2 for name in MEASURES]
     assert rows == [
         f"teacher {cells(HIGH.values())}",
@@ -107,11 +108,16 @@ def test_the_other_tables_say_what_the_record_says(blocks):
     assert blocks[4] == ["Sequence KL (accuracy) at the end by rate, seed 1"]
     assert [blocks[5][0], blocks[5][2]] == ["rate 0.001 0.01", "gkd 0.500 (0.250) - (-)"]
     assert blocks[6] == ["Students that start as the teacher: 6 steps at the rate 0.02"]
-    teacher, rlvr = blocks[7][2:]
+    header, _, teacher, rlvr = blocks[7]
+    measured = " ".join(name.replace("_", " ") for name in MEASURES)
+    assert header == f"gain in right workings {measured}"
     assert teacher == f"teacher {cells(HIGH.values())}"
     assert rlvr == f"rlvr 0.1250 {cells(HIGH.values())}"
     assert blocks[8][0].startswith("Gradients of one text at a frozen student: start, 12 texts")
     assert blocks[8][0].endswith("between lengths 2, 4, 8")
+    assert blocks[9][0] == (
+        "variance ratio to gkd token noise cosine with gkd cosine with sequence kl bias growth"
+    )
     assert blocks[9][2] == "gkd 2 ± 0.2 1 - 3 4 5 1.500 -"
 
 

@@ -120,6 +120,13 @@ def test_only_the_book_s_own_settings_take_the_place_of_the_record(option, place
     assert variance_command.folder(arguments) == Path(place)
 
 
+def header(text):
+    """The columns' names of the last table in a text: above its rule, two spaces between them."""
+    lines = text.splitlines()
+    rule = max(n for n, line in enumerate(lines) if set(line) == {"-", " "})
+    return re.split(r" {2,}", lines[rule - 1].strip())
+
+
 def test_tables_say_what_the_results_say():
     """On results of one run: the last quarter of eight windows, two drifts of three."""
     study = results(FIGURES / "control-study.json")
@@ -136,6 +143,10 @@ def test_tables_say_what_the_results_say():
     text = variance_tables.study_table(one)
     row = text.splitlines()[-1].split()
     assert row == ["1", "7", "3.16e+06", "1.00e+00", "0.25", "not", "finite", "right"]
+    assert header(text) == [
+        *("gamma", "seed", "variance left", "variance right"),
+        *("distance left", "distance right", "drifts"),
+    ]
     assert "from iteration 601 on" in text
     stopped = variance_tables.study_table(one | {"diverged": [[12]]})
     assert stopped.endswith("stopped at 12")
@@ -147,7 +158,9 @@ def test_tables_say_what_the_results_say():
         "distance": [0.5, None, 2],
         "drifts": [False, True, True],
     }
-    row = variance_tables.crossed_table(found | {"crossed": [crossed]}).splitlines()[-1]
+    text = variance_tables.crossed_table(found | {"crossed": [crossed]})
+    assert header(text)[:2] == ["teachers' bounds", "students' bounds"]
+    row = text.splitlines()[-1]
     assert row.split() == ["a", "b", "2", "of", "3", "0.50,", "-,", "2.00"]
 
 
@@ -180,6 +193,11 @@ def test_tables_of_the_frozen_student_say_what_the_results_say():
     }
     cells = [" ".join(line.split()) for line in variance_tables.frozen_table(found).splitlines()]
     assert "late (iteration 7), left task" in cells
+    of_estimators = variance_tables.frozen_table(found).rpartition("\n\nControl task")[0]
+    assert header(of_estimators) == [
+        *("estimator", "gamma", "variance", "95 %", "all parameters"),
+        *("bias^2 / |E g_1|^2", "MSE of 64"),
+    ]
     assert "sampled 0.5 1.00e+03 [9.00e+02, 2.00e+03] 7.00e+03" in cells
     error = "1.00e+01"  # 640 / 64
     row = f"Rao-Blackwellised 0 5.00e+00 [4.00e+00, 6.00e+00] 6.40e+02 -0.500 ± 0.250 {error}"
@@ -188,14 +206,20 @@ def test_tables_of_the_frozen_student_say_what_the_results_say():
 
     row = {"signal": "sampled", "causal": False, "gamma": 1, "exponents": [2.5, 2.75]}
     exponents = {"lengths": [4, 8, 16], "rows": [row], "student": [1], "teacher": [1]}
-    header, _, row = variance_tables.exponents_table(exponents).splitlines()[-3:]
-    assert header.split()[2:] == ["4-8", "8-16"] and row.split()[2:] == ["1", "2.50", "2.75"]
+    text = variance_tables.exponents_table(exponents)
+    assert header(text) == ["estimator", "gamma", "4-8", "8-16"]
+    assert text.split()[-5:] == ["full", "return", "1", "2.50", "2.75"]
 
     found = results(FIGURES / "control-sensitivity.json")
     row = found["rows"][0] | {"drifts": [True, False, True], "was_lost": [True] * 3}
     row |= {"not_finite_at": [0, 12, 0], "distance": [[9, 1], [9, None], [9, 2]]}
     row |= {"late_variance": [1e3, None, 2e3], "bounds": "any"}
-    lines = variance_tables.sensitivity_table(found | {"rows": [row]}).splitlines()
+    text = variance_tables.sensitivity_table(found | {"rows": [row]})
+    assert header(text.partition("Teachers and students")[0]) == [
+        *("std bounds", "optimiser", "gamma", "drifts", "was lost", "not finite"),
+        *("distance at the end", "late variance"),
+    ]
+    lines = text.splitlines()
     line = next(line for line in lines if line.lstrip().startswith("any "))
     shares, ends = "2 of 3 3 of 3 1 of 3", "1.00, -, 2.00 1.00e+03, -, 2.00e+03"
     assert " ".join(line.split()).endswith(f"{shares} {ends}")

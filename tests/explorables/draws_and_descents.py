@@ -64,6 +64,12 @@ def sample_and_average(seen, widget, seed=None):
         assert f"Every draw gives {rounded(exact[j], 2)}" in seen.sentence
         return
     error = deviation[j] / math.sqrt(n)
+    signed = lambda x: ("+" if x >= 0.0005 else "") + rounded(x, 3)
+    assert seen.sentence.startswith(
+        f"After {n} draw{'s' if n > 1 else ''} the mean on {['z₁', 'z₂', 'z₃'][j]} is "
+        f"{signed(mean[j])}, the exact gradient {signed(exact[j])}: "
+    )
+    assert ("; about 95 are to be expected" in seen.sentence) == (n * p.min() >= 5)
     assert (
         f"off by {rounded(abs(mean[j] - exact[j]), 3)}, "
         f"with a standard error σ/√N of {rounded(error, 3)}" in seen.sentence
@@ -136,10 +142,24 @@ def seek_or_cover(seen, widget):
             f"After {at} of {last} steps" in seen.sentence
             and f"to {rounded(shown[1, 3], 3)}." in seen.sentence
         )
-    if "on the left mode:" in seen.sentence:
-        assert end[2] > 0.9 and f"{rounded(100 * end[2], 0)} % of its mass" in seen.sentence
-    if "on the right mode:" in seen.sentence:
-        assert end[2] < 0.1 and f"{rounded(100 * (1 - end[2]), 0)} % of its mass" in seen.sentence
+    for mode, side in (("left", end[2]), ("right", 1 - end[2])):
+        given = shown[0, 2] if mode == "left" else 1 - shown[0, 2]
+        if f"on the {mode} mode:" in seen.sentence:
+            assert side > 0.9
+            assert (
+                f"{rounded(100 * side, 0)} % of its mass lies there, "
+                f"and {rounded(100 * given, 0)} % of the teacher's." in seen.sentence
+            )
+    if "spread over both modes" in seen.sentence:
+        assert 0.1 <= end[2] <= 0.9 or end[1] >= 1.5 * width
+        assert (
+            f"{rounded(100 * end[2], 0)} % on the left where the teacher has "
+            f"{rounded(100 * shown[0, 2], 0)} %," in seen.sentence
+        )
+        theirs = f"(teacher {rounded(shown[0, 0], 1)} and {rounded(shown[0, 1], 2)})"
+        assert ("with the teacher's own" in seen.sentence) or (
+            f"with mean {rounded(end[0], 1)} and sd {rounded(end[1], 2)} {theirs}." in seen.sentence
+        )
     if "with the teacher's own mean and sd" in seen.sentence:
         np.testing.assert_allclose(end[:2], shown[0, :2], atol=0.005)
     if seen.choices["family"] == "free" and "all three objectives end there" in seen.sentence:

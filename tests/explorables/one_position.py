@@ -107,6 +107,10 @@ def hard_to_soft(seen, widget):
     else:
         v = max(opposed, key=lambda v: abs(soft[v]))
         assert (
+            f"Student and teacher give {LABELS[v]} {rounded(p[v], 2)} and {rounded(q[v], 2)}:"
+            in seen.sentence
+        )
+        assert (
             f"the soft label {word(soft[v])} it, the hard label {LABELS[n]} {word(sharp[v])} it"
             in seen.sentence
         )
@@ -150,8 +154,12 @@ def which_token(seen, widget):
     else:
         assert (
             f"PG {'lowers it and raises' if ratio > 0 else 'raises it and lowers'} both others, "
-            f"as {rounded(p[others[0]], 2)} : {rounded(p[others[1]], 2)}" in seen.sentence
+            f"as {rounded(p[others[0]], 2)} : {rounded(p[others[1]], 2)}, the student's odds, "
+            f"whatever the teacher's ({rounded(q[others[0]], 2)} : {rounded(q[others[1]], 2)})."
+            in seen.sentence
         )
+        sign = "+" if float(rounded(abs(ratio), 2)) and ratio > 0 else ""
+        assert f"{TOKENS[k]} drawn, log-ratio {sign}{rounded(ratio, 2)}." in seen.sentence
         assert all((table[k][v] > 0) != (table[k][k] > 0) for v in others)
     chances = [
         [
@@ -236,7 +244,14 @@ def baselines(seen, widget):
         )
     assert seen.html.count(f"It follows: {seen.texts[1][chosen][0]}") == 1
     assert seen.sentence.startswith(f"{seen.choices['kind']} as a {seen.choices['use']}. ")
-    assert f"Its total variance is {rounded(total, 3)}" in seen.sentence
+    plain = estimators.total_variance(p, estimators.policy_gradient(p, q))
+    digits = 4 if total < 0.1 * plain else 2
+    spread = (
+        "the same as plain policy gradient's"
+        if abs(total - plain) <= 1e-9 * max(total, plain, 1e-9)
+        else f"{rounded(total / plain, digits)} times plain policy gradient's {rounded(plain, 3)}"
+    )
+    assert seen.sentence.endswith(f"Its total variance is {rounded(total, 3)}, {spread}.")
     mean = estimators.expectation(p, tables[chosen])
     against = [
         TOKENS[j]
@@ -264,8 +279,18 @@ def check_baseline_sentence(seen, p, q, now, _, plain, with_kl, least, advantage
     assert f"total variance is {rounded(now, 3)}" in seen.sentence
     if b == 0:
         assert seen.sentence.startswith("Without a baseline")
-    elif not alike(now, plain):
-        assert (" below plain policy gradient's" in seen.sentence) == (now < plain)
+    elif alike(now, plain):
+        assert f"{rounded(now, 3)}, as much as plain policy gradient's." in seen.sentence
+    else:
+        per_cent = lambda share: f"{rounded(100 * share, 0)} %"
+        times = (
+            f"{per_cent(1 - now / plain)} below"
+            if now < plain
+            else f"{per_cent(now / plain - 1)} above"
+            if now < 2 * plain
+            else f"{rounded(now / plain, 1)} times"
+        )
+        assert f", {times} plain policy gradient's {rounded(plain, 3)}." in seen.sentence
     verdict = (
         "the least that any can give"
         if alike(with_kl, least)
@@ -277,3 +302,6 @@ def check_baseline_sentence(seen, p, q, now, _, plain, with_kl, least, advantage
     )
     assert f"as the baseline it is {rounded(with_kl, 3)}, {verdict}" in seen.sentence
     assert f"has mean 0 and variance {rounded(advantage, 3)}" in seen.sentence
+    if not alike(with_kl, least):
+        best = estimators.optimal_baseline(p, q)
+        assert f"The least is {rounded(least, 3)}, at b = {rounded(best, 2)}." in seen.sentence
