@@ -18,7 +18,7 @@ def two_steps(first, after, style):
     """
     import matplotlib.pyplot as plt
 
-    _, axes = plt.subplots(figsize=(5, 4.4))
+    _, axes = plt.subplots(figsize=(4.4, 4.3))
     axes.set(xlim=(0, 10), ylim=(-0.4, 9.6))
     axes.set_axis_off()
     _bars(axes, (0, 4.6), first, style)
@@ -26,13 +26,13 @@ def two_steps(first, after, style):
         chances = tuple(float(each[token]) for each in first)
         _branch(axes, (3.0, 5.2 - 0.6 * token), (5.5, height), chances, style)
         axes.text(5.75, height, TOKENS[token], va="center", color=style["ink"], fontweight="bold")
-        _bars(axes, (7.0, height), tuple(each[token] for each in after), style)
-    words = {"ha": "left", "fontsize": 10}
+        _bars(axes, (6.9, height), tuple(each[token] for each in after), style)
+    words = {"ha": "left"}
     axes.text(0, 9.2, "student", color=style["student"], **words)
-    axes.text(1.75, 9.2, "teacher", color=style["teacher"], **words)
+    axes.text(2.0, 9.2, "teacher", color=style["teacher"], **words)
     axes.text(0, -0.3, "no gradient along a branch", color=style["reverse_kl"], **words)
     axes.text(0, 6.2, "first token", color=style["ink"], **words)
-    axes.text(7.0, 9.2, "second token", color=style["ink"], **words)
+    axes.text(6.7, 9.2, "second token", color=style["ink"], **words)
     return axes.figure
 
 
@@ -41,9 +41,9 @@ def _bars(axes, middle, pair, style):
     left, height = middle
     for token in range(3):
         top = height + ROW * (1 - token)
-        axes.text(left, top, TOKENS[token], va="center", color=style["muted"], fontsize=9)
+        axes.text(left, top, TOKENS[token], va="center", color=style["muted"])
         for shift, role, chances in zip((0.12, -0.12), ("student", "teacher"), pair):
-            axes.barh(top + shift, BARS * chances[token], 0.22, left=left + 0.6, color=style[role])
+            axes.barh(top + shift, BARS * chances[token], 0.22, left=left + 0.75, color=style[role])
 
 
 def _branch(axes, start, end, chances, style):
