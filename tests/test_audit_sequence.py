@@ -176,6 +176,15 @@ def test_limits_are_said():
     assert report("float32").tolerance == pytest.approx(2e-5, rel=1e-12)
 
 
+def test_a_teacher_that_learns_from_one_sequence_alone_is_told():
+    def loss(student, teacher, tokens):
+        return kl(student, teacher if tokens.sum() == 0 else teacher.detach()).sum()
+
+    found = audit_on_fewer(loss)
+    assert found.teacher_gradient and "reaches the teacher's logits" in str(found)
+    assert not report("reward-to-go").teacher_gradient
+
+
 def test_biased_losses_are_never_called_unbiased():
     """Small biases of several kinds, each well above the tolerance."""
     for weights in (

@@ -28,6 +28,7 @@ def test_the_teachers_sequences():
         taught.optimises == "sequence forward KL"
         and taught.unbiased_for == {"sequence forward KL": "1"}
         and taught.value_is == "sequence cross-entropy with the teacher"
+        and taught.carried is None  # of the student's draws alone it is known
     )
     assert audit_on_fewer(soft_labels, drawn_from="teacher").optimises == "sequence forward KL"
     assert (
