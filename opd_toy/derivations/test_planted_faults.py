@@ -244,9 +244,16 @@ def test_an_inequality_is_multiplied_by_positive_factors_only(factor, positive):
     assert (exactly(before, after, "<=>", (factor,)) is None) == positive
 
 
-@pytest.mark.parametrize("weight, positive", [(q[v], True), (-q[v], False), (c[v], False)])
-def test_the_bound_on_the_logarithm_wants_positive_weights(weight, positive):
-    ratio = q[v] / p[v]
+@pytest.mark.parametrize(
+    "weight, ratio, positive",
+    [
+        (q[v], q[v] / p[v], True),
+        (-q[v], q[v] / p[v], False),
+        (c[v], q[v] / p[v], False),
+        (q[v], c[v] / p[v], False),
+    ],
+)
+def test_the_bound_on_the_logarithm_wants_positive_weights_and_ratios(weight, ratio, positive):
     before = total(weight * (ratio - 1 - sp.log(ratio)))
     assert (exactly(before, sp.S.Zero, ">=", (weight, ratio, v)) is None) == positive
 
