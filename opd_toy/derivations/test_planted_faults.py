@@ -244,6 +244,11 @@ def test_an_inequality_is_multiplied_by_positive_factors_only(factor, positive):
     assert (exactly(before, after, "<=>", (factor,)) is None) == positive
 
 
+def test_an_inequality_does_not_turn_round():
+    assert exactly(sp.Lt(c[j], c[k]), sp.Lt(c[j], c[k]), "<=>", (sp.S.One,)) is None
+    assert exactly(sp.Lt(c[j], c[k]), sp.Gt(c[j], c[k]), "<=>", (sp.S.One,))
+
+
 @pytest.mark.parametrize(
     "weight, ratio, positive",
     [
