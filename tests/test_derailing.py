@@ -126,7 +126,9 @@ def test_the_record_says_what_its_answers_say():
     named = {
         name: slips(read_steps(a["terms"], a["tokens"])) for name, a in record["answers"].items()
     }
-    assert named["right"] == [] and all(named[name] for name in ("number", "sum", "lost"))
+    assert named["right"] == named["new"] == [] and all(
+        named[name] for name in ("number", "sum", "lost")
+    )
     assert record["questions"] == len(derailing.questions())
     positions, outcomes = record["positions"], record["outcomes"]
     assert positions["slipped"][-1] == pytest.approx(outcomes["slipped"] / record["questions"])

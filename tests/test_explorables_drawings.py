@@ -9,6 +9,7 @@ import pytest
 from opd_toy import objectives
 from opd_toy.explorables.control_study import block_means
 from opd_toy.records import provenance
+from opd_toy.records.provenance import recorded
 from tests.explorables import read
 from tests.explorables.draws_and_descents import uniforms
 from tests.explorables.one_position import SIMPLE
@@ -190,6 +191,19 @@ def test_all_six_objectives_can_be_offered(opened):
         "PushAndPull", objectives=["alpha", "skewed_forward_kl"]
     )  # the default, reverse KL, is not among them
     assert few.check().choices["objective"] == "alpha"
+
+
+def test_every_token_of_every_recorded_answer(opened):
+    widget = opened("Derail")
+    answers = recorded("derailing", "derail")["answers"]
+    for name, answer in answers.items():
+        for position in range(len(answer["tokens"])):
+            widget.set(answer=name, position=position)
+            assert widget.check().outputs == {"position": str(position)}
+        label = widget.root.locator("svg").first.get_attribute("aria-label")
+        fresh = answer["new_at"]
+        assert (f"No training text has the first {fresh} tokens." in label) == (name != "right")
+        assert f"answer: {' '.join(answer['tokens'])};" in label
 
 
 def test_every_exhibit_where_its_mistake_bites(opened):

@@ -19,6 +19,7 @@ const NAMES = {
   number: "a number used twice",
   sum: "a wrong sum",
   lost: "the teacher is lost too",
+  new: "new, and no slip",
   right: "no slip",
 };
 
@@ -65,13 +66,13 @@ function render({ model, el }) {
 
   function update() {
     const { answer, at } = current();
-    const step = answer[at];
-    asked.textContent = question(record.answers[self.get("answer")]);
+    const [step, recorded] = [answer[at], record.answers[self.get("answer")]];
+    asked.textContent = question(recorded);
     parts.answer.update(self.get("answer"));
     parts.position.input.max = answer.length - 1;
     parts.position.update(at);
     parts.position.input.style.setProperty("--at", at / (answer.length - 1));
-    strip.update(answer, at);
+    strip.update(answer, at, recorded.new_at);
     bars.update(step);
     shares.update(at);
     numbers.update(nextRows(step));

@@ -5,15 +5,15 @@ import traitlets
 from opd_toy.explorables.host import Explorable
 from opd_toy.records import provenance
 
-ANSWERS = ["number", "sum", "lost", "right"]
+ANSWERS = ["number", "sum", "lost", "new", "right"]
 LAST = 16  # the last position of the longest answer
 
 
 class Derail(Explorable):
     """Recorded answers of a small student: its next token and the teacher's at each position.
 
-    Traits: ``answer`` ("number", "sum", "lost" or "right": what it shows) and ``position``, the
-    tokens written so far (0…16; past the end of an answer its last is shown).
+    Traits: ``answer`` ("number", "sum", "lost", "new" or "right": what it shows) and
+    ``position``, the tokens written so far (0…16; past the end of an answer its last is shown).
     Raises FileNotFoundError, naming the command that makes it, where the record is missing.
     """
 

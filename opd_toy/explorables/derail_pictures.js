@@ -36,7 +36,8 @@ export function tokenStrip() {
   );
   return {
     element,
-    update(answer, at) {
+    // newAt: after how many tokens no training text begins so; past the end: never
+    update(answer, at, newAt) {
       POSITIONS.forEach((t) => {
         const step = answer[t];
         tokens[t].textContent = step?.token ?? "";
@@ -44,9 +45,7 @@ export function tokenStrip() {
         put(frames[t], { visibility: t === at ? "visible" : "hidden" });
       });
       const slip = answer.findIndex((step) => !step.isRight);
-      // the first prefix that is new ends with the token before the first position marked so
-      const fresh = answer.findIndex((step) => step.unseen);
-      const from = fresh < 0 ? null : left(fresh - 1);
+      const from = newAt > answer.length ? null : left(newAt - 1);
       const end = left(answer.length);
       put(region, { d: from === null ? "" : `M${from + 2} ${STRIP_TOP + 34}H${end}` });
       words.textContent = from === null ? "all of it in a training text" : "in no training text";
@@ -59,7 +58,7 @@ export function tokenStrip() {
         "aria-label": said(
           `The tokens of the answer: ${answer.map((step) => step.token).join(" ")};`,
           slip < 0 ? "no slip." : `▼ marks a slip, the first at token ${slip + 1}.`,
-          from === null ? "" : `No training text has the first ${fresh} tokens.`,
+          from === null ? "" : `No training text has the first ${newAt} tokens.`,
         ),
       });
     },

@@ -226,16 +226,18 @@ def shown_answers(texts, steps, models, prefixes):
 
     sum, number: the first slip is in a sum, or in a number to add, and later what is right is
     least likely for the student while the teacher stays ``SURE`` of it; lost: it is least likely
-    for the teacher; right: all tokens are, and a training text has them.  A slip that is shown
-    had at least the probability ``CHANCE``.
+    for the teacher; right: all tokens are, and a training text has them; new: all are, and the
+    fewest of them begin a training text.  A slip that is shown had at least the probability
+    ``CHANCE``.
     """
     of_models = [probabilities(model, texts) for model in models.values()]
     chosen = {}
     for row, answer in enumerate(steps):
         slip = min(slips(answer), default=None)
         if slip is None:
-            if "right" not in chosen and new_at(texts[row], prefixes) > TASK.length:
-                chosen["right"] = (0, row)
+            new = new_at(texts[row], prefixes)
+            name = "right" if new > TASK.length else "new"
+            chosen[name] = min(chosen.get(name, (new, row)), (new, row))
             continue
         if of_models[0][row, slip, token(answer[slip].token)] < CHANCE:
             continue
@@ -249,7 +251,7 @@ def shown_answers(texts, steps, models, prefixes):
         chosen[name] = min(chosen.get(name, (2, 0)), (doubt, row))
     return {
         name: shown_answer(texts[row], steps[row], [each[row] for each in of_models], prefixes)
-        for name in ("sum", "number", "lost", "right")
+        for name in ("sum", "number", "lost", "new", "right")
         for _, row in [chosen[name]]
     }
 
