@@ -115,11 +115,10 @@ class Derivation:
             raise ValueError(f"titles must be among {known}, not {sorted(strange)}")
         parts = [part for part in self.chains if not titles or part.title in titles]
         claims = {_claim_parts(part): part for part in parts}  # two routes, one claim
-        if len(claims) == 1:
+        wide = max(len(left) + len(right) for left, _, right in claims) > WIDE
+        if len(claims) == 1 and not wide:
             return " ".join(*claims)
-        if (
-            max(len(left) + len(right) for left, _, right in claims) > WIDE
-        ):  # then the left sides are not lined up, and a wide line is broken
+        if wide:  # then the left sides are not lined up, and a wide line is broken
             lines = [_wide_line(*parts, claims[parts]) for parts in claims]
         else:
             lines = [f"{left} &{sign} {right}" for left, sign, right in claims]
@@ -151,7 +150,7 @@ class Derivation:
 
 
 RELATIONS = {"=": "=", ">=": r"\ge", "<=": r"\le", "<": "<", "<=>": r"\iff"}
-WIDE = 300  # characters of LaTeX that do not fit the page's column in one line
+WIDE = 280  # characters of LaTeX that do not fit the page's column in one line
 LONG = 230  # of one side of a relation; such a side is broken before its last term
 
 

@@ -3,6 +3,7 @@
 import pytest
 import sympy as sp
 
+from opd_toy.derivations import DERIVATIONS, framework
 from opd_toy.derivations.notation import (
     KL,
     R2,
@@ -73,3 +74,12 @@ with sp.evaluate(False):
 @pytest.mark.parametrize("expression, written", SHOWN, ids=[written for _, written in SHOWN])
 def test_the_books_notation(expression, written):
     assert latex(expression) == written
+
+
+def test_a_claim_alone_that_is_too_wide_is_broken_at_its_relation():
+    wide = DERIVATIONS["pg-zero-gamma-is-gkd"]
+    ((left, sign, right),) = {framework._claim_parts(part) for part in wide.chains}
+    assert len(left) + len(right) > framework.WIDE
+    assert wide.latex_claim().split("\n")[1:-1] == [f"& {left} \\\\", f"& \\quad {sign} {right}"]
+    narrow = DERIVATIONS["rkl-logit-gradient"]
+    assert "aligned" not in narrow.latex_claim()
