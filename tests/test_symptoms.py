@@ -119,7 +119,7 @@ def test_numbers_worked_out_by_hand(names):
     between = half * ((a * np.log(a / mixed)).sum() + (b * np.log(b / mixed)).sum())
     assert names["information"] == pytest.approx(between, abs=1e-6)
     assert names["reached"] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2))])
-    for weight, end in zip((1, 2), names["forward"]):  # q/p − α R is the same for both outcomes
+    for weight, end in zip((1, 2), names["forward"]):  # q/p − w R is the same for both outcomes
         assert half / end - half / (1 - end) == pytest.approx(-weight, abs=1e-6)
 
 

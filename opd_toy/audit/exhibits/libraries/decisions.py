@@ -214,7 +214,7 @@ ADVICE = (
         question="reward",
         answer="yes",
         kinds=("exact reverse", "drawn reverse"),
-        says="A second sum, with γ = 1 for the reward and γ = 0 for the KL. Its weight α is the "
+        says="A second sum, with γ = 1 for the reward and γ = 0 for the KL. Its weight w is the "
         "logarithm of the factor on the odds of passing "
         "([the numbers](symptoms.md#sec-reward-weight)).",
     ),
@@ -223,7 +223,7 @@ ADVICE = (
         answer="yes",
         kinds=("exact forward", "drawn forward"),
         says="A second sum, with γ = 1 for the reward and γ = 0 for the KL. With the forward KL "
-        "the same weight α leads a little less far ([the numbers](symptoms.md#sec-reward-weight)).",
+        "the same weight w leads a little less far ([the numbers](symptoms.md#sec-reward-weight)).",
     ),
     Advice(
         question="reward",
