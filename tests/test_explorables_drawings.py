@@ -8,6 +8,7 @@ import pytest
 
 from opd_toy import objectives
 from opd_toy.explorables.control_study import block_means
+from opd_toy.explorables.push_and_pull import OBJECTIVES
 from opd_toy.records import provenance
 from opd_toy.records.provenance import recorded
 from tests.explorables import read
@@ -180,8 +181,8 @@ def test_one_step_is_a_step_of_descent(opened):
         assert after < before
 
 
-def test_all_six_objectives_can_be_offered(opened):
-    every = ["forward_kl", "reverse_kl", "jsd", "alpha", "skewed_forward_kl", "skewed_reverse_kl"]
+def test_all_objectives_can_be_offered(opened):
+    every = list(OBJECTIVES)
     widget = opened("PushAndPull", objectives=every)
     drag_sliders(widget, by_mouse)
     for objective in every:
@@ -191,6 +192,19 @@ def test_all_six_objectives_can_be_offered(opened):
         "PushAndPull", objectives=["alpha", "skewed_forward_kl"]
     )  # the default, reverse KL, is not among them
     assert few.check().choices["objective"] == "alpha"
+
+
+def test_the_rescaled_jsd_keeps_its_strength_up_to_the_ends(opened):
+    offered = ["forward_kl", "jsd", "rescaled_jsd", "reverse_kl"]
+    widget = opened("PushAndPull", objectives=offered, objective="rescaled_jsd")
+    for beta in (0, 1e-3, 0.5, 1 - 1e-3, 1):
+        widget.set(beta=beta)
+        forward, plain, rescaled, reverse = widget.check().table(0)[:, 3:].T
+        if 0 < beta < 1:
+            assert np.linalg.norm(rescaled) > 3.5 * np.linalg.norm(plain)
+        if beta != 0.5:  # at .001 from an end, within 1 % of its KL
+            end = forward if beta < 0.5 else reverse
+            np.testing.assert_allclose(rescaled, end, atol=0.01 * np.abs(end).max())
 
 
 def test_every_token_of_every_recorded_answer(opened):

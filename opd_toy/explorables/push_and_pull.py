@@ -9,6 +9,7 @@ OBJECTIVES = (
     "forward_kl",
     "reverse_kl",
     "jsd",
+    "rescaled_jsd",
     "alpha",
     "skewed_forward_kl",
     "skewed_reverse_kl",

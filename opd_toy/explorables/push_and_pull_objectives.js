@@ -18,6 +18,9 @@ import {
   sum,
 } from "./mathematics.js";
 
+// What the JSD is divided by; at its ends it is one of the KLs by definition.
+const strength = (beta) => beta * (1 - beta) || 1;
+
 export const OBJECTIVES = {
   forward_kl: {
     label: "forward KL",
@@ -37,6 +40,14 @@ export const OBJECTIVES = {
     parameter: "beta",
     cost: generalizedJsd,
     gradient: generalizedJsdLogitGradient,
+  },
+  rescaled_jsd: {
+    label: "JSD(β) / β(1−β)",
+    role: "jsd",
+    parameter: "beta",
+    cost: (p, q, beta) => generalizedJsd(p, q, beta) / strength(beta),
+    gradient: (p, q, beta) =>
+      generalizedJsdLogitGradient(p, q, beta).map((g) => g / strength(beta)),
   },
   alpha: {
     label: "α-divergence",

@@ -12,8 +12,16 @@ SIMPLE = {
     "forward_kl": objectives.forward_kl_logit_gradient,
     "reverse_kl": objectives.reverse_kl_logit_gradient,
 }
+
+
+def rescaled(jsd):
+    """Over β(1 − β); at its ends, where it is a KL, as it is."""
+    return lambda p, q, beta: jsd(p, q, beta) / (beta * (1 - beta) if 0 < beta < 1 else 1)
+
+
 WITH_PARAMETER = {
     "jsd": ("beta", objectives.generalized_jsd_logit_gradient),
+    "rescaled_jsd": ("beta", rescaled(objectives.generalized_jsd_logit_gradient)),
     "alpha": ("alpha", objectives.alpha_divergence_logit_gradient),
     "skewed_forward_kl": ("skew", objectives.skewed_forward_kl_logit_gradient),
     "skewed_reverse_kl": ("skew", objectives.skewed_reverse_kl_logit_gradient),
@@ -22,6 +30,7 @@ COSTS = {
     "forward_kl": objectives.forward_kl,
     "reverse_kl": objectives.reverse_kl,
     "jsd": objectives.generalized_jsd,
+    "rescaled_jsd": rescaled(objectives.generalized_jsd),
     "alpha": objectives.alpha_divergence,
     "skewed_forward_kl": objectives.skewed_forward_kl,
     "skewed_reverse_kl": objectives.skewed_reverse_kl,
