@@ -9,7 +9,7 @@ ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 PEERS := .venv-peers
 PEERS_READY := $(PEERS)/.ready
 
-.PHONY: book style test test-processors notebook serve figures peers test-peers audit-peers
+.PHONY: book pdf style test test-processors notebook serve figures peers test-peers audit-peers
 .PHONY: gpu clean help
 .DEFAULT_GOAL := help
 
@@ -20,6 +20,7 @@ help:
 	@echo "               ONLY='no vector unit' runs one of its settings"
 	@echo "make notebook  JupyterLab with the chapters as notebooks"
 	@echo "make serve     the built book on http://127.0.0.1:$(PORT)"
+	@echo "make pdf       the book as one PDF, _build/on-policy-distillation.pdf"
 	@echo "make figures   draw again every file of figures/"
 	@echo "make peers     the libraries that the losses are measured against, into $(PEERS)"
 	@echo "make test-peers  the losses against those libraries, and in their trainers"
@@ -75,6 +76,10 @@ notebook: $(READY)
 serve: book
 	@echo "http://127.0.0.1:$(PORT)  (Ctrl+C stops it)"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+pdf: book
+	$(BIN)/python -m opd_toy.explorables.browser
+	$(BIN)/python book/_extensions/one_pdf.py
 
 figures: $(READY)
 	$(BIN)/python -m opd_toy.explorables.browser

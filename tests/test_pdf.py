@@ -1,0 +1,57 @@
+"""The book as one PDF: links lead inside, nothing tells an answer early, Chromium prints it."""
+
+import re
+import sys
+
+import pytest
+from bs4 import BeautifulSoup
+
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "book" / "_extensions"))
+import one_pdf
+
+
+@pytest.fixture(scope="module")
+def whole(built_book):
+    return BeautifulSoup(one_pdf.one_document(built_book), "html.parser")
+
+
+def test_every_page_is_in_it_once(whole, built_book):
+    names = {path.stem for path in (built_book / "book").glob("*.html")}
+    articles = [article["id"].removesuffix("--") for article in whole.select("article")]
+    assert articles[0] == "index" and set(articles) == names and len(articles) == len(names)
+
+
+def test_links_between_pages_lead_inside(whole):
+    ids = [part["id"] for part in whole.select("[id]")]
+    inside = {a["href"][1:] for a in whole.select("article a[href^='#']")}
+    assert len(inside) > 200 and inside <= set(ids)
+    assert len(ids) == len(set(ids))
+    assert not whole.select("article a[href^='file:']")
+
+
+def test_sliders_are_stills_and_answers_stand_at_the_end(whole):
+    assert len(whole.select("article img.opd-fallback")) >= len(whole.select(".opd-host")) > 10
+    assert not whole.select("article script, article noscript, article button")
+    chapters = [article for article in whole.select("article") if re.match(r"\d", article["id"])]
+    for article in chapters:
+        before, _, after = article.get_text().partition("Answers to the exercises")
+        assert "the answer is" not in before
+        assert not article.select("details > summary:-soup-contains-own('Solution')")
+        assert not after or "the answer is" in after
+
+
+def test_chromium_prints_it(built_book, browser, tmp_path, monkeypatch):
+    """Two pages of it: the whole takes a minute."""
+    two = [one_pdf.FRONT, "book/notation.html"]
+    monkeypatch.setattr(one_pdf, "pages", lambda site: two)
+    text = one_pdf.one_document(built_book)
+    data = one_pdf.printed(browser, text, tmp_path)
+    assert data.startswith(b"%PDF") and b"/Outlines" in data and b"/Dest" in data
+
+
+def test_without_a_book_it_says_what_to_do(tmp_path):
+    (tmp_path / "html").mkdir()
+    with pytest.raises(SystemExit, match="run `make book`"):
+        one_pdf.make(tmp_path / "html")
