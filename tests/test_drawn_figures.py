@@ -236,3 +236,32 @@ def test_noise_grows_as_all_sequences_have_it(axes_of):
     assert (full[1:] > every[1:]).all() and (every[1:] > much[1:]).all()
     last = [np.log2(line[-1] / line[-2]) for line in lines]
     assert last[0] == pytest.approx(1) and max(last[1:3]) < 1.1 and min(last[3:]) > 2.9
+
+
+def test_three_markers_mark_the_recorded_answer(axes_of):
+    record = recorded("derailing", "derail")
+    answer = record["answers"]["number"]
+    tokens = answer["tokens"]
+    axes = axes_of("three-markers")[0]
+    rows = {
+        height: [text.get_text() for text in axes.texts if text.get_position()[1] == height]
+        for height in (9.6, 1.0)
+    }
+    assert rows[9.6] == list(tokens)
+    wrong = [token not in right for token, right in zip(tokens, answer["right"])]
+    says(
+        "three-markers",
+        "with three slips",
+        "deep ones at the slips, hardly any elsewhere",
+        "framed at the three slips the tokens that would be right",
+    )
+    assert sum(wrong) == 3
+    for token, advice, right, slip in zip(tokens, rows[1.0], answer["right"], wrong, strict=True):
+        assert advice in right if slip else advice == token
+    bars = np.array([bar.get_height() for bar in axes.patches])
+    assert bars[wrong].max() < 4 * bars[np.logical_not(wrong)].min()
+    p, q = np.array(answer["probabilities"])
+    for row, (token, bar) in enumerate(zip(tokens, bars, strict=True)):
+        column = record["tokens"].index(token)
+        mark = np.log(max(q[row, column], 1e-4) / p[row, column])
+        assert bar == pytest.approx(mark / 5)

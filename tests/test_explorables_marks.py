@@ -250,3 +250,30 @@ def test_a_colour_bears_the_words_of_its_role(name, opened):
             known = [before]
         assert role in ("ink", "muted") or text.startswith("least at") or known[:1] == [role], text
         before = role
+
+
+OVERLAPPING = """(root) => [...root.querySelectorAll("svg[role=img]")].flatMap((picture) => {
+  const texts = [...picture.querySelectorAll("text")].filter((text) => text.textContent.trim());
+  const boxes = texts.map((text) => text.getBoundingClientRect());
+  const shared = (a, b, [from, to]) => Math.min(a[to], b[to]) - Math.max(a[from], b[from]);
+  return boxes.flatMap((a, i) => boxes.slice(i + 1).flatMap((b, j) =>
+    shared(a, b, ["left", "right"]) > 2 && shared(a, b, ["top", "bottom"]) > 6
+      ? [[texts[i].textContent, texts[i + j + 1].textContent]] : []));
+})"""
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_no_label_stands_on_another(name, opened):
+    """At first and at each preset the boxes of two texts have next to nothing in common.
+
+    But for the names of two points that are one: the student's and the teacher's.
+    """
+    widget = opened(name)
+    buttons = widget.root.locator(".opd-toolbar").first.get_by_role("button").all()
+    assert widget.root.evaluate(OVERLAPPING) == []
+    for button in buttons:
+        if button.inner_text() != "Play" and button.is_enabled():
+            button.click()
+            found = widget.root.evaluate(OVERLAPPING)
+            known = [["teacher", "student"]] if button.inner_text() == "Student = teacher" else []
+            assert [pair for pair in found if pair not in known] == [], button.inner_text()

@@ -464,6 +464,15 @@ def test_the_lines_and_bands_are_the_records(axis, quantity, opened):
             for at, height in zip(xs, heights)
         ]  # within 0.15 of the picture
         assert len(off) >= len(measured) and max(map(min, off)) < 0.2 * abs(down[0])
+    # the names beside the curves' ends: no further away than keeps six names apart
+    moved = []
+    for name, words in zip(chosen, ("SFT", "SeqKD", "JSD", "PG 1"), strict=True):
+        label = svg.locator("text.opd-point-label").filter(has_text=re.compile(f"^{words}$"))
+        x, y = (float(label.get_attribute(place)) for place in ("x", "y"))
+        end = points_of(svg.locator(f"[data-line='{name}']"))[-1]
+        assert x == pytest.approx(end[0] + 5, abs=0.1)
+        moved.append(abs(y - 4 - end[1]))
+    assert np.mean(moved) < 28 and min(moved) < 15
     # dots where the curves are read, and the levels of the teacher and the start
     seen, of_axis = widget.check(), np.log if logarithmic else np.asarray
     means = [

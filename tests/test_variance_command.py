@@ -387,6 +387,13 @@ def test_progress_is_one_line_on_a_terminal_and_a_line_each_quarter_elsewhere():
         assert "name" in last and "100/100" in last and said.getvalue().endswith("\n")
         assert ("\r" in said.getvalue()) == said.isatty()
         assert said.getvalue().count("\n") == (1 if said.isatty() else 5)
+    said = io.StringIO()
+    progress = Progress("in leaps", said)
+    for done in (7, 40, 100):  # steps that were done before, or elsewhere, count too
+        progress(done, 100)
+    assert [line.split("|")[0] for line in said.getvalue().splitlines()] == [
+        f"in leaps: {share:3} %".replace(" %", "%") for share in (7, 40, 100)
+    ]
 
 
 # --- what the chapter says of the records
