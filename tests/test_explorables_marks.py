@@ -224,8 +224,8 @@ def test_the_bumps_of_teacher_student_and_ends_and_the_cost_by_step(opened):
 ROLES = {
     r"^(sampled|PG|RLVR|OPD\+R|policy gradient|this estimator|total variance|lower than it)"
     r"|^(mean$|mean of N|99 other|root mean|exact ±)": "policy-gradient",
-    r"^(Rao|GKD|reverse KL|rev\. off|top k|KL\(p‖q\), exact)": "reverse-kl",
-    r"^exact($| gradient|: σ)": "reverse-kl",
+    r"^(GKD|reverse KL|rev\. off|top k|KL\(p‖q\), exact)": "reverse-kl",
+    r"^exact($|:| gradient)": "reverse-kl",
     r"^(forward KL|fwd\. on|SFT$|SeqKD)": "forward-kl",
     r"^JSD": "jsd",
     r"teacher|label|target|^q$": "teacher",
