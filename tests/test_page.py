@@ -30,6 +30,8 @@ def test_show_of_some_chains_has_these_in_the_equation_and_all_in_the_fold():
     assert (short.title, long.title) == ("two positions", "T positions")
     assert long.steps[-1].latex in head and short.steps[-1].latex not in head
     assert short.steps[-1].latex in folded.replace(" \\\\\n& \\qquad {}", "")
+    wide = show("rao-blackwell-return", "T positions, every discount")._repr_markdown_()
+    assert "\\\\\n& \\quad = " in wide.split(":::{dropdown}", 1)[0]  # one claim, on two lines
     with pytest.raises(ValueError, match=r"titles must be among .*'T positions'.*not \['three'\]"):
         show("reward-to-go", "three")
 
