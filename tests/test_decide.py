@@ -158,7 +158,13 @@ def test_each_case_is_answered_and_its_address_leads_back(chart, page):
 
 def test_a_hash_that_makes_no_sense_leaves_the_first_answers(chart, page):
     first = {each.key: next(iter(each.choices)) for each in QUESTIONS}
-    for fragment in ("", "#decide=", "#decide=one,text,same", "#sec-start", "#decide=logits,,one,,,,"):
+    for fragment in (
+        "",
+        "#decide=",
+        "#decide=one,text,same",
+        "#sec-start",
+        "#decide=logits,,one,,,,",
+    ):
         found = given(chart(fragment))
         assert found == first | ({"keep": "one"} if ",,one" in fragment else {})
     assert page.faults == []
