@@ -52,7 +52,8 @@ def run(page):
 
 def words(markdown):
     """Inline Markdown as a reader sees it, in one line."""
-    text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", markdown).replace("`", "").replace("<br>", " ")
+    text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", markdown)
+    text = re.sub(r"[`*]", "", text).replace("<br>", " ")
     return " ".join(text.split())
 
 
