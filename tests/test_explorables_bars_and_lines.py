@@ -193,7 +193,7 @@ def test_only_the_schemes_that_a_page_names_have_a_row(scheme, schemes, sliders,
 
 def test_a_scheme_without_a_row_is_not_explained(opened):
     widget = opened("Credit", scheme="fipo", schemes=["immediate", "full_return"])
-    assert widget.root.locator("[aria-live]").first.inner_text().startswith("Immediate: ")
+    assert widget.root.locator("[aria-live]").first.inner_text().startswith("Own cost: ")
 
 
 # ---- the walks, their band and their law ----

@@ -33,8 +33,8 @@ class Credit(Explorable):
     shown = (
         "A sequence of five tokens drawn by the student, with the probabilities of student and "
         "teacher at each step, and under every token its weight as a bar for eight schemes: "
-        "immediate, discounted, reward-to-go, full return, GAE, outcome, outcome summed, FIPO. "
-        "Immediate, each token answers for its own cost; the further down, the more of what "
+        "own cost, discounted, reward-to-go, full return, GAE, outcome, outcome summed, FIPO. "
+        "In the first a token answers for its own cost alone; the further down, the more of what "
         "happens later, or of one outcome, it answers for."
     )
     schemes = Subset(SCHEMES, list(SCHEMES)).tag(sync=True, data=True)

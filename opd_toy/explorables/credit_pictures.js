@@ -9,7 +9,7 @@ const SCHEMES = [
     title: "Teacher: a token costs r = log p/q",
     role: "policy-gradient",
     schemes: [
-      { key: "immediate", name: "immediate", rule: "its own r" },
+      { key: "immediate", name: "own cost", rule: "its own r" },
       { key: "discounted", name: "discounted", rule: "later r × γ a step" },
       { key: "reward_to_go", name: "reward-to-go", rule: "r from here on" },
       { key: "full_return", name: "full return", rule: "r of all tokens" },

@@ -38,7 +38,7 @@ const split = ({ own, mine, after }) =>
 const TOLD = {
   immediate: ({ name, mine, after, r, t }) =>
     said(
-      `Immediate: ${name} answers for its own cost alone, ${signed(mine)}.`,
+      `Own cost: ${name} answers for its own cost alone, ${signed(mine)}.`,
       after && `The ${signed(sum(r.slice(t + 1)))} of ${after} is not charged to it.`,
     ),
   discounted: (told) =>
