@@ -189,7 +189,7 @@ const curveKey = () =>
 
 function errorTable() {
   const numbers = table({
-    caption: "At the chosen γ, and at the γ of the least error; all exact",
+    caption: "At the chosen γ, and at the γ of the least error; nothing is simulated",
     columns: ["", ...SIGNALS.map(({ label }) => label)],
     roles: [null, ...SIGNALS.map(({ role }) => role)],
     rows: [
