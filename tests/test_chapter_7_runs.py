@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import inspect
 import re
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch.nn.functional as F
 
 from opd_toy.audit import AuditError, audit, audit_sequence
 from opd_toy.audit.exhibits import notes_losses
+from opd_toy.audit.exhibits.museum import EXHIBITS
 from opd_toy.example import STUDENT, TEACHER
+from opd_toy.pages.heat_map import credit_maps
 from tests.conftest import ROOT
 
 
@@ -98,3 +101,35 @@ def test_the_gradient_table_of_the_page_is_the_auditors():
         rtol=1e-12,
         atol=1e-15,
     )
+
+
+CARD_ROW = re.compile(r'\{eval\}`(wrong|right)\["(\w+)"\]\.optimises` \| (`.+`) \|$', re.MULTILINE)
+
+
+def test_a_card_shows_the_code_of_both_losses_of_its_exhibit():
+    """Line for line as the museum has it, the last of them what the loss returns."""
+    text = (ROOT / "book" / "07-what-your-loss-optimises.md").read_text(encoding="utf-8")
+    rows = CARD_ROW.findall(text)
+    assert sorted((name, side) for side, name, _ in rows) == sorted(
+        (name, side) for name in EXHIBITS for side in ("wrong", "right")
+    )
+    for side, name, cell in rows:
+        body = ast.parse(inspect.getsource(getattr(EXHIBITS[name], side))).body[0].body
+        lines = [ast.unparse(line) for line in body]
+        *before, returned = [ast.unparse(ast.parse(code)) for code in cell[1:-1].split("` <br> `")]
+        assert f"return {returned}" == lines[-1], name
+        assert set(before) <= set(lines), name
+
+
+def test_a_heat_map_tells_the_past_from_what_the_mean_keeps():
+    """Dashed below the diagonal where a draw has a weight there; deeper blue for more."""
+    page = credit_maps({"a loss": np.array([[1, 0.5], [-2, 0]])})._repr_html_()
+    row = r'<tr><th scope="row">{}</th>(.*?)</tr>'
+    first, second = (re.findall(row.format(t), page)[0] for t in (1, 2))
+    assert re.findall(r'class="(\w+)" style="--share:(\d+)%">([^<]+)', first) == [
+        ("paid", "50", "1"),
+        ("paid", "25", "0.5"),
+    ]
+    assert second.startswith('<td class="past">−2</td>') and "--share:0%" in second
+    lower = credit_maps({"a loss": np.eye(2)})._repr_html_()
+    assert 'class="past"' not in lower and lower.count("<td></td>") == 2

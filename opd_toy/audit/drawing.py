@@ -14,7 +14,7 @@ from opd_toy.objectives import forward_kl_logit_gradient, reverse_kl_logit_gradi
 from opd_toy.pages.page import figure
 
 ALT_GRADIENTS = (
-    "Expected gradient of the loss at the notes' pair, {gradient}, beside the forward KL's "
+    "Expected gradient of the loss at the book's pair, {gradient}, beside the forward KL's "
     "(−0.5, 0.1, 0.4) and the reverse KL's (−0.387, −0.082, 0.469). "
     "Single draws have a standard deviation of {spread}. Verdict: {optimises}."
 )

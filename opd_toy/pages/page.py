@@ -28,7 +28,7 @@ class Markdown:
         return self.text
 
 
-class _Html:
+class Html:
     def __init__(self, text):
         self.text = text
 
@@ -103,7 +103,7 @@ def exercise(number, answer, *, choices=None, tolerance=None, digits=2, unit="",
         "why": why,
     }
     told = f"Without scripts: the answer is {shown}. {why}"
-    return _Html(
+    return Html(
         f'<div class="opd-exercise" id="{place}"><form>{_inputs(number, place, choices, unit)}'
         '<button type="submit">Check</button>'
         '<button type="button" data-reveal hidden>Show the answer</button></form>'
@@ -133,7 +133,7 @@ def figure(draw, *, alt, caption=""):
     """A matplotlib figure on light and on dark paper.  ``draw(style) -> Figure``."""
     pictures = "".join(_picture(draw, paper, alt) for paper in ("light", "dark"))
     legend = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return _Html(f'{_FIGURE_STYLE}<figure class="opd-figure">{pictures}{legend}</figure>')
+    return Html(f'{_FIGURE_STYLE}<figure class="opd-figure">{pictures}{legend}</figure>')
 
 
 def _picture(draw, paper, alt):
