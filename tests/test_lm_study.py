@@ -608,11 +608,13 @@ def test_gain_is_that_of_right_workings_prompt_by_prompt(preset):
     )
 
 
-def test_exposure_is_the_mean_of_each_position(preset):
+@pytest.mark.parametrize("count", [30, 2])  # of two texts one ends before the other
+def test_exposure_is_the_mean_of_each_position(preset, count):
     task = preset.task
     student, teacher = (Transformer(preset.student.shape, seed=seed) for seed in (1, 2))
-    rows = measures.exposure(student, teacher, preset, 30)
-    asked = measures.questions(teacher, preset, 30)
+    rows = measures.exposure(student, teacher, preset, count)
+    asked = measures.questions(teacher, preset, count)
+    reached = []
     for name, texts in (
         ("own", sample(student, asked.prompts, asked.numbers, task.end, task.pad)),
         ("teacher", asked.answers),
@@ -621,10 +623,14 @@ def test_exposure_is_the_mean_of_each_position(preset):
             measures.text_kls(student, teacher, task, texts),
             measures.response_mask(texts, task.prompt_length, task.end),
         )
-        for t, (kl, error, count) in enumerate(zip(*rows[name].values())):
+        for t, (kl, error, texts_here) in enumerate(zip(*rows[name].values())):
             here = kls[mask[:, t], t]
-            assert (kl, count) == (pytest.approx(here.mean().item()), len(here))
+            assert (kl, texts_here) == (pytest.approx(here.mean().item()), len(here))
             assert error == pytest.approx(here.std().item() / math.sqrt(len(here)))
+        reached.append(mask.sum(0))
+    assert count == 30 or any((each == 1).any() for each in reached)
+    shown = min(int((each >= 2).sum()) for each in reached)
+    assert {len(values) for kind in rows.values() for values in kind.values()} == {shown}
 
 
 # --- the study ---------------------------------------------------------------------------

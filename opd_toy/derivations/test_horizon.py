@@ -126,6 +126,10 @@ FALSE = {
         SequenceMean(over_positions(cost[t] ** 2)),
         SequenceMean(over_positions(local_kl[t] ** 2)),
     ),
+    "the square of a score is the gradient of KL": (
+        SequenceMean(over_positions(score**2)),
+        SequenceMean(over_positions(local_gradient[t])),
+    ),
     "costs are no constants": (
         SequenceMean(SquaredLength(over_positions(cost[t] * score))),
         SequenceMean(over_positions(cost[t] ** 2 * SquaredLength(score))),

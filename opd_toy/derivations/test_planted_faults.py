@@ -232,6 +232,11 @@ def exactly(before, after, relation="=", by=(), distinct=()):
     return exact_problem(Chain(steps, distinct=distinct), *steps)
 
 
+def test_a_distribution_adds_up_to_1_over_its_own_tokens_alone():
+    assert exactly(total(p2[j, v]), sp.S.One) is None
+    assert exactly(total(p2[v, j]), sp.S.One)  # over what stands before the token
+
+
 def test_a_delta_is_0_only_for_indices_that_are_said_to_differ():
     step = sp.KroneckerDelta(j, k) * p[j], sp.S.Zero
     assert exactly(*step, distinct=((j, k),)) is None
