@@ -464,10 +464,10 @@ def test_growth_takes_cut_texts(models, trees):
     found = frozen.growth(by_length)
     assert found["lengths"] == [1, 3]
     for name in ("pg_0", "pg_1"):
-        (first, _), (last, error) = found[name]["variance"]
-        assert found[name]["exponents"][0][0] == pytest.approx(
-            math.log(last / first) / math.log(3), rel=1e-2
-        )
+        (first, a), (last, b) = found[name]["variance"]
+        exponent, error = found[name]["exponents"][0]
+        assert exponent == pytest.approx(math.log(last / first) / math.log(3), rel=1e-2)
+        assert error == pytest.approx(math.hypot(a / first, b / last) / math.log(3), rel=1e-2)
     assert found["pg_0"]["variance"][0] == found["pg_1"]["variance"][0]  # one token has no future
     assert found["pg_1"]["over_pg_0"][0] == [1.0, 0.0] and found["pg_1"]["over_pg_0"][1][
         0
