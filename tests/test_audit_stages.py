@@ -7,6 +7,7 @@ import sympy as sp
 from opd_toy import estimators, objectives
 from opd_toy.audit import formats
 from opd_toy.audit.report import finding_lines
+from opd_toy.audit.sequence import judge as sequence_judge
 from opd_toy.audit.sequence.masks import HOLE, MASKS, PADDED, BatchFacts, MaskFacts
 from opd_toy.audit.sequence.names import LAWS, WEIGHTS, credit_pieces, lags
 from opd_toy.audit.sequence.normalisers import (
@@ -197,6 +198,11 @@ def test_edges_in_words():
     assert severities == [
         *("fine", "broken", "note", "note", "fine", "fine", "note", "note", "broken"),
     ]
+    for off, severity in ((1e-6, "fine"), (1e-3, "note")):  # of a sum that is 0
+        (constant,) = (
+            entry for entry in findings(calls, at_notes + off) if "constant" in entry["edge"]
+        )
+        assert constant["severity"] == severity
     said = "\n".join(finding_lines(findings(calls, at_notes)))
     for part in (
         "multiplied by 0.5",
@@ -333,9 +339,18 @@ def test_a_verdict_on_sequences_in_words():
     assert verdict.name == "1/T × reverse KL with a discounted return, γ = 0.5"
     assert (verdict.scale, verdict.per_token) == ("1/T", True)
     assert verdict.objective == "reverse KL with a discounted return, γ = 0.5"
+    of_both = credit_pieces("forward KL", {T: np.eye(T) for T in (2, 3, 4)}, 1e-9) + pieces
+    assert SequenceVerdict(tuple(of_both), named=True).credits()[1] == "reverse KL"
     unnamed = SequenceVerdict(tuple(pieces))
     assert (unnamed.name, unnamed.objective, unnamed.scale) == ("none of these", None, "1")
     assert SequenceVerdict(zero=True).name == SequenceVerdict(zero=True).objective == "zero"
+
+
+def test_how_far_apart_is_read_off_the_tokens_that_are_drawn():
+    student, teacher = (TokenTree((np.array([row]),)) for row in ([0.0, -20.0], [0.0, 0.0]))
+    sample = Sample(student, teacher, np.zeros((2, 2)), np.zeros(2), {}, "student")
+    assert sequence_judge._farthest(sample) == pytest.approx(np.log(2), rel=1e-6)
+    assert sequence_judge._farthest(sample.drawn_by("teacher")) == pytest.approx(20 - np.log(2))
 
 
 @pytest.mark.parametrize("length", [2, 5])

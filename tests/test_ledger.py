@@ -289,6 +289,8 @@ def test_figures_read_off_records(monkeypatch):
 
 def test_table_has_a_row_an_anchor_and_a_link_for_every_claim():
     text = table()
+    headings = [f"Chapter {name}" if name.isdigit() else name for name in CHAPTERS]
+    assert re.findall(r"^\*\*(.+)\*\*$", text, re.MULTILINE) == headings
     for claim in CLAIMS:
         (line,) = [line for line in text.split("\n") if f'<span id="{claim.id}"></span>' in line]
         assert f"]({claim.page}.md#{claim.label})" in line
