@@ -335,7 +335,7 @@ def test_a_long_side_of_a_claim_is_broken_before_its_last_term():
 def test_a_long_line_of_a_proof_is_broken_before_its_last_term():
     proof = DERIVATIONS["discounted-return"].markdown()
     assert (
-        proof.count(r"\begin{aligned}") == 2
+        proof.count(r"\begin{aligned}") == 3
         and r"& = " in proof
         and r"& \qquad {} - \left( \nabla" in proof
     )
