@@ -6,16 +6,21 @@ import json
 import re
 
 import pytest
+import torch
 
 from opd_toy.audit.exhibits.libraries.decisions import (
     ADVICE,
+    ANOTHER,
     QUESTIONS,
     WAYS,
+    WHOSE_TEACHER,
     advice_for,
     goal_of,
+    teacher_of,
     way_of,
 )
 from opd_toy.audit.exhibits.libraries.record import RECORD
+from opd_toy.audit.exhibits.libraries.settings import GOALS
 from opd_toy.pages.decide import as_html
 from opd_toy.pages.page import BUILDING
 from tests.conftest import ROOT
@@ -96,6 +101,36 @@ def test_the_tables_name_all_that_the_chart_can_say(decide):
     assert all(words(each.says) in told for each in ADVICE)
     audited = json.loads(RECORD.read_text(encoding="utf-8"))["provenance"]
     assert audited["date"][:10] in told and audited["versions"]["trl"] in told
+
+
+def test_the_top_k_losses_take_batches_and_a_teacher_that_is_sure(decide):
+    """A row of the batch as that row alone; finite, with a finite gradient, at a logit of 30."""
+    names = decide[2]
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 4, 200, generator=generator)
+    teacher[0, 3] = teacher[1, 7] = student[1, 9] = 30.0
+    student.requires_grad_()
+    tokens = torch.tensor([3, 0, 5, 199])
+    for loss in (
+        lambda p, q, _: names["rest_as_one"](p, q, k=64),
+        lambda p, q, token: names["rest_drawn"](p, q, token, k=64),
+    ):
+        each = loss(student, teacher, tokens)
+        (gradient,) = torch.autograd.grad(each.sum(), student)
+        assert each.shape == (4,) and each.isfinite().all() and gradient.isfinite().all()
+        alone = [loss(*row) for row in zip(student, teacher, tokens)]
+        torch.testing.assert_close(each, torch.stack(alone))
+    same = names["rest_as_one"](teacher, teacher, k=64)
+    torch.testing.assert_close(same, torch.zeros(4), atol=1e-6, rtol=0)
+
+
+def test_a_setting_says_whose_teacher_it_follows():
+    assert {teacher_of(name) for goal in GOALS for name in goal.settings} == {
+        ANOTHER,
+        *WHOSE_TEACHER.values(),
+    }
+    of = {name: teacher_of(name) for goal in GOALS for name in goal.settings}
+    assert of["verl-distillation-k2"] == ANOTHER != of["verl-k2"]
 
 
 @pytest.fixture

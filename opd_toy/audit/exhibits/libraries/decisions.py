@@ -81,6 +81,11 @@ QUESTIONS = (
     ),
 )
 
+ANOTHER = "another model"
+WHOSE_TEACHER = {  # by how the ids of the audits begin; of all others it is another model
+    ("trl-sdft", "trl-sdpo"): "the student itself, shown a hint",
+    ("trl-grpo-kl", "liger-grpo-kl", "verl-k"): "a reference model, beside a reward",
+}
 _ON_OWN_TEXTS = ("logits", "top", "number")
 _SFT = "by the cross-entropy of its tokens, drawn once and kept: any trainer for SFT"
 WAYS = (
@@ -147,7 +152,8 @@ WAYS = (
     ),
     Way(
         when={"teacher": _ON_OWN_TEXTS, "tokenizer": ("other",), "keep": ("all",)},
-        follow="the forward KL of whole texts, on the teacher's own: text has no tokenizer",
+        follow="the forward KL of whole texts, on the teacher's own, which the "
+        "student's tokenizer cuts anew",
         estimate=_SFT,
         kind="text",
         read="[chapter 1](01-from-sft-to-opd.md#claim-black-box)",
@@ -175,21 +181,24 @@ ADVICE = (
         question="rollouts",
         answer="fresh",
         kinds=("drawn forward", "drawn reverse"),
-        says="Score the tokens with the trainer and not with the engine that wrote them; "
+        says="Score the tokens with the trainer, and weight each by its probability there over "
+        "that of the engine that wrote it; "
         "[the two differ a little](05-one-objective-two-estimators.md#sec-sampler-mismatch).",
     ),
     Advice(
         question="rollouts",
         answer="stale",
         kinds=("exact forward", "exact reverse"),
-        says="Nothing to correct in the loss: an exact divergence asks nobody who wrote the "
-        "prefix. Old texts only [weigh the prefixes differently](symptoms.md#sec-stale).",
+        says="Nothing to correct in the loss: at a given prefix an exact divergence is the same, "
+        "whoever wrote the prefix. Old texts only "
+        "[change how often each prefix comes](symptoms.md#sec-stale).",
     ),
     Advice(
         question="rollouts",
         answer="stale",
         kinds=("drawn forward", "drawn reverse"),
-        says="Compute log p anew, and weight each token by its ratio p/μ, cut at 2 "
+        says="Compute log p anew, and weight each token by its ratio p/μ, cut at 2 (μ is the "
+        "student that wrote it) "
         "([the numbers](symptoms.md#sec-stale)).",
     ),
     Advice(
@@ -214,16 +223,18 @@ ADVICE = (
         question="reward",
         answer="yes",
         kinds=("exact reverse", "drawn reverse"),
-        says="A second sum, with γ = 1 for the reward and γ = 0 for the KL. Its weight w is the "
-        "logarithm of the factor on the odds of passing "
+        says="A second sum: with γ = 1 for the reward, since every token answers for it, and "
+        "γ = 0 for the KL, where each answers for itself. Its weight w is nearly the logarithm of "
+        "the factor on the odds of passing "
         "([the numbers](symptoms.md#sec-reward-weight)).",
     ),
     Advice(
         question="reward",
         answer="yes",
         kinds=("exact forward", "drawn forward"),
-        says="A second sum, with γ = 1 for the reward and γ = 0 for the KL. With the forward KL "
-        "the same weight w leads a little less far ([the numbers](symptoms.md#sec-reward-weight)).",
+        says="A second sum: with γ = 1 for the reward, since every token answers for it, and "
+        "γ = 0 for the KL, where each answers for itself. With the forward KL the same weight w "
+        "leads a little less far ([the numbers](symptoms.md#sec-reward-weight)).",
     ),
     Advice(
         question="reward",
@@ -256,3 +267,9 @@ def advice_for(choices):
 def goal_of(way):
     """The Goal that a way names, or None."""
     return next((goal for goal in GOALS if goal.name == way.goal), None)
+
+
+def teacher_of(audit):
+    """Whose probabilities the loss audited under this id follows, in words."""
+    found = (words for begins, words in WHOSE_TEACHER.items() if audit.startswith(begins))
+    return next(found, ANOTHER)

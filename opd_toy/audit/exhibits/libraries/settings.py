@@ -44,7 +44,7 @@ GOALS = (
         when=f"{FORWARD}; {WITHOUT_NOISE}",
         verdicts=("forward KL",),
         settings={
-            "trl-gkd-0": "GKDConfig(beta=0, temperature=1)",
+            "trl-gkd-0": "GKDConfig(beta=0, temperature=1, lmbda=1, max_new_tokens=N)",
             "trl-distillation-0": "DistillationConfig(beta=0)",
             "trl-sdft-full-0": 'SDFTConfig(distillation_mode="full_logits", distillation_alpha=0)',
             "liger-jsd-0": "LigerFusedLinearJSDLoss(beta=0, weight_hard_loss=0, "
@@ -57,7 +57,7 @@ GOALS = (
         verdicts=("reverse KL",),
         settings={
             "trl-distillation-1": "DistillationConfig(beta=1), its default",
-            "trl-gkd-1": "GKDConfig(beta=1, temperature=1)",
+            "trl-gkd-1": "GKDConfig(beta=1, temperature=1, lmbda=1, max_new_tokens=N)",
             "trl-sdft-full-1": 'SDFTConfig(distillation_mode="full_logits", distillation_alpha=1)',
             "liger-jsd-1": "LigerFusedLinearJSDLoss(beta=1, weight_hard_loss=0, "
             "weight_soft_loss=1)",
@@ -69,7 +69,7 @@ GOALS = (
         "of their own",
         verdicts=("JSD(β = 0.5)",),
         settings={
-            "trl-gkd-0.5": "GKDConfig(beta=0.5, temperature=1)",
+            "trl-gkd-0.5": "GKDConfig(beta=0.5, temperature=1, lmbda=1, max_new_tokens=N)",
             "trl-distillation-0.5": "DistillationConfig(beta=0.5)",
             "trl-sdft-full-0.5": 'SDFTConfig(distillation_mode="full_logits")',
             "liger-jsd-0.5": "LigerFusedLinearJSDLoss(weight_hard_loss=0, weight_soft_loss=1)",
@@ -111,11 +111,12 @@ GOALS = (
         "the nearer to the forward KL",
         verdicts=("forward KL on the teacher's top 2",),
         settings={
-            "trl-iw-opd-top-2-0-tail": "IWOPDTrainer.generalized_jsd_loss(beta=0, top_k=K): "
-            "the tail is one more outcome",
-            "trl-iw-opd-top-2-0-renormalized": "the same with add_tail=False: renormalized",
-            "verl-top-2-processor": "distillation_loss: loss_mode=forward_kl_topk: neither; "
-            "its minimum is not at student = teacher",
+            "trl-iw-opd-top-2-0-tail": 'IWOPDConfig(distillation_objective="jsd", beta=0, '
+            "loss_top_k=K): the tail is one more outcome",
+            "trl-iw-opd-top-2-0-renormalized": "avoid the same with loss_add_tail=False: it "
+            "renormalizes, and leaves the student's rest alone",
+            "verl-top-2-processor": "avoid distillation_loss: loss_mode=forward_kl_topk: its "
+            "minimum is not at student = teacher",
         },
     ),
     Goal(
@@ -123,12 +124,13 @@ GOALS = (
         when="less memory, with the teacher at hand",
         verdicts=("reverse KL on the student's top 2",),
         settings={
-            "trl-iw-opd-top-2-1-tail": "IWOPDTrainer.generalized_jsd_loss(beta=1, top_k=K): "
-            "the tail is one more outcome",
-            "trl-iw-opd-top-2-1-renormalized": "the same with add_tail=False: renormalized",
+            "trl-iw-opd-top-2-1-tail": 'IWOPDConfig(distillation_objective="jsd", beta=1, '
+            "loss_top_k=K): the tail is one more outcome",
+            "trl-iw-opd-top-2-1-renormalized": "avoid the same with loss_add_tail=False: it "
+            "renormalizes, and leaves the rest alone",
             "trl-sdft-top-2-1-tail": 'SDFTConfig(distillation_mode="topk_logits", '
             "distillation_alpha=1, distillation_add_tail=True)",
-            "trl-sdft-top-2-1-renormalized": "the same without the tail: renormalized",
+            "trl-sdft-top-2-1-renormalized": "avoid the same without the tail: it renormalizes",
         },
     ),
     Goal(
