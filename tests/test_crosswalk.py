@@ -110,4 +110,4 @@ def test_chapter_1_says_whose_names_they_are():
     for name, said in (("kim2016", word_level), ("agarwal2024", on_policy_kd)):
         assert said in chapter and f"](references.md#{name})" in chapter
     works = (BOOK / "references.bib").read_text(encoding="utf-8")
-    assert "](references.md#zhao2026)" in chapter and "arXiv:2605.16826" in works
+    assert "](references.md#zhao2026)" in chapter and "{2605.16826}" in works
