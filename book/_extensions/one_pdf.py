@@ -80,6 +80,10 @@ def article(site, name, names):
         part[address] = inside(site, name, part[address], names)
     for fold in body.select("details"):
         fold["open"] = ""
+    for picture in body.select("img.opd-dark"):
+        picture.decompose()  # paper is light
+    for picture in body.select("img[loading]"):
+        del picture["loading"]
     body["id"] = place(name, "")
     return str(body)
 

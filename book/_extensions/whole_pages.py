@@ -33,7 +33,7 @@ INGREDIENTS = {
     "requirements.txt": (".txt",),
 }
 REPEATED = re.compile(r"<(style|script)>.*?</\1>", re.DOTALL)
-STILL = re.compile(r'(<img class="opd-fallback[^"]*" src=")data:image/png;base64,([^"]*)')
+PICTURE = re.compile(r'(<img class="opd-[^>]*? src=")data:image/(png|svg)(?:\+xml)?;base64,([^"]*)')
 # What the pages are made of besides.
 SOURCES = INGREDIENTS | {
     "book": (".md", ".bib", ".css", ".html", ".js", ".py"),
@@ -227,8 +227,8 @@ def executed_well(env, name):
 
 def mend_body(app, page, template, context, doctree):
     """docutils gives a bibliography roles that screen readers refuse beside each other;
-    two sliders on one page bring the same style sheet and script twice, and each its still
-    picture, which only a reader without scripts should have to load."""
+    two sliders on one page bring the same style sheet and script twice; a picture is loaded
+    only by those who see it: a still without scripts, a figure on its own paper."""
     body = context.get("body", "")
     if "citation-list" in body:
         body = re.sub(r' role="(list|doc-biblioentry)"', "", body)
@@ -236,8 +236,8 @@ def mend_body(app, page, template, context, doctree):
     body = REPEATED.sub(
         lambda found: "" if found[0] in seen else seen.add(found[0]) or found[0], body
     )
-    context["body"] = STILL.sub(
-        lambda found: found[1] + still_file(app, found[2], context["pathto"]), body
+    context["body"] = PICTURE.sub(
+        lambda found: found[1] + picture_file(app, *found.group(2, 3), context["pathto"]), body
     )
     if "generate_toctree_html" in context:
         context["generate_toctree_html"] = name_the_folds(context["generate_toctree_html"])
@@ -257,10 +257,10 @@ def name_the_folds(menu):
     return named
 
 
-def still_file(app, data, pathto):
+def picture_file(app, kind, data, pathto):
     """Write a picture that a page holds as base64 to a file of its own; return the way there."""
     picture = base64.b64decode(data)
-    name = f"_images/still-{hashlib.sha256(picture).hexdigest()[:12]}.png"
+    name = f"_images/{hashlib.sha256(picture).hexdigest()[:12]}.{kind}"
     path = Path(app.outdir) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(picture)

@@ -10,6 +10,7 @@ import html
 import json
 import math
 import os
+import re
 import uuid
 from pathlib import Path
 
@@ -137,9 +138,17 @@ def figure(draw, *, alt, caption=""):
 
 
 def _picture(draw, paper, alt):
-    data = base64.b64encode(draw_svg(draw, paper == "dark").encode()).decode()
-    source = f"data:image/svg+xml;base64,{data}"
-    return f'<img class="opd-{paper} dark-light" alt="{html.escape(alt)}" src="{source}">'
+    """The picture for one paper; the other paper's is never loaded, nor one far from the screen."""
+    svg = draw_svg(draw, paper == "dark")
+    width, height = (round(float(side) * 4 / 3) for side in _SIDES.search(svg).groups())
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+    return (
+        f'<img class="opd-{paper} dark-light" loading="lazy" width="{width}" height="{height}" '
+        f'alt="{html.escape(alt)}" src="{source}">'
+    )
+
+
+_SIDES = re.compile(r'width="([\d.]+)pt" height="([\d.]+)pt"')
 
 
 def plain_figures(*roles):
