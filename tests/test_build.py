@@ -144,6 +144,7 @@ Press a button.
 (sec-here)=
 ## Here
 
+(sec-fold)=
 :::{dropdown} Solution
 It is {eval}`value`, by [the sum](#eq-sum), [here](other.md#sec-there) and
 [Hinton et al. (2015)](references.md#hinton2015).
@@ -171,6 +172,7 @@ def test_text_holds_numbers_folds_and_links(tiny):
     assert code == 0, said
     page = tiny.page()
     assert "Press a button" not in page
+    assert page.index('id="sec-fold"') < page.index("<summary>Solution"), "its label is lost"
     fold = re.search(
         r"<details class=.opd-folded.><summary>Solution</summary>(.*?)</details>", page, re.S
     )

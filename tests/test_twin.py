@@ -238,7 +238,7 @@ def test_a_widget_takes_the_engines_functions_from_the_twin(name):
     text = "".join((HERE / file).read_text() for file in own_files)
     imported = re.findall(r"import \{([^}]*)\} from \"./mathematics.js\"", text)
     taken = set(re.findall(r"\w+", " ".join(imported)))
-    assert taken or name in ("control_study", "learning_curves"), (
+    assert taken or name in ("control_study", "derail", "learning_curves"), (
         f"{name} imports nothing from mathematics.js"
     )  # those show recordings
     assert taken <= set(EXPORTS), f"mathematics.js has no {taken - set(EXPORTS)}"

@@ -57,11 +57,12 @@ class Dropdown(SphinxDirective):
     def run(self):
         title = html.escape(self.arguments[0])
         head = f'<details class="opd-folded"><summary>{title}</summary>'
-        return [
+        parts = [
             nodes.raw("", head, format="html"),
             *self.parse_content_to_nodes(),
             nodes.raw("", "</details>", format="html"),
         ]
+        return [nodes.container("", *parts)]  # which bears a label that stands before it
 
 
 def leave_out_what_is_for_jupyterlab(app, doctree):
