@@ -22,6 +22,19 @@ def test_the_front_page_calls_each_chapter_by_its_title():
         assert f"\n# {title}\n" in (ROOT / "book" / page).read_text(encoding="utf-8")
 
 
+# --- opening chapter --------------------------------------------------------------------
+
+
+def test_the_whole_method_has_as_many_lines_as_its_title_says():
+    page = (ROOT / "book" / "00-why-on-policy.md").read_text(encoding="utf-8")
+    _, section = page.split("## The whole method in ")
+    cells = re.findall(
+        r"^```\{code-cell\} ipython3\n(?!:)(.*?)^```", section, re.MULTILINE | re.DOTALL
+    )
+    lines = [line for line in "".join(cells).splitlines() if line.strip()]
+    assert section.startswith("nineteen lines\n") and len(lines) == 19
+
+
 # --- chapter 1 ------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ ESTIMATORS = {
 }
 # What the record's rules call things, as the page says it.
 PLAIN_WORDS = {
+    "Who learns on": "A student that learns on",
     "forward_sequence_kl": "forward sequence KL",
     "sequence_kl": "sequence KL",
     "order_entropy": "entropy of the order",

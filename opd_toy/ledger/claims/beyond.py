@@ -80,8 +80,8 @@ CLAIMS = (
     in_claim_by_claim(
         id="exposure-bias",
         statement=(
-            "Who learns on the teacher's texts is further from the teacher on texts of its own; "
-            "learning on its own texts narrows the gap."
+            "A student that learns on the teacher's texts is further from the teacher on texts of "
+            "its own; learning on its own texts narrows the gap."
         ),
         shown_by=("experiment",),
         evidence=studies.exposure,
