@@ -58,7 +58,7 @@ with sp.evaluate(False):
     pg_opd_cost = Derivation(
         "pg-opd-cost",
         (
-            "OPD puts the detached log-ratio of the drawn token in the reward's place; it is a "
+            "OPD takes the detached log-ratio of the drawn token instead of a reward; it is a "
             "cost, to be descended."
         ),
         (

@@ -83,7 +83,7 @@ CLAIMS = (
     in_chapter_2(
         id="pg-opd-cost",
         statement=(
-            "OPD's policy gradient puts the detached log-ratio in the reward's place; it is a "
+            "OPD's policy gradient takes the detached log-ratio instead of a reward; it is a "
             "cost, to be descended."
         ),
         shown_by=("proof",),
