@@ -179,3 +179,20 @@ def test_a_plain_figure_has_its_lines_in_the_colours_of_the_roles():
         plt.close()
     style = Style()
     assert lines == [style["reverse_kl"], style["teacher"], style["reverse_kl"]]
+
+
+CELL = re.compile(r"^```\{code-cell\}.*?\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "chapter", sorted((ROOT / "book").glob("*.md")), ids=lambda path: path.stem
+)
+def test_the_cells_of_a_page_are_short(chapter):
+    """Longer ones belong into a function of the package.  What JupyterLab folds says what it is."""
+    for cell in CELL.findall(chapter.read_text(encoding="utf-8")):
+        lines = cell.rstrip("\n").split("\n")
+        code = [line for line in lines if not re.match(r":[\w-]+:", line)]
+        folded = "source_hidden: true" in cell
+        assert folded == ("remove-input" in cell), cell
+        assert len(code) <= (30 if folded else 20) and max(map(len, code)) <= 100, cell
+        assert not folded or code[0].startswith(("# ", "show(")), cell
