@@ -137,7 +137,7 @@ def test_moved_in_jupyterlab_and_read_in_python(name, page, python):
 def test_set_in_python_and_followed_in_jupyterlab(name, page, python):
     root, widget = card(page, name), WIDGETS[name]()
     random = np.random.default_rng(9)
-    for key, trait in widget.traits(sync=True).items():
+    for key, trait in widget.traits(sync=True, data=None).items():  # data are given when made
         if isinstance(trait, Distribution):
             value = random.dirichlet(np.full(len(trait.default_args[0]), 5.0)).tolist()
         elif isinstance(trait, Subset):

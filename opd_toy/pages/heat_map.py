@@ -60,6 +60,6 @@ _STYLE = (
     ".opd-credit tr>:first-child{width:1.3rem}.opd-credit tr:first-child>*{height:1.4rem}"
     ".opd-credit .past{outline:1px dashed;outline-offset:-1px}"
     ".opd-credit .paid{print-color-adjust:exact;background:"
-    "color-mix(in srgb,var(--paid) calc(.5*var(--share)),transparent)!important}"
+    "color-mix(in srgb,var(--paid) calc(.4*var(--share)),transparent)!important}"
     "</style>"
 )
