@@ -7,7 +7,6 @@ import sympy as sp
 from opd_toy import estimators, objectives
 from opd_toy.audit import formats
 from opd_toy.audit.report import finding_lines
-from opd_toy.audit.sequence import judge as sequence_judge
 from opd_toy.audit.sequence.masks import HOLE, MASKS, PADDED, BatchFacts, MaskFacts
 from opd_toy.audit.sequence.names import LAWS, WEIGHTS, credit_pieces, lags
 from opd_toy.audit.sequence.normalisers import (
@@ -344,13 +343,6 @@ def test_a_verdict_on_sequences_in_words():
     unnamed = SequenceVerdict(tuple(pieces))
     assert (unnamed.name, unnamed.objective, unnamed.scale) == ("none of these", None, "1")
     assert SequenceVerdict(zero=True).name == SequenceVerdict(zero=True).objective == "zero"
-
-
-def test_how_far_apart_is_read_off_the_tokens_that_are_drawn():
-    student, teacher = (TokenTree((np.array([row]),)) for row in ([0.0, -20.0], [0.0, 0.0]))
-    sample = Sample(student, teacher, np.zeros((2, 2)), np.zeros(2), {}, "student")
-    assert sequence_judge._farthest(sample) == pytest.approx(np.log(2), rel=1e-6)
-    assert sequence_judge._farthest(sample.drawn_by("teacher")) == pytest.approx(20 - np.log(2))
 
 
 @pytest.mark.parametrize("length", [2, 5])

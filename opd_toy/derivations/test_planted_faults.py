@@ -252,6 +252,9 @@ def test_an_inequality_is_multiplied_by_positive_factors_only(factor, positive):
 def test_an_inequality_does_not_turn_round():
     assert exactly(sp.Lt(c[j], c[k]), sp.Lt(c[j], c[k]), "<=>", (sp.S.One,)) is None
     assert exactly(sp.Lt(c[j], c[k]), sp.Gt(c[j], c[k]), "<=>", (sp.S.One,))
+    for function, increasing in ((sp.log, True), (sp.acot, False)):
+        both = sp.Lt(function(p[j]), function(p[k])), sp.Lt(p[j], p[k])
+        assert (exactly(*both, "<=>", (function,)) is None) == increasing
 
 
 @pytest.mark.parametrize(
