@@ -146,6 +146,15 @@ def test_a_report_needs_no_loss():
     assert (other.optimises, other.with_other_tokens) == ("none of these", "reverse KL")
 
 
+def test_a_gradient_must_vanish_at_every_teacher():
+    at_rest = lambda t: table(t, 0 * t.rows)
+    first, *others = measurements().same
+    assert judge(measurements(same=[at_rest(t) for t in (first, *others)])).fixed_point["is_fixed"]
+    moved = judge(measurements(same=[at_rest(first), *others])).fixed_point
+    assert not moved["is_fixed"] and moved["gradient_norm"] == 0.0
+    assert moved["gradient_norm_relative"] > 0.1
+
+
 def test_descent_ends_where_the_format_can_follow_it():
     end = judge(measurements()).fixed_point["descent"]
     assert (end["steps"], end["settled"]) == (2, True)
@@ -178,6 +187,14 @@ def test_distances_as_given_and_at_the_best_scale():
     assert distance["as_given"] == pytest.approx(np.hypot(1, 0.5))
     assert distance["at_best_scale"] == pytest.approx(0.25)
     assert compared(found, still=True)["bias"]["reverse KL"]["at_best_scale"] is None
+
+
+@pytest.mark.parametrize("pull", [0.1, -0.1])
+def test_a_masked_token_is_to_have_no_gradient(pull):
+    masked = Mean(1.0, np.append(STUDENT - TEACHER, pull))
+    calls = EdgeCalls(True, masked, *[FINE] * 4, close=((0.1, FINE),), limits=())
+    said = findings(calls, STUDENT - TEACHER)[0]
+    assert said["severity"] == "broken" and f"a gradient of {pull}" in said["finding"]
 
 
 def test_edges_in_words():
@@ -273,6 +290,10 @@ def test_a_report_in_words():
     assert "nearest" not in said and "holds on every pair" not in said
     none = words.text(report(optimises="none of these", holds_everywhere=False))
     assert "nearest: reverse KL (mean cosine 1 − 1e-05, 3 times its length)" in none
+    for cosine, shown in ((0.75, "0.75"), (0.9995, "1 − 0.0005"), (1.0, "1 − 1e-16")):
+        nearest = {"name": "reverse KL", "cosine": cosine, "norm_ratio": 3.0}
+        said = words.text(report(optimises="none of these", nearest=nearest))
+        assert f"(mean cosine {shown}, 3 times" in said
     close = words.text(report(holds_everywhere=False, with_other_tokens="forward KL"))
     assert "holds on every pair up to |log p/q| = 9" in close
     assert "with tokens drawn from the student: forward KL" in close

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from opd_toy.audit.exhibits.notes_claims import CLAIMS as AUDITED
 from opd_toy.derivations import DERIVATIONS, framework
 from opd_toy.ledger import CLAIMS, LedgerError, check, rows, table
 from opd_toy.ledger.evidence import checked_steps, figure, growth, position, studies
@@ -231,6 +232,7 @@ def test_figures_come_from_the_engine(monkeypatch):
     baselines = figures["baseline-does-not-always-help"]
     assert "0.4650" in baselines and "0.5384" in baselines
     assert all(figures.values())
+    assert {id for id, shown in figures.items() if "[audited]" in shown} == set(AUDITED)
     monkeypatch.setattr(position, "STUDENT", position.TEACHER)
     (row,) = [claim for claim in CLAIMS if claim.id == "rkl-logit-gradient"]
     assert "(0.00, 0.00, 0.00)" in figure(row)
