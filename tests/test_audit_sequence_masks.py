@@ -93,6 +93,9 @@ def test_rewards(weights, verdict):
     assert found.unbiased_for == (
         {"expected reward": "−1"} if verdict == "−1 × expected reward" else {}
     )
+    if verdict == "−1 × expected reward":  # a reward is raised: that is no opposite direction
+        assert found.bias["expected reward"] == pytest.approx(0, abs=1e-9)
+        assert found.nearest["name"] == "expected reward"
 
 
 def test_an_unknown_reward_is_none_of_these():
