@@ -185,6 +185,13 @@ def test_a_teacher_that_learns_from_one_sequence_alone_is_told():
     assert not report("reward-to-go").teacher_gradient
 
 
+def test_a_sequence_without_a_gradient_is_one_draw_of_0():
+    def loss(student, teacher, tokens):
+        return torch.zeros(()) if tokens.sum() == 0 else kl(student, teacher).sum()
+
+    assert audit_on_fewer(loss).optimises == NONE
+
+
 def test_biased_losses_are_never_called_unbiased():
     """Small biases of several kinds, each well above the tolerance."""
     for weights in (

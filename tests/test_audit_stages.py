@@ -8,6 +8,7 @@ from opd_toy import estimators, objectives
 from opd_toy.audit import formats
 from opd_toy.audit.report import finding_lines
 from opd_toy.audit.sequence.masks import HOLE, MASKS, PADDED, BatchFacts, MaskFacts
+from opd_toy.audit.sequence.measure import trees
 from opd_toy.audit.sequence.names import LAWS, WEIGHTS, credit_pieces, lags
 from opd_toy.audit.sequence.normalisers import (
     EQUALLY_LONG,
@@ -364,6 +365,12 @@ def test_a_verdict_on_sequences_in_words():
     unnamed = SequenceVerdict(tuple(pieces))
     assert (unnamed.name, unnamed.objective, unnamed.scale) == ("none of these", None, "1")
     assert SequenceVerdict(zero=True).name == SequenceVerdict(zero=True).objective == "zero"
+
+
+def test_close_trees_are_close_to_each_other_and_not_flat():
+    (pair,) = trees(((4, 3, 1),), "close fit", 0)
+    student, teacher = (np.concatenate([rows.ravel() for rows in tree.logits]) for tree in pair)
+    assert 0.15 < (student - teacher).std() < 0.35 and teacher.std() > 0.8
 
 
 @pytest.mark.parametrize("length", [2, 5])
