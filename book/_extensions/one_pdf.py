@@ -99,10 +99,11 @@ def to_the_end(soup, body):
         line = soup.new_tag("p")
         line.string = f"{name}. {answer.get_text().removeprefix('Without scripts: ')}"
         told.append(line)
-        following = exercise.find_next("details", class_="opd-folded")
-        if following and following.summary.get_text(strip=True) == "Solution":
-            following.summary.decompose()
-            told.append(following.extract())
+        fold = exercise.find_next("details", class_="opd-folded")
+        is_solution = fold and fold.summary.get_text(strip=True) == "Solution"
+        if is_solution and fold.find_previous(class_="opd-exercise") is exercise:
+            fold.summary.decompose()
+            told.append(fold.extract())
         exercise.decompose()
     if told.contents:
         heading = soup.new_tag("h2")
