@@ -61,6 +61,36 @@ def test_a_value_has_the_digits_that_its_error_allows(pair, words):
     assert claim_by_claim.plus_minus(pair) == words
 
 
+def test_means_and_slopes_are_those_of_the_definitions(monkeypatch):
+    mean, error = claim_by_claim.seed_mean([1.0, 2.0, 6.0])
+    assert (mean, error) == pytest.approx((3.0, np.sqrt(7.0 / 3)))  # variance 7, three seeds
+    assert np.isnan(claim_by_claim.seed_mean([1.0])[1])
+    assert claim_by_claim.in_brackets((1.456, 0.031), 2) == "1.46\u00a0(3)"
+    # a variance of the length's square, known to 3 % and to 4 %, over a ratio of 4 in the length
+    growth = {
+        "lengths": [1, 2, 4, 8, 16],
+        "pg": {"variance": [[9, 9], [9, 9], [16.0, 0.48], [9, 9], [256.0, 10.24]]},
+    }
+    made = {"frozen": {"start": {"growth": growth}}}
+    monkeypatch.setattr(claim_by_claim, "study", lambda: made)
+    assert claim_by_claim.slope("start", "pg") == pytest.approx((2.0, 0.05 / np.log(4)))
+
+
+def test_no_accuracy_lost_means_that_none_is_clearly_lost(study):
+    from opd_toy.lm.study.clearly import clearly_above
+
+    lost = [
+        gkd["accuracy"] - top["accuracy"]
+        for gkd, top in zip(study["final"]["gkd"], study["final"]["top_k"])
+    ]
+    (claim,) = [c for c in study["claims"] if "costs no accuracy to be told" in c["parts"]]
+    holds = claim["parts"]["costs no accuracy to be told"]
+    assert holds is not clearly_above(np.array(lost))
+    said = claim_by_claim.verdict(claim)
+    words = "its accuracy is not clearly below GKD's"
+    assert (words in said.split("Does not hold")[0]) == holds
+
+
 def test_no_code_name_is_left_in_what_is_said_of_a_claim(study):
     for claim in study["claims"]:
         said = claim_by_claim.in_words("{claim} {criterion}".format(**claim))

@@ -321,12 +321,8 @@ def test_the_curves_of_bias_and_variance(opened):
     student, teacher = widget.widget.trees()
     exact = sequences.sequence_kl_gradient(student, teacher)
     picture = widget.root.locator('svg[aria-label^="Squared bias"]')
-    ticks = [
-        (float(text.get_attribute("y")) - 4, text.text_content())
-        for text in picture.locator("text[text-anchor=end]").all()
-        if re.fullmatch(r"[\d.]+", text.text_content())
-    ]
-    line = np.polyfit([y for y, _ in ticks], np.log([float(text) for _, text in ticks]), 1)
+    read = height_to_value(picture, logarithmic=True)
+    pixel = abs(math.log(read(0) / read(1)))
     gammas = np.arange(101) / 100
     lines = {
         kind: points_in(picture.locator(selector).nth(place).get_attribute("d"))
@@ -341,9 +337,9 @@ def test_the_curves_of_bias_and_variance(opened):
         bias, variance = (now.bias(exact) ** 2).sum(), now.total_variance() / 30
         wanted = {"bias": bias, "sampled variance": variance, "sampled error": bias + variance}
         for kind, value in wanted.items():
-            found = np.polyval(line, lines[kind][at, 1])
+            found = math.log(read(lines[kind][at, 1]))
             # a fifth of a pixel of the logarithmic axis
-            assert abs(found - math.log(value)) < 0.2 * abs(line[0]), (kind, at)
+            assert abs(found - math.log(value)) < 0.2 * pixel, (kind, at)
     # of each signal a dot at the chosen γ and a ring at the best one, on the curve of its error
     gamma = widget.check().slider("gamma")
     for place, signal in enumerate(("sampled", "full_vocabulary")):
@@ -354,7 +350,7 @@ def test_the_curves_of_bias_and_variance(opened):
             now = sequences.reward_to_go(student, teacher, at, signal)
             error = math.log(now.mean_squared_error(exact, 30))
             assert abs((x - 50) / 296 - at) < 1e-6  # the axis: 0 at 50, 1 at 346
-            assert abs(np.polyval(line, y) - error) < 0.2 * abs(line[0]), (signal, at)
+            assert abs(math.log(read(y)) - error) < 0.2 * pixel, (signal, at)
 
 
 def test_the_lines_of_the_museum(opened):

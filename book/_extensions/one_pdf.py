@@ -5,6 +5,7 @@ link inside the PDF.  Sliders are their still pictures.  What an exercise tells 
 stand at the end of their chapter.
 """
 
+import os
 import re
 import sys
 import tempfile
@@ -95,7 +96,7 @@ def to_the_end(soup, body):
         words, answer = exercise.select_one("label, legend"), exercise.select_one("noscript p")
         if not (words and answer):
             continue
-        name = re.search(r"prediction for (.+?)(?: \(|:|$)", words.get_text()).group(1).strip()
+        name = re.sub(r".*prediction for |:.*| \(.*", "", words.get_text()).strip()
         line = soup.new_tag("p")
         line.string = f"{name}. {answer.get_text().removeprefix('Without scripts: ')}"
         told.append(line)
@@ -120,10 +121,9 @@ def place(name, anchor):
 def inside(site, name, address, names):
     """An address on a page: inside the whole if it leads to a page, else where it was."""
     path, anchor = urldefrag(in_site(site, name, address))
-    for target in names:
-        if path == (site / target).resolve().as_uri():
-            return f"#{place(target, anchor)}"
-    return in_site(site, name, address)
+    root = site.resolve().as_uri() + "/"
+    target = path.removeprefix(root)
+    return f"#{place(target, anchor)}" if target in names else in_site(site, name, address)
 
 
 def make(site=SITE, target=None):
@@ -139,7 +139,9 @@ def make(site=SITE, target=None):
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         data = printed(browser, one_document(site), Path(folder))
-    target.write_bytes(data)
+    partial = target.with_suffix(".partial")
+    partial.write_bytes(data)  # a full disk leaves the PDF of before
+    os.replace(partial, target)
     return target
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.errors import SphinxError
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -80,6 +81,8 @@ def let_the_search_find(app, doctree):
     The search splits a page into words and leaves out numbers; entries of an index it takes whole.
     """
     for label, typed in json.loads(app.env.metadata[app.env.docname].get("search", "{}")).items():
+        if label not in doctree.nameids:
+            raise SphinxError(f"{app.env.docname}: search names {label!r}, no label of this page")
         place = doctree.nameids[label]
         entries = [("single", each.strip(), place, "main", None) for each in typed.split(",")]
         doctree.append(addnodes.index(entries=entries))

@@ -81,8 +81,10 @@ def per_token(method, prefixes):
 def slope(student, estimator):
     """(slope, standard error) of log variance in log length, from four tokens to whole texts."""
     table = study()["frozen"][student]["growth"]
-    (first, first_error), (last, last_error) = (table[estimator]["variance"][at] for at in (2, -1))
-    span = np.log(table["lengths"][-1] / table["lengths"][2])
+    four = table["lengths"].index(4)
+    variance = table[estimator]["variance"]
+    (first, first_error), (last, last_error) = variance[four], variance[-1]
+    span = np.log(table["lengths"][-1] / 4)
     return np.log(last / first) / span, np.hypot(first_error / first, last_error / last) / span
 
 

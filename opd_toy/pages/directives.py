@@ -12,6 +12,7 @@ def documented(module, *things, about=False):
 
     ``things``: names; a class's members follow a colon, as in "TokenTree: random, repeat",
     and a function may bring its signature, where the one in the code would be unreadable.
+    In JupyterLab a name that the module has not raises AttributeError; in a build Sphinx warns.
     """
     if BUILDING in os.environ:
         text = "\n".join(_for_sphinx(module, things, about))

@@ -14,7 +14,11 @@ def credit_maps(matrices, caption=""):
 
     The larger the weight, the deeper the blue.  Below the diagonal stand the costs of the
     past, which a single draw may carry and the mean loses: dashed, and without colour.
+    Raises ValueError for a matrix that is not square.
     """
+    for title, weights in matrices.items():
+        if np.ndim(weights) != 2 or np.shape(weights)[0] != np.shape(weights)[1]:
+            raise ValueError(f"matrices[{title!r}] must be (T, T), not {np.shape(weights)}")
     maps = "".join(_map(title, np.asarray(weights)) for title, weights in matrices.items())
     legend = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return Html(f'{_STYLE}<figure class="opd-figure opd-credit"><div>{maps}</div>{legend}</figure>')
