@@ -263,6 +263,8 @@ def test_k3_is_cut_off_where_its_value_is_ten():
     ends = list(MEASURED["verl: k3's clamp"].values())
     assert ends == pytest.approx([2.6109, -11], abs=1e-4)
     assert [math.exp(x) - x - 1 for x in ends] == pytest.approx([10, 10], abs=1e-8)
+    settings = {id: words for goal in GOALS for id, words in goal.settings.items()}
+    assert f"log q/p > {ends[0]:.2f}" in settings["verl-distillation-k3"]
 
 
 def test_the_top_k_forward_kl_does_not_rest_at_the_teacher():

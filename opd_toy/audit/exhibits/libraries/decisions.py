@@ -116,8 +116,10 @@ WAYS = (
     Way(
         when={"teacher": ("top",), "tokenizer": ("same",), "keep": ("one",)},
         follow="the reverse KL on K + 1 outcomes: the teacher's first K, and the rest as one",
-        estimate="exactly, over these K + 1; or the first K exactly and the rest by the drawn "
-        "token, which has no bias",
+        estimate="exactly, over these K + 1. Or the first K exactly and the rest by the drawn "
+        "token, without bias if the student as it is now drew it, at temperature 1 and top-p 1; "
+        "from older texts multiply that term by p/μ, the token's probability now over that of "
+        "the student that wrote it",
         kind="exact reverse",
         read="[chapter 6](06-relatives.md#claim-top-k)",
         instead="no setting audited has the teacher's first K with the rest as one outcome: "
@@ -126,8 +128,8 @@ WAYS = (
     Way(
         when={"teacher": ("number",), "tokenizer": ("same",), "keep": ("all",)},
         follow="the forward KL at each position of the student's texts",
-        estimate="from the drawn token, with the weight q/p; noisy, so ask for the first K if "
-        "you can",
+        estimate="from the drawn token, with the weight q/p, sampled at temperature 1 and "
+        "top-p 1; noisy, so ask for the first K if you can",
         kind="drawn forward",
         read="[chapter 5](05-one-objective-two-estimators.md#sec-k-estimators)",
         goal="forward KL, from the student's own tokens",
@@ -190,16 +192,16 @@ ADVICE = (
         answer="stale",
         kinds=("exact forward", "exact reverse"),
         says="Nothing to correct in the loss: at a given prefix an exact divergence is the same, "
-        "whoever wrote the prefix. Old texts only "
-        "[change how often each prefix comes](symptoms.md#sec-stale).",
+        "whoever wrote the prefix (a rest that a drawn token speaks for needs the ratio p/μ). "
+        "Old texts only [change how often each prefix comes](symptoms.md#sec-stale).",
     ),
     Advice(
         question="rollouts",
         answer="stale",
         kinds=("drawn forward", "drawn reverse"),
         says="Compute log p anew, and weight each token by its ratio p/μ, cut at 2 (μ is the "
-        "student that wrote it) "
-        "([the numbers](symptoms.md#sec-stale)).",
+        "student that wrote it) ([the numbers](symptoms.md#sec-stale)). Not every setting has "
+        "[a place for the ratio](#sec-decide-ratio).",
     ),
     Advice(
         question="rollouts",
@@ -224,17 +226,19 @@ ADVICE = (
         answer="yes",
         kinds=("exact reverse", "drawn reverse"),
         says="A second sum: with γ = 1 for the reward, since every token answers for it, and "
-        "γ = 0 for the KL, where each answers for itself. Its weight w is nearly the logarithm of "
-        "the factor on the odds of passing "
-        "([the numbers](symptoms.md#sec-reward-weight)).",
+        "γ = 0 for the KL, where each answers for itself. On short texts its weight w is about "
+        "the logarithm of the factor on the odds of passing; on long ones the factor can be much "
+        "larger ([the numbers](symptoms.md#sec-reward-weight)).",
     ),
     Advice(
         question="reward",
         answer="yes",
         kinds=("exact forward", "drawn forward"),
         says="A second sum: with γ = 1 for the reward, since every token answers for it, and "
-        "γ = 0 for the KL, where each answers for itself. With the forward KL the same weight w "
-        "leads a little less far ([the numbers](symptoms.md#sec-reward-weight)).",
+        "γ = 0 for the KL, where each answers for itself. With the forward KL the factor on the "
+        "odds of passing is another: at one position larger than exp(w) where the teacher seldom "
+        "passes and w is small, smaller where it often does "
+        "([the numbers](symptoms.md#sec-reward-weight)).",
     ),
     Advice(
         question="reward",
