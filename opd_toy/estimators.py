@@ -70,7 +70,7 @@ def k_estimator_as_loss(student, teacher, kind):
     """Table of d k_k / d z: the estimate of the drawn token, differentiated.
 
     eq-k-estimators-as-loss.  Weight on the score: 1 for k1 (expectation 0), d for k2
-    (the reverse-KL gradient), 1 - q/p for k3 (the *forward*-KL gradient, as far as the student's
+    (the reverse-KL gradient), 1 - q/p for k3 (the forward-KL gradient, as far as the student's
     support reaches: a token it never draws teaches nothing).
     """
     _validate.choice("kind", kind, KINDS)

@@ -42,7 +42,7 @@ def reverse_kl_logit_gradient(student, teacher):
     """p_j (log(p_j/q_j) - KL(p||q)) (..., V).  eq-rkl-logit-gradient.
 
     Where q_v = 0 < p_v for some tokens: +inf at those, -inf at every other token
-    with p > 0, so descent leaves them; if *all* of p lies on such tokens the
+    with p > 0, so descent leaves them; if all of p lies on such tokens the
     infinities cancel and p_j (log p_j - sum p log p) is left.
     """
     p, q = _validate.pair(student, teacher)
@@ -53,7 +53,7 @@ def reverse_kl_logit_gradient(student, teacher):
 def generalized_jsd(student, teacher, beta):
     """JSD_beta = beta KL(q||M) + (1-beta) KL(p||M), M = (1-beta) p + beta q (...,).
 
-    beta = 0 *is* the forward and beta = 1 the reverse KL, as in GKD
+    beta = 0 is the forward and beta = 1 the reverse KL, as in GKD
     (arXiv 2306.13649, eq. 1) and TRL; the formula itself goes to 0 there
     (eq-jsd-endpoints).  Accurate to all digits for beta down to 1e-300.
     """

@@ -6,6 +6,7 @@
 * ``:::{dropdown} Title`` folds, as it does under jupyterlab-myst.
 * Words in the front matter under ``search`` are found by the search, digits too.
 * An admonition of the class ``only-jupyterlab`` is left out of the page.
+* A line does not break inside 83 %, 150 000 or 0.017 ± 0.060.
 * A page is executed while it is read, so that its text can say ``{eval}`value```; it is read
   again when something that its cells use has changed.
 """
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 REFERENCES = "book/references"
 CELL = re.compile(r"^```\{code-cell\}.*?\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 OPTION = re.compile(r"^(:[\w-]+:.*|---\n(.*\n)*?---)\n", re.MULTILINE)
+TORN = re.compile(r"(?<=\d) (?=%)|(?<=\d) (?=\d{3}\b)|(?<=\d) (?=[±·] )|(?<=\d [±·]) (?=\d)")
 YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 
 
@@ -44,6 +46,7 @@ def setup(app):
     app.connect("doctree-read", let_links_lead_to_labels)
     app.connect("doctree-read", let_the_search_find)
     app.connect("env-updated", let_links_lead_to_references)
+    app.connect("doctree-read", keep_numbers_whole)
     app.connect("doctree-resolved", add_equation_numbers)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -70,6 +73,17 @@ def leave_out_what_is_for_jupyterlab(app, doctree):
     for node in list(doctree.findall(nodes.Admonition)):
         if "only-jupyterlab" in node["classes"]:
             node.parent.remove(node)
+
+
+def keep_numbers_whole(app, doctree):
+    """A number stays in one line with its sign of percent, its thousands and its error.
+
+    {eval} cannot bring such spaces: MyST-NB would show their code.
+    """
+    as_written = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw)
+    for text in list(doctree.findall(nodes.Text)):
+        if not isinstance(text.parent, as_written) and TORN.search(text):
+            text.parent.replace(text, nodes.Text(TORN.sub("\N{NO-BREAK SPACE}", text)))
 
 
 # Search ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ def token_count(mask, *masks, group=None):
     """Valid tokens of ``mask`` and all ``masks``, on all ranks, over the number of ranks: a scalar.
 
     As ``normalizer`` of every micro-batch and rank it makes the accumulated gradient, which
-    DDP averages over the ranks, that of the mean over *all* valid tokens.  Without
+    DDP averages over the ranks, that of the mean over all valid tokens.  Without
     ``torch.distributed`` there is one rank.  At least 1 token is counted.
     """
     masks = mask, *masks

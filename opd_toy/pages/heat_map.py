@@ -12,7 +12,7 @@ from opd_toy.pages.page import Html
 def credit_maps(matrices, caption=""):
     """A heat-map a matrix: ``matrices`` is {title: (T, T)}, row t what the token at t pays.
 
-    The larger the weight, the deeper the blue.  Below the diagonal stand the costs of the
+    The larger the weight, the stronger the colour.  Below the diagonal stand the costs of the
     past, which a single draw may carry and the mean loses: dashed, and without colour.
     Raises ValueError for a matrix that is not square.
     """
@@ -45,7 +45,7 @@ def _cells(row, t, largest):
             yield f'<td class="paid" style="--share:{share}">{text}</td>'
 
 
-_LIGHT, _DARK = ROLES["student"]
+_LIGHT, _DARK = ROLES["policy_gradient"]
 _STYLE = (
     f"<style>.opd-credit{{--paid:{_LIGHT}}}"
     "html[data-theme=dark] .opd-credit,body[data-jp-theme-light=false] .opd-credit"
