@@ -1,6 +1,5 @@
 """The page on real libraries: the whole record is on it, and its sentences fall with the record."""
 
-import ast
 import json
 import re
 
@@ -12,35 +11,22 @@ from opd_toy.audit.exhibits.libraries import trl
 from opd_toy.audit.exhibits.libraries.record import PACKAGES, RECORD
 from opd_toy.audit.exhibits.libraries.settings import GOALS
 from opd_toy.example import STUDENT, TEACHER
+from tests import pages_run
 from tests.conftest import ROOT
 
 PAGE = ROOT / "book" / "07-real-libraries.md"
-CELL = re.compile(
-    r"^```\{code-cell\} ipython3\n(?::[^\n]*\n)*(?P<code>.*?)^```$"
-    r"|\{eval\}`(?P<value>[^`]+)`",
-    re.DOTALL | re.MULTILINE,
-)
 
 
 def run(record=None):
     """(the page's text as shown, its namespace), maybe with another record."""
-    names = {}
 
-    def shown(found):
-        if found["value"]:
-            return str(eval(found["value"], names))
-        body = ast.parse(found["code"]).body
-        last = body.pop() if isinstance(body[-1], ast.Expr) else None
-        exec(compile(ast.Module(body, []), PAGE.name, "exec"), names)
+    def after(names):
         if record is not None and names["kept"] is not record:
             names["kept"] = record
             names["audits"] = {entry["id"]: entry for entry in record["results"]["audits"]}
-        if last is None:
-            return ""
-        value = eval(compile(ast.Expression(last.value), PAGE.name, "eval"), names)
-        return value._repr_markdown_() if hasattr(value, "_repr_markdown_") else ""
 
-    return CELL.sub(shown, PAGE.read_text(encoding="utf-8")), names
+    text, _, names = pages_run.run(PAGE.name, after)
+    return text, names
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The page of decisions: every case has one answer, the chart gives it, and the tables name it."""
 
-import ast
 import itertools
 import json
 import re
@@ -14,45 +13,37 @@ from opd_toy.audit.exhibits.libraries.decisions import (
     QUESTIONS,
     WAYS,
     WHOSE_TEACHER,
-    advice_for,
     goal_of,
     teacher_of,
-    way_of,
 )
 from opd_toy.audit.exhibits.libraries.record import RECORD
 from opd_toy.audit.exhibits.libraries.settings import GOALS
 from opd_toy.pages.decide import as_html
 from opd_toy.pages.page import BUILDING
-from tests.conftest import ROOT
+from tests.pages_run import run
 
 KEYS = [each.key for each in QUESTIONS]
 CASES = [
     dict(zip(KEYS, answers)) for answers in itertools.product(*(each.choices for each in QUESTIONS))
 ]
-CELL = re.compile(
-    r"^```\{code-cell\} ipython3\n(?::[^\n]*\n)*(?P<code>.*?)^```$"
-    r"|\{eval\}`(?P<value>[^`]+)`",
-    re.DOTALL | re.MULTILINE,
-)
 
 
-def run(page):
-    """(the page's text as shown, [the objects that its cells end in], its names)."""
-    names, shown = {}, []
+def way_of(choices):
+    """The only Way for these answers, {key of a question: answer}."""
+    (way,) = (
+        way for way in WAYS if all(choices[key] in answers for key, answers in way.when.items())
+    )
+    return way
 
-    def show(found):
-        if found["value"]:
-            return str(eval(found["value"], names))
-        body = ast.parse(found["code"]).body
-        last = body.pop() if isinstance(body[-1], ast.Expr) else None
-        exec(compile(ast.Module(body, []), page, "exec"), names)
-        if last is None:
-            return ""
-        shown.append(eval(compile(ast.Expression(last.value), page, "eval"), names))
-        markdown = getattr(shown[-1], "_repr_markdown_", str)
-        return markdown()
 
-    return CELL.sub(show, (ROOT / "book" / page).read_text(encoding="utf-8")), shown, names
+def advice_for(choices):
+    """{key of a question: what its answer adds}, for the way of these answers."""
+    kind = way_of(choices).kind
+    return {
+        each.question: each.says
+        for each in ADVICE
+        if choices[each.question] == each.answer and kind in each.kinds
+    }
 
 
 def words(markdown):

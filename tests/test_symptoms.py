@@ -8,7 +8,7 @@ import pytest
 from opd_toy import estimators
 from opd_toy.distributions import softmax
 from tests.conftest import ROOT
-from tests.test_decide import run
+from tests.pages_run import run
 
 PAGE = (ROOT / "book" / "symptoms.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^\((sec-[\w-]+)\)=\n### (.*)\n", PAGE, re.MULTILINE))

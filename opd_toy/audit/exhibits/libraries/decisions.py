@@ -250,24 +250,6 @@ ADVICE = (
 )
 
 
-def way_of(choices):
-    """The only Way for these answers, {key of a question: answer}."""
-    (way,) = (
-        way for way in WAYS if all(choices[key] in answers for key, answers in way.when.items())
-    )
-    return way
-
-
-def advice_for(choices):
-    """{key of a question: what its answer adds}, for the way of these answers."""
-    kind = way_of(choices).kind
-    return {
-        each.question: each.says
-        for each in ADVICE
-        if choices[each.question] == each.answer and kind in each.kinds
-    }
-
-
 def goal_of(way):
     """The Goal that a way names, or None."""
     return next((goal for goal in GOALS if goal.name == way.goal), None)
