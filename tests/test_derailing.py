@@ -1,13 +1,19 @@
 """The record of answers that derail: how slips are read, what is counted, what the record says."""
 
 import dataclasses
+import json
+import signal
 
 import pytest
 import torch
 
+from opd_toy.__main__ import main
+from opd_toy.commands import derail
+from opd_toy.explorables.derail import ANSWERS, LAST
 from opd_toy.lm import derailing, pretraining
-from opd_toy.lm.slips import read_steps, slips
+from opd_toy.lm.slips import first_slip, read_steps, slips
 from opd_toy.lm.tasks import is_test
+from opd_toy.records import provenance
 from opd_toy.records.provenance import recorded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,7 +42,15 @@ def test_every_token_of_a_right_working_is_right():
     ],
 )
 def test_a_slip_is_a_token_that_does_not_carry_on(answer, wrong):
-    assert slips(read_steps([8, 9, 4, 7], answer)) == wrong
+    steps = read_steps([8, 9, 4, 7], answer)
+    assert slips(steps) == wrong
+    assert first_slip(steps) == (wrong[0] if wrong else len(steps))
+
+
+@pytest.mark.parametrize("term", [12, -1, 4.0])
+def test_terms_of_more_than_a_digit_are_refused(term):
+    with pytest.raises(ValueError, match=rf"^terms is {term}; give .* from 0 to 9"):
+        read_steps([8, term], "8+")
 
 
 def test_what_would_be_right_follows_from_what_is_written():
@@ -53,30 +67,36 @@ def test_all_questions_of_the_training_texts_and_no_other_are_asked():
     assert set(map(derailing.TASK.read, seen)) <= set(map(derailing.TASK.read, prompts))
 
 
+def shortened(**steps):
+    """The preset with fewer steps of training."""
+    preset = derailing.PRESET
+    of = {role: dataclasses.replace(getattr(preset, role), steps=n) for role, n in steps.items()}
+    return dataclasses.replace(preset, **of)
+
+
 @pytest.fixture(scope="module")
-def counted():
+def counted(one_thread):
     """A student of a hundred steps, its answers to some questions, the texts that it has seen."""
-    short = dataclasses.replace(derailing.PRESET.student, steps=100)
-    kept, derailing.PRESET = derailing.PRESET, dataclasses.replace(derailing.PRESET, student=short)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    student = pretraining.pretrain(short, derailing.TASK, "student")
+    preset = shortened(student=100)
+    student = pretraining.pretrain(preset.student, derailing.TASK, "student")
     texts = derailing.draw_answers(student, derailing.questions()[::9])
-    yield (
-        student,
-        texts,
-        [derailing.steps_of(text) for text in texts],
-        derailing.training_prefixes(),
-    )
-    torch.set_num_threads(threads)
-    derailing.PRESET = kept
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(derailing, "PRESET", preset)
+        prefixes = derailing.training_prefixes()
+    return student, texts, [derailing.steps_of(text) for text in texts], prefixes
 
 
 def test_counts_add_up(counted):
     student, texts, steps, prefixes = counted
     found = derailing.outcomes(texts, steps)
-    assert found["right"] + sum(map(bool, map(slips, steps))) >= len(texts)
-    assert found["wrong_without_slip"] == 0
+    slipped, without = found["slipped"], found["wrong_without_slip"]
+    assert found["right"] + slipped - found["slipped_and_right"] + without == len(texts)
+    assert without == 0 < found["slipped_and_right"]
+    right = [str(sum(map(int, derailing.TASK.read(text)[:7:2])))[::-1] for text in texts]
+    ends = ["".join(step.token for step in answer).split("=")[-1] for answer in steps]
+    wrong = [slips(answer) for answer, *pair in zip(steps, ends, right) if pair[0] != f"{pair[1]}."]
+    assert found["right"] == len(texts) - len(wrong)
+    assert found["wrong_with_one_slip"] == [len(each) for each in wrong].count(1)
     assert sum(found["first_slips"].values()) == found["slipped"] > 0
     slipping = derailing.slipping(texts, steps, {"student": student}, prefixes)
     assert slipping["before"]["tokens"] + slipping["after"]["tokens"] == found["tokens"]
@@ -91,13 +111,49 @@ def test_counts_add_up(counted):
 def test_an_answer_that_has_slipped_begins_no_training_text(counted):
     _, texts, steps, prefixes = counted
     for text, answer in zip(texts, steps):
-        assert derailing.new_at(text, prefixes) <= min(slips(answer), default=99) + 1
+        if slips(answer):
+            assert derailing.new_at(text, prefixes) <= first_slip(answer) + 1
     shares = derailing.by_position(texts, steps, prefixes)
     for unseen, slipped in zip(*shares.values()):
         assert unseen >= slipped
     assert all(each == sorted(each) for each in shares.values()) and shares["slipped"][0] == 0
     with_slip = sum(bool(slips(answer)) for answer in steps)
     assert shares["slipped"][-1] == pytest.approx(with_slip / len(texts))
+
+
+def test_an_answer_that_has_ended_stays_what_it_was():
+    right, wrong = (
+        torch.tensor([derailing.token(each) for each in f"1 2 3 4:{answer}"])
+        for answer in ("1+2=3+3=6+4=01.__", "1+2=4+3=7+4=11.__")
+    )
+    for text, shares in ((right, [0] * 18), (wrong, [0] * 5 + [1] * 13)):
+        assert derailing.by_position([text], [derailing.steps_of(text)], set())["slipped"] == shares
+
+
+def test_alike_and_new_are_means_at_the_places_after_a_slip(monkeypatch):
+    """Two places after a slip, of one and of three tokens; a third where none stands."""
+    easy, hard, other = ("sum", 2, 0), ("number", 2, 0), ("number", 0, 0)
+    found = {
+        "before": {easy: [[0.1, 0.01, 0], [0.3, 0.03, 1]], hard: [[0.6, 0.2, 0]], other: [[1] * 3]},
+        "new": {easy: [[0.3, 0.03, 1]], hard: [[0.8, 0.4, 0]], other: [[0.9] * 3]},
+        "after": {easy: [[0.5, 0.1, 0]], hard: [[0.7, 0.6, 1], [0.9, 0.8, 0], [0.8, 0.4, 0]]},
+    }
+    rows = {
+        when: {at: torch.tensor(each, dtype=torch.float64) for at, each in places.items()}
+        for when, places in found.items()
+    }
+    monkeypatch.setattr(derailing, "_by_place", lambda *given: rows)
+    slipping = derailing.slipping(None, None, {"student": None, "teacher": None}, None)
+    wanted = {
+        "before": [4, 0.5, 0.31, 0.5],
+        "after": [4, 0.725, 0.475, 0.25],
+        "alike": [4, (0.2 + 3 * 0.6) / 4, (0.02 + 3 * 0.2) / 4, 0.5 / 4],
+        "new": [4, (0.3 + 3 * 0.8) / 4, (0.03 + 3 * 0.4) / 4, 1 / 4],
+    }
+    columns = ("tokens", "student", "teacher", "slips")
+    assert slipping == {
+        when: pytest.approx(dict(zip(columns, each))) for when, each in wanted.items()
+    }
 
 
 def test_a_planted_slip_changes_one_token(counted, monkeypatch):
@@ -109,10 +165,159 @@ def test_a_planted_slip_changes_one_token(counted, monkeypatch):
         lambda model, begun, *rest: sampled.append(begun) or texts[: len(begun)],
     )
     found = derailing.after_planting(student, texts, steps)
-    rows = [r for r, answer in enumerate(steps) if min(slips(answer), default=99) > 4]
+    rows = [r for r, answer in enumerate(steps) if first_slip(answer) > 4]
     at = derailing.TASK.prompt_length + derailing.PLANTED_AT
     assert found["answers"] == len(rows) and torch.equal(sampled[0][:, :at], texts[rows, :at])
-    assert (sampled[0][:, at] != texts[rows, at]).all() and (sampled[0][:, at] < 10).all()
+    digits = derailing.probabilities(student, texts[rows])[:, 4, :10]
+    digits[torch.arange(len(rows)), texts[rows, at]] = 0  # right, as none has slipped so far
+    assert torch.equal(sampled[0][:, at], digits.argmax(1))
+    left = [sum(t > 4 for t in slips(steps[row])) for row in rows]
+    stubbed = [sum(t > 4 for t in slips(answer)) for answer in steps[: len(rows)]]
+    assert found["as_written"] == sum(left) / len(rows)
+    assert found["planted"] == sum(stubbed) / len(rows) != found["as_written"]
+
+
+# --- the answers that are shown ---
+
+WRITTEN = {
+    "right": "9+8=71+4=12+7=82.",
+    "new": "7+8=51+4=91+9=82.",
+    "number": "9+8=71+9=62+7=33.",  # 9 a second time
+    "sum": "9+8=61+4=02+7=72.",  # 9 + 8 = 16
+    "lost": "8+9=71+4=22+7=92.",  # 17 + 4 = 22
+}
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """``shown_answers`` of WRITTEN's answers to 8 9 4 7; the models' probabilities are given.
+
+    The student is sure of nothing, the teacher nine in ten of what is right and a bit more; but
+    after the slip of the "lost" answer it is not.
+    """
+    monkeypatch.setattr(derailing, "probabilities", lambda model, texts: model[: len(texts)])
+    lines = {name: "8 9 4 7:" + answer for name, answer in WRITTEN.items()}
+    prefixes = {lines["right"][:end] for end in range(8, 26)}
+
+    def shown(names, doubts="lost"):
+        texts = torch.tensor([[derailing.token(each) for each in lines[name]] for name in names])
+        steps = [derailing.steps_of(text) for text in texts]
+        shape = (len(names), derailing.TASK.length, derailing.TASK.vocabulary)
+        student, teacher = (torch.full(shape, each, dtype=torch.float64) for each in (0.1, 0.0))
+        for row, (name, answer) in enumerate(zip(names, steps)):
+            for t, step in enumerate(answer):
+                sure = 0.2 if name in doubts and t > first_slip(answer) else 0.95
+                for right in step.right:
+                    teacher[row, t, derailing.token(right)] = sure / len(step.right)
+        models = {"student": student, "teacher": teacher}
+        return derailing.shown_answers(texts, steps, models, prefixes)
+
+    return shown
+
+
+def test_the_answers_shown_are_named_for_what_they_show(written):
+    found = written(list(WRITTEN))
+    assert tuple(found) == derailing.NAMES and set(ANSWERS) == set(found)
+    assert {name: answer["tokens"] for name, answer in found.items()} == WRITTEN
+    assert {name: answer["new_at"] for name, answer in found.items()} == {
+        "right": 18, "new": 1, "number": 8, "sum": 5, "lost": 1
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("missing", [["lost"], ["number", "right"]])
+def test_a_kind_of_answer_that_is_missing_is_named(written, missing):
+    with pytest.raises(derailing.MissingKinds, match=f"of the kind {', '.join(missing)} "):
+        written([name for name in WRITTEN if name not in missing])
+
+
+def test_answers_in_doubt_are_all_lost(written):
+    with pytest.raises(derailing.MissingKinds, match="of the kind sum, number "):
+        written(list(WRITTEN), doubts=("lost", "sum", "number"))
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """``python -m opd_toy derail`` with hardly any training, in a folder that has a record."""
+    monkeypatch.setattr(derailing, "PRESET", shortened(teacher=2, student=2))
+    asked = derailing.questions()[::50]
+    monkeypatch.setattr(derailing, "questions", lambda: asked)
+    record = tmp_path / "derailing.json"
+    record.write_text("as it was")
+
+    def run():
+        with pytest.raises(SystemExit) as ended:
+            main(["derail", "--folder", str(tmp_path / "lm"), "--directory", str(tmp_path)])
+        assert record.read_text() == "as it was"
+        return ended.value.code
+
+    return run
+
+
+def test_where_a_kind_is_missing_the_command_says_so_and_keeps_the_record(command):
+    said = command()  # after two steps of training every answer slips
+    assert isinstance(said, str)  # Python prints it and exits with status 1
+    assert "no answer of this student is of the kind" in said and " new, right " in said
+    assert "another --folder does not change that" in said and "stays as it was" in said
+
+
+@pytest.mark.parametrize(
+    "stage, following",
+    [("training_prefixes", "draw_answers"), ("shown_answers", "outcomes"), ("by_position", None)],
+)
+def test_an_interrupt_after_training_is_heard(
+    stage, following, command, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(derailing, "shown_answers", lambda *given: {})
+    monkeypatch.setattr(derailing, "slipping", lambda *given: {})  # no answer is right
+    monkeypatch.setattr(derailing, "after_planting", lambda *given: {})
+    whole = getattr(derailing, stage)
+
+    def interrupted(*given):
+        signal.raise_signal(signal.SIGINT)
+        return whole(*given)
+
+    monkeypatch.setattr(derailing, stage, interrupted)
+    if following:
+        monkeypatch.setattr(derailing, following, None)  # not called any more
+    assert command() == 130
+    said = "stopped by SIGINT; the models are kept, and the same command goes on with them"
+    assert said in capsys.readouterr().err
+    assert command() == 130 and "100%" not in capsys.readouterr().err  # nothing is trained again
+    assert len(list((tmp_path / "lm").glob("derailing-*.safetensors"))) == 2
+
+
+def test_the_table_has_each_number_in_its_place():
+    slipping = {
+        name: {"tokens": 10 * place, "student": place / 100, "teacher": place / 1000}
+        for place, name in enumerate(("before", "alike", "new", "after"), 1)
+    }
+    record = {
+        "slipping": slipping,
+        "planted": {"as_written": 0.25, "planted": 0.75},
+        "outcomes": {"slipped": 12},
+        "questions": 345,
+    }
+    title, _, head, _, *rows, _, words = derail.table(record).split("\n")
+    assert title == "Probability that the next token is wrong"
+    assert head.split() == ["tokens", "student", "teacher"]
+    assert [row.split()[-3:] for row in rows] == [
+        ["10", "0.0100", "0.0010"],
+        ["20", "0.0200", "0.0020"],
+        ["30", "0.0300", "0.0030"],
+        ["40", "0.0400", "0.0040"],
+    ]
+    named = ["until a slip", "in places like those after", "there, in no training text"]
+    assert [row[:28].strip() for row in rows] == [*named, "after a slip"]
+    assert words == (
+        "12 of 345 answers slip. Slips an answer, after its first sum: 0.250; where a slip was "
+        "planted there: 0.750."
+    )
+
+
+# --- the record ---
 
 
 def test_the_record_says_what_its_answers_say():
@@ -132,3 +337,37 @@ def test_the_record_says_what_its_answers_say():
     assert record["questions"] == len(derailing.questions())
     positions, outcomes = record["positions"], record["outcomes"]
     assert positions["slipped"][-1] == pytest.approx(outcomes["slipped"] / record["questions"])
+    assert len(positions["unseen"]) - 2 == LAST
+    assert max(len(answer["tokens"]) for answer in record["answers"].values()) - 1 == LAST
+
+
+def test_the_answers_of_the_record_are_what_their_names_say():
+    record = recorded("derailing", "derail")
+    answers, tokens = record["answers"], record["tokens"]
+    assert tuple(answers) == derailing.NAMES
+    assert answers["right"]["new_at"] > len(answers["right"]["tokens"])
+    assert answers["new"]["new_at"] <= len(answers["new"]["tokens"])
+    for name in ("sum", "number", "lost"):
+        answer = answers[name]
+        steps = read_steps(answer["terms"], answer["tokens"])
+        slip = first_slip(steps)
+        assert answer["new_at"] <= slip + 1
+        student, teacher = answer["probabilities"]
+        assert student[slip][tokens.index(steps[slip].token)] >= derailing.CHANCE
+        later = [
+            sum(teacher[t][tokens.index(token)] for token in steps[t].right)
+            for t in range(slip + 1, len(steps))
+        ]
+        if name == "lost":
+            assert min(later) < derailing.SURE
+        else:
+            assert steps[slip].place[0] == name and min(later) > derailing.SURE
+
+
+def test_the_record_names_both_seeds():
+    path = provenance.ROOT / "figures" / "derailing.json"
+    preset = derailing.PRESET
+    assert json.loads(path.read_text())["provenance"]["seed"] == [
+        preset.teacher.seed,
+        preset.student.seed,
+    ]

@@ -1,6 +1,7 @@
 """``python -m opd_toy derail``: the record of a small student's answers that derail."""
 
 import json
+import sys
 from pathlib import Path
 
 from opd_toy.commands.running import (
@@ -43,11 +44,19 @@ def run(parser, arguments):
 
 
 def _made(path, folder):
-    from opd_toy.lm.derailing import MODULES, derailing
+    from opd_toy.lm.derailing import MODULES, PRESET, MissingKinds, derailing
 
-    with threads(1), unchanged(path, MODULES):
-        results = derailing(folder, Progress)
-    write_record(path, results, modules=MODULES, seed=0)
+    try:
+        with threads(1), unchanged(path, MODULES):
+            results = derailing(folder, Progress)
+    except MissingKinds as error:
+        sys.exit(
+            f"{error}. Another processor rounds otherwise and trains another student, and "
+            "another --folder does not change that. Give the command on another machine, or "
+            f"read the recorded figures with --show. Nothing is recorded; {path} stays as it was."
+        )
+    seeds = [PRESET.teacher.seed, PRESET.student.seed]
+    write_record(path, results, modules=MODULES, seed=seeds)
     return results
 
 

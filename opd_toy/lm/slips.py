@@ -7,6 +7,8 @@ the last number.  The first token that is not right is the slip.
 
 import dataclasses
 
+from opd_toy import _validate
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -25,11 +27,13 @@ class Step:
 
 
 def read_steps(terms, answer):
-    """The ``Step`` of each token of ``answer``, a string, to a question of one-digit ``terms``.
+    """The ``Step`` of each token of ``answer``, a string, to a question of ``terms``.
 
     Reading ends with the answer, or at a sign that stands where none of its kind can.
+    Raises ValueError where a term is no whole number of one digit.
     """
-    unused, numbers, total, term, kind, written = list(terms), 0, None, None, "number", ""
+    terms = [_validate.whole("terms", term, 0, 9) for term in terms]
+    unused, numbers, total, term, kind, written = terms.copy(), 0, None, None, "number", ""
     steps = []
     for token in answer:
         closing = _closing(kind, numbers, len(terms))
@@ -68,3 +72,8 @@ def _closing(kind, numbers, terms):
 def slips(steps):
     """The positions of the tokens that are not right."""
     return [t for t, step in enumerate(steps) if not step.is_right]
+
+
+def first_slip(steps):
+    """The position of the first token that is not right, or ``len(steps)`` if all are."""
+    return next((t for t, step in enumerate(steps) if not step.is_right), len(steps))
