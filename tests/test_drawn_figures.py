@@ -9,7 +9,8 @@ from matplotlib.colors import to_rgb
 
 from opd_toy import distributions, objectives, sequences
 from opd_toy.example import STUDENT, STUDENT_TREE, TEACHER, TEACHER_TREE
-from opd_toy.pages import chapter_figures, future_figures, study_figures
+from opd_toy.explorables import Derail
+from opd_toy.pages import chapter_figures, future_figures, study_figures, tree_figure
 from opd_toy.pages.drawing import Style
 from opd_toy.pages.figures import FIGURES
 from opd_toy.records.provenance import recorded
@@ -238,6 +239,43 @@ def test_noise_grows_as_all_sequences_have_it(axes_of):
     assert last[0] == pytest.approx(1) and max(last[1:3]) < 1.1 and min(last[3:]) > 2.9
 
 
+def test_the_training_loop_quotes_the_recorded_answer_to_its_first_slip(axes_of):
+    answer = recorded("derailing", "derail")["answers"]["number"]
+    [words] = [
+        text.get_text()
+        for text in axes_of("training-loop")[0].texts
+        if text.get_text().startswith("its own answer")
+    ]
+    quoted = words.removeprefix("its own answer\n").removesuffix(" …").split(" ")
+    wrong = [token not in right for token, right in zip(answer["tokens"], answer["right"])]
+    assert quoted == list(answer["tokens"][: wrong.index(True) + 1])
+
+
+def test_a_tree_of_two_steps_has_bars_and_branches_as_long_and_wide_as_its_chances():
+    import matplotlib.pyplot as plt
+
+    style = Style()
+    first, after = (STUDENT, TEACHER), (STUDENT_TREE, TEACHER_TREE)
+    after = tuple(tree.probabilities[1] for tree in after)
+    with plt.rc_context(style.parameters()):
+        [axes] = tree_figure.two_steps(first, after, style).axes
+    heights = []
+    for role, own, later in zip(("student", "teacher"), first, after):
+        bars = [bar for bar in axes.patches if to_rgb(bar.get_facecolor()) == to_rgb(style[role])]
+        drawn = np.reshape([bar.get_width() for bar in bars], (4, 3))
+        np.testing.assert_allclose(drawn, tree_figure.BARS * np.vstack([own, later]), rtol=1e-12)
+        heights.append(np.reshape([bar.get_y() for bar in bars], (4, 3)))
+        assert (np.diff(heights[-1]) < 0).all()  # token after token, downwards
+        branches = [line for line in axes.lines if line.get_color() == style[role]]
+        np.testing.assert_allclose([line.get_linewidth() for line in branches], 9 * own)
+        ends = [line.get_ydata()[1] for line in branches]
+        assert ends == sorted(ends, reverse=True)
+        [word] = [text for text in axes.texts if text.get_text() == role]
+        assert word.get_color() == style[role]
+    assert (heights[0] > heights[1]).all()  # the student's above the teacher's
+    plt.close("all")
+
+
 def test_three_markers_mark_the_recorded_answer(axes_of):
     record = recorded("derailing", "derail")
     answer = record["answers"]["number"]
@@ -256,6 +294,21 @@ def test_three_markers_mark_the_recorded_answer(axes_of):
         "framed at the three slips the tokens that would be right",
     )
     assert sum(wrong) == 3
+    # of the same answer, and of all, the slider's words
+    told = [
+        "It uses a number a second time, and from this slip on no training text begins like it",
+        "two more slips follow",
+        "the student's are on a wrong digit, the teacher's on the right one",
+        "both grow with the position",
+    ]
+    assert [phrase for phrase in told if phrase not in Derail.shown] == []
+    first, at = wrong.index(True), Derail.position.default_value
+    assert Derail.answer.default_value == "number" and answer["new_at"] == first + 1
+    assert tokens[first] in re.split("[+=]", tokens[:first])  # a number that has been added
+    best = [record["tokens"][np.argmax(model[at])] for model in answer["probabilities"]]
+    assert best[0].isdigit() and best[0] not in answer["right"][at] == best[1]
+    for shares in record["positions"].values():
+        assert sorted(shares) == shares and shares[-1] > shares[0]
     for token, advice, right, slip in zip(tokens, rows[1.0], answer["right"], wrong, strict=True):
         assert advice in right if slip else advice == token
     bars = np.array([bar.get_height() for bar in axes.patches])

@@ -25,6 +25,7 @@ const NAMES = {
 
 function render({ model, el }) {
   const record = model.get("recording");
+  const longest = record.positions.unseen.length - 1; // tokens of the longest answer
   const read = Object.fromEntries(
     Object.entries(record.answers).map(([name, each]) => [name, steps(each, record.tokens)]),
   );
@@ -34,9 +35,13 @@ function render({ model, el }) {
     return { answer, at: Math.min(self.whole("position"), answer.length - 1) };
   };
   const move = (to) => self.set({ position: to });
-  const parts = controls(self, current, move);
+  const parts = controls(self, current, move, longest - 1);
   const asked = html("strong");
-  const [strip, bars, shares] = [tokenStrip(), tokenBars([...record.tokens]), shareChart(record)];
+  const [strip, bars, shares] = [
+    tokenStrip(longest),
+    tokenBars([...record.tokens]),
+    shareChart(record),
+  ];
   const says = sentence();
   const numbers = nextTable();
   const [unseen, slipped] = ["unseen", "slipped"].map((name) => value({ "data-name": name }));
@@ -86,7 +91,7 @@ function render({ model, el }) {
   return self.stop;
 }
 
-function controls(self, current, move) {
+function controls(self, current, move, last) {
   const first = () => current().answer.findIndex((step) => !step.isRight);
   const worst = () => {
     const doubts = current().answer.map((step) => step.student.right);
@@ -105,7 +110,7 @@ function controls(self, current, move) {
       Object.entries(NAMES).map(([name, label]) => ({ value: name, label })),
     ),
     position: sliderOf(self, "position", "tokens written", {
-      max: 16,
+      max: last,
       step: 1,
       role: "student",
       text: (x) => number(x, 0),

@@ -6,7 +6,7 @@ from opd_toy.explorables.host import Explorable
 from opd_toy.records import provenance
 
 ANSWERS = ["number", "sum", "lost", "new", "right"]
-LAST = 16  # the last position of the longest answer
+LAST = 16  # the last position of the longest answer, which the tests hold to the record
 
 
 class Derail(Explorable):

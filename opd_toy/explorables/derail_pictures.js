@@ -4,10 +4,11 @@ import { pathThrough, roleStyle, scale } from "./pictures.js";
 // ---- the answer as a strip of tokens ----
 
 const [CELL, STRIP_TOP] = [20, 24];
-const POSITIONS = Array.from({ length: 17 }, (_, t) => t);
 
 // What is written, where the next token comes, each slip, and from where on no text begins so.
-export function tokenStrip() {
+// length: the tokens of the longest answer
+export function tokenStrip(length) {
+  const positions = Array.from({ length }, (_, t) => t);
   const left = (t) => 8 + t * CELL;
   const rect = (t, attributes) =>
     svg("rect", {
@@ -20,9 +21,9 @@ export function tokenStrip() {
     });
   const text = (t, y, attributes) =>
     svg("text", { x: left(t) + CELL / 2, y, "text-anchor": "middle", ...attributes });
-  const frames = POSITIONS.map((t) => rect(t, { class: "opd-outline", style: roleStyle("ink") }));
-  const tokens = POSITIONS.map((t) => text(t, STRIP_TOP + 19, { class: "opd-heading" }));
-  const slips = POSITIONS.map((t) => text(t, 16, {}));
+  const frames = positions.map((t) => rect(t, { class: "opd-outline", style: roleStyle("ink") }));
+  const tokens = positions.map((t) => text(t, STRIP_TOP + 19, { class: "opd-heading" }));
+  const slips = positions.map((t) => text(t, 16, {}));
   const region = svg("path", { class: "opd-line", style: roleStyle("muted"), d: "" });
   const words = svg("text", { y: STRIP_TOP + 50 });
   const element = svg(
@@ -38,7 +39,7 @@ export function tokenStrip() {
     element,
     // newAt: after how many tokens no training text begins so; past the end: never
     update(answer, at, newAt) {
-      POSITIONS.forEach((t) => {
+      positions.forEach((t) => {
         const step = answer[t];
         tokens[t].textContent = step?.token ?? "";
         slips[t].textContent = step && !step.isRight ? "▼" : "";

@@ -12,7 +12,9 @@ def training_loop(style):
     axes = _bare(4.5, (0, 10), (0, 9))
     student, teacher, ink = style["student"], style["teacher"], style["ink"]
     _box(axes, (0.1, 6.9, 2.9, 1.5), "student", student, style)
-    _box(axes, (5.6, 6.9, 4.3, 1.5), "its own answer\n9 + 8 = 7 1 + 9 …", ink, style)
+    answer = _recorded()["answers"]["number"]
+    begun = " ".join(answer["tokens"][: answer["new_at"]])  # to its first slip
+    _box(axes, (5.6, 6.9, 4.3, 1.5), f"its own answer\n{begun} …", ink, style)
     _box(axes, (0.1, 3.3, 4.3, 1.5), "student's next-token\nprobabilities p", student, style)
     _box(axes, (5.6, 3.3, 4.3, 1.5), "teacher's next-token\nprobabilities q", teacher, style)
     _box(axes, (2.6, 0.2, 4.8, 1.5), "loss: how far is p\nfrom q at each token?", ink, style)
@@ -36,7 +38,7 @@ def training_loop(style):
 
 def three_markers(style):
     """The recorded answer, marked once, marked at each token, and taught at each token."""
-    record = recorded("derailing", "derail")
+    record = _recorded()
     answer = record["answers"]["number"]
     tokens, names = answer["tokens"], record["tokens"]
     p, q = np.array(answer["probabilities"])
@@ -61,6 +63,10 @@ def three_markers(style):
 
 
 # --- parts ---
+
+
+def _recorded():
+    return recorded("derailing", "derail")
 
 
 def _bare(height, across, down):
