@@ -15,6 +15,8 @@ CLOSE, ORDINARY = 0, 1  # tiers; those above are far apart
 TIERS = (((3, 4, 5, 6), 0.2), ((3, 4, 5, 8, 3, 4, 5, 8), 1.0), ((3, 5, 4, 8), 4.0), ((3, 5), 12.0))
 # A loss that looks at the 32 likeliest tokens is the whole divergence on small vocabularies.
 LARGE_OF_TOKEN, LARGE_OF_ALL = 150, 1000
+# Steps of the log-ratios of the large pairs, by tier: each is an odd multiple of half a step.
+STEPS = (0.05, 0.25)
 # Vocabulary sizes of the last pairs, close but not flat: half precision cannot see their gradients.
 PEAKED = (3, 5, 8)
 
@@ -92,11 +94,27 @@ def random_pairs(seed):
 
 
 def large_pairs(seed, size):
+    """Two pairs in which many tokens, however likely, have one and the same log-ratio.
+
+    Such tokens show whether a loss looks at the log-ratio alone.
+    """
     random = np.random.default_rng([seed, size])
     return [
-        Pair(*_independent(random, size, spread), tier)
-        for tier, (_, spread) in enumerate(TIERS[:2])
+        Pair(*_in_steps(random, size, spread, step), tier)
+        for tier, ((_, spread), step) in enumerate(zip(TIERS, STEPS))
     ]
+
+
+def _in_steps(random, size, spread, step):
+    while True:
+        student, teacher = random.normal(0, spread, (2, size))
+        ratio = step * (np.floor((student - teacher) / step) + 0.5)
+        # The teacher's probabilities, p times 1 / ratio, sum to 1 as the student's do.
+        excess = softmax(student) * np.expm1(-ratio)
+        more, less = excess[ratio < 0].sum(), -excess[ratio > 0].sum()
+        if more > 0 and less > 0:
+            student = student + np.where(ratio < 0, np.log(less / more), 0.0)
+            return student, student - ratio
 
 
 def _independent(random, size, spread):
