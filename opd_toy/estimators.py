@@ -44,7 +44,7 @@ def policy_gradient(student, teacher, baseline=0.0):
             f"baseline has shape {baseline.shape}; "
             f"give one number, or one for each batch row, shape {p.shape[:-1]}"
         )
-    return _table(log_ratio(p, q) - baseline[..., None], p)
+    return score_table(log_ratio(p, q) - baseline[..., None], p)
 
 
 def k_estimator(student, teacher, kind):
@@ -77,9 +77,9 @@ def k_estimator_as_loss(student, teacher, kind):
     p, q = _validate.pair(student, teacher)
     d = log_ratio(p, q)
     if kind == "k1":
-        return _table(np.ones_like(p), p)
+        return score_table(np.ones_like(p), p)
     with np.errstate(over="ignore"):
-        return _table(d if kind == "k2" else -np.expm1(-d), p)
+        return score_table(d if kind == "k2" else -np.expm1(-d), p)
 
 
 def k_estimator_as_reward(student, teacher, kind):
@@ -89,7 +89,7 @@ def k_estimator_as_reward(student, teacher, kind):
     gradient (where q has no mass outside p's support); k2 neither.
     """
     p, _ = _validate.pair(student, teacher)
-    return _table(k_estimator(student, teacher, kind), p)
+    return score_table(k_estimator(student, teacher, kind), p)
 
 
 def full_vocabulary_advantage(student, teacher):
@@ -98,7 +98,7 @@ def full_vocabulary_advantage(student, teacher):
     eq-full-vocab-advantage-is-zero.
     """
     p, q = _validate.pair(student, teacher)
-    return _table(np.broadcast_to(reverse_kl(p, q)[..., None], p.shape), p)
+    return score_table(np.broadcast_to(reverse_kl(p, q)[..., None], p.shape), p)
 
 
 def gkd(student, teacher):
@@ -110,22 +110,6 @@ def gkd(student, teacher):
     return np.repeat(gradient[..., None, :], gradient.shape[-1], axis=-2)
 
 
-def importance_weighted_policy_gradient(student, teacher, behaviour, clip=None):
-    """Table w_k C_k (delta_kj - p_j), w = p/behaviour, rows drawn from ``behaviour`` (..., V).
-
-    Unbiased where behaviour > 0 wherever p > 0.  ``clip`` > 0 caps the weight,
-    min(w, clip), which biases it.  eq-improve-estimator.
-    """
-    p, q = _validate.pair(student, teacher)
-    _, behaviour = _validate.pair(p, behaviour, names=("student", "behaviour"))
-    p, q, behaviour = np.broadcast_arrays(p, q, behaviour)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        weight = np.where(p == 0, 0.0, p / behaviour)
-    if clip is not None:
-        weight = np.minimum(weight, _validate.positive("clip", clip))
-    return _table(_product(weight, log_ratio(p, q)), p)
-
-
 def truncated_policy_gradient(student, teacher, limit):
     """Table clip(C_k, -limit, limit)(delta_kj - p_j), limit > 0; biased where it clips.
 
@@ -133,7 +117,7 @@ def truncated_policy_gradient(student, teacher, limit):
     """
     p, q = _validate.pair(student, teacher)
     limit = _validate.positive("limit", limit)
-    return _table(np.clip(log_ratio(p, q), -limit, limit), p)
+    return score_table(np.clip(log_ratio(p, q), -limit, limit), p)
 
 
 def normalized_policy_gradient(student, teacher):
@@ -153,7 +137,7 @@ def normalized_policy_gradient(student, teacher):
     constant = std <= 1e-12 * np.abs(drawable).max(axis=-1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = np.where(p > 0, centred, cost) / std
-    return _table(np.where(constant, 0.0, weight), p)
+    return score_table(np.where(constant, 0.0, weight), p)
 
 
 def top_k_policy_gradient(student, teacher, k, tail="sampled"):
@@ -171,8 +155,8 @@ def top_k_policy_gradient(student, teacher, k, tail="sampled"):
     np.put_along_axis(head, np.argsort(-q, axis=-1, kind="stable")[..., :k], True, axis=-1)
 
     def head_and_tail(cost):
-        exact = _table(_product(np.where(head, p, 0.0), cost), p).sum(axis=-2, keepdims=True)
-        return exact + _table(np.where(head | (tail == "drop"), 0.0, cost), p)
+        exact = score_table(product(np.where(head, p, 0.0), cost), p).sum(axis=-2, keepdims=True)
+        return exact + score_table(np.where(head | (tail == "drop"), 0.0, cost), p)
 
     # Costs of +inf, q_k = 0 < p_k, may meet with both signs.  They are the limit of equal
     # large costs: the table of their indicator says which sign wins, or that they cancel.
@@ -190,7 +174,7 @@ def mixed_policy_gradient(student, teacher, reward, weight):
     """
     p, q = _validate.pair(student, teacher)
     reward = _validate.one_position("reward", reward, p.shape[-1])
-    return _table(log_ratio(p, q) - _validate.number("weight", weight) * reward, p)
+    return score_table(log_ratio(p, q) - _validate.number("weight", weight) * reward, p)
 
 
 def tilted_teacher(teacher, reward, weight):
@@ -240,7 +224,7 @@ def total_variance(probabilities, table):
     deviation = shifted - (weights[..., None] * shifted).sum(axis=-2, keepdims=True)
     with np.errstate(over="ignore"):
         variance = np.where(
-            infinite, np.inf, _product(weights, (deviation**2).sum(axis=-1)).sum(axis=-1)
+            infinite, np.inf, product(weights, (deviation**2).sum(axis=-1)).sum(axis=-1)
         )
     return variance if variance.ndim else float(variance)
 
@@ -255,7 +239,7 @@ def optimal_baseline(student, teacher):
     weight = p * squared_score_norm(p)
     total = weight.sum(axis=-1)
     best = np.divide(
-        _product(weight, log_ratio(p, q)).sum(axis=-1),
+        product(weight, log_ratio(p, q)).sum(axis=-1),
         total,
         out=np.zeros_like(total),
         where=total > 0,
@@ -301,18 +285,18 @@ def squared_score_norm(p):
     return sum_over_other_tokens(p) ** 2 + sum_over_other_tokens(p * p)
 
 
-def _product(a, b):
+def product(a, b):
     """a b with 0 inf = 0."""
     with np.errstate(invalid="ignore", over="ignore"):
         return np.where((a == 0) | (b == 0), 0.0, a * b)
 
 
-def _table(weight, p):
+def score_table(weight, p):
     """weight_k (delta_kj - p_j): (..., V) and (..., V) -> (..., V, V)."""
     score = np.repeat(-p[..., None, :], p.shape[-1], axis=-2)
     token = np.arange(p.shape[-1])
     score[..., token, token] = sum_over_other_tokens(p)
-    return _product(weight[..., :, None], score)
+    return product(weight[..., :, None], score)
 
 
 def _drawn(probabilities, table):

@@ -20,7 +20,7 @@ FLOORS = (
     ("pages",),
     ("explorables", "lm", "control", "derivations"),
     ("example", "records"),
-    ("sequences",),
+    ("sequences", "off_policy"),  # texts, and tokens that another policy drew
     ("estimators",),
     ("objectives",),
     ("distributions",),

@@ -4,6 +4,8 @@ Nothing here is shared with the engine.  Gradients are central differences of th
 textbook value in the logits, with a step that leaves some 30 correct digits.
 """
 
+import itertools
+
 import mpmath as mp
 import numpy as np
 
@@ -113,6 +115,72 @@ def logit_gradient(name, logits, q, arguments):
             / (2 * step)
         )
     return gradient
+
+
+def stale_moments(p, q, mu, factor, kept=False, baseline=0):
+    """Mean (V,) and total variance of factor(w, C) C (e_k - p), k ~ mu, at 50 digits.
+
+    w = p_k/mu_k; C = log p_k - log q_k less the baseline, or log mu_k - log q_k where ``kept``.
+    """
+    p, q, mu = normalised(p), normalised(q), normalised(mu)
+    size, rows = range(len(p)), []
+    for k in size:
+        cost = mp.log((mu if kept else p)[k] / q[k]) - baseline
+        weight = factor(p[k] / mu[k], cost) * cost
+        rows.append([weight * ((j == k) - p[j]) for j in size])
+    mean = [mp.fsum(mu[k] * rows[k][j] for k in size) for j in size]
+    apart = [mp.fsum((rows[k][j] - mean[j]) ** 2 for j in size) for k in size]
+    return mean, mp.fsum(mu[k] * apart[k] for k in size)
+
+
+def stale_tree_moments(student, teacher, behaviour, gamma, ratios, full_vocabulary):
+    """Mean (P,) and total variance of reward-to-go on texts of a behaviour, at 50 digits.
+
+    Policies are lists over t of lists of logits, one a prefix in base-V order.  Walks through
+    every sequence and writes down the gradient of each token as its definition says.
+    """
+    p, q, mu = (
+        [[softmax(row) for row in rows] for rows in z] for z in (student, teacher, behaviour)
+    )
+    size, length = len(p[0][0]), len(p)
+    starts = [sum(size ** (u + 1) for u in range(t)) for t in range(length)]
+    draws = []
+    for sequence in itertools.product(range(size), repeat=length):
+        at = [
+            sum(a * size ** (t - 1 - i) for i, a in enumerate(sequence[:t])) for t in range(length)
+        ]
+        own = [(p[t][at[t]], q[t][at[t]], mu[t][at[t]], sequence[t]) for t in range(length)]
+        w = [a[k] / c[k] for a, _, c, k in own]
+        row = [mp.mpf(0)] * sum(size ** (t + 1) for t in range(length))
+        for t in range(length):
+            so_far = {
+                "none": mp.mpf(1),
+                "token": w[t],
+                "prefix": mp.fprod(w[:t]),
+                "both": mp.fprod(w[: t + 1]),
+            }
+            weight = mp.mpf(0)
+            for u in range(t, length):
+                a, b, _, k = own[u]
+                cost = kl(a, b) if full_vocabulary else mp.log(a[k] / b[k])
+                if full_vocabulary and u == t:
+                    continue  # its gradient is exact, below
+                upto = u if full_vocabulary else u + 1
+                factor = mp.fprod(w[:upto]) if ratios == "each" else so_far[ratios]
+                weight += mp.mpf(gamma) ** (u - t) * factor * cost
+            a, b, _, k = own[t]
+            local = mp.fprod(w[:t]) if ratios in ("prefix", "both", "each") else 1
+            for j in range(size):
+                entry = weight * ((j == k) - a[j])
+                if full_vocabulary:
+                    entry += local * a[j] * (mp.log(a[j] / b[j]) - kl(a, b))
+                row[starts[t] + at[t] * size + j] += entry
+        draws.append((mp.fprod(c[k] for _, _, c, k in own), row))
+    columns = range(len(draws[0][1]))
+    mean = [mp.fsum(chance * row[j] for chance, row in draws) for j in columns]
+    return mean, mp.fsum(
+        chance * mp.fsum((row[j] - mean[j]) ** 2 for j in columns) for chance, row in draws
+    )
 
 
 def random_pair(vocabulary, seed, spread=2.0):

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from opd_toy import distributions, estimators, objectives, sequences
+from opd_toy import distributions, estimators, objectives, off_policy, sequences
 
 P, Q = [0.2, 0.3, 0.5], [0.7, 0.2, 0.1]
 
@@ -111,7 +111,6 @@ PAIR_FUNCTIONS += [
         "k_estimator_as_reward": {"kind": "k1"},
         "full_vocabulary_advantage": {},
         "gkd": {},
-        "importance_weighted_policy_gradient": {"behaviour": P},
         "truncated_policy_gradient": {"limit": 1},
         "normalized_policy_gradient": {},
         "top_k_policy_gradient": {"k": 1},
@@ -119,6 +118,7 @@ PAIR_FUNCTIONS += [
         "optimal_baseline": {},
     }.items()
 ]
+PAIR_FUNCTIONS.append((off_policy.policy_gradient, {"behaviour": P}))
 every_function = pytest.mark.parametrize(
     "function, arguments", PAIR_FUNCTIONS, ids=lambda x: getattr(x, "__name__", "-")
 )
@@ -142,7 +142,7 @@ def test_malformed_rows_elsewhere(wrong, message):
     for name, call in {
         "p": distributions.entropy,
         "q": lambda x: distributions.kl(P, x),
-        "behaviour": lambda x: estimators.importance_weighted_policy_gradient(P, Q, x),
+        "behaviour": lambda x: off_policy.policy_gradient(P, Q, x),
         "probabilities": lambda x: estimators.expectation(x, np.eye(3)),
         "teacher": lambda x: estimators.tilted_teacher(x, [0, 0, 1], 1),
         "student": lambda x: sequences.independent_table(x, np.ones((1, 1))),
@@ -205,8 +205,6 @@ def test_parameters_that_are_not_numbers():
         estimators.schulman_table(0)
     with says("limit is 0; give a number above 0"):
         estimators.truncated_policy_gradient(P, Q, 0)
-    with says("clip is -1.0; give a number above 0"):
-        estimators.importance_weighted_policy_gradient(P, Q, P, clip=-1.0)
     with says("baseline has shape (3,); give one number, or one for each batch row, shape ()"):
         estimators.policy_gradient(P, Q, [0, 0, 1])
 

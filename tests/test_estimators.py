@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 
+from opd_toy import off_policy
 from opd_toy.distributions import kl, softmax
 from opd_toy.estimators import (
     expectation,
     full_vocabulary_advantage,
     gkd,
-    importance_weighted_policy_gradient,
     k_estimator,
     k_estimator_as_loss,
     k_estimator_as_reward,
@@ -246,17 +246,6 @@ def test_improve_estimator():
         total_variance(P, policy_gradient(P, Q, kl(P, Q))) / spread**2,
     )
 
-    # importance weight: unbiased under the behaviour that drew; capped, biased
-    behaviour = np.array([0.5, 0.25, 0.25])
-    table = importance_weighted_policy_gradient(P, Q, behaviour)
-    same(table, (P / behaviour * cost)[:, None] * score)
-    same(expectation(behaviour, table), exact)
-    same(importance_weighted_policy_gradient(P, Q, P), policy_gradient(P, Q))
-    capped = importance_weighted_policy_gradient(P, Q, behaviour, clip=1.5)
-    same(capped, (np.minimum(P / behaviour, 1.5) * cost)[:, None] * score)
-    assert np.abs(expectation(behaviour, capped) - exact).max() > 0.05
-    assert total_variance(behaviour, capped) < total_variance(behaviour, table)
-
     # truncation: less variance, and bias
     cut = truncated_policy_gradient(P, Q, 1.0)
     same(cut, np.clip(cost, -1, 1)[:, None] * score)
@@ -446,7 +435,7 @@ TABLES = {
     "truncated": lambda p, q: truncated_policy_gradient(p, q, 1.0),
     "top_k": lambda p, q: top_k_policy_gradient(p, q, 1),
     "mixed": lambda p, q: mixed_policy_gradient(p, q, np.arange(np.shape(p)[-1]), 0.5),
-    "importance": lambda p, q: importance_weighted_policy_gradient(p, q, q),
+    "off-policy": lambda p, q: off_policy.policy_gradient(p, q, q),
     **{
         f"{kind} as {use.__name__[-6:]}": (lambda p, q, use=use, kind=kind: use(p, q, kind))
         for use in (k_estimator_as_loss, k_estimator_as_reward)

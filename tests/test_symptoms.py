@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from opd_toy import estimators
+from opd_toy import estimators, off_policy
 from opd_toy.distributions import softmax
 from tests.conftest import ROOT
 from tests.pages_run import run
@@ -88,11 +88,11 @@ def test_the_bias_of_old_texts_is_that_of_the_engines_tables(names):
     p = softmax(z)[0]
     goal = estimators.expectation(p, estimators.gkd(p, q))
     unit = estimators.total_variance(p, estimators.policy_gradient(p, q))
-    weighted = estimators.importance_weighted_policy_gradient
+    weighted = off_policy.policy_gradient
     tables = {
         none: estimators.policy_gradient(p, q),
         ratio: weighted(p, q, mu),
-        cut: weighted(p, q, mu, clip=2),
+        cut: weighted(p, q, mu, "truncate", 2),
     }
     for (off, variance), table in tables.items():
         bias = estimators.expectation(mu, table) - goal

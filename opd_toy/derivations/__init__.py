@@ -8,6 +8,7 @@ from opd_toy.derivations import (
     chapter_4,
     chapter_5,
     chapter_6,
+    chapter_9,
     families,
     future,
     variance_bounds,
@@ -26,6 +27,7 @@ CHAPTERS = (
     future,
     variance_bounds,
     beyond,
+    chapter_9,
 )
 DERIVATIONS = {one.id: one for chapter in CHAPTERS for one in chapter.DERIVATIONS}
 

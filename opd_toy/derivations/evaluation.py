@@ -13,6 +13,8 @@ from opd_toy.derivations.notation import (
     c,
     cost_bound,
     margin,
+    old,
+    old2,
     q,
     q2,
     score_bound,
@@ -30,7 +32,8 @@ def evaluate(expression, student, teacher, slope=None, **values):
     For a tree of two positions both are pairs ((V,), (V, V)): the first token's
     probabilities, and the second's, a row for each first token.  ``values`` give the free
     symbols by name, indices counted from 1 as in the book: j=2.  R and c, rewards and
-    prices, are sequences of length V, and R2 is (V, V); T is the length of a sequence.
+    prices, and old, the behaviour, are sequences of length V, R2 and old2 are (V, V); T is
+    the length of a sequence.
     ∇ needs ``slope``, the derivative of each logit by the parameter, shaped like the
     student: a unit vector makes ∇ the derivative by that logit.  Raises ValueError when a
     symbol has no value.
@@ -41,7 +44,7 @@ def evaluate(expression, student, teacher, slope=None, **values):
         for logits, teachers, row, other in zip((z, z2), (q, q2), _pair(student), _pair(teacher)):
             tables[logits] = {key: mpmath.log(w) for key, w in _table(row).items()}
             tables[teachers] = _table(other)
-        for base in (R, R2, c, margin):
+        for base in (R, R2, c, margin, old, old2):
             if str(base) in values:
                 tables[base] = _table(values.pop(str(base)))
         known = (*PARAMETERS, cost_bound, score_bound, *free_indices([expression]))

@@ -1,7 +1,8 @@
 """The symbols of the book.
 
 p is the student, q the teacher, z the student's logits; p = softmax(z) and q does not
-depend on z.  Indices run over the vocabulary 1..V.  ``p2``, ``q2``, ``z2`` carry a prefix
+depend on z; ``old``, printed as a Greek mu, is the behaviour that wrote the text, and does not
+either.  Indices run over the vocabulary 1..V.  ``p2``, ``q2``, ``z2`` carry a prefix
 as their first index: p2[a, b] is the probability of b after a (b is printed a′).
 
 Build expressions under ``with sympy.evaluate(False):`` so that they are kept, and
@@ -22,7 +23,8 @@ a, b, i, j, k, n, t, u, v, y = sp.symbols(
 p, q, p2, q2 = (IndexedBase(name, positive=True) for name in ("p", "q", "p2", "q2"))
 z, z2 = (IndexedBase(name, real=True) for name in ("z", "z2"))
 STUDENTS = {p: z, p2: z2}
-TEACHERS = (q, q2)
+old, old2 = (IndexedBase(name, positive=True) for name in ("old", "old2"))
+TEACHERS = (q, q2, old, old2)  # distributions that do not depend on z
 
 beta, skew, alpha, weight, baseline, x = sp.symbols("beta epsilon alpha w b x", real=True)
 sharpness, mu, gamma = sp.symbols("kappa mu gamma", positive=True)  # the discount γ lies below 1

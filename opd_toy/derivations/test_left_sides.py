@@ -79,6 +79,12 @@ FIRST_LINES = {
     "k-estimators-as-reward": "E sg ∇ | E sg ∇",
     "jsd-endpoints": "lim JSD | lim JSD | lim KL | lim KL",
     "schulman-table": "E | E | E | E | E | E",
+    "token-ratio-is-exact": "E ∇ | E ∇ sg",
+    "stale-cost-recomputed": "E ∇ ∇ KL | E ∇",
+    "stale-cost-kept": "E ∇ | ∇ KL ∇ KL | E ∇",
+    "ratio-cut-and-mask": "E ∇ | E ∇",
+    "ratio-variance-grows": "E | E E | E E",
+    "gkd-on-stale-text": "E E ∇ | E ∇ KL E ∇ KL",
 }
 
 

@@ -3,6 +3,7 @@
 ``trees``        policies over sequences, the KL of two of them and its exact gradient
 ``table``        one gradient a sequence, its expectation and its variance
 ``estimators``   the ways to fill such a table: who answers for the future
+``off_policy``   the same where another policy drew the texts
 ``independent``  the same variance where positions are independent, at any length
 ``sampling``     estimates from drawn sequences, where a policy is too large to enumerate
 
@@ -30,6 +31,13 @@ from opd_toy.sequences.independent import (
     independent_table,
     independent_variance,
 )
+from opd_toy.sequences.off_policy import (
+    RATIOS,
+    off_policy_gkd_gradient,
+    off_policy_reward_to_go,
+    ratio_second_moments,
+    token_ratios,
+)
 from opd_toy.sequences.sampling import (
     LazyTree,
     sample_estimate,
@@ -52,6 +60,7 @@ from opd_toy.sequences.trees import (
 
 __all__ = [
     "LazyTree",
+    "RATIOS",
     "SIGNALS",
     "SequenceTable",
     "TokenTree",
@@ -70,7 +79,10 @@ __all__ = [
     "independent_table",
     "independent_variance",
     "mixed",
+    "off_policy_gkd_gradient",
+    "off_policy_reward_to_go",
     "on_policy_gkd_gradient",
+    "ratio_second_moments",
     "outcome",
     "reward_to_go",
     "reward_to_go_table",
@@ -80,5 +92,6 @@ __all__ = [
     "state_values",
     "token_costs",
     "token_kls",
+    "token_ratios",
     "top_k",
 ]

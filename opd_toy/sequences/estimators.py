@@ -51,7 +51,7 @@ def full_return(student, teacher, signal="sampled", baseline=None):
     eq-past-terms-vanish.  Signals and baselines as for ``reward_to_go``, undiscounted, with
     u != t in place of u > t.
     """
-    own, others, local = _signal(student, teacher, signal)
+    own, others, local = signal_parts(student, teacher, signal)
     weights = own + (others.sum(axis=1, keepdims=True) - others)
     return _with_baseline(student, weights, local, baseline)
 
@@ -161,7 +161,7 @@ def future_kl(student, old, gamma, ratio_limit=10.0):
     """
     gamma = _validate.fraction("gamma", gamma)
     limit = _validate.positive("ratio_limit", ratio_limit)
-    change = _change(student, old)
+    change = log_change(student, old)
     return discounted(np.where(change <= np.log(limit), change, 0.0), gamma)
 
 
@@ -188,12 +188,12 @@ def fipo(student, old, reward, gamma, low, high, ratio_limit=10.0):
     reward = _validate.by_sequence("reward", reward, student)
     drawn_by = old.sequence_probabilities()
     with np.errstate(over="ignore"):
-        importance = np.where(drawn_by[:, None] > 0, np.exp(_change(student, old)), 0.0)
+        importance = np.where(drawn_by[:, None] > 0, np.exp(log_change(student, old)), 0.0)
     advantage = reward - drawn_by @ reward
     return SequenceTable(student, -importance * weight * advantage[:, None], None, drawn_by)
 
 
-def _change(student, old):
+def log_change(student, old):
     """log p - log old of the drawn tokens (S, T), 0 where ``old`` never draws."""
     check_same_tree(student, old, ("student", "old"))
     rows = zip(student.log_probabilities, old.log_probabilities, drawable(old))
@@ -216,7 +216,7 @@ def bias_variance_polynomials(student, teacher, signal="sampled"):
     cost of lag k, so both are quadratic forms in the powers of gamma.  The bias is against
     ``sequence_kl_gradient``.  eq-bias-variance.
     """
-    own, others, local = _signal(student, teacher, signal)
+    own, others, local = signal_parts(student, teacher, signal)
     lags, never = range(1, student.length), np.zeros(len(own))
 
     def weights(t):
@@ -256,7 +256,7 @@ def _quadratic(form):
 # --- shared ----------------------------------------------------------------------------
 
 
-def _signal(student, teacher, signal):
+def signal_parts(student, teacher, signal):
     """The cost of a token for itself and for those before it, each (S, T); local gradients."""
     _validate.choice("signal", signal, SIGNALS)
     sampled = token_costs(student, teacher)
@@ -272,7 +272,7 @@ def _signal(student, teacher, signal):
 
 def _reward_to_go(student, teacher, gamma, signal):
     gamma = _validate.fraction("gamma", gamma)
-    own, later, local = _signal(student, teacher, signal)
+    own, later, local = signal_parts(student, teacher, signal)
     return own + discounted_later(later, gamma), local
 
 

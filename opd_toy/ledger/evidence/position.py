@@ -5,7 +5,7 @@ Each function returns the words and numbers of one row of the ledger.
 
 import numpy as np
 
-from opd_toy import distributions, estimators, objectives, sequences
+from opd_toy import distributions, estimators, objectives, off_policy, sequences
 from opd_toy.example import STUDENT, TEACHER, TOKENS
 from opd_toy.pages.numbers import listed, plain, signed
 
@@ -225,7 +225,7 @@ def estimator_changes():
         "top 2 exact": estimators.top_k_policy_gradient(*pair, 2),
         "full vocabulary": estimators.gkd(*pair),
     }
-    weighted = estimators.importance_weighted_policy_gradient(*pair, uniform)
+    weighted = off_policy.policy_gradient(*pair, uniform)
 
     def cell(name, chances, table):
         bias = np.linalg.norm(estimators.expectation(chances, table) - exact)

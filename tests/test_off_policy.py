@@ -1,0 +1,255 @@
+"""Tokens and texts that another policy drew: against 50 digits, autograd and each other."""
+
+import numpy as np
+import pytest
+import torch
+
+from opd_toy import off_policy, sequences
+from opd_toy.estimators import expectation, policy_gradient, total_variance
+from opd_toy.objectives import reverse_kl_logit_gradient
+from opd_toy.sequences import SequenceTable, TokenTree
+from tests import reference
+
+P, Q = np.array([0.8, 0.1, 0.1]), np.array([0.1, 0.1, 0.8])
+MU = np.array([0.35, 0.6, 0.05])  # ratios 2.29, 0.17 and 2
+FACTORS = {
+    ("none", None): lambda w, cost: 1,
+    ("ratio", None): lambda w, cost: w,
+    ("truncate", 2.1): lambda w, cost: min(w, 2.1),
+    ("mask", (0.5, 2.1)): lambda w, cost: w if 0.5 <= w <= 2.1 else 0,
+    ("clip", (0.2, 0.3)): lambda w, cost: (
+        0 if (cost > 0 and w < 0.8) or (cost < 0 and w > 1.3) else w
+    ),
+}
+every_factor = pytest.mark.parametrize("factor", FACTORS, ids=lambda pair: pair[0])
+
+
+@every_factor
+@pytest.mark.parametrize("cost", off_policy.COSTS)
+@pytest.mark.parametrize("baseline", [0.0, 0.7])
+def test_mean_and_variance_are_those_of_the_definition(factor, cost, baseline):
+    cases = [(P, Q, MU)]
+    for seed in range(6):
+        p, q = reference.random_pair(5, seed)
+        cases.append((p, q, reference.random_pair(5, 100 + seed)[0]))
+    for p, q, mu in cases:
+        table = off_policy.policy_gradient(p, q, mu, *factor, cost, baseline)
+        mean, variance = reference.stale_moments(
+            p, q, mu, FACTORS[factor], cost == "kept", baseline
+        )
+        reference.close(expectation(mu, table), mean)
+        reference.close(total_variance(mu, table), variance)
+
+
+def trainers_loss(correction, limits, kept):
+    """The loss of one drawn token as trainers write it, of logits z and constants."""
+
+    def loss(z, log_q, log_mu, token):
+        log_p = z.log_softmax(-1)
+        ratio = (log_p - log_mu)[token].exp()
+        cost = ((log_mu if kept else log_p.detach()) - log_q)[token]
+        if correction == "none":
+            return cost * log_p[token]
+        if correction == "ratio":
+            return cost * ratio
+        if correction == "truncate":
+            return cost * ratio.detach().clamp(max=limits) * log_p[token]
+        if correction == "mask":
+            return cost * ratio * float(limits[0] <= ratio <= limits[1])
+        held = ratio.clamp(1 - limits[0], 1 + limits[1])
+        return torch.maximum(cost * ratio, cost * held)
+
+    return loss
+
+
+@every_factor
+@pytest.mark.parametrize("kept", [False, True])
+def test_tables_are_the_gradients_of_trainers_losses(factor, kept):
+    loss = trainers_loss(*factor, kept)
+    for seed in range(4):
+        p, q = reference.random_pair(4, seed)
+        mu = reference.random_pair(4, 50 + seed)[0]
+        z = torch.tensor(np.log(p), requires_grad=True)
+        logs = torch.tensor(np.log(q)), torch.tensor(np.log(mu))
+        rows = [torch.autograd.grad(loss(z, *logs, k), z)[0].numpy() for k in range(4)]
+        cost = off_policy.COSTS[kept]
+        table = off_policy.policy_gradient(p, q, mu, *factor, cost)
+        reference.close(table.ravel(), np.ravel(rows))
+
+
+def test_the_ratio_is_exact_and_each_correction_has_its_closed_form():
+    exact = reverse_kl_logit_gradient(P, Q)
+    cost, score = np.log(P / Q), np.eye(3) - P
+    ratio = P / MU
+
+    def mean(*arguments, **options):
+        return expectation(MU, off_policy.policy_gradient(P, Q, MU, *arguments, **options))
+
+    reference.close(mean(), exact)
+    reference.close(mean(baseline=3.0), exact)
+    reference.close(mean("none") - exact, ((MU - P) * cost) @ score)
+    reference.close(mean("truncate", 2.1), (np.minimum(P, 2.1 * MU) * cost) @ score)
+    inside = (ratio >= 0.5) & (ratio <= 2.1)
+    reference.close(mean("mask", (0.5, 2.1)), (P * inside * cost) @ score)
+    # a kept cost descends E_p[log mu - log q], which is linear in p
+    reference.close(mean(cost="kept"), P * (np.log(MU / Q) - P @ np.log(MU / Q)))
+    # where nothing is stale all are the plain policy gradient
+    for factor in FACTORS:
+        for kept in off_policy.COSTS:
+            table = off_policy.policy_gradient(P, Q, P, *factor, kept)
+            reference.close(table.ravel(), policy_gradient(P, Q).ravel())
+
+
+@every_factor
+def test_at_the_teacher_a_recomputed_cost_rests_and_a_kept_one_pushes(factor):
+    behaviour = np.array([0.12, 0.1, 0.78])  # within every limit, so that nothing is left out
+    table = off_policy.policy_gradient(Q, Q, behaviour, *factor)
+    assert np.array_equal(table, np.zeros((3, 3)))
+    kept = expectation(behaviour, off_policy.policy_gradient(Q, Q, behaviour, *factor, "kept"))
+    assert np.linalg.norm(kept) > 0.01
+
+
+def test_a_token_that_the_sampler_cuts_away_is_not_weighted_back():
+    top_p = np.array([8 / 9, 1 / 9, 0.0])
+    assert np.array_equal(off_policy.ratio(P, top_p), [P[0] / top_p[0], P[1] / top_p[1], np.inf])
+    mean = expectation(top_p, off_policy.policy_gradient(P, Q, top_p))
+    kept = np.array([1.0, 1.0, 0.0])
+    reference.close(mean, (P * kept * np.log(P / Q)) @ (np.eye(3) - P))
+    assert off_policy.second_moment(P, top_p) == np.inf
+    assert np.array_equal(off_policy.ratio([0.5, 0.5, 0], [0.5, 0.5, 0]), [1, 1, 0])
+    reference.close(off_policy.second_moment(P, MU), (P**2 / MU).sum())
+    assert off_policy.second_moment(P, P) == 1
+    assert off_policy.second_moment(np.stack([P, Q]), MU).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "correction, limits, message",
+    [
+        ("cut", 2, "correction is 'cut'; give one of 'none', 'ratio', 'truncate', 'mask', 'clip'"),
+        ("ratio", 2, "limits is 2; 'ratio' has none: leave it out"),
+        ("truncate", None, "limits has dtype object (None); give real numbers"),
+        ("truncate", 0, "limits is 0; give a number above 0"),
+        ("mask", 2, "limits is 2; give two numbers of at least 0: (low, high)"),
+        ("mask", (2, 0.5), "limits is (2, 0.5); give (low, high) with low <= high"),
+        ("clip", (-0.2, 0.2), "limits is (-0.2, 0.2); give two numbers of at least 0"),
+        ("clip", (0.2, float("nan")), "limits is (0.2, nan); give two numbers of at least 0"),
+    ],
+)
+def test_wrong_limits(correction, limits, message):
+    with pytest.raises(ValueError) as error:
+        off_policy.policy_gradient(P, Q, MU, correction, limits)
+    assert str(error.value).startswith(message)
+
+
+def test_other_wrong_arguments():
+    with pytest.raises(ValueError, match="cost is 'old'; give one of 'recomputed', 'kept'"):
+        off_policy.policy_gradient(P, Q, MU, cost="old")
+    with pytest.raises(ValueError, match="behaviour"):
+        off_policy.policy_gradient(P, Q, [0.5, 0.5])
+    one = off_policy.policy_gradient([1.0], [1.0], [1.0])
+    assert np.array_equal(one, [[0.0]])
+
+
+# --- whole texts -------------------------------------------------------------------------
+
+TREES = [TokenTree.random(2, 3, seed) for seed in (0, 1, 2)]
+LARGER = [TokenTree.random(3, 3, seed) for seed in (3, 4, 5)]
+SIGNALS = ("sampled", "full_vocabulary")
+
+
+@pytest.mark.parametrize("ratios", sequences.RATIOS)
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("gamma", [0.0, 0.6, 1.0])
+def test_trees_against_a_walk_through_every_text(ratios, signal, gamma):
+    table = sequences.off_policy_reward_to_go(*TREES, gamma, ratios, signal)
+    mean, variance = reference.stale_tree_moments(
+        *([rows.tolist() for rows in tree.logits] for tree in TREES),
+        gamma,
+        ratios,
+        signal == "full_vocabulary",
+    )
+    reference.close(table.expectation(), mean)
+    reference.close(table.total_variance(), variance)
+
+
+@pytest.mark.parametrize("signal", sequences.SIGNALS)
+def test_which_ratio_removes_which_bias(signal):
+    student, teacher, behaviour = LARGER
+    exact = sequences.sequence_kl_gradient(student, teacher)
+    local = sequences.on_policy_gkd_gradient(student, teacher)
+    stale = sequences.off_policy_gkd_gradient(student, teacher, behaviour)
+
+    def mean(gamma, ratios):
+        table = sequences.off_policy_reward_to_go(*LARGER, gamma, ratios, signal)
+        return table.expectation()
+
+    reference.close(mean(1.0, "each"), exact)
+    reference.close(mean(0.0, "each"), local)
+    reference.close(mean(0.0, "both"), local)
+    reference.close(mean(0.0, "token"), stale)
+    size = np.linalg.norm(exact)
+    for gamma, ratios, goal in [
+        *((1.0, ratios, exact) for ratios in ("none", "token", "prefix", "both")),
+        *((0.0, ratios, local) for ratios in ("none", "token")),
+    ]:
+        assert np.linalg.norm(mean(gamma, ratios) - goal) > 0.02 * size, (gamma, ratios)
+
+
+def test_the_full_vocabulary_needs_no_ratio_of_the_token():
+    student, teacher, behaviour = LARGER
+    table = sequences.off_policy_reward_to_go(*LARGER, 0.0, "none", "full_vocabulary")
+    goal = sequences.off_policy_gkd_gradient(student, teacher, behaviour)
+    reference.close(table.expectation(), goal)
+    same = sequences.off_policy_gkd_gradient(teacher, teacher, behaviour)
+    assert np.array_equal(same, np.zeros_like(same))
+    # as by hand: the local gradients, weighed by who passes
+    by_hand = [
+        chance * reverse_kl_logit_gradient(p, q)
+        for mus, ps, qs in zip(
+            behaviour.prefix_probabilities(), student.probabilities, teacher.probabilities
+        )
+        for chance, p, q in zip(mus, ps, qs)
+    ]
+    reference.close(goal, np.concatenate(by_hand))
+
+
+@pytest.mark.parametrize("ratios", sequences.RATIOS)
+@pytest.mark.parametrize("signal", sequences.SIGNALS)
+def test_fresh_texts_need_no_ratio(ratios, signal):
+    student, teacher, _ = LARGER
+    table = sequences.off_policy_reward_to_go(student, teacher, student, 0.7, ratios, signal)
+    fresh = sequences.reward_to_go(student, teacher, 0.7, signal)
+    reference.close(table.dense().ravel(), fresh.dense().ravel())
+    assert isinstance(table, SequenceTable)
+
+
+def test_second_moments_of_products():
+    student, _, behaviour = LARGER
+    moments = sequences.ratio_second_moments(student, behaviour)
+    chances = behaviour.sequence_probabilities()
+    products = np.cumprod(sequences.token_ratios(student, behaviour), axis=1)
+    reference.close(moments, chances @ products**2)
+    # at independent positions they multiply: exponential in T
+    p, mu = np.array([0.8, 0.1, 0.1]), np.array([0.5, 0.3, 0.2])
+    moments = sequences.ratio_second_moments(TokenTree.repeat(p, 5), TokenTree.repeat(mu, 5))
+    reference.close(moments, off_policy.second_moment(p, mu) ** np.arange(1, 6))
+
+
+def test_texts_that_the_student_or_the_behaviour_cannot_write():
+    student, teacher, behaviour = TREES
+    cut = TokenTree((np.array([[0.0, -np.inf]]), *behaviour.logits[1:]))
+    table = sequences.off_policy_reward_to_go(student, teacher, cut, 1.0, "each")
+    # half of the texts are never written: as if the student could not write them, unnormalised
+    chance = student.sequence_probabilities() * (student.tokens()[:, 0] == 0)
+    plain = sequences.reward_to_go(student, teacher, 1.0)
+    reference.close(table.expectation(), chance @ plain.dense())
+    assert np.isfinite(table.total_variance())
+    assert np.array_equal(sequences.token_ratios(student, cut)[4:, 0], np.zeros(4))
+    with pytest.raises(ValueError, match="student gives probability 0 to token 1 after the prefix"):
+        sequences.off_policy_reward_to_go(cut, teacher, behaviour, 0.0)
+    with pytest.raises(ValueError, match="behaviour"):
+        sequences.off_policy_gkd_gradient(student, teacher, LARGER[0])
+    with pytest.raises(ValueError, match="ratios is 'all'; give one of 'none', 'token'"):
+        sequences.off_policy_reward_to_go(*TREES, 0.0, "all")
+    with pytest.raises(ValueError, match="gamma"):
+        sequences.off_policy_reward_to_go(*TREES, 1.5)
