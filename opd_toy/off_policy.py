@@ -3,7 +3,7 @@
 The *behaviour* mu wrote the text: an older student, a sampler with other numerics, another
 temperature.  The tables are those of ``estimators``, but row k is drawn with mu_k:
 ``estimators.expectation(behaviour, table)`` is the gradient applied on average, and
-``total_variance(behaviour, table)`` its spread.  The *ratio* of a token is w_k = p_k/mu_k.
+``total_variance(behaviour, table)`` its spread.  The *ratio* of a token is rho_k = p_k/mu_k.
 
 ``student`` p, ``teacher`` q and ``behaviour`` mu are probabilities (V,), or broadcast with
 leading batch axes, (..., V) -> (..., V, V).  Costs are in nats.  Tokens that mu never draws
@@ -29,10 +29,10 @@ def policy_gradient(
     ``cost``: "recomputed", C_k = log p_k - log q_k of the student as it is now; "kept",
     log mu_k - log q_k as it was when the text was written.
     ``correction`` and its ``limits``, the factor f_k:
-    "none" 1; "ratio" w_k; "truncate" min(w_k, limits), a number above 0;
-    "mask" w_k where low <= w_k <= high, else 0, limits (low, high);
-    "clip" w_k, but 0 where PPO's clip has no gradient: where w_k < 1 - low and the cost less its
-    baseline is above 0, or w_k > 1 + high and it is below, limits (low, high).
+    "none" 1; "ratio" rho_k; "truncate" min(rho_k, limits), a number above 0;
+    "mask" rho_k where low <= rho_k <= high, else 0, limits (low, high);
+    "clip" rho_k, but 0 where PPO's clip has no gradient: where rho_k < 1 - low and the cost
+    less its baseline is above 0, or rho_k > 1 + high and it is below, limits (low, high).
     With the ratio and the recomputed cost the expectation is the reverse-KL gradient, at every
     ``baseline``, if mu > 0 wherever p > 0.  eq-token-ratio-is-exact.
     """
@@ -46,14 +46,14 @@ def policy_gradient(
 
 
 def ratio(student, behaviour):
-    """w = p/mu (..., V): 0 where p is, +inf where mu alone is 0."""
+    """rho = p/mu (..., V): 0 where p is, +inf where mu alone is 0."""
     p, mu = _validate.pair(student, behaviour, names=("student", "behaviour"))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.where(p == 0, 0.0, p / mu)
 
 
 def second_moment(student, behaviour):
-    """E_mu[w^2] = 1 + chi^2(p||mu) (...): +inf where mu bars a token of the student's.
+    """E_mu[rho^2] = 1 + chi^2(p||mu) (...): +inf where mu bars a token of the student's.
 
     eq-ratio-variance-grows.
     """

@@ -37,6 +37,8 @@ gamma-variance-experiment variance-bounds top-k fipo gkd-future-coupling
 pg-zero-gamma-is-gkd k-estimators-as-loss k-estimators-as-reward baseline-does-not-always-help
 jsd-endpoints top-k-head-pushes-the-wrong-token schulman-table rao-blackwell-return
 sharper-variance-bounds variance-exponents exposure-bias
+token-ratio-is-exact stale-cost-recomputed stale-cost-kept ratio-cut-and-mask ratio-variance-grows
+stale-prefixes gkd-on-stale-text forward-kl-and-staleness sampler-mismatch
 """
 CHAPTERS = ("1", "2", "3", "4", "5", "6", "Beyond the notes")
 PROOFS = ROOT / "opd_toy" / "derivations"

@@ -6,6 +6,7 @@ import torch
 
 from opd_toy import off_policy, sequences
 from opd_toy.estimators import expectation, policy_gradient, total_variance
+from opd_toy.ledger.evidence import off_policy as off_policy_evidence
 from opd_toy.objectives import reverse_kl_logit_gradient
 from opd_toy.sequences import SequenceTable, TokenTree
 from tests import reference
@@ -253,3 +254,88 @@ def test_texts_that_the_student_or_the_behaviour_cannot_write():
         sequences.off_policy_reward_to_go(*TREES, 0.0, "all")
     with pytest.raises(ValueError, match="gamma"):
         sequences.off_policy_reward_to_go(*TREES, 1.5)
+
+
+# --- the ledger's claims, their figures by other means -----------------------------------
+
+OLD = np.array([0.4, 0.3, 0.3])
+THREE = (np.array([0.2, 0.3, 0.5]), np.array([0.7, 0.2, 0.1]))
+
+
+def off(found, goal):
+    return np.linalg.norm(found - goal) / np.linalg.norm(goal)
+
+
+def test_stale_cost_kept():
+    """At the teacher by hand: −∇KL(q‖μ), and where descent on it ends."""
+    _, q = THREE
+    push = expectation(OLD, off_policy.policy_gradient(q, q, OLD, cost="kept"))
+    by_hand = -q * (np.log(q / OLD) - q @ np.log(q / OLD))
+    reference.close(push, by_hand)
+    assert off_policy_evidence.kept() == "with the ratio off by 0.421; at q (−0.25, +0.12, +0.13)"
+
+
+def test_ratio_cut_and_mask():
+    p, q = THREE
+    exact = reverse_kl_logit_gradient(p, q)
+    share = {"truncate": np.minimum(1, 1.2 / (p / OLD)), "mask": np.array([0, 1, 0])}
+    for (name, limits), c in zip([("truncate", 1.2), ("mask", (0.6, 1.5))], share.values()):
+        held_back = ((1 - c) * p * np.log(p / q)) @ (np.eye(3) - p)
+        found = expectation(OLD, off_policy.policy_gradient(p, q, OLD, name, limits))
+        reference.close(found, exact - held_back)
+    figures = off_policy_evidence.corrections()
+    assert "truncated at 1.2 0.227, 0.81; masked outside .6 to 1.5 1.082, 0.06" in figures
+
+
+def test_stale_prefixes():
+    """Σ_s P_μ(s) ∇KL_s, with P_μ multiplied up token by token."""
+    student, teacher, behaviour = off_policy_evidence.trees()
+    visits, by_hand = np.ones(1), []
+    for p, q, mu in zip(student.probabilities, teacher.probabilities, behaviour.probabilities):
+        by_hand.append(visits[:, None] * reverse_kl_logit_gradient(p, q))
+        visits = np.array([chance * share for chance, row in zip(visits, mu) for share in row])
+    goal = np.concatenate([rows.ravel() for rows in by_hand])
+    table = sequences.off_policy_reward_to_go(student, teacher, behaviour, 0.0, "token")
+    reference.close(table.expectation(), goal)
+    assert off_policy_evidence.prefixes().endswith("both 0.709, each 0.000")
+
+
+def test_gkd_on_stale_text():
+    student, teacher, behaviour = off_policy_evidence.trees()
+    stale = sequences.off_policy_gkd_gradient(student, teacher, behaviour)
+    moved = off(stale, sequences.on_policy_gkd_gradient(student, teacher))
+    assert off_policy_evidence.gkd() == f"off by {moved:.3f} on old text; at the teacher 0.0"
+
+
+def test_forward_kl_and_staleness():
+    """The drawn forward KL: q/μ of then is exact, q/p of now is not, and q/p times p/μ is q/μ."""
+    p, q = THREE
+    z = torch.tensor(np.log(p), requires_grad=True)
+
+    def mean_of(weights):
+        loss = -(torch.tensor(OLD * weights) * z.log_softmax(-1)).sum()
+        return torch.autograd.grad(loss, z)[0].numpy()
+
+    forward = p - q
+    reference.close(mean_of(q / OLD), forward)
+    anew, reverse = off(mean_of(q / p), forward), off(mean_of(-np.log(p / q)), off_reverse())
+    assert anew > reverse > 0.3
+    assert f"reverse {reverse:.3f}, forward {anew:.3f}" in off_policy_evidence.directions()
+    assert off_policy_evidence.directions().endswith("reverse 0.503, forward 0.000")
+
+
+def off_reverse():
+    p, q = THREE
+    return p * (np.log(p / q) - p @ np.log(p / q))
+
+
+def test_sampler_mismatch():
+    p, q = THREE
+    warm = p ** (1 / 0.7) / (p ** (1 / 0.7)).sum()
+    reference.close(expectation(warm, off_policy.policy_gradient(p, q, warm)), off_reverse())
+    uncorrected = (warm * np.log(p / q)) @ (np.eye(3) - p)
+    assert f"temperature .7 {off(uncorrected, off_reverse()):.3f}" in off_policy_evidence.samplers()
+    # what top-p cuts away is missing, with the ratio too
+    missing = p[0] * np.log(p[0] / q[0]) * (np.eye(3)[0] - p)
+    lost = np.linalg.norm(missing) / np.linalg.norm(off_reverse())
+    assert off_policy_evidence.samplers().endswith(f"with the ratio {lost:.3f}")

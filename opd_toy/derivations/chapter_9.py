@@ -235,10 +235,6 @@ with sp.evaluate(False):
                         "comes is the old policy's."
                     ),
                 ),
-                (
-                    total(old[a] / p[a] * (p[a] * Gradient(KL(p2, q2, a))), a),
-                    "GKD's terms, each prefix at another weight.",
-                ),
                 title="the second position",
             ),
             chain(

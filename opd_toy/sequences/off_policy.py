@@ -1,8 +1,8 @@
 """Texts that another policy wrote: the estimators of the sequence gradient, and what corrects them.
 
 The ``behaviour`` mu draws the sequences, a third ``TokenTree`` beside student p and teacher q.
-The ratio of a token is w_t = p(a_t|s_t)/mu(a_t|s_t), the product of those before it
-P_t = w_1 ... w_{t-1}.  The tables are drawn by mu; what mu never draws counts for nothing, and
+The ratio of a token is rho_t = p(a_t|s_t)/mu(a_t|s_t), the product of those before it
+P_t = rho_1 ... rho_{t-1}.  The tables are drawn by mu; what mu never draws counts for nothing, and
 no weight brings it back.  ValueError where mu can draw a token that the student bars, as its
 cost would be infinite.  Otherwise as ``opd_toy.sequences.estimators``.
 """
@@ -28,11 +28,11 @@ RATIOS = ("none", "token", "prefix", "both", "each")
 
 
 def off_policy_reward_to_go(student, teacher, behaviour, gamma, ratios="token", signal="sampled"):
-    """``reward_to_go`` on texts of the behaviour.  eq-stale-prefixes, eq-each-cost-its-ratio.
+    """``reward_to_go`` on texts of the behaviour.  eq-each-cost-its-ratio.
 
     ``ratios`` multiply the weight of the token at t:
-    "none" by 1; "token" by w_t, the draw of this token; "prefix" by P_t, the prefix it stands
-    at; "both" by P_t w_t; "each" every cost by the ratios up to its own token, P_{u+1} r_u: the
+    "none" by 1; "token" by rho_t, the draw of this token; "prefix" by P_t, the prefix it stands
+    at; "both" by P_t rho_t; "each" every cost by the ratios up to its own token, P_{u+1} r_u: the
     only one that is unbiased for ``sequence_kl_gradient`` at gamma = 1.  At gamma = 0 "both" is
     "each", unbiased for ``on_policy_gkd_gradient``, and "token" for ``off_policy_gkd_gradient``.
     A full-vocabulary cost KL_u needs no ratio of its own token, and a local gradient P_t alone.
@@ -68,7 +68,7 @@ def off_policy_gkd_gradient(student, teacher, behaviour):
 
 
 def token_ratios(student, behaviour):
-    """w_t = p(a_t|s_t)/mu(a_t|s_t) (S, T), 0 where mu never draws."""
+    """rho_t = p(a_t|s_t)/mu(a_t|s_t) (S, T), 0 where mu never draws."""
     _check_behaviour(student, behaviour)
     drawn = along_sequences(behaviour, list(drawable(behaviour)))
     with np.errstate(over="ignore"):
@@ -76,7 +76,7 @@ def token_ratios(student, behaviour):
 
 
 def ratio_second_moments(student, behaviour):
-    """E_mu[(w_1 ... w_t)**2] for t = 1 ... T (T,): 1 + chi-squared of the first t tokens.
+    """E_mu[(rho_1 ... rho_t)**2] for t = 1 ... T (T,): 1 + chi-squared of the first t tokens.
 
     The share of texts that speak, the effective sample size, is one over it.  Prefixes that mu
     never passes are left out.  eq-ratio-variance-grows.
