@@ -238,7 +238,11 @@ def group(baseline):
             {"sequence reverse KL": "1"},
         ),
         (lambda R: R - R.mean(), "0.5 × sequence reverse KL", {"sequence reverse KL": "0.5"}),
-        (lambda R: (R - R.mean()) / (R.std(correction=0) + 1e-6), NONE, {}),
+        (
+            lambda R: (R - R.mean()) / (R.std(correction=0) + 1e-6),
+            "sequence reverse KL, standardized over the batch",
+            {},
+        ),
     ],
 )
 def test_groups_are_enumerated_in_pairs(baseline, verdict, unbiased):

@@ -10,7 +10,7 @@ from opd_toy.audit.sequence import words
 from opd_toy.audit.sequence.bases import REWARD
 from opd_toy.audit.sequence.findings import Facts, findings
 from opd_toy.audit.sequence.judge import Reading
-from opd_toy.audit.sequence.masks import HOLE, MASKS, PADDED, PROMPT, MaskFacts
+from opd_toy.audit.sequence.masks import HOLE, MASKS, PADDED, PROMPT, Leak, MaskFacts
 from opd_toy.audit.sequence.names import Piece
 from opd_toy.audit.sequence.normalisers import name_mask
 from opd_toy.audit.sequence.report import SequenceReport
@@ -30,6 +30,8 @@ def report(**changes):
         "unbiased_for": {"sum of local reverse KLs": "1/T", "sequence reverse KL": "1"},
         "bias": {"sequence reverse KL": 0.25, "sum of local reverse KLs": 0.0},
         "nearest": {"name": "sequence reverse KL", "cosine": 0.75, "norm_ratio": 3.0},
+        "description": None,
+        "dependence": None,
         "with_other_tokens": "zero",
         "expected_gradient": np.zeros(3),
         "variance": 0.125,
@@ -111,7 +113,13 @@ def found(*, piece="reverse KL", facts=(), condition=1.0, close_only=False, mask
     plain["problems"] = dict.fromkeys(("far", "long", "wide"))
     said = findings(
         SimpleNamespace(
-            **{"drawn_from": "student", "teacher_gradient": False, "touched": ()} | measured
+            **{
+                "drawn_from": "student",
+                "teacher_gradient": False,
+                "touched": (),
+                "dependence": None,
+            }
+            | measured
         ),
         Reading(verdict, "float64", close_only),
         Facts(**plain | dict(facts)),
@@ -165,8 +173,23 @@ def test_no_past_is_said_of_draws_without_one():
 @pytest.mark.parametrize(
     "changes, severity, part",
     [
-        ({"gradient": (PROMPT,)}, "broken", "get a gradient (a prompt in front)"),
-        ({"leak": (HOLE,)}, "broken", "of the valid ones (a hole inside)"),
+        (
+            {"gradient": {PROMPT: ((0, 0), (0, 2), (1, 3))}},
+            "broken",
+            "get a gradient (a prompt in front: positions 1, 3, text 2's position 4)",
+        ),
+        ({"leak": {HOLE: None}}, "broken", "of the valid ones (a hole inside): mask the costs"),
+        (
+            {"leak": {HOLE: Leak("teacher", by=(0, 1), moved=(0, 0))}},
+            "broken",
+            "With a hole inside, the gradient at position 1 moves with the teacher's row at "
+            "position 2, which is masked",
+        ),
+        (
+            {"leak": {PADDED: Leak("tokens", by=(1, 3), moved=(0, 0))}},
+            "broken",
+            "the gradient at text 1's position 1 moves with the token at text 2's position 4",
+        ),
         ({"factor": {PADDED: None, PROMPT: 1.0, HOLE: None}}, "note", "padding at the end changes"),
         ({"factor": {PADDED: 1.0, PROMPT: None, HOLE: 1.0}}, "note", "a prompt in front changes"),
         ({"nan": True}, "note", "torch.where"),
@@ -175,7 +198,7 @@ def test_no_past_is_said_of_draws_without_one():
     ],
 )
 def test_what_is_said_of_a_mask(changes, severity, part):
-    clean = {"gradient": (), "leak": (), "nan": False, "labels": None, "nothing": True}
+    clean = {"gradient": {}, "leak": {}, "nan": False, "labels": None, "nothing": True}
     facts = MaskFacts(**{**clean, "factor": dict.fromkeys(MASKS, 1.0)} | changes)
     ((said, sentence),) = name_mask(facts, True).findings
     assert said == severity and part in sentence

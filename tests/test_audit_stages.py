@@ -385,7 +385,7 @@ def test_laws_and_weights_are_what_their_names_say(length):
         assert of(length) == pytest.approx([said(weight, t=t + 1) for t in range(length)])
 
 
-CLEAN = {"gradient": (), "leak": (), "nan": False, "labels": None, "nothing": True}
+CLEAN = {"gradient": {}, "leak": {}, "nan": False, "labels": None, "nothing": True}
 
 
 def test_masks_in_words():
@@ -397,7 +397,7 @@ def test_masks_in_words():
     assert name_mask(padded, True).normalised_by == "the padded length"
     hole = MaskFacts(**CLEAN, factor=valid.factor | {HOLE: None})
     assert "take time in the discount" in name_mask(hole, None).findings[0][1]
-    leaking = MaskFacts(**CLEAN | {"leak": (PADDED,)}, factor=valid.factor)
+    leaking = MaskFacts(**CLEAN | {"leak": {PADDED: None}}, factor=valid.factor)
     named = name_mask(leaking, True)
     assert (named.normalised_by, named.findings[0][0]) == ("unknown", "broken")
 

@@ -48,6 +48,22 @@ class SequenceCall:
         value, gradient = self.several(*arguments)
         return value, gradient[0] if self.batched else gradient
 
+    def texts(self, *inputs):
+        """The gradient (B, T, V) of texts (B, T, V) that the loss takes together; B = 1 of one."""
+        return self.valued(*inputs)[1]
+
+    def valued(self, *inputs):
+        """(value, gradient (B, T, V)) of the same: student, teacher, tokens and mask."""
+        if self.batched:
+            return self.several(*inputs)
+        value, gradient = self.several(*(x[0] for x in inputs))
+        return value, gradient[None]
+
+    @property
+    def inputs(self):
+        """How many of ``NAMES`` the loss takes."""
+        return self.arguments + self.keyword
+
     def several(self, student, teacher, tokens, mask=None):
         """The same with the loss's own axes."""
         try:

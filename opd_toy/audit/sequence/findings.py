@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opd_toy.audit.report import TEACHER_LEARNS, finding
+from opd_toy.audit.sequence.alignment import alignment_findings
 from opd_toy.audit.sequence.bases import REWARD
 from opd_toy.audit.sequence.measure import SPREAD
 from opd_toy.audit.token.names import ZERO
@@ -70,6 +71,9 @@ def findings(measured, reading, facts, mask, batch):
     if reading.verdict.condition > 1e4:
         words = DEPENDENT.format(condition=reading.verdict.condition)
         found.append(finding("bases", "note", words))
+    if measured.dependence:
+        shifted = alignment_findings(measured.dependence)
+        found += [finding("alignment", *entry) for entry in shifted]
     for edge, named in (("mask", mask), ("batch", batch)):
         found += [finding(edge, *entry) for entry in named.findings] if named else []
     return [entry for entry in found if entry]

@@ -8,7 +8,9 @@ from opd_toy.audit import formats
 from opd_toy.audit.formats import COARSE
 from opd_toy.audit.report import OTHER
 from opd_toy.audit.sequence import beside
+from opd_toy.audit.sequence.alignment import in_a_sentence
 from opd_toy.audit.sequence.findings import Facts, findings
+from opd_toy.audit.sequence.groups import describe
 from opd_toy.audit.sequence.measure import BEYOND
 from opd_toy.audit.sequence.normalisers import name_batch, name_mask
 from opd_toy.audit.sequence.report import SequenceReport
@@ -68,14 +70,19 @@ def judge(measured, reading):
     problems = {role: _problem(role, measured.beyond[role], reading) for role in BEYOND}
     refuted = verdict.known and bool(problems["long"] or problems["wide"])
     name = NONE if refuted else verdict.name
+    shares = measured.copies == 2 or name == NONE
+    group = describe(measured.group) if measured.group and shares else None
+    if name == NONE and group and group.name:
+        name = group.name
     mask = measured.mask and name_mask(measured.mask, verdict.per_token)
-    batch = measured.batch and name_batch(measured.batch, mask, verdict.per_token)
+    batch = measured.batch and name_batch(measured.batch, mask, verdict.per_token, group)
     limit = "" if name == NONE else _limit(problems, reading, mask)
+    fixed_point = _fixed_point(measured)
     facts = Facts(
         optimises=name + limit,
         value_is=beside.value_is(measured.ordinary, tolerance),
         carried=beside.carried(measured, tolerance),
-        fixed_point=_fixed_point(measured),
+        fixed_point=fixed_point,
         problems=problems,
     )
     credits, credit_of = verdict.credits()
@@ -83,13 +90,13 @@ def judge(measured, reading):
         optimises=facts.optimises,
         objective=None if limit or refuted else verdict.objective,
         scale=None if refuted else verdict.scale,
-        holds_everywhere=name != NONE and not limit,
+        holds_everywhere=verdict.known and not refuted and not limit,
         credit=None if credits is None else credits[3],
         credit_of=credit_of,
         credits=credits,
         carried=facts.carried,
         unbiased_for={}
-        if limit or name == NONE
+        if limit or not verdict.known or refuted
         else beside.unbiased_for(measured, verdict, tolerance, SLACK),
         **beside.compared(measured, name == ZERO),
         with_other_tokens=_with_other_tokens(measured, reading),
@@ -97,7 +104,9 @@ def judge(measured, reading):
         variance=measured.reference.variance,
         variance_compared=beside.known_variances(measured, verdict),
         value_is=facts.value_is,
-        fixed_point=facts.fixed_point,
+        fixed_point=fixed_point,
+        description=_description(measured, name, group, fixed_point <= 100 * tolerance),
+        dependence=_map(measured.dependence),
         mask=mask and mask.fields,
         batch=batch and batch.fields,
         edges=findings(measured, reading, facts, mask, batch),
@@ -115,6 +124,23 @@ def judge(measured, reading):
         calls=measured.calls,
         seed=measured.seed,
     )
+
+
+def _description(measured, name, group, rests):
+    """What a draw is, or what can be said of a loss that has no name; else None."""
+    if group:
+        return group.words
+    if name == NONE and measured.dependence:
+        return in_a_sentence(measured.dependence, rests)
+    return None
+
+
+def _map(dependence):
+    """{input: (T, T)} for the report, and of a batch {"input, other text": (2, T, T)}."""
+    if dependence is None:
+        return None
+    others = {f"{name}, other text": moved for name, moved in (dependence.others or {}).items()}
+    return dependence.moves | others
 
 
 def _limit(problems, reading, mask):

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from opd_toy.audit.calling import AuditError
+from opd_toy.audit.sequence.dependence import Dependence, observe_dependence
+from opd_toy.audit.sequence.groups import GroupFacts, observe_group
 from opd_toy.audit.sequence.masks import BatchFacts, MaskFacts, observe_batch, observe_mask
 from opd_toy.audit.sequence.samples import Sample, tabulate
 from opd_toy.sequences import TokenTree
@@ -56,6 +58,7 @@ class Measurements:
 
     ``confirming``: samples they must hold on; ``beyond``: {"far", "long", "wide": Beyond};
     ``same``: student = teacher; ``mask``, ``batch``: None where the loss takes none;
+    ``dependence``: which rows move which; ``group``: what weighs the scores of a draw;
     ``close``: (fitting, confirming) samples of trees close to each other, where they were
     measured too; ``formats``: names of the floating formats inside the loss.
     """
@@ -66,6 +69,8 @@ class Measurements:
     same: Sample
     mask: MaskFacts | None
     batch: BatchFacts | None
+    dependence: Dependence | None
+    group: GroupFacts | None
     formats: frozenset
     drawn_from: str
     with_reward: bool
@@ -94,8 +99,9 @@ class Measurements:
 def measure(call, drawn_from, reward, seed):
     """SequenceCall -> Measurements.  AuditError for a loss that cannot be audited."""
     batch = observe_batch(call, seed) if call.batched else None
-    mask = observe_mask(call, seed) if call.takes_mask else None
     copies = 2 if batch and batch.shared else 1
+    mask = observe_mask(call, seed, copies) if call.takes_mask else None
+    dependence = observe_dependence(call, seed, copies)
     plan = TREES_OF_PAIRS if copies == 2 else TREES
 
     def tabulated(role):
@@ -118,6 +124,8 @@ def measure(call, drawn_from, reward, seed):
         same,
         mask,
         batch,
+        dependence,
+        observe_group(call, seed),
         frozenset(call.formats_inside()),
         drawn_from,
         reward is not None,

@@ -27,10 +27,11 @@ LAWS = {
     "": lambda length: 1.0,
     "1/T": lambda length: 1 / length,
     "T": lambda length: float(length),
-    "1/(T − 1)": lambda length: 1 / (length - 1),
+    "1/(T − 1)": lambda length: 1 / (length - 1) if length > 1 else np.nan,
     "(T − 1)/T": lambda length: (length - 1) / length,
-    "T/(T − 1)": lambda length: length / (length - 1),
+    "T/(T − 1)": lambda length: length / (length - 1) if length > 1 else np.nan,
     "1/T²": lambda length: 1 / length**2,
+    "(T − 1)/T²": lambda length: (length - 1) / length**2,
     "1/√T": lambda length: length**-0.5,
 }
 WEIGHTS = {
@@ -120,6 +121,8 @@ def _return_readings(kind, full, matrices, tolerance):
     )
     mean = lambda length: ones(length) / np.arange(length, 0, -1)[:, None]
     yield f"{kind} with the mean of the costs from the token on as its return", mean
+    later = lambda length: np.triu(_mean_future(length), 1)
+    yield f"{kind} with the mean of the later costs as its return", later
     yield f"{kind} with its own cost and the mean of the later ones as its return", _mean_future
     for n in (2, 3):
         ahead = lambda length, n=n: ones(length) - np.triu(ones(length), n)

@@ -17,8 +17,14 @@ SHARED = "unknown: its sequences share something"
 GRADIENT = "masked positions get a gradient ({masks}): the mask does not reach the sum"
 LEAK = (
     "what masked positions hold changes the gradient of the valid ones ({masks}): "
-    "mask the costs before they enter a return, a mean or a baseline"
+    "mask the costs before they enter a return, a mean or a baseline{example}"
 )
+MOVED = ". With {mask}, the gradient at {moved} moves with the {row} {by}, which is masked"
+ROWS = {
+    "student": "student's row at",
+    "teacher": "teacher's row at",
+    "tokens": "token at",
+}
 BY_PADDED_LENGTH = (
     "the sum is divided by the padded length: "
     "the same tokens count less, the more padding stands beside them"
@@ -78,9 +84,11 @@ def name_mask(facts, per_token):
     normalised = _normaliser(facts.factor[PADDED], per_token) if clean else UNKNOWN
     findings = []
     if facts.gradient:
-        findings.append(("broken", GRADIENT.format(masks=", ".join(facts.gradient))))
+        masks = "; ".join(f"{name}: {_listed(at)}" for name, at in facts.gradient.items())
+        findings.append(("broken", GRADIENT.format(masks=masks)))
     if facts.leak:
-        findings.append(("broken", LEAK.format(masks=", ".join(facts.leak))))
+        words = LEAK.format(masks=", ".join(facts.leak), example=_example(facts.leak))
+        findings.append(("broken", words))
     if normalised == PADDED_LENGTH:
         findings.append(("note", BY_PADDED_LENGTH))
     if clean and facts.factor[PADDED] is not None and facts.factor[HOLE] is None:
@@ -97,6 +105,26 @@ def name_mask(facts, per_token):
     return Named({"respected": clean, "normalised_by": normalised}, tuple(findings))
 
 
+def _listed(places):
+    """ "positions 3, 4" of one text; "position 3, text 2's position 1" of several."""
+    own = [str(t + 1) for text, t in places if not text]
+    words = [f"position{'s' if len(own) > 1 else ''} {', '.join(own)}"] if own else []
+    return ", ".join(words + [f"text {text + 1}'s position {t + 1}" for text, t in places if text])
+
+
+def _example(leaks):
+    """Which row moves which, for the first mask where a single one does; "" where none does."""
+    for mask, leak in leaks.items():
+        if leak:
+            apart = leak.by[0] != leak.moved[0]
+            moved, by = (
+                (f"text {text + 1}'s " if apart else "") + f"position {t + 1}"
+                for text, t in (leak.moved, leak.by)
+            )
+            return MOVED.format(mask=mask, moved=moved, row=ROWS[leak.what], by=by)
+    return ""
+
+
 def _normaliser(factor, per_token):
     """From the factor that padding brings with it."""
     if factor is None:
@@ -107,25 +135,29 @@ def _normaliser(factor, per_token):
     return PADDED_LENGTH if by_length else UNKNOWN
 
 
-def name_batch(facts, mask, per_token):
-    """BatchFacts -> Named; ``mask``: ``name_mask``'s, or None for a loss without one."""
+def name_batch(facts, mask, per_token, group=None):
+    """BatchFacts -> Named; ``mask``: ``name_mask``'s, or None for a loss without one.
+
+    ``group``: what a draw of texts that share something was found to be, or None.
+    """
     if facts.shared:
-        return Named({"shared": True, "normalised_by": SHARED}, (("note", SHARES),))
-    by = mask.normalised_by if mask else {True: VALID, False: SUM}.get(per_token)
-    readings = _readings(facts, by, bool(mask))
-    findings = []
-    if readings and readings[0].startswith(OF_MEANS) and mask:
+        by = group.reading if group else SHARED
+        findings = [("note", SHARES)]
+    else:
+        by, findings = _by(facts, mask, per_token), []
+        if len(by) > 1 and not mask:
+            findings.append(("note", EQUALLY_LONG))
+        by = by[0] if by else UNKNOWN
+    if by.startswith(OF_MEANS) and mask:
         findings.append(("note", SHORT_WEIGH_MORE))
-    if readings and readings[0] == PADDED_SIZE:
+    if by == PADDED_SIZE:
         findings.append(("note", BY_PADDED_SIZE))
-    if len(readings) > 1 and not mask:
-        findings.append(("note", EQUALLY_LONG))
-    normalised = readings[0] if readings else UNKNOWN
-    return Named({"shared": False, "normalised_by": normalised}, tuple(findings))
+    return Named({"shared": facts.shared, "normalised_by": by}, tuple(findings))
 
 
-def _readings(facts, by, masked):
-    """What the batch is divided by, ``by`` being what a sequence alone is: all that fit."""
+def _by(facts, mask, per_token):
+    """What the batch is divided by, from what a sequence alone is: all readings that fit."""
+    by = mask.normalised_by if mask else {True: VALID, False: SUM}.get(per_token)
     lengths = facts.lengths
     single = {
         SUM: (1.0, 1.0),
@@ -135,17 +167,23 @@ def _readings(facts, by, masked):
     if single is None:
         return []
     weights = [s * f for s, f in zip(single, facts.factors)]
-    readings = {
-        SUM: lambda n: 1.0,
-        "the sequences (sums over tokens, mean over sequences)": lambda n: 1 / 2,
-        f"{VALID if masked else 'all tokens'} of the batch": lambda n: 1 / sum(lengths),
-        f"{OF_MEANS}, then the sequences (mean of means)": lambda n: 1 / (2 * n),
-        f"{OF_MEANS} (sum of means)": lambda n: 1 / n,
-        PADDED_SIZE: lambda n: 1 / (2 * LENGTH),
-        f"{PADDED_LENGTH} (sum over sequences)": lambda n: 1 / LENGTH,
-    }
     return [
         name
-        for name, weight in readings.items()
-        if all(abs(w - weight(n)) <= EQUAL * w for w, n in zip(weights, lengths))
+        for name, divided in readings(lengths, LENGTH, bool(mask)).items()
+        if all(abs(w - d) <= EQUAL * w for w, d in zip(weights, divided))
     ]
+
+
+def readings(lengths, padded, masked):
+    """{what a batch of texts of these lengths is divided by: the weight of each text's tokens}."""
+    each, texts = [1 / n for n in lengths], len(lengths)
+    tokens = VALID if masked else "all tokens"
+    return {
+        SUM: [1.0] * texts,
+        "the sequences (sums over tokens, mean over sequences)": [1 / texts] * texts,
+        f"{tokens} of the batch": [1 / sum(lengths)] * texts,
+        f"{OF_MEANS}, then the sequences (mean of means)": [share / texts for share in each],
+        f"{OF_MEANS} (sum of means)": each,
+        PADDED_SIZE: [1 / (texts * padded)] * texts,
+        f"{PADDED_LENGTH} (sum over sequences)": [1 / padded] * texts,
+    }

@@ -24,6 +24,11 @@ class SequenceReport(Report):
     ``unbiased_for``: {objective: factor}, if on every tree, those far off too, and with masks.
     ``bias``: for each objective the relative distance of the gradient from it at the best
     positive scale, over the trees with T = 3.  ``nearest``: the one with the largest cosine.
+    ``description``: what a draw is, where it is standardized or less a group's mean, and what can
+    be said of a loss without a name; else None.
+    ``dependence``: {"student", "teacher", "tokens", "mask": (T, T)}, by how much of its length
+    the gradient's row t changes with the input's row u, at T = 4; for texts that share
+    something {"student, other text": (2, T, T), ...} too, of text b with the other's rows.
     ``with_other_tokens``: the verdict with sequences drawn from the other of the two,
     where this one is "zero" or "none of these"; divergences with a parameter left out.
     On the reference trees, V = T = 3: ``expected_gradient`` (P,), the total ``variance`` of
@@ -50,6 +55,8 @@ class SequenceReport(Report):
     unbiased_for: dict
     bias: dict
     nearest: dict
+    description: str | None
+    dependence: dict | None
     with_other_tokens: str | None
     expected_gradient: np.ndarray
     variance: float

@@ -97,7 +97,10 @@ class SequenceVerdict:
 
     def known_at(self, length):
         """Whether the weights are known at this length: among those fitted, or by a law."""
-        return all(length in piece.coefficients or piece.law for piece in self.pieces)
+        return all(
+            length in piece.coefficients or (piece.law and np.isfinite(piece.law(length)))
+            for piece in self.pieces
+        )
 
     def coefficients(self, length):
         return _coefficients(self.pieces, length)

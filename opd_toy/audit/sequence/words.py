@@ -85,6 +85,8 @@ def _what_it_is(report):
         meanings.append(MEAN_OVER_TOKENS)
     if meanings:
         yield "that is: " + "; ".join(meanings)
+    if report.description:
+        yield f"that is: {report.description}"
     if report.unbiased_for:
         yield "unbiased for " + ", ".join(
             name if factor == "1" else f"{factor} × {name}"

@@ -1,0 +1,145 @@
+"""What moves which row of the gradient: the rows of every input changed one at a time.
+
+On rows of logits drawn position by position; nothing needs to be enumerated.  The tokens of a
+text are all different, so that it shows at which of them a row is read.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from opd_toy.audit.calling import AuditError
+from opd_toy.distributions import softmax
+
+LENGTH, VOCABULARY, DRAWS = 4, 5, 3
+INPUTS = ("student", "teacher", "tokens", "mask")
+SEEN, SEEN_IN_HALF = 1e-3, 0.1  # relative changes above the rounding of float32, of bfloat16
+SHORT = 0.1  # of the longest row: what changes in a shorter one is taken relative to this
+NOWHERE = -1
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """``moves[input]`` (T, T): by how much of its length row t of the gradient changes with row u.
+
+    ``others[input]`` (2, T, T): the same of text b's row t with row u of the other text of a
+    batch of two, and ``order``: what changes where the two texts change places; None
+    where a text is alone.  ``scored`` (T,): the position at whose token row t follows the
+    score, ``read_at`` (T,): the one at whose token alone the teacher's row is read;
+    ``NOWHERE`` where that is none, or the whole vocabulary counts.  Changes up to ``seen``
+    may be rounding.
+    """
+
+    moves: dict
+    scored: np.ndarray
+    read_at: np.ndarray
+    seen: float
+    others: dict | None = None
+    order: float | None = None
+
+
+def observe_dependence(call, seed, copies):
+    """-> Dependence; None for a loss that refuses these texts.
+
+    ``copies``: 2 for a loss whose texts share something, else 1.
+    """
+    draws = [_drawn(seed + 700 + number, copies) for number in range(DRAWS)]
+    seen = SEEN_IN_HALF if call.formats_inside() & {"float16", "bfloat16"} else SEEN
+    try:
+        gradients = [call.texts(*draw) for draw in draws]
+        moves, others = _moves(call, draws, gradients, copies)
+        read_at = _read_at(call, draws, gradients, moves, seen)
+        order = None
+        if copies == 2:
+            swapped = [call.texts(*(x[::-1].copy() for x in draw))[::-1] for draw in draws]
+            order = max(float(_change(a, b).max()) for a, b in zip(gradients, swapped))
+    except AuditError:
+        return None
+    return Dependence(moves, _scored(draws, gradients, seen), read_at, seen, others, order)
+
+
+def _drawn(seed, copies):
+    """[student (B, T, V), teacher (B, T, V), tokens (B, T), mask (B, T)]"""
+    draw = np.random.default_rng(seed)
+    logits = draw.standard_normal((2, copies, LENGTH, VOCABULARY))
+    tokens = np.stack([draw.permutation(VOCABULARY)[:LENGTH] for _ in range(copies)])
+    return [*logits, tokens, np.ones((copies, LENGTH), bool)]
+
+
+def _moves(call, draws, gradients, copies):
+    """(own, others) as in Dependence."""
+    own = {name: np.zeros((LENGTH, LENGTH)) for name in INPUTS[: call.inputs]}
+    others = {name: np.zeros((2, LENGTH, LENGTH)) for name in own}
+    for number, (draw, before) in enumerate(zip(draws, gradients)):
+        for place, name in enumerate(own):
+            for text, u in np.ndindex(copies, LENGTH):
+                after = call.texts(*with_row(draw, place, (text, u), number))
+                change = _change(before, after)
+                own[name][:, u] = np.maximum(own[name][:, u], change[text])
+                if copies == 2:
+                    other = others[name][1 - text]
+                    other[:, u] = np.maximum(other[:, u], change[1 - text])
+    return own, others if copies == 2 else None
+
+
+def with_row(inputs, place, at, seed):
+    """The inputs with another row of one of them, at (text, position)."""
+    changed = [np.array(x) for x in inputs]
+    if place < 2:
+        changed[place][at] = np.random.default_rng((seed, place, *at)).standard_normal(
+            changed[place].shape[-1]
+        )
+    elif place == 2:  # a token that its text does not hold yet, where there is one
+        vocabulary = changed[0].shape[-1]
+        unused = np.setdiff1d(np.arange(vocabulary), changed[2][at[0]])
+        changed[2][at] = unused[0] if len(unused) else (changed[2][at] + 1) % vocabulary
+    else:
+        changed[3][at] = ~changed[3][at]
+    return changed
+
+
+def _change(before, after):
+    """(B, T): the change of each row of a gradient, relative to the longer of the two."""
+    lengths = np.maximum(*(np.linalg.norm(g, axis=-1) for g in (before, after)))
+    floor = SHORT * lengths.max() or 1.0
+    changed = np.linalg.norm(after - before, axis=-1) / np.maximum(lengths, floor)
+    return np.where(np.isfinite(changed), changed, 1.0)
+
+
+def _scored(draws, gradients, seen):
+    """The position whose token's score each row follows, in all draws where it is not 0."""
+    found = [set() for _ in range(LENGTH)]
+    for (student, _, tokens, _), gradient in zip(draws, gradients):
+        p = softmax(student[0])
+        scores = np.eye(VOCABULARY)[tokens[0]] - p[:, None]  # (T, of which token, V)
+        weights = (scores @ gradient[0][..., None])[..., 0] / (scores**2).sum(axis=-1)
+        off = np.linalg.norm(gradient[0][:, None] - weights[..., None] * scores, axis=-1)
+        for t in np.flatnonzero(gradient[0].any(axis=-1)):
+            fits = np.flatnonzero(off[t] <= seen * np.linalg.norm(gradient[0, t]))
+            found[t].add(int(fits[0]) if len(fits) == 1 else NOWHERE)
+    return np.array([at.pop() if len(at) == 1 else NOWHERE for at in found])
+
+
+def _read_at(call, draws, gradients, moves, seen):
+    """The position at whose token alone each row of the teacher is read, its own tried first."""
+    found = np.full(LENGTH, NOWHERE)
+    if "tokens" not in moves:
+        return found
+    for u in np.flatnonzero((moves["teacher"] > seen).any(axis=0)):
+        for s in sorted(range(LENGTH), key=lambda s: s != u):
+            if all(_moved(call, *both, u, s) <= seen for both in zip(draws, gradients)):
+                found[u] = s
+                break
+    return found
+
+
+def _moved(call, draw, before, u, s):
+    """What moves with the teacher's row u where the token at s keeps its probability."""
+    changed = [np.array(x) for x in draw]
+    token, row = draw[2][0, s], softmax(draw[1][0, u])
+    other = softmax(row[::-1] + np.arange(VOCABULARY) / VOCABULARY)
+    other[token] = 0.0
+    other *= (1 - row[token]) / other.sum()
+    other[token] = row[token]
+    changed[1][0, u] = np.log(other)
+    return float(_change(before, call.texts(*changed)).max())

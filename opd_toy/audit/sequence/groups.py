@@ -1,0 +1,194 @@
+"""What a draw weighs its tokens' scores by: costs, less a mean, over a standard deviation.
+
+Standardized costs have no exact expectation of their own: with two texts all that is left of
+them is a sign.  But what each draw *is* can be read off a few batches of texts of different
+lengths.  In all arrays (B, T) a row is a text.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from opd_toy.audit.calling import AuditError
+from opd_toy.audit.sequence.names import factor_text
+from opd_toy.audit.sequence.normalisers import SUM, readings
+from opd_toy.distributions import log_softmax
+
+VOCABULARY, LENGTH = 4, 4
+LENGTHS = ((4, 2, 3), (2, 1, 4), (3, 4, 4), (1, 2, 2))  # of the texts of each draw
+EQUAL = 2e-3  # relative: small constants beside a deviation, such as 1e-4, are within it
+THEIRS = "their standard deviation"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``of(log-ratios (B, T), valid (B, T))`` -> (B, T), and the objective whose draws it weighs.
+
+    ``of_text``: whether it is one number a text.
+    """
+
+    words: str
+    objective: str
+    of: Callable
+    of_text: bool = False
+
+
+COSTS = (
+    Cost(
+        "its text's sum of log p − log q",
+        "sequence reverse KL",
+        lambda r, valid: 0 * r + (r * valid).sum(axis=1, keepdims=True),
+        of_text=True,
+    ),
+    Cost(
+        "its text's mean of log p − log q",
+        "sequence reverse KL",
+        lambda r, valid: 0 * r + (r * valid).sum(axis=1, keepdims=True) / _lengths(valid),
+        of_text=True,
+    ),
+    Cost("its own log p − log q", "sum of local reverse KLs", lambda r, valid: r),
+    Cost(
+        "the sum of log p − log q from it on",
+        "sequence reverse KL",
+        lambda r, valid: np.cumsum((r * valid)[:, ::-1], axis=1)[:, ::-1],
+    ),
+)
+# {over which tokens: (mean in words, deviation in words, of an objective, axes)}
+OVER = {
+    "others": ("the others' mean", None, None, (0, 1)),
+    "texts": ("the batch's mean", "the batch's standard deviation", "over the batch", (0, 1)),
+    "tokens": ("the mean over the batch's tokens", THEIRS, "over the batch's tokens", (0, 1)),
+    "position": ("the batch's mean at its position", THEIRS, "over the batch at each position", 0),
+    "text": ("the mean over its text's tokens", THEIRS, None, 1),
+}
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """Of each draw, (B, T): weights of the scores, log-ratios of the tokens, valid positions."""
+
+    draws: tuple
+    masked: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """weight = ``number`` × (``cost`` − mean) / deviation, divided by ``reading``.
+
+    ``over``: a key of ``OVER``; ``correction``: the deviation's, None where none divides;
+    ``size``: {T: what two texts' readings sum to, times the number}.
+    """
+
+    cost: Cost
+    over: str
+    correction: int | None
+    reading: str
+    number: float
+    size: dict
+
+    @property
+    def words(self):
+        mean, deviation, *_ = OVER[self.over]
+        scaled = "" if self.correction is None else f", divided by {deviation}"
+        return f"a draw is each token's score times {self.cost.words}, less {mean}{scaled}"
+
+    @property
+    def name(self):
+        """Of what is standardized over the batch, where many texts make it exact; else None."""
+        over = OVER[self.over][2]
+        if self.correction is None or over is None:
+            return None
+        factor = factor_text(self.size, EQUAL)[0]
+        name = f"{self.cost.objective}, standardized {over}"
+        return name if factor in ("", "1", None) else f"{factor} × {name}"
+
+
+def observe_group(call, seed):
+    """-> GroupFacts; None where rows do not follow the drawn tokens' scores, or it refuses."""
+    draws = []
+    for number, lengths in enumerate(LENGTHS):
+        lengths = lengths if call.batched else lengths[:1]
+        lengths = lengths if call.takes_mask else (LENGTH,) * len(lengths)
+        draw = np.random.default_rng(seed + 800 + number)
+        student, teacher = draw.standard_normal((2, len(lengths), LENGTH, VOCABULARY))
+        tokens = draw.integers(VOCABULARY, size=(len(lengths), LENGTH))
+        valid = np.arange(LENGTH) < np.array(lengths)[:, None]
+        try:
+            gradient = call.texts(student, teacher, tokens, valid)
+        except AuditError:
+            return None
+        logs = [log_softmax(z) for z in (student, teacher)]
+        scores = np.eye(VOCABULARY)[tokens] - np.exp(logs[0])
+        weights = (gradient * scores).sum(axis=-1) / (scores**2).sum(axis=-1)
+        off = np.linalg.norm(gradient - weights[..., None] * scores)
+        if not off <= EQUAL * np.linalg.norm(gradient):
+            return None
+        ratios = (np.take_along_axis(z, tokens[..., None], axis=-1)[..., 0] for z in logs)
+        draws.append((weights, np.subtract(*ratios), valid))
+    return GroupFacts(tuple(draws), call.takes_mask)
+
+
+def describe(facts):
+    """GroupFacts -> Group, the one whose number is nearest to 1; None where none holds."""
+    weights = np.concatenate([weights[valid] for weights, _, valid in facts.draws])
+    copies, length = facts.draws[0][0].shape
+    names = list(readings((length,) * copies, length, facts.masked)) if copies > 1 else [SUM]
+    of_batch = [over for over in OVER if over != "text"] if copies > 1 else []
+    found = []
+    for cost in COSTS:
+        for over in of_batch + ([] if cost.of_text else ["text"]):
+            corrections = (None,) if over == "others" else (None, 0, 1)
+            for correction, reading in itertools.product(corrections, names):
+                how = cost, over, correction, reading
+                number = _multiple(weights, _predicted(facts, *how))
+                if number:
+                    found.append((how, number))
+    if not found:
+        return None
+    how, number = min(found, key=lambda entry: abs(np.log(abs(entry[1]))))
+    size = {T: number * sum(readings((T, T), T, facts.masked)[how[-1]]) for T in (2, 3, 4)}
+    return Group(*how, number, size)
+
+
+def _multiple(weights, predicted):
+    """c with weights = c predicted, or None."""
+    if not predicted.any() or not weights.any():
+        return None
+    c = float(weights @ predicted) / float(predicted @ predicted)
+    off = np.linalg.norm(weights - c * predicted)
+    return c if off <= EQUAL * np.linalg.norm(weights) else None
+
+
+def _predicted(facts, cost, over, correction, reading):
+    """The weights of all valid tokens of all draws, by these four."""
+    found = []
+    for _, ratios, valid in facts.draws:
+        lengths = valid.sum(axis=1)
+        divided = readings(tuple(lengths), valid.shape[1], facts.masked)[reading]
+        values = _standardized(cost.of(ratios, valid), valid, over, correction)
+        found.append((values * np.reshape(divided, (-1, 1)))[valid])
+    return np.nan_to_num(np.concatenate(found), posinf=0.0, neginf=0.0)
+
+
+def _standardized(values, valid, over, correction):
+    """values (B, T) less their mean, over their deviation unless ``correction`` is None."""
+    axes = OVER[over][3]
+    if over in ("others", "texts"):
+        shares, count = valid / _lengths(valid) / len(valid), len(valid)
+    else:
+        count = valid.sum(axis=axes, keepdims=True)
+        shares = valid / np.maximum(count, 1)
+    centred = values - (shares * values).sum(axis=axes, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if over == "others":
+            centred *= count / np.subtract(count, 1.0)
+        if correction is None:
+            return centred
+        variance = (shares * centred**2).sum(axis=axes, keepdims=True)
+        return centred / np.sqrt(variance * count / np.subtract(count, float(correction)))
+
+
+def _lengths(valid):
+    return valid.sum(axis=1, keepdims=True)
