@@ -26,13 +26,15 @@ class Dependence:
     batch of two, and ``order``: what changes where the two texts change places; None
     where a text is alone.  ``scored`` (T,): the position at whose token row t follows the
     score, ``read_at`` (T,): the one at whose token alone the teacher's row is read;
-    ``NOWHERE`` where that is none, or the whole vocabulary counts.  Changes up to ``seen``
-    may be rounding.
+    ``NOWHERE`` where that is none, or the whole vocabulary counts.  ``constants``: whether
+    adding one to a row of logits, which changes no probability, changes the loss.  Changes up
+    to ``seen`` may be rounding.
     """
 
     moves: dict
     scored: np.ndarray
     read_at: np.ndarray
+    constants: bool
     seen: float
     others: dict | None = None
     order: float | None = None
@@ -55,7 +57,12 @@ def observe_dependence(call, seed, copies):
             order = max(float(_change(a, b).max()) for a, b in zip(gradients, swapped))
     except AuditError:
         return None
-    return Dependence(moves, _scored(draws, gradients, seen), read_at, seen, others, order)
+    constants = any(
+        np.abs(gradient.sum(axis=-1)).max() > seen * np.linalg.norm(gradient)
+        for gradient in gradients
+    )
+    scored = _scored(draws, gradients, seen)
+    return Dependence(moves, scored, read_at, constants, seen, others, order)
 
 
 def _drawn(seed, copies):

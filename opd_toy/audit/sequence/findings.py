@@ -31,6 +31,10 @@ PAST = (
 )
 UNDEFINED = "the gradient is not finite there: 0/0, as where all costs are 0"
 MOVES = "the expected gradient is not 0 there, but {relative:.2g} of a draw's on other trees"
+CONSTANTS = (
+    "adding a constant to a row of the student's logits changes the loss, though it changes no "
+    "probability: does it want log-probabilities?"
+)
 DEPENDENT = (
     "they are nearly dependent (condition number {condition:.1g}): take the coefficients with care"
 )
@@ -74,6 +78,8 @@ def findings(measured, reading, facts, mask, batch):
     if measured.dependence:
         shifted = alignment_findings(measured.dependence)
         found += [finding("alignment", *entry) for entry in shifted]
+        if measured.dependence.constants:
+            found.append(finding("constants", "note", CONSTANTS))
     for edge, named in (("mask", mask), ("batch", batch)):
         found += [finding(edge, *entry) for entry in named.findings] if named else []
     return [entry for entry in found if entry]

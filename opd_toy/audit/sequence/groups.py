@@ -147,7 +147,7 @@ def describe(facts):
                     found.append((how, number))
     if not found:
         return None
-    how, number = min(found, key=lambda entry: abs(np.log(abs(entry[1]))))
+    how, number = min(found, key=lambda entry: round(abs(np.log(abs(entry[1]))), 3))
     size = {T: number * sum(readings((T, T), T, facts.masked)[how[-1]]) for T in (2, 3, 4)}
     return Group(*how, number, size)
 

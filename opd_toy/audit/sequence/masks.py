@@ -33,8 +33,8 @@ class Leak:
 class MaskFacts:
     """What masked positions do.
 
-    ``gradient``: {mask: (text, position)s} that get a gradient though masked; ``leak``: {mask: Leak}
-    where they change that of the valid ones, None where no row does so alone.
+    ``gradient``: {mask: (text, position)s that get a gradient though masked}; ``leak``:
+    {mask: Leak where they change that of the valid ones, None where no row does so alone}.
     ``factor``: {mask: c} where the gradient is c times that of the valid positions alone,
     None where it is no multiple; ``nan``: NaN logits there spoil the result; ``labels``: the
     error with -100 for their tokens; ``nothing``: finite where no position is valid.
