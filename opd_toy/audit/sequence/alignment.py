@@ -105,6 +105,9 @@ def in_a_sentence(dependence, rests):
         return None
     drawn = (dependence.scored[alive] != NOWHERE).all()
     parts = ["acts on the drawn tokens alone" if drawn else "acts on the whole vocabulary"]
+    softened = dependence.temperature
+    if drawn and softened and abs(softened - 1) > 10 * dependence.seen:
+        parts.append(f"scores them at temperature {softened:.3g}, not as they were drawn")
     if not alive.all():
         silent = [str(t + 1) for t in np.flatnonzero(~alive)]
         parts.append(f"position {', '.join(silent)} of {LENGTH} gets no gradient")

@@ -7,7 +7,7 @@ alone, ``words`` turns the resulting report into sentences.
 from opd_toy import _validate
 from opd_toy.audit.calling import AuditError
 from opd_toy.audit.sequence.calls import SequenceCall
-from opd_toy.audit.sequence.judge import judge, read, read_close
+from opd_toy.audit.sequence.judge import is_described, judge, read, read_close
 from opd_toy.audit.sequence.measure import measure, measure_close
 
 
@@ -32,7 +32,7 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
     call = SequenceCall(loss, batched)
     measured = measure(call, drawn_from, reward, seed)
     reading = read(measured)
-    if reading.asks_for_close_trees:
+    if reading.asks_for_close_trees and not is_described(measured):
         # Nothing holds where the two are drawn apart: the same again where they are close.
         measured = measure_close(call, measured, reward)
         reading = read_close(measured, reading)

@@ -25,7 +25,7 @@ class Dependence:
     ``others[input]`` (2, T, T): the same of text b's row t with row u of the other text of a
     batch of two, and ``order``: what changes where the two texts change places; None
     where a text is alone.  ``scored`` (T,): the position at whose token row t follows the
-    score, ``read_at`` (T,): the one at whose token alone the teacher's row is read;
+    score, of a student at ``temperature``; ``read_at`` (T,): the one at whose token alone the teacher's row is read;
     ``NOWHERE`` where that is none, or the whole vocabulary counts.  ``constants``: whether
     adding one to a row of logits, which changes no probability, changes the loss.  Changes up
     to ``seen`` may be rounding.
@@ -33,6 +33,7 @@ class Dependence:
 
     moves: dict
     scored: np.ndarray
+    temperature: float | None
     read_at: np.ndarray
     constants: bool
     seen: float
@@ -61,8 +62,10 @@ def observe_dependence(call, seed, copies):
         np.abs(gradient.sum(axis=-1)).max() > seen * np.linalg.norm(gradient)
         for gradient in gradients
     )
-    scored = _scored(draws, gradients, seen)
-    return Dependence(moves, scored, read_at, constants, seen, others, order)
+    scored, temperature = _scored(draws, gradients, seen)
+    return Dependence(
+        moves, scored, temperature, read_at, constants, seen, others=others, order=order
+    )
 
 
 def _drawn(seed, copies):
@@ -114,17 +117,35 @@ def _change(before, after):
 
 
 def _scored(draws, gradients, seen):
-    """The position whose token's score each row follows, in all draws where it is not 0."""
-    found = [set() for _ in range(LENGTH)]
+    """(positions (T,), temperature): whose token's score each row follows, of softened models too.
+
+    The same in all draws where a row is not 0; the temperature is None where there are several.
+    """
+    found, temperatures = [set() for _ in range(LENGTH)], []
     for (student, _, tokens, _), gradient in zip(draws, gradients):
-        p = softmax(student[0])
-        scores = np.eye(VOCABULARY)[tokens[0]] - p[:, None]  # (T, of which token, V)
-        weights = (scores @ gradient[0][..., None])[..., 0] / (scores**2).sum(axis=-1)
-        off = np.linalg.norm(gradient[0][:, None] - weights[..., None] * scores, axis=-1)
         for t in np.flatnonzero(gradient[0].any(axis=-1)):
-            fits = np.flatnonzero(off[t] <= seen * np.linalg.norm(gradient[0, t]))
-            found[t].add(int(fits[0]) if len(fits) == 1 else NOWHERE)
-    return np.array([at.pop() if len(at) == 1 else NOWHERE for at in found])
+            of = [_temperature(student[0, t], gradient[0, t], token, seen) for token in tokens[0]]
+            fits = [s for s, temperature in enumerate(of) if temperature]
+            found[t].add(fits[0] if len(fits) == 1 else NOWHERE)
+            temperatures += [of[s] for s in fits]
+    one = temperatures and np.ptp(temperatures) <= seen * max(temperatures)
+    positions = np.array([at.pop() if len(at) == 1 else NOWHERE for at in found])
+    return positions, float(np.mean(temperatures)) if one else None
+
+
+def _temperature(logits, row, token, seen):
+    """The one at which a row (V,) is the score of the token; None where it is none at all.
+
+    All other entries of a score are the softmax's, times one number.
+    """
+    others = np.delete(row, token)
+    alike = (others > 0).all() or (others < 0).all()
+    if not alike or abs(row.sum()) > seen * np.abs(row).max():
+        return None
+    logs, z = np.log(np.abs(others)), np.delete(logits, token)
+    slope, start = np.polyfit(z, logs, 1)
+    off = np.abs(logs - slope * z - start).max()
+    return 1 / slope if off <= seen and slope > 0 else None
 
 
 def _read_at(call, draws, gradients, moves, seen):

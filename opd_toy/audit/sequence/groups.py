@@ -5,7 +5,6 @@ them is a sign.  But what each draw *is* can be read off a few batches of texts 
 lengths.  In all arrays (B, T) a row is a text.
 """
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -139,12 +138,12 @@ def describe(facts):
     found = []
     for cost in COSTS:
         for over in of_batch + ([] if cost.of_text else ["text"]):
-            corrections = (None,) if over == "others" else (None, 0, 1)
-            for correction, reading in itertools.product(corrections, names):
-                how = cost, over, correction, reading
-                number = _multiple(weights, _predicted(facts, *how))
-                if number:
-                    found.append((how, number))
+            for correction in (None,) if over == "others" else (None, 0, 1):
+                values = [_standardized(cost, *draw[1:], over, correction) for draw in facts.draws]
+                for reading in names:
+                    number = _multiple(weights, _divided(values, facts, reading))
+                    if number:
+                        found.append(((cost, over, correction, reading), number))
     if not found:
         return None
     how, number = min(found, key=lambda entry: round(abs(np.log(abs(entry[1]))), 3))
@@ -161,19 +160,19 @@ def _multiple(weights, predicted):
     return c if off <= EQUAL * np.linalg.norm(weights) else None
 
 
-def _predicted(facts, cost, over, correction, reading):
-    """The weights of all valid tokens of all draws, by these four."""
+def _divided(values, facts, reading):
+    """The values of all valid tokens of all draws, divided as a batch of texts is."""
     found = []
-    for _, ratios, valid in facts.draws:
-        lengths = valid.sum(axis=1)
-        divided = readings(tuple(lengths), valid.shape[1], facts.masked)[reading]
-        values = _standardized(cost.of(ratios, valid), valid, over, correction)
-        found.append((values * np.reshape(divided, (-1, 1)))[valid])
+    for value, (*_, valid) in zip(values, facts.draws):
+        lengths = tuple(valid.sum(axis=1))
+        divided = readings(lengths, valid.shape[1], facts.masked)[reading]
+        found.append((value * np.reshape(divided, (-1, 1)))[valid])
     return np.nan_to_num(np.concatenate(found), posinf=0.0, neginf=0.0)
 
 
-def _standardized(values, valid, over, correction):
-    """values (B, T) less their mean, over their deviation unless ``correction`` is None."""
+def _standardized(cost, ratios, valid, over, correction):
+    """The costs (B, T) less their mean, over their deviation unless ``correction`` is None."""
+    values = cost.of(ratios, valid)
     axes = OVER[over][3]
     if over in ("others", "texts"):
         shares, count = valid / _lengths(valid) / len(valid), len(valid)

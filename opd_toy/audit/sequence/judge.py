@@ -57,6 +57,11 @@ def read(measured):
     return Reading(verdict, precision)
 
 
+def is_described(measured):
+    """Whether it is known what a draw is: then close trees would show nothing more."""
+    return bool(measured.group and describe(measured.group))
+
+
 def read_close(measured, reading):
     """The Reading of ``measured.close`` where it names an objective, else the one given."""
     drawn_from, with_reward = measured.drawn_from, measured.with_reward

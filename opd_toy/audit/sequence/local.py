@@ -10,6 +10,15 @@ from opd_toy.audit.token.expected import Expected
 from opd_toy.audit.token.names import phrase
 from opd_toy.audit.token.pairs import Pairs
 from opd_toy.audit.token.verdict import identify, sum_of
+from opd_toy.distributions import softmax
+
+# {names of the parameters besides temperatures: the engine's name}
+SOFTENED = {
+    (): "{}_kl",
+    ("skew",): "skewed_{}_kl",
+    ("beta",): "generalized_jsd",
+    ("alpha",): "alpha_divergence",
+}
 
 
 @dataclass(frozen=True)
@@ -30,18 +39,37 @@ def local_objective(fitting, confirming, drawer, tolerance):
     lead, per_token = verdict.terms[0][0], verdict.per_token
     terms = tuple((coefficient / lead, candidate) for coefficient, candidate in verdict.terms)
 
+    values = [value_of(candidate) for _, candidate in terms]
+
     def value(p, q):
-        return sum(
-            c * getattr(objectives, candidate.objective)(p, q, **dict(candidate.parameters))
-            for c, candidate in terms
-        )
+        return sum(c * of(p, q) for (c, _), of in zip(terms, values))
 
     def gradient(p, q):
         return sum_of(terms, Pairs(np.log(p), np.log(q)), per_token)
 
-    known = all(candidate.objective for _, candidate in terms) and not per_token
+    known = all(values) and not per_token
     name = phrase(terms) + (", divided by V" if per_token else "")
     return Local(name, value if known else None, gradient)
+
+
+def value_of(candidate):
+    """The candidate's value (p, q) -> (N,), of softened models too; None where there is none."""
+    parameters = dict(candidate.parameters)
+    both = parameters.pop("temperature", 1.0)
+    student = parameters.pop("student_temperature", both)
+    teacher = parameters.pop("teacher_temperature", both)
+    objective = candidate.objective
+    if student != 1 or teacher != 1:
+        direction = candidate.name.split(" KL")[0]
+        objective = SOFTENED.get(tuple(parameters), "").format(direction)
+    if not objective:
+        return None
+    of = getattr(objectives, objective)
+    return lambda p, q: of(_softened(p, student), _softened(q, teacher), **parameters)
+
+
+def _softened(p, temperature):
+    return p if temperature == 1 else softmax(np.log(p) / temperature)
 
 
 def _last_position(fitting, confirming, drawer, tolerance):
