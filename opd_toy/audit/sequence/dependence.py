@@ -24,11 +24,12 @@ class Dependence:
 
     ``others[input]`` (2, T, T): the same of text b's row t with row u of the other text of a
     batch of two, and ``order``: what changes where the two texts change places; None
-    where a text is alone.  ``scored`` (T,): the position at whose token row t follows the
-    score, of a student at ``temperature``; ``read_at`` (T,): the one at whose token alone the teacher's row is read;
-    ``NOWHERE`` where that is none, or the whole vocabulary counts.  ``constants``: whether
-    adding one to a row of logits, which changes no probability, changes the loss.  Changes up
-    to ``seen`` may be rounding.
+    where a text is alone.
+    ``scored`` (T,): the position at whose token row t follows the score, of a student at
+    ``temperature``; ``read_at`` (T,): the one at whose token alone the teacher's row is read;
+    ``NOWHERE`` where that is none, or the whole vocabulary counts.
+    ``constants``: whether adding one to a row of logits, which changes no probability, changes
+    the loss.  Changes up to ``seen`` may be rounding.
     """
 
     moves: dict
