@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from opd_toy.audit import AuditError, audit, audit_sequence, calling
 from opd_toy.audit.formats import precision
-from opd_toy.audit.signatures import arguments_taken
+from opd_toy.audit.ways import TEXTS, TOKENS, as_way
 from tests.audit_losses import forward, jsd, logs, probs, ratio, reverse
 from tests.audit_sequence_losses import IMMEDIATE, audit_on_fewer, kl, to_go
 
@@ -47,7 +47,7 @@ def keeping():
 
 REFUSALS = {
     "not scalar": (lambda s, t: s - t, ("shape (3,)", ".sum() or .mean()")),
-    "tuple": (lambda s, t: (forward(s, t), {}), ("a tuple of 2", "[0]")),
+    "tuple": (lambda s, t: (s - t, {}), ("a tuple of 2", "[0]")),
     "float": (lambda s, t: forward(s, t).item(), ("a float", "without .item()")),
     "integer": (lambda s, t: s.argmax(), ("torch.int64", "floating-point")),
     "complex": (lambda s, t: (s + 0j).sum(), ("torch.complex128", "real")),
@@ -71,7 +71,10 @@ REFUSALS = {
     ),
     "state": (keeping(), ("keeps something from call to call",)),
     "in place": (in_place, ("in place", ".clone()")),
-    "raises": (lambda s, t: s[0, 1], ("student_logits (3,)", "lambda student, teacher, token")),
+    "raises": (
+        lambda s, t: s[0, 1],
+        ("s: the student's logits (3,)", "lambda student, teacher, token"),
+    ),
     "one argument": (lambda s: s.sum(), ("loss(student_logits (V,), teacher_logits (V,), token)",)),
     "four arguments": (lambda s, t, k, mask: s.sum(), ("(s, t, k, mask)",)),
     "keyword without a default": (
@@ -109,14 +112,14 @@ def test_a_parameter_with_a_default_is_not_given_the_token():
 
     assert audit(loss).optimises == "JSD(β = 0.3)"
     assert (
-        arguments_taken(loss, 3)
-        == arguments_taken(F.kl_div, 3)
-        == arguments_taken(torch.nn.KLDivLoss(), 3)
+        as_way(loss, TOKENS).count
+        == as_way(F.kl_div, TOKENS).count
+        == as_way(torch.nn.KLDivLoss(), TOKENS).count
         == 2
     )
-    assert arguments_taken(lambda s, t, token=None: 0, 3) == 3
-    assert arguments_taken(lambda s, t, tokens=None, mask=None: 0, 4) == 4
-    assert arguments_taken(lambda s, t, tokens=None, temperature=1: 0, 4) == 3
+    assert as_way(lambda s, t, token=None: 0, TOKENS).count == 3
+    assert as_way(lambda s, t, tokens=None, mask=None: 0, TEXTS).count == 4
+    assert as_way(lambda s, t, tokens=None, temperature=1: 0, TEXTS).count == 3
 
 
 def test_drawn_from_is_one_of_two():
@@ -145,7 +148,7 @@ REFUSED = {
     "class": (torch.nn.KLDivLoss, "is the class KLDivLoss"),
     "mask third": (
         lambda s, t, mask: (reverse(s, t) * mask).sum(),
-        "whose third argument is a mask",
+        "write audit_sequence(loss), which hands over masks",
     ),
     "NaN for one token": (
         lambda s, t, k: ratio(s, t, k) * (float("nan") if k == 1 else 1),

@@ -58,8 +58,9 @@ def finding_lines(findings):
 def text(report, lines):
     """The verdict, the lines on what it rests on, and the findings."""
     indented = (f"  {line}" for line in lines)
+    called = (f"  {note}" for note in (report.call or {}).get("notes", ()))
     findings = finding_lines(report.edges)
-    return "\n".join([f"optimises: {report.optimises}", *indented, "edges:", *findings])
+    return "\n".join([f"optimises: {report.optimises}", *called, *indented, "edges:", *findings])
 
 
 def number(value, digits=4):

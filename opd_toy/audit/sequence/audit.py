@@ -4,19 +4,36 @@
 alone, ``words`` turns the resulting report into sentences.
 """
 
+from dataclasses import replace
+
 from opd_toy import _validate
 from opd_toy.audit.calling import AuditError
 from opd_toy.audit.sequence.calls import SequenceCall
 from opd_toy.audit.sequence.judge import is_described, judge, read, read_close
 from opd_toy.audit.sequence.measure import measure, measure_close
+from opd_toy.audit.ways import TEXTS, as_way
 
 
-def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, seed=0):
+def audit_sequence(
+    loss,
+    *,
+    inputs="logits",
+    k=2,
+    labels=None,
+    drawn_from="student",
+    reward=None,
+    batched=False,
+    seed=0,
+):
     """What a loss of whole sequences optimises -> SequenceReport.
 
     ``loss(student_logits (T, V), teacher_logits (T, V), tokens (T,)[, mask (T,)])``: row t
     holds the logits of the token at position t, given those before it; the mask is 1
     at valid positions.  A loss of two arguments looks at the whole vocabulary.
+    Arguments are told by their names, else by their places; ``inputs`` and ``k`` as in ``audit``,
+    for every position.  An argument called labels gets the tokens, with -100 where the mask is
+    0; ``labels``: "aligned" where label t belongs to logits t, "shift_inside" where the loss
+    holds logits t against label t + 1; None finds out which.
     ``batched``: all arguments have a batch axis in front.  Every sequence of seeded random
     trees is enumerated, as drawn from ``drawn_from`` ("student" or "teacher").
     ``reward``: the function of tokens (T,) -> number that the loss itself uses, so that
@@ -29,11 +46,12 @@ def audit_sequence(loss, *, drawn_from="student", reward=None, batched=False, se
             f"reward is {reward!r}; "
             "give the function of tokens (T,) that returns the number the loss uses"
         )
-    call = SequenceCall(loss, batched)
+    way = as_way(loss, TEXTS, inputs=inputs, k=k, labels=labels, batched=batched)
+    call = SequenceCall(way, batched)
     measured = measure(call, drawn_from, reward, seed)
     reading = read(measured)
     if reading.asks_for_close_trees and not is_described(measured):
         # Nothing holds where the two are drawn apart: the same again where they are close.
         measured = measure_close(call, measured, reward)
         reading = read_close(measured, reading)
-    return judge(measured, reading)
+    return replace(judge(measured, reading), call=way.described())

@@ -5,13 +5,7 @@ import torch
 
 from opd_toy.audit import calling, formats
 from opd_toy.audit.calling import AuditError, NoGradient, gradient_of
-from opd_toy.audit.signatures import arguments_taken, takes_keyword_mask
-
-WANTED = "loss(student_logits (T, V), teacher_logits (T, V), tokens (T,)[, mask (T,)])"
-WANTED_BATCH = (
-    "loss(student_logits (B, T, V), teacher_logits (B, T, V), tokens (B, T)[, mask (B, T)])"
-)
-NAMES = ("student_logits", "teacher_logits", "tokens", "mask")
+from opd_toy.audit.ways import TEXTS, as_way
 
 
 class SequenceCall:
@@ -22,13 +16,9 @@ class SequenceCall:
     """
 
     def __init__(self, loss, batched):
-        self.loss, self.batched = loss, batched
-        self.wanted = (
-            WANTED_BATCH if batched else f"{WANTED}; batched=True puts a batch axis in front"
-        )
-        self.keyword = takes_keyword_mask(loss)
-        self.arguments = 3 if self.keyword else arguments_taken(loss, 4, self.wanted)
-        self.takes_mask = self.keyword or self.arguments == 4
+        self.loss, self.batched = as_way(loss, TEXTS, batched=batched), batched
+        self.arguments = self.loss.count
+        self.takes_mask = self.arguments == 4
         self.count, self.without_gradient, self.no_gradient = 0, 0, None
         self.touched, self.teacher_gradient = set(), False
         self.probe = _probe(batched)
@@ -38,7 +28,7 @@ class SequenceCall:
         """-> Called; arrays (T, V) and (T,), or with a batch axis where ``batched``."""
         self.count += 1
         rest = self._rest(tokens, mask)
-        return gradient_of(self.function, student, teacher, *rest, names=NAMES, wanted=self.wanted)
+        return gradient_of(self.loss, student, teacher, *rest)
 
     def one(self, student, teacher, tokens, mask=None):
         """(value, gradient (T, V)) of one sequence; gradient 0 where none reaches the student."""
@@ -79,7 +69,7 @@ class SequenceCall:
         """Names of the formats in which arrays inside the loss are computed."""
         student, teacher, tokens = self.probe
         try:
-            return formats.formats_inside(self.function, student, teacher, *self._rest(tokens))
+            return formats.formats_inside(self.loss, student, teacher, *self._rest(tokens))
         except Exception:  # looked at without gradients, which the loss may take itself
             return set()
 
@@ -88,24 +78,17 @@ class SequenceCall:
         if self.first:
             self._probed(calling.check_unchanged, self.first)
 
-    def function(self, student, teacher, *rest):
-        if self.keyword:
-            tokens, mask = rest
-            return self.loss(student, teacher, tokens, mask=mask)
-        return self.loss(student, teacher, *rest)
-
     def _rest(self, tokens, mask=None, mask_type=None):
         """The arguments after the logits, as tensors: as many as the loss takes."""
         tokens = torch.as_tensor(np.array(tokens, dtype=np.int64))
         mask = np.ones(tokens.shape) if mask is None else np.asarray(mask)
         mask = torch.as_tensor(mask.astype(mask_type or self.mask_type))
-        return [tokens, mask][: self.arguments - 2 + self.keyword]
+        return [tokens, mask][: self.arguments - 2]
 
     def _probed(self, check, *before, mask_type=None):
         student, teacher, tokens = self.probe
         rest = self._rest(tokens, mask_type=mask_type)
-        messages = {"names": NAMES, "wanted": self.wanted}
-        return check(self.function, *before, student, teacher, *rest, **messages)
+        return check(self.loss, *before, student, teacher, *rest)
 
     def _try_out(self):
         """(type of mask that the loss takes, Called or None where the probe has no gradient).

@@ -42,6 +42,7 @@ class SequenceReport(Report):
     ``tolerance``: on every ordinary pair of trees, relative to the length of the expected
     gradient; for "zero" and in half precision, to the root mean square of a draw.
     ``condition``: worst condition number of the least squares.
+    ``call``: {"loss", "arguments", "notes"}, how the loss was called and what each argument got.
     """
 
     optimises: str
@@ -79,6 +80,7 @@ class SequenceReport(Report):
     farthest: float
     calls: int
     seed: int
+    call: dict | None = None
 
     def __str__(self):
         return words.text(self)

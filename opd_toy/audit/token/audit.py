@@ -4,18 +4,29 @@
 alone, ``words`` turns the resulting report into sentences.
 """
 
+from dataclasses import replace
+
 from opd_toy import _validate
 from opd_toy.audit.token.judge import judge
 from opd_toy.audit.token.measure import measure
+from opd_toy.audit.ways import TOKENS, as_way
 
 
-def audit(loss, *, drawn_from="student", seed=0):
+def audit(loss, *, inputs="logits", k=2, drawn_from="student", seed=0):
     """What ``loss(student_logits (V,), teacher_logits (V,), token)`` optimises -> TokenReport.
 
     ``token`` is an int64 tensor without axes; a loss of two arguments looks at the
-    whole vocabulary.  Every token of seeded random pairs is enumerated, so that the
+    whole vocabulary.  Arguments are told by their names (student, teacher, ref, labels, ...),
+    else by their places.  ``inputs``: what the models' arguments are: "logits", "log_probs" and
+    "probs" (V,), "token_log_probs", the log-probability of the token alone, or "top_k": the
+    student's logits, ids and log-probabilities (K,) of the teacher's ``k`` likeliest tokens;
+    a pair such as ("log_probs", "probs") where the two differ.
+    Every token of seeded random pairs is enumerated, so that the
     expectation over tokens of ``drawn_from`` ("student" or "teacher") is exact.
     AuditError for a loss that cannot be audited; its message says what to change.
     """
     _validate.choice("drawn_from", drawn_from, ("student", "teacher"))
-    return judge(measure(loss, drawn_from, _validate.whole("seed", seed, least=0)))
+    seed = _validate.whole("seed", seed, least=0)
+    way = as_way(loss, TOKENS, inputs=inputs, k=k)
+    report = judge(measure(way, drawn_from, seed))
+    return replace(report, call=way.described())

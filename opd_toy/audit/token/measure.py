@@ -16,7 +16,6 @@ from opd_toy.audit.calling import (
     check_unchanged,
     gradient_of,
 )
-from opd_toy.audit.signatures import arguments_taken
 from opd_toy.audit.token import edges
 from opd_toy.audit.token.pairs import (
     CLOSE,
@@ -27,6 +26,7 @@ from opd_toy.audit.token.pairs import (
     notes_pair,
     random_pairs,
 )
+from opd_toy.audit.ways import TOKENS, as_way
 from opd_toy.distributions import softmax
 from opd_toy.example import STUDENT, TEACHER
 
@@ -102,7 +102,8 @@ class Measurements:
 
 def measure(loss, drawn_from, seed):
     """-> Measurements, tokens drawn from ``drawn_from``.  AuditError where it cannot be audited."""
-    taken = arguments_taken(loss, 3)
+    loss = as_way(loss, TOKENS)
+    taken = loss.count
     probe = _probe(loss, taken)
     first = check_deterministic(loss, *probe)
     size = LARGE_OF_TOKEN if taken == 3 else LARGE_OF_ALL

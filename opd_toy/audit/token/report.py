@@ -30,6 +30,7 @@ class TokenReport(Report):
     ``edges``: [{"edge", "severity", "finding"}], severity "broken", "note" or "fine".
     ``tolerance``: how far off the gradient may be on an ordinary pair without being
     seen, relative to its own length, or for "zero" to the mean length of single draws.
+    ``call``: {"loss", "arguments", "notes"}, how the loss was called and what each argument got.
     """
 
     optimises: str
@@ -60,6 +61,7 @@ class TokenReport(Report):
     pairs: int
     vocabularies: tuple
     farthest: float
+    call: dict | None = None
 
     def __str__(self):
         return words.text(self)

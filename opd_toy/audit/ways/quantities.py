@@ -1,0 +1,63 @@
+"""What an argument gets: logits, probabilities, labels with -100 or the teacher's first K."""
+
+import torch
+
+from opd_toy.audit.ways import roles
+
+IGNORED = -100
+
+
+def drawn(logits, tokens):
+    """Log-probabilities of ``tokens`` (...,) under ``logits`` (..., V)."""
+    known = tokens.clamp(min=0)  # -100 stands where nothing is drawn
+    return logits.log_softmax(-1).gather(-1, known[..., None])[..., 0]
+
+
+def in_form(form, logits, tokens):
+    if form == "log_probs":
+        return logits.log_softmax(-1)
+    if form == "probs":
+        return logits.softmax(-1)
+    return drawn(logits, tokens) if form == "token_log_probs" else logits
+
+
+def first_k(teacher, k):
+    """(ids (..., K), log-probabilities (..., K)) of the teacher's likeliest tokens."""
+    ids = teacher.topk(min(k, teacher.shape[-1])).indices
+    return ids, teacher.log_softmax(-1).gather(-1, ids)
+
+
+def shifted(student, teacher, tokens, mask):
+    """The same with a first token that is not trained on: logits t then predict token t + 1.
+
+    The last row of logits predicts what comes after the end; a loss that shifts drops it.
+    """
+    logits = [torch.cat([z, torch.zeros_like(z[..., :1, :])], -2) for z in (student, teacher)]
+    tokens = torch.cat([torch.zeros_like(tokens[..., :1]), tokens], -1)
+    if mask is None:
+        mask = torch.ones_like(tokens[..., 1:], dtype=torch.bool)
+    return *logits, tokens, torch.cat([torch.zeros_like(mask[..., :1]), mask], -1)
+
+
+def value_of(argument, given, k):
+    """``given``: student, teacher, tokens, mask as the auditor hands them over."""
+    student, teacher, tokens, mask = given
+    role = argument.role
+    if role == roles.LABELS:
+        ignored = torch.full_like(tokens, IGNORED)
+        return tokens if mask is None else torch.where(mask.bool(), tokens, ignored)
+    if role in (roles.TOKEN, roles.MASK):
+        value = tokens if role == roles.TOKEN else mask
+        return int(value) if argument.whole_number and not value.ndim else value
+    if role == roles.IDS:
+        return first_k(teacher, k)[0]
+    logits = teacher if role == roles.TEACHER else student
+    if role == roles.OLD:
+        logits = student.detach()
+    if argument.form == "top_k":
+        return first_k(teacher, k)[1]
+    value = in_form(argument.form, logits, tokens)
+    if argument.name and {"output", "outputs"} & set(roles.words(argument.name)):
+        value = value.view_as(value)
+        value.logits = value.view_as(value)  # of a model's output, or the logits themselves
+    return value

@@ -1,0 +1,135 @@
+"""A loss as the auditor calls it."""
+
+import inspect
+from dataclasses import dataclass
+
+from opd_toy.audit.calling import AuditError, described
+from opd_toy.audit.ways import roles
+from opd_toy.audit.ways.batch import Batch
+from opd_toy.audit.ways.described import description, words_of
+from opd_toy.audit.ways.quantities import shifted, value_of
+from opd_toy.audit.ways.returned import loss_in
+
+RAISED = "{subject} raised {error}. It is called as {wanted}, here with {given}. {adapt}"
+ADAPT = (
+    "{batches}; write "
+    '{entry}({code}, inputs="log_probs"), "probs" or "token_log_probs" for one that wants these '
+    "instead of logits; one that keeps K tokens needs a small K here, such as 1 or 2"
+)
+BATCHES = {
+    "audit": (
+        "Adapt another interface with a lambda, such as {entry}(lambda student, teacher, token: "
+        "{code}(student[None], teacher[None], token[None]).sum()) for batches (B, V)"
+    ),
+    "audit_sequence": "Write {entry}({code}, batched=True) for batches (B, T, V)",
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """Losses of a token or of texts: how they are audited, what they get, in which order."""
+
+    entry: str
+    names: tuple
+    roles: tuple
+    wanted: str
+
+
+TOKENS = Level(
+    "audit",
+    ("student_logits", "teacher_logits", "token"),
+    (roles.STUDENT, roles.TEACHER, roles.TOKEN),
+    "loss(student_logits (V,), teacher_logits (V,), token)",
+)
+TEXTS = Level(
+    "audit_sequence",
+    ("student_logits", "teacher_logits", "tokens", "mask"),
+    (roles.STUDENT, roles.TEACHER, roles.TOKEN, roles.MASK),
+    "loss(student_logits (T, V), teacher_logits (T, V), tokens (T,)[, mask (T,)])",
+)
+
+
+class Way:
+    """Called as loss(student_logits, teacher_logits[, tokens[, mask]]), calls the user's loss.
+
+    ``arguments``: of ``binding.Argument``; ``count``: how many inputs it takes, 2 to 4;
+    ``names``: words for refusals; ``returns``: where the loss was found in what it returns.
+    """
+
+    def __init__(self, loss, level, arguments, names, *, k=2, shift=False, form="logits"):
+        self.loss, self.level, self.arguments = loss, level, arguments
+        self.names, self.k, self.shift, self.form = names, k, shift, form
+        self.returns, self.read, self.note = None, {}, None
+        self.settle()
+
+    def settle(self):
+        """Which inputs it takes follows from the arguments, and from what of a batch was read."""
+        found = {argument.role for argument in self.arguments} | set(self.read.values())
+        forms = {argument.form for argument in self.arguments}
+        self.count = 2
+        if found & {roles.TOKEN, roles.LABELS} or "token_log_probs" in forms:
+            self.count = 3
+        if len(self.level.roles) == 4 and found & {roles.MASK, roles.LABELS}:
+            self.count = 4
+        kind = inspect.Parameter.POSITIONAL_ONLY
+        self.__signature__ = inspect.Signature(
+            [inspect.Parameter(name, kind) for name in self.level.names[: self.count]]
+        )
+
+    def __call__(self, student, teacher, tokens=None, mask=None):
+        given = student, teacher, tokens, mask
+        if self.shift:
+            given = shifted(*given)
+        values = [self._value(argument, given) for argument in self.arguments]
+        pairs = list(zip(self.arguments, values))
+        try:
+            value = self.loss(
+                *[value for argument, value in pairs if not argument.keyword],
+                **_keywords((argument, value) for argument, value in pairs if argument.keyword),
+            )
+        except AuditError:
+            raise
+        except Exception as error:
+            raise AuditError(self._raised(error, values)) from error
+        for read in values:
+            if isinstance(read, Batch):
+                self.read.update(read.read)
+        loss, where = loss_in(value, self.names)
+        self.returns = self.returns or where
+        return loss
+
+    def described(self):
+        """For the report: what each argument got, and notes on what was not as usual."""
+        return description(self)
+
+    def _value(self, argument, given):
+        if argument.role != roles.BATCH:
+            return value_of(argument, given, self.k)
+        give = lambda entry: value_of(entry, given, self.k)
+        return Batch(give, self.form, has_mask=given[3] is not None)
+
+    def _raised(self, error, values):
+        shapes = ", ".join(
+            f"{name}: {words} {_shown(value)}"
+            for (name, words), value in zip(words_of(self).items(), values)
+        )
+        batches = BATCHES[self.level.entry].format(**self.names)
+        adapt = ADAPT.format(batches=batches, **self.names)
+        return RAISED.format(error=described(error), given=shapes, adapt=adapt, **self.names)
+
+
+def _keywords(pairs):
+    """A batch without a name is handed over entry by entry."""
+    found = {}
+    for argument, value in pairs:
+        found |= value if argument.name is None else {argument.name: value}
+    return found
+
+
+def _shown(value):
+    if isinstance(value, Batch):
+        return f"a batch of {', '.join(value)}"
+    if not getattr(value, "ndim", 0):
+        value = value.item() if hasattr(value, "item") else value
+        return f"{value!r} (a tensor without axes)"
+    return str(tuple(value.shape))
