@@ -59,10 +59,11 @@ def call_text(loss):
         owner = loss.__self__
         name = owner.__name__ if inspect.isclass(owner) else f"{type(owner).__name__}()"
         return f"{name}.{loss.__name__}"
-    name = getattr(loss, "__name__", None) or getattr(loss, "name", None)
+    name = getattr(loss, "__qualname__", None) or getattr(loss, "name", None)
     if not isinstance(name, str):
         return f"{type(loss).__name__}()"
-    return "loss" if name == "<lambda>" else name
+    name = name.rpartition("<locals>.")[2]
+    return "loss" if name.endswith("<lambda>") else name
 
 
 def _signature(loss):

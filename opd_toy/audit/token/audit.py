@@ -4,12 +4,10 @@
 alone, ``words`` turns the resulting report into sentences.
 """
 
-from dataclasses import replace
-
 from opd_toy import _validate
 from opd_toy.audit.token.judge import judge
 from opd_toy.audit.token.measure import measure
-from opd_toy.audit.ways import TOKENS, as_way
+from opd_toy.audit.ways import TOKENS, as_way, reported
 
 
 def audit(loss, *, inputs="logits", k=2, drawn_from="student", seed=0):
@@ -29,4 +27,5 @@ def audit(loss, *, inputs="logits", k=2, drawn_from="student", seed=0):
     seed = _validate.whole("seed", seed, least=0)
     way = as_way(loss, TOKENS, inputs=inputs, k=k)
     report = judge(measure(way, drawn_from, seed))
-    return replace(report, call=way.described())
+    again = lambda other: audit(loss, inputs=other, drawn_from=drawn_from, seed=seed)
+    return reported(report, way, False, again)

@@ -5,6 +5,7 @@ the auditor sees loss(student_logits, teacher_logits[, tokens[, mask]]) -> a sca
 """
 
 from opd_toy.audit.ways.making import as_way
+from opd_toy.audit.ways.reported import reported
 from opd_toy.audit.ways.way import TEXTS, TOKENS, Way
 
-__all__ = ["TEXTS", "TOKENS", "Way", "as_way"]
+__all__ = ["TEXTS", "TOKENS", "Way", "as_way", "reported"]

@@ -42,7 +42,7 @@ def description(way):
 def words_of(way):
     """{name of the argument: what it gets}"""
     return {
-        argument.name or f"argument {place}": _words(way, argument)
+        argument.name or (f"argument {place}", "**")[argument.keyword]: _words(way, argument)
         for place, argument in enumerate(way.arguments, start=1)
     }
 

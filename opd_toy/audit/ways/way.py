@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from opd_toy.audit.calling import AuditError, described
 from opd_toy.audit.ways import roles
 from opd_toy.audit.ways.batch import Batch
-from opd_toy.audit.ways.described import description, words_of
+from opd_toy.audit.ways.described import words_of
 from opd_toy.audit.ways.quantities import shifted, value_of
 from opd_toy.audit.ways.returned import loss_in
 
 RAISED = "{subject} raised {error}. It is called as {wanted}, here with {given}. {adapt}"
+NEEDS_OBJECT = (
+    "write {entry}({method}), the method of an object: {subject} was taken from its class, "
+    "and on an object made without __init__ it raised {error}"
+)
 ADAPT = (
     "{batches}; write "
     '{entry}({code}, inputs="log_probs"), "probs" or "token_log_probs" for one that wants these '
@@ -98,10 +102,6 @@ class Way:
         self.returns = self.returns or where
         return loss
 
-    def described(self):
-        """For the report: what each argument got, and notes on what was not as usual."""
-        return description(self)
-
     def _value(self, argument, given):
         if argument.role != roles.BATCH:
             return value_of(argument, given, self.k)
@@ -113,6 +113,10 @@ class Way:
             f"{name}: {words} {_shown(value)}"
             for (name, words), value in zip(words_of(self).items(), values)
         )
+        if self.note:  # an unbound method
+            owner, _, method = self.names["code"].rpartition(".")
+            what = f"{owner}(...).{method}"
+            return NEEDS_OBJECT.format(error=described(error), method=what, **self.names)
         batches = BATCHES[self.level.entry].format(**self.names)
         adapt = ADAPT.format(batches=batches, **self.names)
         return RAISED.format(error=described(error), given=shapes, adapt=adapt, **self.names)
