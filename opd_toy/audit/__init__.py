@@ -6,9 +6,17 @@ out; ``audit_sequence(loss)`` does the same over all sequences of small trees.
 """
 
 from opd_toy.audit.calling import AuditError
+from opd_toy.audit.expectation import assert_optimises
 from opd_toy.audit.sequence.audit import audit_sequence
 from opd_toy.audit.sequence.report import SequenceReport
 from opd_toy.audit.token.audit import audit
 from opd_toy.audit.token.report import TokenReport
 
-__all__ = ["AuditError", "SequenceReport", "TokenReport", "audit", "audit_sequence"]
+__all__ = [
+    "AuditError",
+    "SequenceReport",
+    "TokenReport",
+    "assert_optimises",
+    "audit",
+    "audit_sequence",
+]

@@ -1,28 +1,41 @@
-"""``python -m opd_toy audit``: import a loss, print the report, answer by exit status."""
+"""``python -m opd_toy audit``: import losses, print their reports, answer by exit status."""
 
 import contextlib
-import importlib
 import sys
 
+from opd_toy.commands.audit_output import FORMATS, Outcome, written
+from opd_toy.commands.loading import importable, load, source_of
+
 EXIT = (
-    "exit status: 0 if the loss optimises what was expected (without --expect: if anything could "
-    "be named), 1 if not, 2 if it could not be audited"
+    "exit status: 0 if every loss optimises what was expected (without --expect: if anything "
+    "could be named), 1 if one does not, 2 if one could not be audited, or for a name in "
+    "--expect that no audit finds"
 )
 DESCRIPTION = (
     "Which objective does a loss follow in expectation, how biased and how noisy is it? "
     "Shown by enumeration: see opd_toy.audit."
 )
 LOSS = (
-    "loss(student_logits (V,), teacher_logits (V,), token) -> scalar tensor, such as "
-    "my_package.losses:reverse_kl; modules of the current directory are found"
+    "loss(student_logits (V,), teacher_logits (V,), token) -> scalar tensor, named as "
+    "my_package.losses:reverse_kl or my/losses.py:reverse_kl; arguments are told by their names, "
+    "else by their places; modules of the current directory are found"
 )
 ENDED = (
     "{loss} ended the program, with sys.exit({code!r}) or the like, where it is imported or "
     "called; put what runs it under if __name__ == '__main__'"
 )
-NO_NAME = "loss is {name!r}; name it as MODULE:FUNCTION, such as my_package.losses:reverse_kl"
-NO_IMPORT = "{module} cannot be imported from {name!r}: {error}{hint}"
-NO_SLASHES = "; a module's name has no .py and no slashes, so perhaps {module}:{path}"
+INPUTS = (
+    "what the models' arguments are: logits (default), log_probs, probs, token_log_probs or "
+    "top_k; two with a comma between them are the student's and the teacher's"
+)
+LABELS = (
+    "with --sequence: the loss takes labels, -100 where nothing counts, each beside its own "
+    "logits (aligned) or one place on (shift_inside); found out where not given"
+)
+EXPECT = (
+    'what it is to optimise, in any spelling, such as "reverse KL" or "jsd beta .5"; once for '
+    "all losses, or once for each in their order"
+)
 
 
 def add(commands):
@@ -33,7 +46,9 @@ def add(commands):
         epilog=EXIT,
     )
     add = parser.add_argument
-    add("loss", metavar="MODULE:FUNCTION", help=LOSS)
+    add("losses", metavar="LOSS", nargs="+", help=LOSS)
+    add("--inputs", default="logits", help=INPUTS)
+    add("--top-k", type=int, metavar="K", help="the teacher as ids and log-probabilities (K,)")
     add(
         "--sequence",
         action="store_true",
@@ -44,16 +59,13 @@ def add(commands):
         action="store_true",
         help="with --sequence: the loss takes batches, (B, T, V) and (B, T)",
     )
+    add("--labels", choices=("aligned", "shift_inside"), help=LABELS)
     add(
         "--reward",
-        metavar="MODULE:FUNCTION",
+        metavar="FUNCTION",
         help="with --sequence: reward(tokens (T,)) -> number, the outcome that the loss rewards",
     )
-    add(
-        "--expect",
-        metavar="OBJECTIVE",
-        help='what it is to optimise, as the report says it, such as "reverse KL"',
-    )
+    add("--expect", metavar="OBJECTIVE", action="append", default=[], help=EXPECT)
     add(
         "--drawn-from",
         choices=("student", "teacher"),
@@ -61,86 +73,94 @@ def add(commands):
         help="whose tokens the loss is trained on (default: student)",
     )
     add("--seed", type=int, default=0, help="seed of the random pairs (default: 0)")
-    add("--json", action="store_true", help="print the report as JSON")
+    add("--format", choices=FORMATS, default="text", help="what is printed (default: text)")
+    add("--json", dest="format", action="store_const", const="json", help="--format json")
     parser.set_defaults(run=lambda arguments: sys.exit(run(arguments)))
 
 
 def run(arguments):
-    """Print the report; -> the exit status."""
+    """Print the reports; -> the exit status."""
     try:
-        from opd_toy.audit import AuditError
+        import opd_toy.audit  # noqa: F401
     except ModuleNotFoundError as error:
         return _refuse(f"the auditor needs {error.name}: pip install 'opd-toy[torch]'")
     if message := _contradiction(arguments):
         return _refuse(message)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # what the loss prints is not the report's
-            report = _report(arguments)
-    except AuditError as error:
-        return _refuse(str(error))
-    except SystemExit as ended:
-        return _refuse(ENDED.format(loss=arguments.loss, code=ended.code))
-    print(report.to_json() if arguments.json else report)
-    if arguments.expect is None:
-        return int(report.optimises.split(" where ")[0] in ("zero", "none of these"))
-    as_expected = report.optimises == arguments.expect
-    if not as_expected:
-        print(f"expected {arguments.expect!r}, found {report.optimises!r}", file=sys.stderr)
-    return int(not as_expected)
+    expected = arguments.expect or [None]
+    if len(expected) == 1:
+        expected = expected * len(arguments.losses)
+    with importable():
+        outcomes = [_outcome(arguments, *pair) for pair in zip(arguments.losses, expected)]
+    if printed := written(outcomes, arguments.format):
+        print(printed)
+    for outcome in outcomes:
+        message = outcome.message if len(outcomes) == 1 else f"{outcome.loss}: {outcome.message}"
+        if outcome.status == 2:
+            _refuse(message)
+        elif outcome.expected and outcome.problem:
+            print(message, file=sys.stderr)
+    return max(outcome.status for outcome in outcomes)
 
 
 def _contradiction(arguments):
     """Why these options cannot be, or None."""
     if arguments.seed < 0:
         return f"--seed is {arguments.seed}; give 0 or more"
-    for option, given in (("--batched", arguments.batched), ("--reward", arguments.reward)):
+    for option, given in (
+        ("--batched", arguments.batched),
+        ("--reward", arguments.reward),
+        ("--labels", arguments.labels),
+    ):
         if given and not arguments.sequence:
             return f"{option} is for losses of sequences; give --sequence too"
+    if len(arguments.expect) not in (0, 1, len(arguments.losses)):
+        return (
+            f"--expect is given {len(arguments.expect)} times for {len(arguments.losses)} losses; "
+            "give it once, or once for each"
+        )
     return None
 
 
-def _report(arguments):
+def _outcome(arguments, name, expected):
+    """-> Outcome of one loss.  What it prints itself goes to the errors' stream."""
+    from opd_toy.audit.expectation import DIFFERS, is_as_expected
+
+    loss, report, problem, message = None, None, None, ""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            loss = load(name)
+            report = _report(arguments, loss)
+        if expected is None:
+            unnamed = report.optimises.split(" where ")[0] in ("zero", "none of these")
+            problem, message = ("no-verdict", report.optimises) if unnamed else (None, "")
+        elif not is_as_expected(report, expected):
+            problem = "differs"
+            message = DIFFERS.format(expected=expected, found=report.optimises)
+    except ValueError as error:  # an AuditError, an option, or a name that no audit finds
+        problem, message = "not-audited", str(error)
+    except SystemExit as ended:
+        problem, message = "not-audited", ENDED.format(loss=name, code=ended.code)
+    return Outcome(name, report, expected, problem, message, *source_of(loss))
+
+
+def _report(arguments, loss):
     from opd_toy.audit import audit, audit_sequence
 
-    options = {"drawn_from": arguments.drawn_from, "seed": arguments.seed}
+    options = {"drawn_from": arguments.drawn_from, "seed": arguments.seed, **_inputs(arguments)}
     if not arguments.sequence:
-        return audit(load(arguments.loss), **options)
+        return audit(loss, **options)
     reward = load(arguments.reward) if arguments.reward else None
-    loss = load(arguments.loss)
-    return audit_sequence(loss, batched=arguments.batched, reward=reward, **options)
+    own = {"batched": arguments.batched, "reward": reward, "labels": arguments.labels}
+    return audit_sequence(loss, **own, **options)
 
 
-def load(name):
-    """The function that "package.module:function" names; AuditError where there is none."""
-    from opd_toy.audit import AuditError
-
-    module_name, _, path = name.partition(":")
-    if not (module_name and path):
-        raise AuditError(NO_NAME.format(name=name))
-    sys.path.insert(0, "")
-    try:
-        found = importlib.import_module(module_name)
-    except Exception as error:
-        hint = ""
-        if module_name.endswith(".py") or "/" in module_name:
-            dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")
-            hint = NO_SLASHES.format(module=dotted, path=path)
-        reason = f"{type(error).__name__}: {error}"
-        message = NO_IMPORT.format(module=module_name, name=name, error=reason, hint=hint)
-        raise AuditError(message) from error
-    finally:
-        sys.path.remove("")
-    for part in path.split("."):
-        if not hasattr(found, part):
-            known = ", ".join(_functions_of(found)[:8]) or "no functions"
-            raise AuditError(f"{module_name} has no {path!r}; it has {known}")
-        found = getattr(found, part)
-    return found
-
-
-def _functions_of(module):
-    entries = getattr(module, "__dict__", {})
-    return sorted(name for name, value in entries.items() if callable(value) and name[0] != "_")
+def _inputs(arguments):
+    """The options ``inputs`` and ``k``."""
+    parts = tuple(part.strip().replace("-", "_") for part in arguments.inputs.split(","))
+    inputs = parts[0] if len(parts) == 1 else parts
+    if arguments.top_k is None:
+        return {"inputs": inputs}
+    return {"inputs": (parts[0].replace("top_k", "logits"), "top_k"), "k": arguments.top_k}
 
 
 def _refuse(message):

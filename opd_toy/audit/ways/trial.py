@@ -68,7 +68,7 @@ def takes_logits(way, inputs, of=(roles.STUDENT, roles.TEACHER)):
     moved = list(inputs)
     for place, role in enumerate((roles.STUDENT, roles.TEACHER)):
         if role in of:
-            moved[place] = (inputs[place].detach() + 0.7).requires_grad_()
+            moved[place] = (inputs[place].detach() + 0.7 - place).requires_grad_()
     outcomes = _outcome(way, inputs), _outcome(way, moved)
     if None in outcomes:
         return False
