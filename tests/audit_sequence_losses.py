@@ -358,8 +358,12 @@ ON_ALL_TREES = {
 }
 
 
+def fewer_trees():
+    return mock.patch.object(sequence_level, "TREES", FEWER)
+
+
 def audit_on_fewer(loss, **arguments):
-    with mock.patch.object(sequence_level, "TREES", FEWER):
+    with fewer_trees():
         return audit_sequence(loss, **arguments)
 
 

@@ -1,15 +1,20 @@
 """``python -m opd_toy audit``: what it prints, and its exit status."""
 
 import json
+import os
+import subprocess
 import sys
 import types
 from unittest import mock
+from xml.etree import ElementTree
 
 import pytest
+import yaml
 
 from opd_toy.__main__ import main
 from opd_toy.audit.sequence import measure as sequence_level
 from tests.audit_losses import forward, logs, ratio, reverse
+from tests.conftest import ROOT
 from tests.test_audit_unseen_sequence import FEWER, SEQUENCE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,3 +142,163 @@ def test_what_a_loss_prints_is_no_part_of_the_json(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["audit", "losses_that_print:loss", "--json"])
     assert json.loads(capsys.readouterr().out)["optimises"] == "reverse KL"
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Losses in files, beside what they import; the current directory is the one above."""
+    folder, package = tmp_path / "my", tmp_path / "my" / "package"
+    package.mkdir(parents=True)
+    (folder / "beside_it.py").write_text(
+        "def kl(a, b):\n"
+        "    return (a.softmax(-1) * (a.log_softmax(-1) - b.log_softmax(-1))).sum()\n"
+    )
+    (folder / "my_losses.py").write_text(
+        "from beside_it import kl\n\n"
+        "def forward(teacher_logits, student_logits):\n"
+        "    return kl(teacher_logits, student_logits)\n\n"
+        "def reverse(s, t):\n    return kl(s, t)\n\n"
+        "def drawn(log_p, log_q):\n    return (log_p - log_q).detach() * log_p\n"
+    )
+    (package / "__init__.py").write_text("")
+    (package / "relative.py").write_text("from .other import loss\n")
+    (package / "other.py").write_text((folder / "beside_it.py").read_text() + "loss = kl\n")
+    (folder / "json.py").write_text((folder / "beside_it.py").read_text())
+    monkeypatch.chdir(tmp_path)
+    yield "my/my_losses.py"
+    for name in ("beside_it", "my_losses", "package", "json_under_audit"):
+        sys.modules.pop(name, None)
+
+
+def test_a_file_is_named_by_its_path(files):
+    before = list(sys.path)
+    assert status(f"{files}:forward", "--expect", "FKL") == 0
+    assert status("my/package/relative.py:loss", "--expect", "Reverse_KL") == 0
+    assert status("my/json.py:kl", "--expect", "rkl") == 0  # not the module json
+    assert sys.path == before and json.loads("1") == 1
+
+
+def test_inputs_are_options(files, capsys, monkeypatch):
+    assert status(f"{files}:drawn", "--expect", "reverse KL") == 2
+    assert 'inputs="token_log_probs"' in capsys.readouterr().err
+    arguments = [f"{files}:drawn", "--expect", "reverse KL"]
+    assert status(*arguments, "--inputs", "token_log_probs") == 0
+    assert status(*arguments, "--inputs", "token-log-probs,log_q") == 2
+    assert status(*arguments, "--labels", "aligned") == 2
+    assert "--labels is for losses of sequences" in capsys.readouterr().err
+    found = types.ModuleType("losses_of_top_k")
+    monkeypatch.setitem(sys.modules, found.__name__, found)
+    found.loss = lambda s, ids, lq: (lq.exp() * (lq - s.log_softmax(-1)[ids])).sum()
+    expected = "forward KL on the teacher's top 3, tail dropped"
+    assert status("losses_of_top_k:loss", "--top-k", "3", "--expect", expected) == 0
+
+
+def test_several_losses_at_once(files, capsys):
+    both = [f"{files}:forward", f"{files}:reverse"]
+    assert status(*both) == 0
+    said = capsys.readouterr().out
+    assert said.count("optimises: ") == 2 and said.startswith(both[0])
+    assert status(*both, "--expect", "forward KL") == 1
+    assert capsys.readouterr().err == f"{both[1]}: expected 'forward KL', found 'reverse KL'\n"
+    assert status(*both, "--expect", "fkl", "--expect", "rkl") == 0
+    assert status(*both, f"{files}:no_such") == 2
+    assert status(*both, f"{files}:reverse", "--expect", "fkl", "--expect", "rkl") == 2
+
+
+def test_a_name_that_no_audit_finds(files, capsys):
+    assert status(f"{files}:forward", "--expect", "foward KL") == 2
+    assert "nearest: 'forward KL'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def outcomes(files, capsys):
+    """What is printed in a format: one loss as expected, one not, one that is refused."""
+
+    def printed(form):
+        names = [f"{files}:{name}" for name in ("reverse", "forward", "drawn")]
+        assert status(*names, "--expect", "reverse KL", "--format", form) == 2
+        return capsys.readouterr().out
+
+    return printed
+
+
+def test_json_of_several(outcomes):
+    right, wrong, refused = json.loads(outcomes("json"))
+    assert (right["as_expected"], wrong["as_expected"], refused["as_expected"]) == (
+        True,
+        False,
+        None,
+    )
+    assert wrong["report"]["optimises"] == "forward KL" and "inputs=" in refused["error"]
+
+
+def test_junit(outcomes):
+    suites = ElementTree.fromstring(outcomes("junit"))
+    assert (suites.get("tests"), suites.get("failures"), suites.get("errors")) == ("3", "1", "1")
+    right, wrong, refused = suites.iter("testcase")
+    assert right.find("failure") is None and right.get("file") == "my/my_losses.py"
+    assert wrong.find("failure").get("message") == "expected 'reverse KL', found 'forward KL'"
+    assert "inputs=" in refused.find("error").get("message")
+
+
+def test_sarif(outcomes):
+    found = json.loads(outcomes("sarif"))
+    (run,) = found["runs"]
+    rules = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
+    assert found["version"] == "2.1.0" and len(run["results"]) == 2
+    assert {result["ruleId"] for result in run["results"]} <= rules
+    place = run["results"][0]["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == "my/my_losses.py"
+    assert place["region"]["startLine"] == 3
+
+
+def test_annotations(outcomes):
+    said = outcomes("github")
+    errors = [line for line in said.splitlines() if line.startswith("::error ")]
+    assert errors[0] == (
+        "::error file=my/my_losses.py,line=3,title=my/my_losses.py%3Aforward::"
+        "expected 'reverse KL', found 'forward KL'"
+    )
+    assert len(errors) == 2 and said.count("::group::") == said.count("::endgroup::") == 3
+
+
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+
+
+def test_the_action_hands_all_it_is_given_through_the_environment():
+    assert ACTION["runs"]["using"] == "composite"
+    assert all({"name", "shell", "run", "env"} == step.keys() for step in ACTION["runs"]["steps"])
+    values = [value for step in ACTION["runs"]["steps"] for value in step["env"].values()]
+    assert sorted(values) == sorted(f"${{{{ inputs.{name} }}}}" for name in ACTION["inputs"])
+    assert not any("${{" in step["run"] for step in ACTION["runs"]["steps"])
+    assert all(given["description"] for given in ACTION["inputs"].values())
+
+
+def run_action(**given):
+    """The action's last step as a runner starts it; a single audit, as each imports torch."""
+    names = {"losses": "LOSSES", **{name: name.upper() for name in ACTION["inputs"]}}
+    defaults = {name: value.get("default", "") for name, value in ACTION["inputs"].items()}
+    environment = {names[name]: value for name, value in {**defaults, **given}.items()}
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    return subprocess.run(
+        [
+            "bash",
+            "--noprofile",
+            "--norc",
+            "-eo",
+            "pipefail",
+            "-c",
+            ACTION["runs"]["steps"][1]["run"],
+        ],
+        env={**os.environ, **environment, "PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_action_fails_where_a_loss_differs(files, tmp_path):
+    losses = f"{files}:forward\n{files}:reverse $(touch planted)"
+    done = run_action(losses=losses, expect="reverse KL", options="--seed 1")
+    assert done.returncode == 2, done.stderr  # what was planted is no loss
+    assert "::error file=my/my_losses.py,line=3" in done.stdout
+    assert not (tmp_path / "planted").exists()
