@@ -52,7 +52,7 @@ class SequenceCall:
     @property
     def inputs(self):
         """How many of ``NAMES`` the loss takes."""
-        return self.arguments + self.keyword
+        return self.arguments
 
     def several(self, student, teacher, tokens, mask=None):
         """The same with the loss's own axes."""
