@@ -56,6 +56,62 @@ def test_the_second_token_under_both_kls(axes_of):
     assert abs(forward[3] - 0.3) < 0.002 and abs(forward[-1] - 0.2) < 0.005
 
 
+def test_the_jsd_over_its_dial_falls_to_zero_and_divided_joins_the_two_kls(axes_of):
+    axes = axes_of("jsd-over-beta")[0]
+    (dial, plain), (_, divided), *dots = (line.get_data() for line in axes.lines)
+    np.testing.assert_allclose(
+        plain, [objectives.generalized_jsd(STUDENT, TEACHER, beta) for beta in dial], rtol=1e-12
+    )
+    np.testing.assert_allclose(divided * dial * (1 - dial), plain, rtol=1e-12)
+    ends = [objectives.forward_kl(STUDENT, TEACHER), objectives.reverse_kl(STUDENT, TEACHER)]
+    assert [(x[0], y[0]) for x, y in dots] == list(zip((0, 1), ends))
+    says(
+        "jsd-over-beta",
+        "is an arch that falls to zero at both ends",
+        "Divided it is nearly level and runs from a dot, forward KL, to another, reverse KL",
+    )
+    top = plain.argmax()
+    assert (np.diff(plain[: top + 1]) > 0).all() and (np.diff(plain[top:]) < 0).all()
+    assert max(plain[0], plain[-1]) < 0.01 * plain[top] and np.ptp(divided) < 0.15 * min(divided)
+    np.testing.assert_allclose(divided[[0, -1]], ends, rtol=0.01)
+
+
+def test_the_sum_over_the_top_alone_is_lowest_at_a_share_over_e(axes_of):
+    (share, head), (_, full), lowest, teacher = (
+        line.get_data() for line in axes_of("share-of-the-top")[0].lines
+    )
+    for place in (50, 200, 350):  # the rest divided as the teacher divides it
+        student = np.append(TEACHER[:2] / TEACHER[:2].sum() * share[place], 1 - share[place])
+        tail = objectives.top_k_reverse_kl(student, TEACHER, 2, "tail")
+        alone = objectives.top_k_reverse_kl(student, TEACHER, 2, "drop")
+        assert (full[place], head[place]) == pytest.approx((tail, alone), rel=1e-12)
+    says(
+        "share-of-the-top",
+        "With the tail it is lowest, and zero, at the teacher's share",
+        "goes below zero and is lowest at that share over e",
+    )
+    assert share[full.argmin()] == pytest.approx(0.9, abs=0.003)
+    assert (teacher[0][0], teacher[1][0]) == (pytest.approx(0.9), 0)
+    assert share[head.argmin()] == pytest.approx(0.9 / np.e, abs=0.003)
+    assert lowest[1][0] == pytest.approx(head.min(), abs=1e-4) and head.min() < 0
+
+
+def test_the_tilted_teacher_is_the_product_over_its_sum(axes_of):
+    panels = axes_of("tilted-teacher")
+    first, factor, end = ([bar.get_height() for bar in panel.patches] for panel in panels)
+    product = np.multiply(first, factor)
+    assert first == list(TEACHER) and factor == pytest.approx([1, np.e, 1])
+    np.testing.assert_allclose(end, product / product.sum(), rtol=1e-12)
+    says(
+        "tilted-teacher",
+        "The teacher has most on the first",
+        "The factor is 1, e, 1",
+        "the second token has doubled, the others shrank",
+    )
+    assert np.argmax(first) == 0 and end[1] / first[1] == pytest.approx(2, abs=0.1)
+    assert end[0] < first[0] and end[2] < first[2]
+
+
 def test_training_is_drawn_with_the_draws_and_the_steps_that_are_named(axes_of):
     axes = axes_of("training-with-few-draws")[0]
     lines = curves(axes)
@@ -128,7 +184,7 @@ def test_both_panels_are_in_units_of_the_sampled_variance_at_no_discount(axes_of
         # beside each line its student's iteration, in the lines' order
         named = sorted(axes.texts, key=lambda text: text.xy[1])
         order = sorted(stages.values(), key=lambda stage: last_variance(stage, estimator))
-        assert [text.get_text() for text in named] == [f"{at['iteration']:,}" for at in order]
+        assert [text.get_text() for text in named] == [str(at["iteration"]) for at in order]
     titles = [axes.get_title() for axes in axes_of("study-frozen")]
     assert titles == ["sampled costs", "exact costs"]
     sampled, exact = (np.array(lines) for lines in drawn.values())

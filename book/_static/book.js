@@ -39,3 +39,11 @@ for (const code of document.querySelectorAll("div.highlight")) {
   });
   code.append(button);
 }
+
+// Names in a table's code may break after a dot, an underscore, a comma, a bracket or a sign.
+for (const name of document.querySelectorAll("td code .pre")) {
+  const pieces = name.textContent.split(/(?<=[._,(=/])(?=\w)/);
+  name.replaceChildren(
+    ...pieces.flatMap((piece, i) => (i ? [document.createElement("wbr"), piece] : [piece])),
+  );
+}

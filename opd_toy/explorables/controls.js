@@ -162,6 +162,13 @@ export const presetBar = (self, presets, ...more) =>
 // The sentence that says what is to be seen now.
 export const sentence = () => html("p", { class: "opd-says", "aria-live": "polite" });
 
+// A swatch stays in one line with the first word of its name.
+function named(words) {
+  const [first, ...more] = words.split(" ");
+  const whole = html("span", { class: "opd-named" }, html("i", { class: "opd-swatch" }), first);
+  return [whole, more.length ? ` ${more.join(" ")}` : null];
+}
+
 // A table of numbers whose cells are filled by `update(cells)`, one row of cells a row:
 // a cell is a number, or {value, text, role}.
 export function table({ caption: title, columns: heads, rows, roles = [] }) {
@@ -186,8 +193,7 @@ export function table({ caption: title, columns: heads, rows, roles = [] }) {
                 scope: "col",
                 style: roles[index] ? `--role: var(--opd-${roles[index]})` : undefined,
               },
-              roles[index] ? html("i", { class: "opd-swatch" }) : null,
-              column,
+              ...(roles[index] ? named(column) : [column]),
             ),
           ),
         ),

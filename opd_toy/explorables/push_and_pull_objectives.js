@@ -51,7 +51,7 @@ export const OBJECTIVES = {
   },
   alpha: {
     label: "α-divergence",
-    role: "jsd",
+    role: "muted",
     parameter: "alpha",
     cost: alphaDivergence,
     gradient: alphaDivergenceLogitGradient,

@@ -9,6 +9,7 @@ import numpy as np
 
 from opd_toy import distributions, estimators, objectives
 from opd_toy.example import STUDENT, TEACHER
+from opd_toy.pages.numbers import plain
 
 
 def drawn_token_and_mean(style):
@@ -83,6 +84,45 @@ def second_token_along_descent(style):
     return drawn
 
 
+def jsd_over_beta(style):
+    """The generalised JSD of the notes' pair over its dial, as it stands and rescaled."""
+    import matplotlib.pyplot as plt
+
+    drawn, axes = plt.subplots(figsize=(5, 3.4))
+    dial = np.linspace(0.001, 0.999, 300)
+    as_it_stands = np.array([objectives.generalized_jsd(STUDENT, TEACHER, beta) for beta in dial])
+    axes.plot(dial, as_it_stands, "--", color=style["jsd"])
+    axes.plot(dial, as_it_stands / (dial * (1 - dial)), color=style["jsd"])
+    axes.plot(0, objectives.forward_kl(STUDENT, TEACHER), "o", color=style["forward_kl"])
+    axes.plot(1, objectives.reverse_kl(STUDENT, TEACHER), "o", color=style["reverse_kl"])
+    axes.annotate("forward KL", (0.02, 0.67), color=style["forward_kl"])
+    axes.annotate("reverse KL", (0.77, 0.72), color=style["reverse_kl"])
+    axes.annotate("divided by β(1 − β)", (0.33, 0.54), color=style["jsd"])
+    axes.annotate("the formula as it stands", (0.28, 0.19), color=style["jsd"])
+    axes.set(xlabel="β", ylabel="loss", ylim=(0, 0.8), xlim=(-0.02, 1.02))
+    return drawn
+
+
+def share_of_the_top(style):
+    """Reverse KL against the student's share of the teacher's first two tokens."""
+    import matplotlib.pyplot as plt
+
+    drawn, axes = plt.subplots(figsize=(5, 3.4))
+    share, known = np.linspace(0.001, 0.999, 400), TEACHER[:2].sum()
+    head = share * np.log(share / known)
+    full = head + (1 - share) * np.log((1 - share) / (1 - known))
+    axes.plot(share, head, "--", color=style["reverse_kl"])
+    axes.plot(share, full, color=style["reverse_kl"])
+    axes.plot(known / np.e, -known / np.e, "o", color=style["reverse_kl"])
+    axes.plot(known, 0, "o", color=style["teacher"])
+    axes.annotate("with the tail", (0.33, 1.0), color=style["reverse_kl"])
+    axes.annotate("S alone", (0.62, -0.42), color=style["reverse_kl"])
+    axes.annotate("lowest at $q_S/e$", (0.2, -0.5), color=style["reverse_kl"])
+    axes.annotate("teacher", (0.83, 0.12), color=style["teacher"])
+    axes.set(xlabel="the student's share of S, $p_S$", ylabel="loss", ylim=(-0.6, 2.4))
+    return drawn
+
+
 @functools.cache
 def fifty_tokens():
     """A student and a teacher over 50 tokens, from seeded normal logits of deviation 1.5."""
@@ -141,6 +181,26 @@ def training_with_few_draws(style):
     return drawn
 
 
+def tilted_teacher(style):
+    """The teacher, the factor of a reward for t₂ alone, and their product over its sum."""
+    import matplotlib.pyplot as plt
+
+    reward = np.array([0.0, 1.0, 0.0])
+    product = estimators.tilted_teacher(TEACHER, reward, 1.0)
+    drawn, panels = plt.subplots(1, 3, figsize=(5, 2.4))
+    for axes, heights, role, title in zip(
+        panels,
+        (TEACHER, np.exp(reward), product),
+        ("teacher", "policy_gradient", "student"),
+        ("teacher $q$", "factor $e^{wR}$", "student at the end"),
+    ):
+        bars = axes.bar(["t₁", "t₂", "t₃"], heights, color=style[role])
+        axes.bar_label(bars, [plain(height) for height in heights], fontsize=9)
+        axes.set_title(title, color=style[role])
+        axes.set(ylim=(0, 1.25 * max(heights)), yticks=[])
+    return drawn
+
+
 # What each shows, in words, is its alt text.
 FIGURES = {
     "second-token-along-descent": {
@@ -152,6 +212,22 @@ FIGURES = {
             "and ends at .2."
         ),
     },
+    "jsd-over-beta": {
+        "draw": jsd_over_beta,
+        "alt": (
+            "The loss against β. The formula as it stands is an arch that falls to zero at both "
+            "ends. Divided it is nearly level and runs from a dot, forward KL, to another, "
+            "reverse KL."
+        ),
+    },
+    "share-of-the-top": {
+        "draw": share_of_the_top,
+        "alt": (
+            "The loss against the student's share of S. With the tail it is lowest, and zero, at "
+            "the teacher's share. The sum over S alone goes below zero and is lowest at that "
+            "share over e."
+        ),
+    },
     "training-with-few-draws": {
         "draw": training_with_few_draws,
         "alt": (
@@ -159,6 +235,14 @@ FIGURES = {
             "eight draws a step follow it, lag behind for some hundred steps and end close to "
             "it; one draw with the same step size stays high; one draw with a quarter of the "
             "step falls slowly."
+        ),
+    },
+    "tilted-teacher": {
+        "draw": tilted_teacher,
+        "alt": (
+            "Three bar charts over the three tokens. The teacher has most on the first. The "
+            "factor is 1, e, 1. Their product, divided by its sum: the second token has doubled, "
+            "the others shrank."
         ),
     },
     "drawn-token-and-mean": {

@@ -15,6 +15,12 @@ def plain(value, digits=2):
     return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
 
 
+def whole(value):
+    """A count, such as "4096" or "150,000": commas from five digits on."""
+    text = plain(value, 0)
+    return f"{round(value):,}".replace("-", "−") if len(text.lstrip("−")) > 4 else text
+
+
 def with_sign(value, digits=2):
     """Such as "+0.47"; a rounded zero has no sign."""
     text = plain(value, digits)

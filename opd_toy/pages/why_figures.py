@@ -31,8 +31,8 @@ def training_loop(style):
     axes.text(0.2, 1.1, "gradient", color=style["reverse_kl"])
     axes.text(1.2, 5.5, "moves the\nstudent", color=style["reverse_kl"])
     for shift in (0, 0.28):  # the cut
-        axes.plot([4.0 + shift, 4.35 + shift], [7.05, 8.25], color=style["reverse_kl"], linewidth=3)
-    axes.text(4.3, 6.4, "cut: no gradient", ha="center", color=style["reverse_kl"])
+        axes.plot([4.0 + shift, 4.35 + shift], [7.05, 8.25], color=ink, linewidth=3)
+    axes.text(4.3, 6.4, "cut: no gradient", ha="center", color=ink)
     return axes.figure
 
 

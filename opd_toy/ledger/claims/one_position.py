@@ -106,13 +106,13 @@ CLAIMS = (
     ),
     in_chapter_3(
         id="softmax-jacobian",
-        statement="The derivative of one probability by one logit: p_v (δ_vj − p_j).",
+        statement="The derivative of one probability by one logit: pᵥ (δᵥⱼ − pⱼ).",
         shown_by=("proof",),
         evidence=position.jacobian,
     ),
     in_chapter_3(
         id="log-softmax-jacobian",
-        statement="The derivative of one log-probability by one logit: δ_vj − p_j.",
+        statement="The derivative of one log-probability by one logit: δᵥⱼ − pⱼ.",
         shown_by=("proof",),
     ),
     in_chapter_3(
@@ -179,7 +179,7 @@ CLAIMS = (
     ),
     in_chapter_4(
         id="pg-logit-gradient",
-        statement="The sampled gradient is the cost times (δ_kj − p_j).",
+        statement="The sampled gradient is the cost times (δₖⱼ − pⱼ).",
         shown_by=("proof",),
     ),
     in_chapter_4(

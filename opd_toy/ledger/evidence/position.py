@@ -81,7 +81,7 @@ def sampled_mean():
 
 def standard_errors():
     sigma = estimators.total_variance(STUDENT, policy_gradient()) ** 0.5
-    errors = f"{plain(sigma / 10, 3)} at N = 100, {plain(sigma / 100, 4)} at N = 10 000"
+    errors = f"{plain(sigma / 10, 3)} at N = 100, {plain(sigma / 100, 4)} at N = 10,000"
     return f"σ = {plain(sigma, 3)}; standard error {errors}"
 
 

@@ -49,7 +49,7 @@ def finite_scores():
         np.linalg.norm(draws.multinomial(n, table.probabilities) @ table.dense() / n)
         for n in (100, 10_000)
     )
-    sampled = f"of 100 draws {plain(few, 3)}, of 10 000 {plain(many, 3)}"
+    sampled = f"of 100 draws {plain(few, 3)}, of 10,000 {plain(many, 3)}"
     return f"length of the mean score: exact {length(table.expectation())}; {sampled}"
 
 
