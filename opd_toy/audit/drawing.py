@@ -22,6 +22,7 @@ ALT_DISTANCES = (
     "Relative distance of the expected gradient from each objective's: {distances}. "
     "Verdict: {optimises}."
 )
+ALT_MOVES = "What moves the gradient, position by position: {moves}. Verdict: {optimises}."
 ALT_CREDIT = "Credit matrix at T = 3, {credit_of}: {rows}. Verdict: {optimises}."
 
 
@@ -70,6 +71,11 @@ def draw_gradients(report, style):
 
 def of_texts(report):
     """A ``SequenceReport`` on a notebook's page."""
+    if report.credit is None and report.dependence:
+        maps = _maps(report).items()
+        moves = "; ".join(f"{name}: {_moved_by(moved)}" for name, moved in maps)
+        alt = ALT_MOVES.format(moves=moves, optimises=report.optimises)
+        return _page(report, draw_dependence, alt)
     if report.credit is None:
         alt = ALT_DISTANCES.format(distances=distances(report), optimises=report.optimises)
         return _page(report, draw_distances, alt)
@@ -103,6 +109,44 @@ def draw_credit(report, style):
     )
     axes.grid(False)
     return drawn
+
+
+def draw_dependence(report, style):
+    """A small heat-map an input: which of its rows moves the gradient at which position."""
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("moves", [style["paper"], style["student"]])
+    maps = _maps(report)
+    down, across = -(-len(maps) // 4), min(4, len(maps))
+    drawn, axes = plt.subplots(down, across, figsize=(1.8 * across, 2.6 * down), squeeze=False)
+    for place, (name, moved) in zip(axes.flat, maps.items()):
+        place.imshow(np.sqrt(np.minimum(moved, 1)), cmap=colours, vmin=0, vmax=1.2)
+        ticks = range(len(moved)), range(1, len(moved) + 1)
+        place.set_xticks(*ticks)
+        place.set_yticks(*ticks)
+        place.set_title(name, fontsize=10)
+        place.grid(False)
+    for last in axes[-1]:
+        last.set_xlabel("row", fontsize=9)
+    for first in axes[:, 0]:
+        first.set_ylabel("moves the gradient at", fontsize=9)
+    for place in axes.flat[len(maps) :]:
+        place.set_axis_off()
+    drawn.suptitle(_wrapped(report.optimises))
+    return drawn
+
+
+def _maps(report):
+    """{input: (T, T)}; of another text's rows the larger of both directions."""
+    maps = report.dependence.items()
+    return {name: moved if moved.ndim == 2 else moved.max(axis=0) for name, moved in maps}
+
+
+def _moved_by(moved):
+    """ "position 1 by row 1, 2; position 2 by row 2", of an array (T, T)."""
+    rows = [", ".join(str(u + 1) for u in np.flatnonzero(row > 1e-3)) for row in moved]
+    return "; ".join(f"position {t} by row {of}" for t, of in enumerate(rows, 1) if of)
 
 
 def draw_distances(report, style):

@@ -40,13 +40,15 @@ def shifts(dependence):
 
 
 def _one_shift(at):
-    """s - u for all u whose s = at[u] is known; None where there is none, or several.
+    """s - u for all u whose s = at[u] is known; None where there are too few, or several.
 
     Rolled rows count as shifted: what falls off at one end comes back at the other.
     """
     known = np.flatnonzero(at != NOWHERE)
     apart = (at[known] - known).tolist()
-    return max(apart, key=apart.count) if len({d % LENGTH for d in apart}) == 1 else None
+    if len({d % LENGTH for d in apart}) != 1:
+        return None
+    return max(apart, key=apart.count) if len(known) >= LENGTH - 2 else None
 
 
 def _shift_of_rows(dependence):
@@ -108,10 +110,10 @@ def in_a_sentence(dependence, rests):
     softened = dependence.temperature
     if drawn and softened and abs(softened - 1) > 10 * dependence.seen:
         parts.append(f"scores them at temperature {softened:.3g}, not as they were drawn")
-    if not alive.all():
-        silent = [str(t + 1) for t in np.flatnonzero(~alive)]
-        parts.append(f"position {', '.join(silent)} of {LENGTH} gets no gradient")
-    if not any(shifts(dependence)):
+    if any(shifts(dependence)):
+        silent = ", ".join(str(t + 1) for t in np.flatnonzero(~alive))
+        parts += [f"position {silent} of {LENGTH} gets no gradient"] if silent else []
+    else:
         parts.append(_reach(dependence.moves["teacher"] > dependence.seen, alive))
     parts.append("rests" if rests else "does not rest")
     return "; ".join(parts) + " where student = teacher"

@@ -11,7 +11,8 @@ import numpy as np
 from opd_toy.audit.calling import AuditError
 from opd_toy.distributions import softmax
 
-LENGTH, VOCABULARY, DRAWS = 4, 5, 3
+LENGTH, VOCABULARY = 4, 5
+SPREADS = (1.0, 1.0, 0.1)  # of the draws' logits: close models, where nothing is clamped, too
 INPUTS = ("student", "teacher", "tokens", "mask")
 SEEN, SEEN_IN_HALF = 1e-3, 0.1  # relative changes above the rounding of float32, of bfloat16
 SHORT = 0.1  # of the longest row: what changes in a shorter one is taken relative to this
@@ -47,7 +48,7 @@ def observe_dependence(call, seed, copies):
 
     ``copies``: 2 for a loss whose texts share something, else 1.
     """
-    draws = [_drawn(seed + 700 + number, copies) for number in range(DRAWS)]
+    draws = [_drawn(seed + 700 + n, copies, spread) for n, spread in enumerate(SPREADS)]
     seen = SEEN_IN_HALF if call.formats_inside() & {"float16", "bfloat16"} else SEEN
     try:
         gradients = [call.texts(*draw) for draw in draws]
@@ -69,10 +70,10 @@ def observe_dependence(call, seed, copies):
     )
 
 
-def _drawn(seed, copies):
+def _drawn(seed, copies, spread):
     """[student (B, T, V), teacher (B, T, V), tokens (B, T), mask (B, T)]"""
     draw = np.random.default_rng(seed)
-    logits = draw.standard_normal((2, copies, LENGTH, VOCABULARY))
+    logits = spread * draw.standard_normal((2, copies, LENGTH, VOCABULARY))
     tokens = np.stack([draw.permutation(VOCABULARY)[:LENGTH] for _ in range(copies)])
     return [*logits, tokens, np.ones((copies, LENGTH), bool)]
 
@@ -81,10 +82,10 @@ def _moves(call, draws, gradients, copies):
     """(own, others) as in Dependence."""
     own = {name: np.zeros((LENGTH, LENGTH)) for name in INPUTS[: call.inputs]}
     others = {name: np.zeros((2, LENGTH, LENGTH)) for name in own}
-    for number, (draw, before) in enumerate(zip(draws, gradients)):
+    for spread, draw, before in zip(SPREADS, draws, gradients):
         for place, name in enumerate(own):
             for text, u in np.ndindex(copies, LENGTH):
-                after = call.texts(*with_row(draw, place, (text, u), number))
+                after = call.texts(*with_row(draw, place, (text, u), spread))
                 change = _change(before, after)
                 own[name][:, u] = np.maximum(own[name][:, u], change[text])
                 if copies == 2:
@@ -93,13 +94,12 @@ def _moves(call, draws, gradients, copies):
     return own, others if copies == 2 else None
 
 
-def with_row(inputs, place, at, seed):
+def with_row(inputs, place, at, spread=1.0):
     """The inputs with another row of one of them, at (text, position)."""
     changed = [np.array(x) for x in inputs]
     if place < 2:
-        changed[place][at] = np.random.default_rng((seed, place, *at)).standard_normal(
-            changed[place].shape[-1]
-        )
+        row = np.random.default_rng((place, *at)).standard_normal(changed[place].shape[-1])
+        changed[place][at] = spread * row
     elif place == 2:  # a token that its text does not hold yet, where there is one
         vocabulary = changed[0].shape[-1]
         unused = np.setdiff1d(np.arange(vocabulary), changed[2][at[0]])
@@ -124,8 +124,8 @@ def _scored(draws, gradients, seen):
     """
     found, temperatures = [set() for _ in range(LENGTH)], []
     for (student, _, tokens, _), gradient in zip(draws, gradients):
-        for t in np.flatnonzero(gradient[0].any(axis=-1)):
-            of = [_temperature(student[0, t], gradient[0, t], token, seen) for token in tokens[0]]
+        for b, t in np.argwhere(gradient.any(axis=-1)):
+            of = [_temperature(student[b, t], gradient[b, t], token, seen) for token in tokens[b]]
             fits = [s for s, temperature in enumerate(of) if temperature]
             found[t].add(fits[0] if len(fits) == 1 else NOWHERE)
             temperatures += [of[s] for s in fits]
@@ -163,12 +163,19 @@ def _read_at(call, draws, gradients, moves, seen):
 
 
 def _moved(call, draw, before, u, s):
-    """What moves with the teacher's row u where the token at s keeps its probability."""
-    changed = [np.array(x) for x in draw]
+    """What moves with the teacher's row u where the token at s keeps its probability.
+
+    The others' goes to two of them in turn: the likeliest can be another token then.
+    """
     token, row = draw[2][0, s], softmax(draw[1][0, u])
-    other = softmax(row[::-1] + np.arange(VOCABULARY) / VOCABULARY)
-    other[token] = 0.0
-    other *= (1 - row[token]) / other.sum()
-    other[token] = row[token]
-    changed[1][0, u] = np.log(other)
-    return float(_change(before, call.texts(*changed)).max())
+    others = np.delete(np.arange(VOCABULARY), token)
+    found = []
+    for favourite in others[[0, -1]]:
+        changed = [np.array(x) for x in draw]
+        share = np.where(np.arange(VOCABULARY) == favourite, 0.9, 0.1 / (VOCABULARY - 2))
+        share[token] = 0.0
+        share *= 1 - row[token]
+        share[token] = row[token]
+        changed[1][0, u] = np.log(share)
+        found.append(_change(before, call.texts(*changed)).max())
+    return float(max(found))

@@ -94,6 +94,11 @@ class Group:
         return f"a draw is each token's score times {self.cost.words}, less {mean}{scaled}"
 
     @property
+    def per_token(self):
+        """Whether everything is divided by T; None where it is by something else."""
+        return {1: False, 2: True}.get(round(self.size[2] / self.size[4], 6))
+
+    @property
     def name(self):
         """Of what is standardized over the batch, where many texts make it exact; else None."""
         over = OVER[self.over][2]

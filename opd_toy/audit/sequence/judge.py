@@ -79,8 +79,9 @@ def judge(measured, reading):
     group = describe(measured.group) if measured.group and shares else None
     if name == NONE and group and group.name:
         name = group.name
-    mask = measured.mask and name_mask(measured.mask, verdict.per_token)
-    batch = measured.batch and name_batch(measured.batch, mask, verdict.per_token, group)
+    per_token = verdict.per_token if verdict.known or not group else group.per_token
+    mask = measured.mask and name_mask(measured.mask, per_token)
+    batch = measured.batch and name_batch(measured.batch, mask, per_token, group)
     limit = "" if name == NONE else _limit(problems, reading, mask)
     fixed_point = _fixed_point(measured)
     facts = Facts(
@@ -141,10 +142,10 @@ def _description(measured, name, group, rests):
 
 
 def _map(dependence):
-    """{input: (T, T)} for the report, and of a batch {"input, other text": (2, T, T)}."""
+    """{input: (T, T)} for the report, and of a batch {"other text's input": (2, T, T)}."""
     if dependence is None:
         return None
-    others = {f"{name}, other text": moved for name, moved in (dependence.others or {}).items()}
+    others = {f"other text's {name}": moved for name, moved in (dependence.others or {}).items()}
     return dependence.moves | others
 
 

@@ -115,7 +115,7 @@ def _leak(call, valid, texts, gradient):
     size = np.linalg.norm(gradient)
     for place, what in enumerate(INPUTS[: min(3, call.inputs)]):
         for by in map(tuple, np.argwhere(~valid).tolist()):
-            changed = call.texts(*with_row([*texts, valid], place, by, 0))
+            changed = call.texts(*with_row([*texts, valid], place, by))
             off = np.linalg.norm(changed - gradient, axis=-1)
             moved = np.argwhere(valid & ~(off <= EQUAL * size))
             if len(moved):

@@ -28,7 +28,7 @@ class SequenceReport(Report):
     be said of a loss without a name; else None.
     ``dependence``: {"student", "teacher", "tokens", "mask": (T, T)}, by how much of its length
     the gradient's row t changes with the input's row u, at T = 4; for texts that share
-    something {"student, other text": (2, T, T), ...} too, of text b with the other's rows.
+    something {"other text's student": (2, T, T), ...} too, of text b with the other's rows.
     ``with_other_tokens``: the verdict with sequences drawn from the other of the two,
     where this one is "zero" or "none of these"; divergences with a parameter left out.
     On the reference trees, V = T = 3: ``expected_gradient`` (P,), the total ``variance`` of
