@@ -99,9 +99,7 @@ def _by(d):
 
 
 def in_a_sentence(dependence, rests):
-    """What there is to say of a loss without a name: what it acts on, who moves whom, where it
-    rests.
-    """
+    """Of a loss without a name: what it acts on, who pays for whom, where it rests."""
     alive = (dependence.moves["student"] > dependence.seen).any(axis=1)
     if not alive.any():
         return None
@@ -110,18 +108,21 @@ def in_a_sentence(dependence, rests):
     softened = dependence.temperature
     if drawn and softened and abs(softened - 1) > 10 * dependence.seen:
         parts.append(f"scores them at temperature {softened:.3g}, not as they were drawn")
-    if any(shifts(dependence)):
+    if dependence.others:  # with two texts a standardized cost is a sign, which hides who pays
+        parts.append("a text's gradient moves with the other texts of its batch")
+    elif any(shifts(dependence)):
         silent = ", ".join(str(t + 1) for t in np.flatnonzero(~alive))
         parts += [f"position {silent} of {LENGTH} gets no gradient"] if silent else []
     else:
-        parts.append(_reach(dependence.moves["teacher"] > dependence.seen, alive))
+        parts.append(_reach(dependence.moves["teacher"], dependence.seen, alive))
     parts.append("rests" if rests else "does not rest")
     return "; ".join(parts) + " where student = teacher"
 
 
-def _reach(moved, alive):
+def _reach(moves, seen, alive):
+    moved = moves > seen
     if not moved.any():
-        return "does not look at the teacher"
+        return "the teacher hardly moves it" if moves.any() else "does not look at the teacher"
     for words, holds in REACHES:
         wanted = np.fromfunction(np.vectorize(holds, otypes=[bool]), moved.shape)
         if (moved[alive] == wanted[alive]).all():

@@ -14,7 +14,7 @@ from opd_toy.distributions import softmax
 LENGTH, VOCABULARY = 4, 5
 SPREADS = (1.0, 1.0, 0.1)  # of the draws' logits: close models, where nothing is clamped, too
 INPUTS = ("student", "teacher", "tokens", "mask")
-SEEN, SEEN_IN_HALF = 1e-3, 0.1  # relative changes above the rounding of float32, of bfloat16
+SEEN, SEEN_IN_HALF = 1e-4, 0.1  # relative changes above the rounding of float32, of bfloat16
 SHORT = 0.1  # of the longest row: what changes in a shorter one is taken relative to this
 NOWHERE = -1
 
