@@ -165,7 +165,7 @@ def test_a_loss_without_a_name_says_what_it_is():
 @pytest.mark.parametrize(
     "loss, constants",
     [
-        (lambda log_p, log_q: ((log_p - log_q).detach() * log_p).mean(), True),
+        (lambda a, b: ((a - b).detach() * a).mean(), True),
         (lambda s, t: (s - t).square().mean(), True),
         (local_kl, False),
         (ALIGNED["bfloat16"], False),
@@ -361,7 +361,7 @@ def teacher_of_another(student, teacher, tokens):
     ],
 )
 def test_texts_that_reach_into_each_other(loss, words):
-    for seed in SEEDS[:5]:
+    for seed in SEEDS[:3]:
         found = alignment_findings(dependence(loss, batched=True, seed=seed))
         assert [severity for severity, _ in found] == ["broken"] and words in found[0][1]
     assert not alignment_findings(dependence(LEAVE_ONE_OUT, batched=True))

@@ -9,9 +9,9 @@ from opd_toy.audit.sequence.dependence import LENGTH, NOWHERE
 
 LABELS = (
     "the gradient at position t follows the token at position t {by}: the labels are shifted "
-    "by {amount}. Row t is to hold the logits of the token at position t: give the loss "
-    "logits and labels that its own shift puts side by side"
+    "by {amount}, where row t holds the logits of the token at position t"
 )
+INSIDE = '. Where the loss itself holds row t against label t + 1, write labels="shift_inside"'
 TEACHER = (
     "the gradient at position t moves with the teacher's row t {by}{instead}: "
     "the teacher is shifted by {amount}"
@@ -68,7 +68,8 @@ def alignment_findings(dependence):
     labels, teacher = shifts(dependence)
     found = []
     if labels:
-        found.append(LABELS.format(by=_by(labels), amount=AMOUNTS[abs(labels)]))
+        words = LABELS.format(by=_by(labels), amount=AMOUNTS[abs(labels)])
+        found.append(words + (INSIDE if labels == 1 else ""))
     if teacher:
         own = np.diagonal(dependence.moves["teacher"] > dependence.seen).any()
         instead = "" if own else ", not with its row t"

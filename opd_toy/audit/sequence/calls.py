@@ -49,11 +49,6 @@ class SequenceCall:
         value, gradient = self.several(*(x[0] for x in inputs))
         return value, gradient[None]
 
-    @property
-    def inputs(self):
-        """How many of ``NAMES`` the loss takes."""
-        return self.arguments
-
     def several(self, student, teacher, tokens, mask=None):
         """The same with the loss's own axes."""
         try:

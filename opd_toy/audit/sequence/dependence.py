@@ -80,7 +80,7 @@ def _drawn(seed, copies, spread):
 
 def _moves(call, draws, gradients, copies):
     """(own, others) as in Dependence."""
-    own = {name: np.zeros((LENGTH, LENGTH)) for name in INPUTS[: call.inputs]}
+    own = {name: np.zeros((LENGTH, LENGTH)) for name in INPUTS[: call.arguments]}
     others = {name: np.zeros((2, LENGTH, LENGTH)) for name in own}
     for spread, draw, before in zip(SPREADS, draws, gradients):
         for place, name in enumerate(own):

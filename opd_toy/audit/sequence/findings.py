@@ -33,7 +33,7 @@ UNDEFINED = "the gradient is not finite there: 0/0, as where all costs are 0"
 MOVES = "the expected gradient is not 0 there, but {relative:.2g} of a draw's on other trees"
 CONSTANTS = (
     "adding a constant to a row of the student's logits changes the loss, though it changes no "
-    "probability: does it want log-probabilities?"
+    "probability: if it wants log-probabilities, say so (inputs=...)"
 )
 DEPENDENT = (
     "they are nearly dependent (condition number {condition:.1g}): take the coefficients with care"

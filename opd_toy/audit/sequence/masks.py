@@ -113,7 +113,7 @@ def _with_other_masked_rows(valid, student, teacher, tokens):
 def _leak(call, valid, texts, gradient):
     """-> Leak, or None where no masked row changes the gradient alone."""
     size = np.linalg.norm(gradient)
-    for place, what in enumerate(INPUTS[: min(3, call.inputs)]):
+    for place, what in enumerate(INPUTS[: min(3, call.arguments)]):
         for by in map(tuple, np.argwhere(~valid).tolist()):
             changed = call.texts(*with_row([*texts, valid], place, by))
             off = np.linalg.norm(changed - gradient, axis=-1)
