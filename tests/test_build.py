@@ -54,7 +54,7 @@ class TinyBook:
         (folder / "book").mkdir()
         for name in ("_extensions", "_templates", "_static"):
             shutil.copytree(ROOT / "book" / name, folder / "book" / name)
-        for name in ("_config.yml", "requirements.txt", "book/references.bib"):
+        for name in ("_config.yml", "CITATION.cff", "requirements.txt", "book/references.bib"):
             shutil.copy(ROOT / name, folder / name)
         (folder / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
         unneeded = shutil.ignore_patterns("__pycache__", "test_*")

@@ -1,6 +1,8 @@
 """The package as somebody installs it: from a wheel, with what it requires and no more."""
 
+import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -63,17 +65,83 @@ def installed(wheel, tmp_path_factory):
                 (packages / path.name).symlink_to(path)
     environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
 
-    def run(program, *arguments):
+    def run(program, *arguments, **more):
         return subprocess.run(
             [place / "bin" / program, *map(str, arguments)],
             cwd=elsewhere,
-            env=environment,
+            env=environment | more,
             capture_output=True,
             text=True,
             timeout=120,
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def torch_extra(tmp_path_factory):
+    """A folder with what the extra of that name brings, and no more."""
+    folder, seen = tmp_path_factory.mktemp("extra"), set()
+    wanted = [bare_name(each) for each in PROJECT["optional-dependencies"]["torch"]]
+    while wanted:
+        name = wanted.pop()
+        try:
+            found = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of another platform
+        if found.name not in seen:
+            seen.add(found.name)
+            wanted += [bare_name(each) for each in found.requires or [] if "extra ==" not in each]
+            for top in {path.parts[0] for path in found.files} - {"..", "__pycache__"}:
+                (folder / top).exists() or (folder / top).symlink_to(found.locate_file(top))
+    return folder
+
+
+def cells_of_the_notebook():
+    """The notebook's cells, as sources in two lists: those that install, and the others."""
+    path = ROOT / "examples" / "audit_your_loss.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    sources = ["".join(cell["source"]) for cell in code]
+    return sources[:2], sources[2:]
+
+
+def test_the_auditors_notebook_runs_from_the_wheel(installed, torch_extra):
+    program = "\n\n".join(sum(cells_of_the_notebook(), []))
+    found = installed("python", "-c", program, PYTHONPATH=str(torch_extra))
+    assert found.returncode == 0 and found.stderr == "", found.stderr
+    verdicts = re.findall(r"^(?:optimises: )?(reverse KL|zero|JSD.*)$", found.stdout, re.MULTILINE)
+    assert verdicts == ["reverse KL", "zero", "reverse KL", "JSD(β = 0.3)"]
+    there = installed("python", "-c", "import matplotlib", PYTHONPATH=str(torch_extra))
+    assert there.returncode == 1, "more is there than the wheel and its extra"
+
+
+def test_the_notebook_brings_the_package_or_says_how(wheel, tmp_path):
+    """Where it is not installed: without an address a way to one, with one the package."""
+    cells, _ = cells_of_the_notebook()
+    assert re.match('ADDRESS = "', cells[0])
+    hidden = (
+        "import importlib.util as u; real = u.find_spec\n"
+        "u.find_spec = lambda name: None if name == 'opd_toy' else real(name)\n"
+    )
+    options = {"PIP_TARGET": tmp_path, "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1"}
+
+    def run(address):
+        program = [f"ADDRESS = {address!r}", hidden, cells[1]]
+        return subprocess.run(
+            [sys.executable, "-c", "\n".join(program)],
+            env=os.environ | {name: str(value) for name, value in options.items()},
+            capture_output=True,
+            text=True,
+        )
+
+    found = run("")
+    assert found.returncode == 1 and "pip wheel --no-deps" in found.stderr
+    assert "Traceback" not in found.stderr and not (tmp_path / "opd_toy").exists()
+    found = run(str(wheel))
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "opd_toy" / "audit").is_dir()
 
 
 def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel):

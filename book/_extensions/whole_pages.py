@@ -39,6 +39,7 @@ SOURCES = INGREDIENTS | {
     "book": (".md", ".bib", ".css", ".html", ".js", ".py"),
     "_config.yml": (".yml",),
     "_toc.yml": (".yml",),
+    "CITATION.cff": (".cff",),
 }
 STAMP = ".made-from"  # in the built site: the fingerprint of the sources it was made from
 
