@@ -15,9 +15,9 @@ from sphinx.errors import ConfigError
 
 from opd_toy.explorables.palette import ROLES
 from opd_toy.pages import social_card
-from tests.conftest import ROOT
+from tests.conftest import ROOT, new_page
 from tests.test_build import TinyBook
-from tests.test_pages import CHAPTERS, PAGES
+from tests.test_pages import CHAPTERS, PAGES, PHONE, serious_faults
 
 SETTINGS = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
@@ -38,7 +38,10 @@ def world(monkeypatch):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """{whether the addresses are set: the page, the site's front door} of a book of one page."""
+    """{whether the addresses are set: the page and the front door} of a book of one page.
+
+    "site" is the folder of what was built last, with the addresses.
+    """
     tiny = TinyBook(tmp_path_factory.mktemp("book"))
     tiny.write("A & B. More on $x$ and $\\gamma$.\n")
     settings = tiny.folder / "_config.yml"
@@ -55,8 +58,9 @@ def built(tmp_path_factory):
         code, said = tiny.build()
         assert code == 0, said
         found[is_set] = tiny.page(), (tiny.folder / "_build/html/index.html").read_text()
-    assert (tiny.folder / "_build/html/_static/social-card.png").is_file()
-    return found
+    site = tiny.folder / "_build" / "html"
+    assert (site / "_static" / "social-card.png").is_file()
+    return found | {"site": site}
 
 
 def test_without_an_address_nothing_leads_out(built):
@@ -83,6 +87,16 @@ def test_with_an_address_links_lead_to_it(built):
         assert f'property="og:image" content="{SITE}_static/social-card.png"' in text
         assert f'property="og:url" content="{SITE}book/index.html"' in text
     assert f"url = {{{SITE}book/index.html}}" in page
+
+
+def test_the_foot_fits_a_phone(browser, built):
+    page = new_page(browser, viewport=PHONE)
+    page.goto((built["site"] / "book" / "index.html").as_uri())
+    page.get_by_text("Cite this page").click()
+    assert page.get_by_text(f"url = {{{SITE}book").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert serious_faults(page) == [] and page.faults == []
+    page.context.close()
 
 
 @pytest.mark.parametrize("url", [URL, f"{URL}/", f"{URL}.git"])
