@@ -19,6 +19,7 @@ MODULES = {
     "SampleAndAverage": "sample_and_average",
     "SeekOrCover": "seek_or_cover",
     "WhichToken": "which_token",
+    "YourLoss": "your_loss",
 }
 __all__ = list(MODULES)
 

@@ -237,7 +237,7 @@ export function card(el, title, ...children) {
     ),
   );
   // else JupyterLab takes the arrows and Enter for its own shortcuts, from a slider too
-  for (const control of el.querySelectorAll("input, button, [tabindex]"))
+  for (const control of el.querySelectorAll("input, textarea, button, [tabindex]"))
     put(control, { "data-lm-suppress-shortcuts": true });
 }
 

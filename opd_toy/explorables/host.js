@@ -37,6 +37,7 @@ const alike = (given, own) =>
     : typeof given === typeof own && (typeof given !== "number" || Number.isFinite(given));
 
 const repaired = (given, own, rule) => {
+  if (rule === "text") return given.slice(0, 1000);
   if (rule === "distribution") {
     const normalised = (x) => {
       const total = x.reduce((a, b) => a + b, 0);

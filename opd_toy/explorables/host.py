@@ -154,6 +154,8 @@ def _rule(trait):
         return {"among": trait.names}
     if isinstance(trait, traitlets.Enum):
         return list(trait.values)
+    if isinstance(trait, traitlets.Unicode):
+        return "text"
     if isinstance(trait, (traitlets.Float, traitlets.Int)):
         return [trait.min, trait.max, isinstance(trait, traitlets.Int)]
     return None

@@ -13,6 +13,7 @@ from tests.explorables.one_position import baselines, hard_to_soft, push_and_pul
 from tests.explorables.reading import WIDGETS, check_printed, page_of, read
 from tests.explorables.records import control_study, learning_curves
 from tests.explorables.trees import bias_against_variance, credit
+from tests.explorables.your_loss import your_loss
 
 __all__ = ["CHECKS", "MUSEUM", "WIDGETS", "check", "page_of", "read"]
 
@@ -29,6 +30,7 @@ CHECKS = {
     "SampleAndAverage": sample_and_average,
     "SeekOrCover": seek_or_cover,
     "WhichToken": which_token,
+    "YourLoss": your_loss,
 }
 
 

@@ -10,6 +10,7 @@ import traitlets
 from opd_toy.explorables.host import Distribution, Subset
 from tests.conftest import new_page
 from tests.explorables import WIDGETS, check, page_of
+from tests.explorables.your_loss import KNOWN
 
 PHONE = {
     "viewport": {"width": 360, "height": 740},
@@ -211,6 +212,8 @@ def random_value(trait, random):
         return [each for each in trait.names if random.random() < random.choice([0, 0.3, 0.7, 1])]
     if isinstance(trait, traitlets.Enum):
         return trait.values[random.integers(len(trait.values))]
+    if isinstance(trait, traitlets.Unicode):
+        return KNOWN[random.integers(len(KNOWN))]
     whole = isinstance(trait, traitlets.Int)
     if whole and trait.max >= 1000:  # as many small numbers as large ones: few draws, one sample
         within = np.exp(random.uniform(np.log(max(trait.min, 1)), np.log(trait.max)))

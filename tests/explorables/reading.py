@@ -51,7 +51,7 @@ READ = """(root) => {
     words: entries(all(".opd-number[data-name]"), (node) => node.dataset.name,
       (node) => node.textContent),
     printed: all("[data-value]").map((node) => [node.dataset.value, node.textContent]),
-    code: all(".opd-code code").map((node) => node.textContent),
+    code: all(".opd-code code, .opd-torch code").map((node) => node.textContent),
     says: all("[aria-live]").map((node) => node.textContent),
     html: root.textContent,
   };
