@@ -5,7 +5,7 @@ import { lossTable, moments } from "./your_loss_duals.js";
 
 const EVALUATIONS = 250;
 const STRAY = 0.01; // how far, in logits, a step may end beside the true way
-const LONGEST = 0.3; // the longest step in logits
+const STRIDE = 0.3; // the longest step in logits
 const EDGE = 1e-4;
 const most = (vector) => Math.max(...vector.map(Math.abs));
 
@@ -23,7 +23,7 @@ export function descentOf(formula, drawnFrom, student, teacher) {
   if (first < 1e-12) return { path, kind: "still" };
   let step = 0.05 / first;
   for (let i = 0; i < EVALUATIONS; i++) {
-    step = Math.min(step, LONGEST / most(g));
+    step = Math.min(step, STRIDE / most(g));
     const next = z.map((x, v) => x - step * g[v]);
     const ahead = gradientAt(next);
     const bend = most(ahead.map((x, v) => x - g[v]));

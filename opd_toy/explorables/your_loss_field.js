@@ -74,9 +74,8 @@ export function formulaField(typed) {
       put(input, { "aria-invalid": fault ? "true" : "false" });
       error.hidden = !fault;
       told.hidden = Boolean(fault);
-      if (!fault) return;
-      place.textContent = around(fault);
-      words.textContent = `${fault.message}.`;
+      place.textContent = fault ? around(fault) : "";
+      words.textContent = fault ? `${fault.message}.` : "";
     },
   };
 }

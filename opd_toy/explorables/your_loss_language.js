@@ -36,11 +36,15 @@ const PIECE = new RegExp(
   "yu",
 );
 
+const [LONGEST, DEEPEST] = [300, 30]; // words and signs of a formula; operands within each other
+
 const OPERAND = "a number, a name such as p, a function or “(”";
 const KNOWN = `p, q, z, t, V, a name set before, or one of ${Object.keys(FUNCTIONS).join(", ")}`;
 const EXAMPLE = "a loss, such as sum(p*(log p - log q))";
 const ONE_NUMBER = "one number: add the list up by sum(…) or take the drawn token's entry by [k]";
 const NO_STUDENT = "p or z outside of sg(…): as it is, no gradient reaches the student";
+const TOO_LONG = `the end: a formula has at most ${LONGEST} words and signs`;
+const TOO_DEEP = `at most ${DEEPEST} operands within each other`;
 const NOT_COMPARED = "a number or a list; a comparison stands in where(…) alone";
 
 const own = (object, key) => (Object.hasOwn(object, key) ? object[key] : undefined);
@@ -88,7 +92,7 @@ function node(kind, name, parts, position, more = {}) {
 export function parse(text) {
   const tokens = pieces(text);
   const mine = {};
-  let [place, depth] = [0, 0];
+  let [place, depth, nested] = [0, 0, 0]; // depth of parentheses, of operands
 
   // ---- reading ----
 
@@ -162,8 +166,13 @@ export function parse(text) {
   }
   function negated() {
     const { position } = now();
-    if (take("+")) return negated();
-    if (!take("-")) return power();
+    nested += 1;
+    if (nested > DEEPEST) fail(TOO_DEEP);
+    const found = take("+") ? negated() : take("-") ? minus(position) : power();
+    nested -= 1;
+    return found;
+  }
+  function minus(position) {
     const inner = value(negated());
     return node("minus", "-", [inner], position, { shape: inner.shape });
   }
@@ -227,6 +236,7 @@ export function parse(text) {
   function call(name, position) {
     if (!take("(")) {
       if (!PREFIX.includes(name)) fail(`“(” after ${name}`);
+      if (PREFIX.includes(now().word)) fail(`a name, or “(” after ${name}`);
       const argument = value(entry());
       if (now().word === "^") fail(`parentheses: ${name}(…^…) or (${name} …)^…`);
       return applied(name, [argument], position);
@@ -265,5 +275,6 @@ export function parse(text) {
     return node("of", name, parts, position, { shape: whole ? "list" : "number" });
   }
 
+  if (tokens.length > LONGEST) fail(TOO_LONG, tokens[LONGEST].position);
   return program();
 }

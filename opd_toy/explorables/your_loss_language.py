@@ -40,11 +40,15 @@ TOKEN = re.compile(
     r"|(?P<mark>\*\*|<=|>=|==|!=|[-−–+*·×/÷^()\[\],;\n=<>≤≥≠])"
 )
 
+LONGEST, DEEPEST = 300, 30  # words and signs of a formula; operands within each other
+
 OPERAND = "a number, a name such as p, a function or “(”"
 KNOWN = "p, q, z, t, V, a name set before, or one of " + ", ".join(FUNCTIONS)
 EXAMPLE = "a loss, such as sum(p*(log p - log q))"
 ONE_NUMBER = "one number: add the list up by sum(…) or take the drawn token's entry by [k]"
 NO_STUDENT = "p or z outside of sg(…): as it is, no gradient reaches the student"
+TOO_LONG = f"the end: a formula has at most {LONGEST} words and signs"
+TOO_DEEP = f"at most {DEEPEST} operands within each other"
 NOT_COMPARED = "a number or a list; a comparison stands in where(…) alone"
 
 
@@ -97,8 +101,11 @@ def parse(text):
 
 class _Parser:
     def __init__(self, text):
-        self.text, self.place, self.own, self.depth = text, 0, {}, 0
+        self.text, self.place, self.own = text, 0, {}
+        self.depth = self.nested = 0  # of parentheses, of operands
         self.tokens = self._tokens()  # (kind, text, position), the last one the end
+        if len(self.tokens) > LONGEST:
+            self.fail(TOO_LONG, self.tokens[LONGEST][2])
 
     def _tokens(self):
         found, at = [], 0
@@ -202,12 +209,18 @@ class _Parser:
 
     def signed(self):
         position = self.now[2]
+        self.nested += 1
+        if self.nested > DEEPEST:
+            self.fail(TOO_DEEP)
         if self.take("+"):
-            return self.signed()
-        if self.take("-"):
+            found = self.signed()
+        elif self.take("-"):
             inner = self.value(self.signed())
-            return self.node("minus", "-", (inner,), position, inner.shape)
-        return self.power()
+            found = self.node("minus", "-", (inner,), position, inner.shape)
+        else:
+            found = self.power()
+        self.nested -= 1
+        return found
 
     def power(self):
         base = self.entry()
@@ -278,6 +291,8 @@ class _Parser:
         if not self.take("("):
             if name not in PREFIX:
                 self.fail(f"“(” after {name}")
+            if self.now[1] in PREFIX:
+                self.fail(f"a name, or “(” after {name}")
             argument = self.value(self.entry())
             if self.now[1] == "^":
                 self.fail(f"parentheses: {name}(…^…) or ({name} …)^…")

@@ -33,6 +33,11 @@ const TIERS = [
   [[3, 5], 12],
 ];
 const OPPOSED = [4, 8, 16]; // and tokens on which the two are as far apart as twice this
+// Students that rank the tokens as their teacher does: vocabulary, sharpness, noise, tier.
+const ALIKE = [
+  ...[3, 5].flatMap((size) => [0.4, 2].map((sharpness) => [size, sharpness, 0.05, ORDINARY])),
+  ...[3, 5, 8].map((size) => [size, 1, 0.2, 0]),
+];
 const ROUNDING = 2e-13;
 
 export const NONE = "none of these";
@@ -49,13 +54,24 @@ const allPairs = () => (known ??= [...randomPairs()]);
 function* randomPairs() {
   const uniform = uniforms(1);
   const normal = () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
+  const normals = (size, spread) => Array.from({ length: size }, () => spread * normal());
   const pair = (z, t, tier, fit) => ({ z, t, p: softmax(z), q: softmax(t), tier, fit });
   yield pair(NOTES.student.map(Math.log), NOTES.teacher.map(Math.log), ORDINARY, true);
   for (const [tier, [sizes, spread]] of TIERS.entries())
     for (const [i, size] of sizes.entries()) {
-      const logits = () => Array.from({ length: size }, () => spread * normal());
-      yield pair(logits(), logits(), tier, tier === ORDINARY ? i < 4 : i % 2 === 0);
+      const fit = tier === ORDINARY ? i < 4 : i % 2 === 0;
+      yield pair(normals(size, spread), normals(size, spread), tier, fit);
     }
+  for (const [size, sharpness, apart, tier] of ALIKE) {
+    const t = normals(size, 1.2);
+    const noise = normals(size, apart);
+    yield pair(
+      t.map((x, v) => sharpness * x + noise[v]),
+      t,
+      tier,
+      false,
+    );
+  }
   for (const far of OPPOSED) yield pair([0, far, -far], [0.1, -far, far], TIERS.length, false);
 }
 

@@ -62,7 +62,7 @@ function led({ path, kind }, q) {
   return {
     still: "Descent stays where it is.",
     rests: `Descent ends at ${inBrackets(end)}, ${there}.`,
-    edge: `Descent runs to the edge, where ${listed(lost)} has nothing left.`,
+    edge: `Descent runs to the edge: nothing is left of ${listed(lost)}.`,
     moves: isNear(end, q)
       ? `Descent comes to ${inBrackets(end)}, ${there}.`
       : `Descent comes to ${inBrackets(end)} and has not come to rest there.`,

@@ -16,7 +16,7 @@ from tests.explorables.reading import pair, rounded, same
 
 NONE = "none of these"
 # Verdicts of the auditor that the page does not give: it has fewer candidates.
-BEYOND = re.compile(r"top \d|f-divergence")
+BEYOND = re.compile(r"top \d|student's likeliest")
 
 
 def known_formulas():
