@@ -117,7 +117,7 @@ export function verdictOf(formula, drawnFrom) {
     const holds = samples.filter((sample) => found.holds(sample)).length;
     const stops = !found.factor && found.name !== ZERO && stopsShort(formula, drawnFrom);
     const limit = holds < all ? WHILE_CLOSE : stops ? UNTIL_CLOSE : "";
-    return { name: found.name + (found.name === ZERO ? "" : limit), holds, pairs: all };
+    return { name: found.name + limit, holds, pairs: all };
   }
   if (samples.every(({ gradient }) => Math.max(...gradient.map(Math.abs)) < 1e-14))
     return { name: ZERO, holds: all, pairs: all };

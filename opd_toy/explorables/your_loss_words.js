@@ -42,7 +42,7 @@ function average({ name, holds, pairs }, drawnFrom, { loss }) {
     ? `Averaged over tokens that the ${drawnFrom} draws`
     : "Without a drawn token";
   const on = holds === pairs ? `all ${pairs}` : `${holds} of ${pairs}`;
-  if (name === ZERO) return `${over}, its gradient is zero on ${on} pairs of models tried.`;
+  if (name.startsWith(ZERO)) return `${over}, its gradient is zero on ${on} pairs of models tried.`;
   if (name === NONE) return `${over}, its gradient is that of no objective known here.`;
   return `${over}, its gradient is that of ${name}: so on ${on} pairs of models tried.`;
 }

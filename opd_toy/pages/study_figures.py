@@ -38,7 +38,7 @@ def _frozen_panel(axes, stages, estimator, colour, style):
         # One line for all intervals: a NaN lifts the pen between them.
         bars = np.column_stack([low, high, np.full_like(low, np.nan)]).ravel()
         axes.plot(np.repeat(gammas, 3), bars, color=colour, linewidth=1.2)
-        ends[whole(stages[stage]['iteration'])] = ratios[-1], style["ink"]
+        ends[whole(stages[stage]["iteration"])] = ratios[-1], style["ink"]
     axes.plot([0, 1], [1, 1], color=style["muted"], linewidth=1)
     axes.set(xlabel="γ", xlim=(-0.05, 1.35), xticks=[0, 0.5, 1])
     powers_of_ten(axes, -3, 2)
