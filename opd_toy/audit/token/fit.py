@@ -1,11 +1,15 @@
 """Coefficients and parameters: found on the pairs for fitting, kept if they hold on all pairs."""
 
 import functools
+import itertools
 
 import numpy as np
 
 from opd_toy.audit.token.expected import lengths
 from opd_toy.audit.token.pairs import ORDINARY, Pairs
+
+NEAR = 0.2  # root mean square left over at the best of a grid, above which no fit is tried
+NEAR_WITH_TERMS = 0.05
 
 
 def confirmed(expected, terms):
@@ -16,7 +20,7 @@ def confirmed(expected, terms):
     """
     bases = [term.gradient(expected.pairs) for term in terms]
     coefficients, distance = _project(expected, bases)
-    if distance > max(1e-3, 3 * expected.tolerance):
+    if distance > _most_left_over(expected):
         return None  # the root mean square alone rules most of them out
     if not _holds(expected, bases, coefficients):
         return None
@@ -31,21 +35,48 @@ def confirmed(expected, terms):
     return tuple(zip(coefficients, terms))
 
 
-def fitted(expected, family, terms):
-    """The same for a member of a family, its parameter fitted too, beside ``terms``."""
+def sums(expected, candidates, count):
+    """The sums of ``count`` of these candidates that hold: what ``confirmed`` gives, one by one."""
+    if len(candidates) < count:
+        return
+    bases = np.array([term.gradient(expected.pairs) for term in candidates])
+    weights = _weights(expected) * expected.fit[:, None]
+    with np.errstate(invalid="ignore", over="ignore"):
+        columns = (weights * bases).reshape(len(bases), -1)
+        usable = np.isfinite(columns).all(axis=1) & (np.abs(columns).max(axis=1) > 0)
+    chosen = list(itertools.combinations(np.flatnonzero(usable), count))
+    if not chosen:
+        return
+    target = (weights * expected.gradients).ravel()
+    groups = columns[np.array(chosen)]
+    left = np.sqrt(_left_of_target(groups, target) / expected.fit.sum())
+    for group in np.flatnonzero(left < 2 * _most_left_over(expected)):
+        if found := confirmed(expected, [candidates[index] for index in chosen[group]]):
+            yield found
+
+
+def fitted(expected, family, terms=()):
+    """The same for a member of a family, its parameters fitted too, beside ``terms``."""
     others = [term.gradient(expected.pairs) for term in terms]
     distance = _left_over(expected, _grid(family, expected.pairs), others)
     best = int(np.argmin(distance))
-    if not distance[best] < (0.05 if terms else 0.2):
+    if not distance[best] < (NEAR_WITH_TERMS if terms else NEAR):
         return None
-    value = _polish(expected, family, family.grid[best], others)
-    if value is None:
+    values = _polish(expected, family, family.grid[best], others)
+    if values is None:
         return None
-    low, high = family.bounds
-    for tried in [*_decimals(value), value]:
-        if low < tried < high and (found := confirmed(expected, [family.member(tried), *terms])):
+    rounded = zip(*map(_decimals, values))
+    for tried in [*rounded, values]:
+        inside = all(low < x < high for x, (low, high) in zip(tried, family.bounds))
+        if inside and (found := confirmed(expected, [*family.members(*tried), *terms])):
             return found
     return None
+
+
+def nearly(expected, candidates, close=1e-4):
+    """Whether their best sum leaves hardly anything over."""
+    bases = [term.gradient(expected.pairs) for term in candidates]
+    return _project(expected, bases)[1] < close
 
 
 def shortest(coefficients, holds):
@@ -62,6 +93,10 @@ def _decimals(value):
 
 def _holds(expected, bases, coefficients):
     return bool(expected.agrees(sum(c * b for c, b in zip(coefficients, bases))).all())
+
+
+def _most_left_over(expected):
+    return max(1e-3, 3 * expected.tolerance)
 
 
 def _weights(expected):
@@ -86,42 +121,57 @@ def _project(expected, bases):
 
 
 def _left_over(expected, bases, others):
-    """What ``_project`` leaves over for each of ``bases`` (G, N, V) beside at most one other.
+    """What ``_project`` leaves over for each of ``bases`` (G, C, N, V) beside at most one other.
 
     Without a least-squares solution for each of them, for speed.
     """
     fit = expected.fit
     weights = (_weights(expected) * fit[:, None])[fit]
-    columns = (weights * bases[:, fit]).reshape(len(bases), -1)
+    columns = (weights * bases[:, :, fit]).reshape(*bases.shape[:2], -1)
     target = (weights * expected.gradients[fit]).ravel()
     for other in others:
         other = (weights * other[fit]).ravel()
         other = other / max(np.linalg.norm(other), 1e-300)
-        columns = columns - (columns @ other)[:, None] * other
+        columns = columns - (columns @ other)[..., None] * other
         target = target - (target @ other) * other
-    size = np.maximum(np.sqrt((columns**2).sum(axis=1)), 1e-300)
-    left = target @ target - (columns @ target / size) ** 2
-    return np.sqrt(np.maximum(left, 0.0) / fit.sum())
+    return np.sqrt(_left_of_target(columns, target) / fit.sum())
 
 
-def _polish(expected, family, value, others):
-    """The parameter by variable projection: Gauss-Newton on what the coefficients leave over."""
-    inside, outside = _unbounded(*family.bounds)
-    # Far apart, the dependence on the parameter is too wild to follow.
+def _left_of_target(groups, target):
+    """Squared length left of a target (M,) after projection on each group of columns (G, C, M)."""
+    size = np.maximum(np.sqrt((groups**2).sum(axis=-1, keepdims=True)), 1e-300)
+    groups = groups / size
+    along = groups @ target
+    if groups.shape[1] == 1:
+        covered = along[:, 0] ** 2
+    else:
+        products = groups @ groups.swapaxes(1, 2) + 1e-14 * np.eye(groups.shape[1])
+        covered = (along * np.linalg.solve(products, along[..., None])[..., 0]).sum(axis=-1)
+    left = target @ target - covered
+    return np.where(np.isfinite(left), np.maximum(left, 0.0), np.inf)
+
+
+def _polish(expected, family, values, others):
+    """The parameters by variable projection: Gauss-Newton on what the coefficients leave over."""
+    ways = [_unbounded(*bounds) for bounds in family.bounds]
+    # Far apart, the dependence on the parameters is too wild to follow.
     rows = np.flatnonzero(expected.fit & (expected.tier <= ORDINARY))
     fit, others = expected[rows], [other[rows] for other in others]
 
-    def base(u):
-        return family.member(inside(u)).gradient(fit.pairs)
+    def values_at(u):
+        return [inside(x) for (inside, _), x in zip(ways, u)]
 
-    u = outside(value)
-    here = _project(fit, [base(u), *others])
+    def bases(u):
+        return [member.gradient(fit.pairs) for member in family.members(*values_at(u))]
+
+    u = np.array([outside(value) for (_, outside), value in zip(ways, values)])
+    here = _project(fit, [*bases(u), *others])
     for _ in range(25):
-        change = _gauss_newton_step(fit, base, u, here[0][0], others)
+        change = _gauss_newton_step(fit, bases, u, here[0], others)
         if change is None:
             return None
         for _ in range(6):
-            there = _project(fit, [base(u + change), *others])
+            there = _project(fit, [*bases(u + change), *others])
             if there[1] <= here[1]:
                 break
             change /= 4
@@ -129,20 +179,24 @@ def _polish(expected, family, value, others):
             break
         stalled = there[1] > max(0.8 * here[1], 1e-6)
         u, here = u + change, there
-        if stalled or abs(change) < 1e-14 * max(1, abs(u)):
+        if stalled or (np.abs(change) < 1e-14 * np.maximum(1, np.abs(u))).all():
             break
-    return float(inside(u))
+    return [float(value) for value in values_at(u)]
 
 
-def _gauss_newton_step(fit, base, u, coefficient, others, step=1e-5):
-    """At most 1 either way; None where it is not finite."""
-    slope = coefficient * (base(u + step) - base(u - step)) / (2 * step)
+def _gauss_newton_step(fit, bases, u, coefficients, others, step=1e-5):
+    """At most 1 either way in each parameter; None where it is not finite."""
+    slopes = []
+    for shift in step * np.eye(len(u)):
+        both = zip(coefficients, bases(u + shift), bases(u - shift))
+        slopes.append(sum(c * (above - below) for c, above, below in both) / (2 * step))
     weights = _weights(fit)
-    columns = np.stack([(weights * b).ravel() for b in [base(u), *others, slope]], axis=1)
+    columns = np.stack([(weights * b).ravel() for b in [*bases(u), *others, *slopes]], axis=1)
     if not np.isfinite(columns).all():
         return None
     target = (weights * fit.gradients).ravel()
-    return float(np.clip(np.linalg.lstsq(columns, target, rcond=None)[0][-1], -1, 1))
+    solution = np.linalg.lstsq(columns, target, rcond=None)[0]
+    return np.clip(solution[-len(u) :], -1, 1)
 
 
 def _unbounded(low, high):
@@ -157,10 +211,15 @@ def _unbounded(low, high):
     return (lambda u: u), (lambda x: x)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=512)
 def _cached_grid(family, student, teacher, shape):
     pairs = Pairs(*(np.frombuffer(data).reshape(shape) for data in (student, teacher)))
-    return np.array([family.member(value).gradient(pairs) for value in family.grid])
+    return np.array(
+        [
+            [member.gradient(pairs) for member in family.members(*values)]
+            for values in family.grid
+        ]
+    )
 
 
 def _grid(family, pairs):

@@ -5,6 +5,7 @@ ZERO = "zero"
 CLOSE = " while the two are close"
 MARGIN = " until they are close"
 FACTOR = " × a factor that depends on the pair"
+OVER_VOCABULARY = "1/V × "
 POWERS = {1.0: "{}", -1.0: "1/{}", 0.5: "√{}", -0.5: "1/√{}"}
 
 
@@ -14,9 +15,7 @@ def phrase(terms, per_token=False):
     terms = sorted(terms, key=lambda term: (term[0] < 0, -abs(term[0])))
     if len(terms) == 1:
         ((coefficient, candidate),) = terms
-        if per_token:
-            return f"{coefficient_text(coefficient)}/V × {candidate.name}"
-        return times(coefficient, candidate.name)
+        return times(coefficient, (OVER_VOCABULARY if per_token else "") + candidate.name)
     text = ""
     for coefficient, candidate in terms:
         sign = " − " if coefficient < 0 else " + "
@@ -27,6 +26,8 @@ def phrase(terms, per_token=False):
 
 
 def times(coefficient, name):
+    if name.startswith(OVER_VOCABULARY):
+        return f"{coefficient_text(coefficient)}/V × {name.removeprefix(OVER_VOCABULARY)}"
     return name if coefficient == 1 else f"{coefficient_text(coefficient)} × {name}"
 
 

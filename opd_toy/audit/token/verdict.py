@@ -1,11 +1,11 @@
 """Which candidate has these gradients?  Fitted on half of the pairs, confirmed on all.
 
 The simplest explanation comes first: zero, one divergence, a sum of two or three,
-a family with its parameter fitted, the top-K forms, a family and one term besides;
-each for the loss itself and for the loss times V.  An explanation counts where on
-*every* pair its distance to the measured gradient is at most ``tolerance`` of the
-gradient's length (and the rounding of the measurement); otherwise the verdict is
-"none of these".
+a family with its parameter fitted, the top-K forms, the same at a temperature, a family and
+one term besides; then any function of the log-ratio, and weights that depend on the pair.
+An explanation counts where on *every* pair its distance to the measured gradient is at most
+``tolerance`` of the gradient's length (and the rounding of the measurement); otherwise the
+verdict is "none of these".
 """
 
 import itertools
@@ -13,33 +13,32 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from opd_toy import distributions, objectives
 from opd_toy.audit.formats import COARSE
-from opd_toy.audit.token import candidates, names
+from opd_toy.audit.token import (
+    candidates,
+    geometric,
+    heads,
+    mixtures,
+    names,
+    ratios,
+    temperatures,
+    weights,
+)
 from opd_toy.audit.token.expected import lengths
-from opd_toy.audit.token.fit import confirmed, fitted
+from opd_toy.audit.token.fit import confirmed, fitted, nearly, sums
+from opd_toy.audit.token.mixtures import Factor, Mixture
 
 LEGIBLE = 0.15  # rounding above this share of a gradient would let anything pass for anything
-
-
-@dataclass(frozen=True)
-class Factor:
-    """What stands in front of the terms and depends on the pair: number × quantity ** power.
-
-    ``quantity`` is None where it is no such power.
-    """
-
-    number: float
-    quantity: str | None = None
-    power: float = 1.0
 
 
 @dataclass(frozen=True)
 class Verdict:
     """``terms``: (coefficient, Candidate) whose sum, over V where ``per_token``, is the gradient.
 
-    ``factor``: what it is multiplied by besides, or None.  ``holds`` (N,): on which of
-    all pairs it is.  No terms: the gradient is 0 where ``zero``, else not known.
+    ``factor``: what it is multiplied by besides, or None.  ``mixture``: two terms whose
+    weights differ from pair to pair.  ``curve``: the weight of the log-ratio, where it is a
+    function of that alone.  ``holds`` (N,): on which of all pairs it is.  Neither terms nor
+    a mixture with a name: the gradient is 0 where ``zero``, else not known.
     """
 
     terms: tuple = ()
@@ -47,17 +46,19 @@ class Verdict:
     factor: Factor | None = None
     zero: bool = False
     holds: np.ndarray = field(default=None, repr=False)
+    mixture: Mixture | None = None
+    curve: ratios.Curve | None = field(default=None, repr=False)
 
     @property
     def known(self):
-        return bool(self.terms)
+        return bool(self.terms) or bool(self.mixture and self.mixture.name)
 
     @property
     def name(self):
         if self.zero:
             return names.ZERO
         if not self.terms:
-            return names.NONE
+            return (self.mixture and self.mixture.name) or names.NONE
         if not self.factor:
             return names.phrase(self.terms, self.per_token)
         if self.factor.quantity is None:
@@ -87,12 +88,15 @@ def identify(expected):
     everywhere = np.ones(len(expected.tier), bool)
     if all(np.abs(part.gradients).max() < 1e-14 for part in expected.parts):
         return Verdict(zero=True, holds=everywhere)  # nothing but the rounding of zeros
-    return Verdict(holds=~everywhere)
+    if not np.isfinite(expected.gradients).all():
+        return Verdict(holds=~everywhere)
+    verdict = _by_its_curve(expected) or _by_its_weights(expected)
+    return verdict or Verdict(holds=~everywhere)
 
 
 def _where(expected, verdict):
     if verdict.factor:
-        return _along(expected, verdict.terms[0][1])[1]
+        return mixtures.along_candidate(expected, verdict.terms[0][1])[1]
     return expected.agrees(verdict.gradient(expected.pairs))
 
 
@@ -104,15 +108,37 @@ def _explain(expected, thorough):
     drowned = (expected.rounding > LEGIBLE * size) & (size > 0) & (expected.tier <= 1)
     if drowned.any():
         return None
-    searches = [_one_term]
-    if expected.tolerance <= COARSE:  # above, a fitted parameter would prove nothing
-        searches += [_two_terms, _three_terms, _family, _top_k]
-        searches += [_family_and_term] if thorough else []
-    for search in searches:
-        for part, per_token in ((expected, False), (expected.times_vocabulary(), True)):
-            if terms := _plainer(search(part)):
-                return Verdict(terms, per_token)
-    return _factor(expected) if thorough else None
+    if expected.tolerance > COARSE:  # a fitted parameter would prove nothing
+        return _first_of((_one_term,), expected) or (_factor(expected) if thorough else None)
+    alone = ratios.of_the_ratio_alone(expected)
+    searches = [_one_term, _two_terms, _three_terms]
+    if alone is not False:
+        searches += [_divergence]
+    if not alone:
+        searches += [_tempered_kl, heads.search]
+    if verdict := _first_of(searches, expected):
+        return verdict
+    if not alone and (verdict := _at_a_temperature(expected)):
+        return verdict
+    if not thorough:
+        return None
+    if alone:
+        slow = [_divergence_and_term, _both_skews, _geometric]
+    else:
+        slow = [_geometric, _family_and_term, _both_skews, _at_two_parameters]
+    slow = [_terms_over_the_vocabulary, *slow]
+    if alone is False and nearly(expected, candidates.KLS):
+        slow = slow[:1]  # no other could be nearer
+    return _first_of(slow, expected) or _factor(expected)
+
+
+def _first_of(searches, expected):
+    """-> Verdict of the first search that finds terms, for the loss itself or for it times V."""
+    parts = ((expected, False), (expected.times_vocabulary(), True))
+    for search, (part, per_token) in itertools.product(searches, parts):
+        if terms := _plainer(search(part)):
+            return Verdict(terms, per_token)
+    return None
 
 
 def _plainer(terms):
@@ -124,59 +150,8 @@ def _plainer(terms):
         (reverse, _), (entropy, _) = terms
         if abs(reverse - entropy - 1) < 1e-9:
             temperature = float(f"{1 / reverse:.12g}")
-            return ((1.0, candidates.reverse_kl_to_tempered_teacher(temperature)),)
+            return ((1.0, temperatures.reverse_kl_to_tempered_teacher(temperature)),)
     return terms
-
-
-def _factor(expected):
-    """One divergence times a number that differs from pair to pair."""
-    for candidate in candidates.TERMS[:2]:
-        factors, along = _along(expected, candidate)
-        if expected.large and not _along(expected.large, candidate)[1].all():
-            continue
-        one_sign = (factors.max() > 0) != (factors.min() < 0)
-        if not (along.all() and one_sign):
-            continue
-        sign = -1.0 if factors.min() < 0 else 1.0
-        known = _power_law(expected, factors) if (factors != 0).all() else None
-        return Verdict(((sign, candidate),), factor=known or Factor(sign))
-    return None
-
-
-def _along(expected, candidate):
-    """(factors (N,), on which pairs the gradient is that multiple of the candidate's)."""
-    base = candidate.gradient(expected.pairs)
-    factors = (expected.gradients * base).sum(axis=-1) / (base**2).sum(axis=-1)
-    return factors, expected.agrees(factors[:, None] * base)
-
-
-def _power_law(expected, factors):
-    """-> Factor where the factors are a number times a power of a known quantity, else None."""
-    fit, tolerance = expected.fit, 10 * expected.tolerance
-    for name, values in _quantities(expected.pairs).items():
-        columns = np.stack([np.ones(len(values)), np.log(values)], axis=1)
-        target = np.log(np.abs(factors[fit]))
-        intercept, power = np.linalg.lstsq(columns[fit], target, rcond=None)[0]
-        power = float(f"{power:.6g}")
-        number = np.sign(factors[0]) * np.exp(intercept)
-        if power and np.allclose(factors, number * values**power, rtol=tolerance, atol=0):
-            number = 1.0 if abs(number - 1) <= tolerance else float(f"{number:.6g}")
-            return Factor(number, name, power)
-    return None
-
-
-def _quantities(pairs):
-    p, q = pairs.p, pairs.q
-    ratio = np.where(p > 0, distributions.log_ratio(p, q), 0.0)
-    reverse = objectives.reverse_kl(p, q)
-    return {
-        "V": pairs.sizes.astype(float),
-        "KL(p‖q)": reverse,
-        "KL(q‖p)": objectives.forward_kl(p, q),
-        "H(q)": distributions.entropy(q),
-        "H(p)": distributions.entropy(p),
-        "std(log p/q)": np.sqrt((p * (ratio - reverse[:, None]) ** 2).sum(axis=-1)),
-    }
 
 
 def _first(found):
@@ -188,53 +163,125 @@ def _one_term(expected):
 
 
 def _two_terms(expected):
-    pairs = itertools.combinations(candidates.TERMS, 2)
-    return _first(confirmed(expected, pair) for pair in pairs)
+    return _first(sums(expected, candidates.TERMS, 2))
 
 
 def _three_terms(expected):
-    triples = itertools.combinations(candidates.TERMS, 3)
-    return _first(confirmed(expected, triple) for triple in triples)
+    return _first(sums(expected, candidates.TERMS, 3))
 
 
-def _family(expected):
+def _simplest(found):
     """Near its ends a family may pass for another, with an odd scale: the simplest scale wins."""
-    found = [terms for family in candidates.FAMILIES if (terms := fitted(expected, family, []))]
 
     def length(terms):
         coefficient = terms[0][0]
         return 0 if coefficient == 1 else len(names.coefficient_text(coefficient))
 
-    return min(found, key=length, default=None)
+    return min(filter(None, found), key=length, default=None)
+
+
+def _divergence(expected):
+    """One function of the log-ratio that has a name."""
+    families = candidates.DIVERGENCES
+    named = [confirmed(expected, [candidate]) for candidate in weights.NAMED]
+    found = [fitted(expected, family) for family in families]
+    if terms := _simplest(found + named):
+        return terms
+    return weights.simpler(_first(fitted(expected, family) for family in weights.FAMILIES))
+
+
+def _tempered_kl(expected):
+    families = temperatures.KLS_AT_ONE_TEMPERATURE
+    return _simplest([fitted(expected, family) for family in families])
+
+
+def _at_a_temperature(expected):
+    """All of these for both models softened, at the temperature that the gradients tell."""
+    found = ratios.at_temperature_one(expected)
+    if found is None:
+        return None
+    softened, temperature = found
+    searches = [_one_term, _two_terms, _divergence, heads.search, _both_skews]
+    verdict = _first_of(searches, softened)
+    if not verdict or verdict.per_token and softened is None:
+        return None
+    terms = tuple(
+        (coefficient, temperatures.at_temperature(candidate, temperature, temperature))
+        for coefficient, candidate in verdict.terms
+    )
+    part = expected.times_vocabulary() if verdict.per_token else expected
+    terms = confirmed(part, [candidate for _, candidate in terms])
+    return terms and replace(verdict, terms=terms)
+
+
+def _divergence_and_term(expected):
+    both = itertools.product((*candidates.DIVERGENCES, *weights.FAMILIES), candidates.KLS)
+    named = itertools.product(weights.NAMED, candidates.KLS)
+    return _first(confirmed(expected, both) for both in named) or _first(
+        fitted(expected, family, [term]) for family, term in both
+    )
 
 
 def _family_and_term(expected):
-    both = itertools.product(candidates.FAMILIES, candidates.TERMS)
+    families = (*candidates.DIVERGENCES, *temperatures.KLS_AT_ONE_TEMPERATURE)
+    both = itertools.product(families, candidates.TERMS)
     return _first(fitted(expected, family, [term]) for family, term in both)
 
 
-def _top_k(expected):
-    sizes = np.concatenate([part.pairs.sizes for part in expected.parts])
-    for k in _heads(expected):
-        if (sizes > k).sum() < 2:
-            continue  # one pair cannot suggest K and confirm it: a nucleus has a K for every pair
-        alone = (confirmed(expected, [candidate]) for candidate in candidates.top_k(k))
-        families = (fitted(expected, family, []) for family in candidates.top_k_families(k))
-        if found := _first(itertools.chain(alone, families)):
-            return found
-    return None
+def _both_skews(expected):
+    return fitted(expected, candidates.BOTH_SKEWS)
 
 
-def _heads(expected):
-    """The K a loss on K tokens must have: outside, the gradient is in one proportion to p."""
-    found = set()
-    for part in expected.parts:
-        sizes = part.pairs.sizes
-        row = int(np.argmax(np.where(part.tier == min(1, part.tier.max()), sizes, 0)))
-        size = int(sizes[row])
-        shares = np.sort(part.gradients[row, :size] / part.pairs.p[row, :size])
-        width = max(1e-6, 10 * part.tolerance) * np.abs(shares).max()
-        alike = np.searchsorted(shares, shares + width, side="right") - np.arange(size)
-        if alike.max() > 1:
-            found.add(size - int(alike.max()))
-    return sorted(k for k in found if k)
+def _geometric(expected):
+    return _simplest([fitted(expected, family) for family in geometric.FAMILIES])
+
+
+def _at_two_parameters(expected):
+    families = (
+        *temperatures.DIVERGENCES_AT_TEMPERATURE,
+        *temperatures.KLS_AT_TWO_TEMPERATURES,
+    )
+    return _simplest([fitted(expected, family) for family in families])
+
+
+def _terms_over_the_vocabulary(expected):
+    """Sums of which some terms, and not all, are means over the vocabulary."""
+    both = (*candidates.TERMS, *candidates.TERMS_OVER_VOCABULARY)
+    found = itertools.chain(sums(expected, both, 2), sums(expected, both, 3))
+    return _first(found)
+
+
+def _factor(expected):
+    """One divergence times a number that differs from pair to pair."""
+    found = mixtures.one_with_a_factor(expected)
+    if found is None:
+        return None
+    sign, candidate, factor = found
+    return Verdict(((sign, candidate),), factor=factor)
+
+
+def _by_its_curve(expected):
+    """A function of the log-ratio without a formula, or one that is clipped."""
+    if not ratios.of_the_ratio_alone(expected):
+        return None
+    curve = ratios.curve(expected)
+    if curve is None or curve.is_flat():
+        return None
+    for candidate in weights.clipped(curve):
+        if terms := confirmed(expected, [candidate]):
+            verdict = Verdict(terms, curve=curve)
+            return replace(verdict, holds=expected.agrees(verdict.gradient(expected.pairs)))
+    holds = ratios.follows(expected, curve)
+    if not curve.increasing or not holds.all():
+        return Verdict(holds=np.zeros(len(expected.tier), bool), curve=curve)
+    return Verdict(((1.0, weights.any_f_divergence()),), holds=holds, curve=curve)
+
+
+def _by_its_weights(expected):
+    """Two terms whose weights differ from pair to pair."""
+    if expected.tolerance > COARSE:
+        return None
+    found = mixtures.mixture(expected)
+    if found is None:
+        return None
+    return Verdict(mixture=found, holds=np.full(len(expected.tier), bool(found.name)))

@@ -1,0 +1,128 @@
+"""Softened distributions: of both models, of one, each at a temperature of its own.
+
+``softened`` turns measured gradients into those of a loss at temperature 1, so that every
+name there is has its form at a temperature; ``temperature`` finds which.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from opd_toy import objectives
+from opd_toy.audit.token.candidates import (
+    DIRECTIONS,
+    Candidate,
+    Family,
+    alpha_divergence,
+    jsd,
+    line,
+    skewed_forward,
+    skewed_reverse,
+)
+from opd_toy.audit.token.names import format_number
+from opd_toy.audit.token.pairs import Pairs
+from opd_toy.distributions import softmax
+
+TEMPERATURES = (0.1, 0.25, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
+BOUNDS = (0.01, 1000)
+_FEW = (0.4, 0.7, 0.9, 1.2, 2.0, 4.0)
+_SHARES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
+
+
+def softened_pairs(pairs, student=1.0, teacher=1.0):
+    return Pairs(pairs.student_logits / student, pairs.teacher_logits / teacher)
+
+
+def softened(expected, temperature):
+    """Expected: the gradients in the softened logits z / T, in which z's are 1 / T of them."""
+    large = expected.large and softened(expected.large, temperature)
+    return replace(
+        expected,
+        pairs=softened_pairs(expected.pairs, temperature, temperature),
+        gradients=expected.gradients * temperature,
+        rounding=expected.rounding * temperature,
+        zero=expected.zero * temperature,
+        large=large,
+    )
+
+
+def at_temperature(candidate, student, teacher):
+    """A candidate of softened models; the chain rule divides by the student's temperature."""
+    given = {"student_temperature": student, "teacher_temperature": teacher}
+    if student == teacher:
+        given, words = {"temperature": student}, f" at temperature {format_number(student)}"
+    elif teacher == 1:
+        del given["teacher_temperature"]
+        words = f" with the student alone at temperature {format_number(student)}"
+    elif student == 1:
+        del given["student_temperature"]
+        words = f" to the teacher at temperature {format_number(teacher)}"
+    else:
+        words = (
+            f" with the student at temperature {format_number(student)}"
+            f" and the teacher at {format_number(teacher)}"
+        )
+    head, on, rest = candidate.name.partition(" on the ")
+    return Candidate(
+        head + words + on + rest,
+        lambda pairs: candidate.gradient(softened_pairs(pairs, student, teacher)) / student,
+        None,
+        (*candidate.parameters, *((name, float(value)) for name, value in given.items())),
+    )
+
+
+def _kl(direction):
+    gradient = DIRECTIONS[direction]
+    return Candidate(f"{direction} KL", lambda pairs: gradient(pairs.p, pairs.q))
+
+
+def reverse_kl_to_tempered_teacher(temperature):
+    return at_temperature(_kl("reverse"), 1, temperature)
+
+
+def _of_kl(direction, student, teacher):
+    """The family along the temperature of ``student``, ``teacher`` or, of both, one and the same."""
+
+    def member(temperature):
+        return at_temperature(
+            _kl(direction), temperature if student else 1, temperature if teacher else 1
+        )
+
+    return line(member, TEMPERATURES, BOUNDS)
+
+
+KLS_AT_ONE_TEMPERATURE = tuple(
+    _of_kl(direction, student, teacher)
+    for student, teacher in ((True, True), (False, True), (True, False))
+    for direction in ("forward", "reverse")
+)
+
+
+def _of_divergence(member, shares, bounds, student, teacher):
+    def members(temperature, value):
+        whole = (temperature if student else 1, temperature if teacher else 1)
+        return (at_temperature(member(value), *whole),)
+
+    grid = tuple((temperature, value) for temperature in _FEW for value in shares)
+    return Family(members, grid, (BOUNDS, bounds))
+
+
+_ALPHAS = (-1.0, 0.3, 0.7, 2.0)
+DIVERGENCES_AT_TEMPERATURE = tuple(
+    _of_divergence(member, shares, bounds, student, teacher)
+    for student, teacher in ((True, True), (False, True), (True, False))
+    for member, shares, bounds in (
+        (jsd, _SHARES, (0, 1)),
+        (skewed_forward, _SHARES, (0, 1)),
+        (skewed_reverse, _SHARES, (0, 1)),
+        (alpha_divergence, _ALPHAS, (-np.inf, np.inf)),
+    )
+)
+KLS_AT_TWO_TEMPERATURES = tuple(
+    Family(
+        lambda student, teacher, kl=_kl(direction): (at_temperature(kl, student, teacher),),
+        tuple((student, teacher) for student in _FEW for teacher in _FEW if student != teacher),
+        (BOUNDS, BOUNDS),
+    )
+    for direction in DIRECTIONS
+)
