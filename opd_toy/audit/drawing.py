@@ -18,6 +18,10 @@ ALT_GRADIENTS = (
     "(−0.5, 0.1, 0.4) and the reverse KL's (−0.387, −0.082, 0.469). "
     "Single draws have a standard deviation of {spread}. Verdict: {optimises}."
 )
+ALT_WEIGHT = (
+    " Beside it the weight of each log-ratio log p/q, from {ends}, "
+    "with the weights of both KLs and of the total variation."
+)
 ALT_DISTANCES = (
     "Relative distance of the expected gradient from each objective's: {distances}. "
     "Verdict: {optimises}."
@@ -33,15 +37,61 @@ def of_tokens(report):
         spread=number(math.sqrt(max(report.variance, 0.0)), 3),
         optimises=report.optimises,
     )
+    if report.weight:
+        ends = [
+            f"{number(report.weight['weight'][end], 3)} at {number(ratio, 3)}"
+            for end in (0, -1)
+            for ratio in [report.weight["log_ratio"][end]]
+        ]
+        alt += ALT_WEIGHT.format(ends=" to ".join(ends))
+        return _page(report, draw_gradients_and_weight, alt)
     return _page(report, draw_gradients, alt)
+
+
+def draw_gradients_and_weight(report, style):
+    """The gradients, and beside them the weight of each log-ratio with that of both KLs and TV."""
+    import matplotlib.pyplot as plt
+
+    drawn, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2), width_ratios=(5, 4))
+    _gradients(left, report, style)
+    left.set_title(_wrapped(f"follows: {report.optimises}", 44))
+    _weight(right, report.weight, style)
+    return drawn
+
+
+def _weight(axes, weight, style):
+    ratios, weights = np.array(weight["log_ratio"]), np.array(weight["weight"])
+    fine = np.linspace(ratios[0], ratios[-1], 400)
+    axes.axhline(0, color=style["muted"], linewidth=1)
+    for label, values, colour, line in (
+        ("forward KL", -np.expm1(-fine), style["forward_kl"], "-"),
+        ("reverse KL", fine, style["reverse_kl"], "-"),
+        ("total variation", 0.5 * np.sign(fine), style["muted"], "--"),
+    ):
+        axes.plot(fine, values, line, color=colour, linewidth=1.2, label=label)
+    axes.plot(ratios, weights, ".-", color=style["ink"], markersize=4, label="this loss")
+    reach = 1.25 * np.clip(np.abs(weights).max(), 0.5, 4)
+    axes.set(
+        ylim=(-reach, reach),
+        xlabel="log p/q of a token",
+        ylabel="weight on its log-probability",
+        title="the weight of each log-ratio",
+    )
+    axes.legend(loc="lower right", fontsize=8)
 
 
 def draw_gradients(report, style):
     """Expected gradient per token, one standard deviation of draws, and both KLs' beside it."""
     import matplotlib.pyplot as plt
 
-    tokens = np.arange(3)
     drawn, axes = plt.subplots(figsize=(6, 3))
+    _gradients(axes, report, style)
+    axes.set_title(_wrapped(f"follows: {report.optimises}"))
+    return drawn
+
+
+def _gradients(axes, report, style):
+    tokens = np.arange(3)
     bars = (
         ("forward KL", forward_kl_logit_gradient(STUDENT, TEACHER), style["forward_kl"]),
         ("this loss", report.expected_gradient, style["muted"]),
@@ -63,10 +113,8 @@ def draw_gradients(report, style):
         xticks=tokens,
         xticklabels=TOKENS,
         ylabel="gradient in the logit",
-        title=f"follows: {report.optimises}",
     )
     axes.legend(loc="upper left", fontsize=9)
-    return drawn
 
 
 def of_texts(report):
@@ -164,9 +212,9 @@ def draw_distances(report, style):
     return drawn
 
 
-def _wrapped(title):
+def _wrapped(title, width=48):
     unbroken = title.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
-    return "\n".join(textwrap.wrap(unbroken, 48))
+    return "\n".join(textwrap.wrap(unbroken, width))
 
 
 def _page(report, draw, alt):

@@ -6,6 +6,7 @@ from opd_toy import objectives
 from opd_toy.audit.token.expected import lengths
 from opd_toy.audit.token.pairs import ORDINARY
 from opd_toy.audit.token.values import Values
+from opd_toy.audit.token.weights import NAMED
 
 
 def compared(expected, still):
@@ -16,6 +17,7 @@ def compared(expected, still):
         "forward KL": objectives.forward_kl_logit_gradient(pairs.p, pairs.q),
         "reverse KL": objectives.reverse_kl_logit_gradient(pairs.p, pairs.q),
         "JSD(β = 0.5)": objectives.generalized_jsd_logit_gradient(pairs.p, pairs.q, 0.5),
+        **{candidate.name: candidate.gradient(pairs) for candidate in NAMED},
     }
     nearest = {"name": None, "cosine": None, "norm_ratio": 0.0}
     if not still:

@@ -215,10 +215,7 @@ def _unbounded(low, high):
 def _cached_grid(family, student, teacher, shape):
     pairs = Pairs(*(np.frombuffer(data).reshape(shape) for data in (student, teacher)))
     return np.array(
-        [
-            [member.gradient(pairs) for member in family.members(*values)]
-            for values in family.grid
-        ]
+        [[member.gradient(pairs) for member in family.members(*values)] for values in family.grid]
     )
 
 

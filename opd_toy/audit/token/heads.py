@@ -67,7 +67,7 @@ SEARCHES = {
 
 @functools.cache
 def top_k(k):
-    """Both KLs on the teacher's or the student's k likeliest tokens, the others treated each way."""
+    """Both KLs on either model's k likeliest tokens, with every treatment of the others."""
     return [candidate for whose in WHOSE for candidate in of_one_head(whose, k)]
 
 
@@ -305,4 +305,5 @@ def _alike(values, width):
     """How many of these values are one and the same."""
     values = np.sort(values)
     width = width * np.abs(values).max()
-    return int((np.searchsorted(values, values + width, side="right") - np.arange(len(values))).max())
+    beyond = np.searchsorted(values, values + width, side="right")
+    return int((beyond - np.arange(len(values))).max())

@@ -6,6 +6,7 @@ from opd_toy import objectives
 from opd_toy.audit import formats
 from opd_toy.audit.report import OTHER
 from opd_toy.audit.token import beside, names
+from opd_toy.audit.token.describe import described
 from opd_toy.audit.token.expected import expected, lengths
 from opd_toy.audit.token.findings import findings, stops_short
 from opd_toy.audit.token.measure import SETTLED
@@ -32,6 +33,7 @@ def judge(measured):
     return TokenReport(
         **_statement(verdict, seen, stops_short(found)),
         with_other_tokens=with_other,
+        **described(tables, seen, verdict),
         expected_gradient=gradient,
         **_spread(notes, drawn_from, verdict),
         **beside.compared(seen, verdict.zero),

@@ -4,6 +4,7 @@ A weight has a law where it is a number times a power of a known quantity, or an
 function of one, or the exponential or the sigmoid of one.
 """
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -46,13 +47,16 @@ def one_with_a_factor(expected):
         sign = -1.0 if factors.min() < 0 else 1.0
         known = _power_law(expected, factors) if (factors != 0).all() else None
         if known is None:
-
-            def holds(law):
-                return expected.agrees(law[:, None] * candidate.gradient(expected.pairs)).all()
-
-            known = Factor(sign, law=_law_in_words(expected, factors, holds))
+            law = _law_in_words(
+                expected, factors, functools.partial(_is_factor, expected, candidate)
+            )
+            known = Factor(sign, law=law)
         return sign, candidate, known
     return None
+
+
+def _is_factor(expected, candidate, factors):
+    return expected.agrees(factors[:, None] * candidate.gradient(expected.pairs)).all()
 
 
 def along_candidate(expected, candidate):
@@ -73,7 +77,7 @@ class Mixture:
     @property
     def name(self):
         if None in self.laws:
-            return None
+            return None  # it has none: without laws anything might pass for a mixture
         terms = [
             times(1, candidate.name) if law == "1" else f"{_bracketed(law)} × {candidate.name}"
             for law, candidate in zip(self.laws, self.candidates)
@@ -82,7 +86,13 @@ class Mixture:
 
 
 def _bracketed(law):
-    return f"({law})" if " + " in law or " − " in law[1:] else law
+    """In brackets where it is a sum, other than inside brackets of its own."""
+    depth = 0
+    for place, sign in enumerate(law):
+        depth += (sign == "(") - (sign == ")")
+        if depth == 0 and place and law[place - 1 : place + 2] in (" + ", " − "):
+            return f"({law})"
+    return law
 
 
 def mixture(expected):
@@ -125,26 +135,21 @@ def _laws(expected, candidates, weights):
     def holds(first, second):
         return expected.agrees(first[:, None] * bases[0] + second[:, None] * bases[1]).all()
 
-    for index in (0, 1):
-        ordered = (lambda a, b: holds(a, b)) if index == 0 else (lambda a, b: holds(b, a))
-        mine = weights[index]
-        rest = _law_in_words(expected, mine, lambda law: ordered(law, 1 - law))
-        if rest and rest != "1":
-            laws = (rest, _one_less(rest))
-            return laws if index == 0 else laws[::-1]
-    found = []
-    for index in (0, 1):
-        other = weights[1 - index]
-        ordered = (lambda a, b: holds(a, b)) if index == 0 else (lambda a, b: holds(b, a))
-        found.append(
-            _law_in_words(expected, weights[index], lambda law: ordered(law, other), plain=True)
-        )
-    return tuple(found)
+    first, second = weights
+    if law := _law_in_words(expected, first, lambda tried: holds(tried, 1 - tried)):
+        return law, _one_less(law)
+    if law := _law_in_words(expected, second, lambda tried: holds(1 - tried, tried)):
+        return _one_less(law), law
+    return (
+        _law_in_words(expected, first, lambda tried: holds(tried, second), plain=True),
+        _law_in_words(expected, second, lambda tried: holds(first, tried), plain=True),
+    )
 
 
 def _one_less(law):
     if law.startswith("1 − "):
-        return law.removeprefix("1 − ").strip("()")
+        rest = law.removeprefix("1 − ")
+        return rest[1:-1] if rest == f"({rest[1:-1]})" and _bracketed(rest[1:-1]) == rest else rest
     return f"1 − {_bracketed(law)}"
 
 
@@ -258,7 +263,7 @@ def _in_words(kind, name, x, fitted, back, sign, holds):
 
 
 def _spelled(kind, name, constant, slope, factor):
-    short = lambda value: format_number(value, 9).replace("-", "−")  # noqa: E731
+    short = lambda value: format_number(value, 9).replace("-", "−")
     if kind == "power":
         return power_text(factor * round(float(np.exp(constant)), 12), name, slope)
     size = times(abs(slope), name)

@@ -40,6 +40,30 @@ def coefficient_text(value):
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
+# Of objectives and their parameters: what else one of them is called.
+ALSO = {
+    ("generalized_jsd", (("beta", 0.5),)): (1.0, "Jensen–Shannon divergence"),
+    ("alpha_divergence", (("alpha", 2.0),)): (0.5, "χ²(p‖q)"),
+    ("alpha_divergence", (("alpha", -1.0),)): (0.5, "χ²(q‖p)"),
+    ("alpha_divergence", (("alpha", 0.5),)): (4.0, "squared Hellinger distance 1 − Σ √(p q)"),
+}
+
+
+def also(terms):
+    """Another name of a sum of (coefficient, Candidate), or None."""
+    named = {candidate.name: coefficient for coefficient, candidate in terms}
+    equal = len(set(named.values())) == 1
+    if set(named) == {"forward KL", "reverse KL"} and equal:
+        return times(terms[0][0], "Jeffreys divergence KL(p‖q) + KL(q‖p)")
+    if set(named) == {"reverse KL", "entropy"} and equal:
+        return times(terms[0][0], "the expected −log q of the student's token, −Σ p log q")
+    if len(terms) == 1:
+        ((coefficient, candidate),) = terms
+        factor, name = ALSO.get((candidate.objective, candidate.parameters), (None, None))
+        return name and times(coefficient * factor, name)
+    return None
+
+
 def power_text(number, quantity, power):
     """ "2 × KL(p‖q)", "1/H(p)", "V^1.5"."""
     template = POWERS.get(power, "{}^" + format_number(power))

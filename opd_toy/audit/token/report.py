@@ -28,6 +28,12 @@ class TokenReport(Report):
     expectation; ``value_at_teacher``: its value at student = teacher.
     ``fixed_point``: gradient there, and where descent from the notes' student ends.
     ``edges``: [{"edge", "severity", "finding"}], severity "broken", "note" or "fine".
+    ``also``: another name of it.  ``factor``: the law of a factor that depends on the pair;
+    ``mixture``: [{"name", "law", "at_notes_pair"}] of two terms whose weights do, or None.
+    ``acts_on``: what the gradient of one draw pushes.  ``ratio_alone``: whether on each pair
+    a token's weight w in p_j (w_j − mean) depends on log p/q alone (None: cannot be told);
+    ``weight``: {"log_ratio", "weight", "increasing"}, its curve where it is one for all pairs
+    and no KL's or JSD's, shifted to 0 at log p/q = 0.
     ``tolerance``: how far off the gradient may be on an ordinary pair without being
     seen, relative to its own length, or for "zero" to the mean length of single draws.
     ``call``: {"loss", "arguments", "notes"}, how the loss was called and what each argument got.
@@ -62,6 +68,12 @@ class TokenReport(Report):
     vocabularies: tuple
     farthest: float
     call: dict | None = None
+    also: str | None = None
+    factor: str | None = None
+    mixture: list | None = None
+    acts_on: str | None = None
+    ratio_alone: bool | None = None
+    weight: dict | None = None
 
     def __str__(self):
         return words.text(self)

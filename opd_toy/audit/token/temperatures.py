@@ -4,11 +4,11 @@
 name there is has its form at a temperature; ``temperature`` finds which.
 """
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 
-from opd_toy import objectives
 from opd_toy.audit.token.candidates import (
     DIRECTIONS,
     Candidate,
@@ -21,7 +21,6 @@ from opd_toy.audit.token.candidates import (
 )
 from opd_toy.audit.token.names import format_number
 from opd_toy.audit.token.pairs import Pairs
-from opd_toy.distributions import softmax
 
 TEMPERATURES = (0.1, 0.25, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
 BOUNDS = (0.01, 1000)
@@ -81,7 +80,7 @@ def reverse_kl_to_tempered_teacher(temperature):
 
 
 def _of_kl(direction, student, teacher):
-    """The family along the temperature of ``student``, ``teacher`` or, of both, one and the same."""
+    """The family along one temperature, of the ``student``, the ``teacher`` or both."""
 
     def member(temperature):
         return at_temperature(
@@ -118,11 +117,14 @@ DIVERGENCES_AT_TEMPERATURE = tuple(
         (alpha_divergence, _ALPHAS, (-np.inf, np.inf)),
     )
 )
-KLS_AT_TWO_TEMPERATURES = tuple(
-    Family(
-        lambda student, teacher, kl=_kl(direction): (at_temperature(kl, student, teacher),),
-        tuple((student, teacher) for student in _FEW for teacher in _FEW if student != teacher),
+
+
+def _at_two_temperatures(direction):
+    return Family(
+        lambda student, teacher: (at_temperature(_kl(direction), student, teacher),),
+        tuple(itertools.permutations(_FEW, 2)),
         (BOUNDS, BOUNDS),
     )
-    for direction in DIRECTIONS
-)
+
+
+KLS_AT_TWO_TEMPERATURES = tuple(map(_at_two_temperatures, DIRECTIONS))

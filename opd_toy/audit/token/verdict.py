@@ -88,7 +88,7 @@ def identify(expected):
     everywhere = np.ones(len(expected.tier), bool)
     if all(np.abs(part.gradients).max() < 1e-14 for part in expected.parts):
         return Verdict(zero=True, holds=everywhere)  # nothing but the rounding of zeros
-    if not np.isfinite(expected.gradients).all():
+    if not np.isfinite(expected.gradients).all() or _drowned(expected):
         return Verdict(holds=~everywhere)
     verdict = _by_its_curve(expected) or _by_its_weights(expected)
     return verdict or Verdict(holds=~everywhere)
@@ -104,9 +104,7 @@ def _explain(expected, thorough):
     """-> Verdict or None; ``thorough``: the slowest searches too."""
     if all((lengths(part.gradients) <= part.zero).all() for part in expected.parts):
         return Verdict(zero=True)
-    size = lengths(expected.gradients)
-    drowned = (expected.rounding > LEGIBLE * size) & (size > 0) & (expected.tier <= 1)
-    if drowned.any():
+    if _drowned(expected):
         return None
     if expected.tolerance > COARSE:  # a fitted parameter would prove nothing
         return _first_of((_one_term,), expected) or (_factor(expected) if thorough else None)
@@ -130,6 +128,11 @@ def _explain(expected, thorough):
     if alone is False and nearly(expected, candidates.KLS):
         slow = slow[:1]  # no other could be nearer
     return _first_of(slow, expected) or _factor(expected)
+
+
+def _drowned(expected):
+    size = lengths(expected.gradients)
+    return ((expected.rounding > LEGIBLE * size) & (size > 0) & (expected.tier <= 1)).any()
 
 
 def _first_of(searches, expected):
@@ -203,7 +206,7 @@ def _at_a_temperature(expected):
     softened, temperature = found
     searches = [_one_term, _two_terms, _divergence, heads.search, _both_skews]
     verdict = _first_of(searches, softened)
-    if not verdict or verdict.per_token and softened is None:
+    if not verdict:
         return None
     terms = tuple(
         (coefficient, temperatures.at_temperature(candidate, temperature, temperature))
@@ -274,7 +277,7 @@ def _by_its_curve(expected):
     holds = ratios.follows(expected, curve)
     if not curve.increasing or not holds.all():
         return Verdict(holds=np.zeros(len(expected.tier), bool), curve=curve)
-    return Verdict(((1.0, weights.any_f_divergence()),), holds=holds, curve=curve)
+    return Verdict(((1.0, weights.any_f_divergence(curve)),), holds=holds, curve=curve)
 
 
 def _by_its_weights(expected):

@@ -91,12 +91,8 @@ def simpler(terms):
 
 # ---- clipped weights ----
 
-# Weights that trainers clip: name of the argument, the function of log p/q, its inverse.
-CLIPPED = (
-    ("log p/q", lambda r: r, lambda w: w),
-    ("−q/p", lambda r: -np.exp(-r), lambda w: -np.log(-w)),
-    ("p/q", np.exp, np.log),
-)
+# Weights that trainers clip, as functions of log p/q.
+CLIPPED = {"log p/q": lambda r: r, "−q/p": lambda r: -np.exp(-r), "p/q": np.exp}
 
 
 def clipped(curve):
@@ -112,9 +108,10 @@ def clipped(curve):
     ratios, weights, errors = (x[inside] for x in (curve.ratios, curve.weights, curve.errors))
     if len(ratios) < 3:
         return
-    for words, of, inverse in CLIPPED:
+    for words, of in CLIPPED.items():
         columns = np.stack([of(ratios), np.ones(len(ratios))], axis=1)
-        slope, constant = np.linalg.lstsq(columns / errors[:, None], weights / errors, rcond=None)[0]
+        scaled = columns / errors[:, None], weights / errors
+        slope, constant = np.linalg.lstsq(*scaled, rcond=None)[0]
         if (np.abs(columns @ [slope, constant] - weights) > 3 * errors).any() or slope == 0:
             continue
         ends = [(curve.weights[end] - constant) / slope for end in (0, -1)]
@@ -142,6 +139,6 @@ def _clip_in_words(words, low, high):
     return f"{words} {' and '.join(limits)}".replace("-", "−")
 
 
-def any_f_divergence():
-    """The name of a weight that has none; its gradient is known from its curve alone."""
-    return of_weight(ANY, lambda r: np.full(np.shape(r), np.nan))
+def any_f_divergence(curve):
+    """A weight without a name; its gradient is read off the curve, on lines between points."""
+    return of_weight(ANY, lambda r: np.interp(r, curve.ratios, curve.weights))

@@ -1,5 +1,7 @@
 """A ``TokenReport`` in sentences."""
 
+import numpy as np
+
 from opd_toy.audit import report as shared
 from opd_toy.audit.report import OTHER, number, vector
 from opd_toy.audit.token.names import NONE, ZERO
@@ -24,13 +26,31 @@ DESCENT = (
 )
 
 
+NOT_ALONE = "looks at more than log p/q: tokens of one log-ratio have weights of their own"
+NOT_ONE = "on each pair a function of log p/q alone, and another one from pair to pair"
+NOT_INCREASING = (
+    "a function of log p/q alone, but no divergence: its weight falls between "
+    "log p/q = {start} and {end}"
+)
+WEIGHT = "its weight w(log p/q), less w(0): {points}"
+POINTS = (-4, -2, -1, -0.5, 0.5, 1, 2, 4)
+MIXED = "on each pair a sum of {first} and {second}, {weights} at the notes' pair, {law}"
+FACTOR = "the factor is {law}"
+ACTS_ON = "a draw acts on {what}"
+
+
 def text(report):
     """The verdict and what it rests on, in at most some 25 lines."""
     return shared.text(report, _lines(report))
 
 
 def _lines(report):
+    if report.also:
+        yield f"that is {report.also}"
+    if report.factor and report.factor not in report.optimises:
+        yield FACTOR.format(law=report.factor)
     yield from _how_far_it_holds(report)
+    yield from _what_it_is(report)
     if report.with_other_tokens:
         other = OTHER[report.drawn_from]
         yield f"with tokens drawn from the {other}: {report.with_other_tokens}"
@@ -73,6 +93,51 @@ def _how_far_it_holds(report):
             yield NEARLY.format(scale=scale, name=near["name"], off=number(off, 1))
     elif not report.holds_everywhere and report.holds_up_to != report.farthest:
         yield HOLDS_UP_TO.format(limit=number(report.holds_up_to, 3))
+
+
+def _what_it_is(report):
+    """Where there is no name, what is known; where the name says less than the weight, that."""
+    weight = report.weight
+    if report.optimises == NONE:
+        if report.mixture:
+            first, second = report.mixture
+            yield MIXED.format(
+                first=first["name"],
+                second=second["name"],
+                weights=" and ".join(number(term["at_notes_pair"], 3) for term in report.mixture),
+                law="by no law that was tried",
+            )
+        elif report.ratio_alone is False:
+            yield NOT_ALONE
+        elif report.ratio_alone and not weight:
+            yield NOT_ONE
+        elif weight and not weight["increasing"]:
+            yield NOT_INCREASING.format(**_falls(weight))
+        if report.acts_on:
+            yield ACTS_ON.format(what=report.acts_on)
+    if weight:
+        yield WEIGHT.format(points=_points(weight))
+
+
+def _falls(weight):
+    """Between which log-ratios the curve falls farthest."""
+    values = np.array(weight["weight"])
+    top = int(np.argmax(np.maximum.accumulate(values) - values))
+    start = int(np.argmax(values[: top + 1]))
+    return {
+        "start": number(weight["log_ratio"][start], 3),
+        "end": number(weight["log_ratio"][top], 3),
+    }
+
+
+def _points(weight):
+    """ "w(−1.12) = −0.8, ...": the curve near some round log-ratios."""
+    ratios = np.array(weight["log_ratio"])
+    nearest = {int(np.argmin(np.abs(ratios - point))) for point in POINTS}
+    shown = sorted(nearest)
+    return ", ".join(
+        f"w({number(ratios[index], 3)}) = {number(weight['weight'][index], 3)}" for index in shown
+    )
 
 
 def _distance(entry):
