@@ -127,7 +127,10 @@ VERDICTS = {
         lambda s, t: F.kl_div(logs(t), logs(s), reduction="sum", log_target=True),
         "reverse KL",
     ),
-    "kl_div of probabilities": (lambda s, t: F.kl_div(probs(s), probs(t), reduction="sum"), NONE),
+    "kl_div of probabilities": (
+        lambda s, t: F.kl_div(probs(s), probs(t), reduction="sum"),
+        "−1 × expected teacher probability",
+    ),
     "kl_div log_target forgotten the other way": (
         lambda s, t: F.kl_div(logs(s), probs(t), reduction="sum", log_target=True),
         NONE,
@@ -169,7 +172,10 @@ VERDICTS = {
         gradient_policy(lambda s, t, k: ratio(s, t, k).clamp(-5, 5)),
         "reverse KL" + CLOSE,
     ),
-    "clamped at 0.2": (gradient_policy(lambda s, t, k: ratio(s, t, k).clamp(-0.2, 0.2)), NONE),
+    "clamped at 0.2": (
+        gradient_policy(lambda s, t, k: ratio(s, t, k).clamp(-0.2, 0.2)),
+        "f-divergence with weight log p/q clipped to ±0.2",
+    ),
     "normalized by its deviation": (
         gradient_policy(
             lambda s, t, k: (
@@ -202,8 +208,15 @@ VERDICTS = {
     "JSD": (jsd(0.3), "JSD(β = 0.3)"),
     "JSD near its end": (jsd(0.999), "JSD(β = 0.999)"),
     "JSD nearer its end": (jsd(0.999999), "JSD(β = 0.999999)"),
-    "JSD, weights swapped": (jsd(0.3, weight=0.7), NONE),
-    "JSD, mixture swapped": (jsd(0.3, teacher_share=0.7), NONE),
+    # KL(q‖M) and KL(p‖M) in other proportions than M's are two skewed KLs.
+    "JSD, weights swapped": (
+        jsd(0.3, weight=0.7),
+        "0.7 × forward KL with skew 0.3 + 0.3 × reverse KL with skew 0.7",
+    ),
+    "JSD, mixture swapped": (
+        jsd(0.3, teacher_share=0.7),
+        "0.7 × reverse KL with skew 0.3 + 0.3 × forward KL with skew 0.7",
+    ),
     "JSD, half weight, and reverse": (
         lambda s, t: 0.5 * jsd(0.4)(s, t) + 0.5 * reverse(s, t),
         "0.5 × JSD(β = 0.4) + 0.5 × reverse KL",
@@ -305,7 +318,7 @@ VERDICTS = {
     "KL above a margin": (lambda s, t: (reverse(s, t) - 0.3).clamp(min=0), "reverse KL" + DIFFERS),
     # None of these, however close.
     "mean squared logits": (F.mse_loss, NONE),
-    "total variation": (lambda s, t: (probs(s) - probs(t)).abs().sum() / 2, NONE),
+    "total variation of the logits": (lambda s, t: (s - t).abs().sum() / 2, NONE),
     "epsilon in the logs": (
         lambda s, t: (probs(s) * ((probs(s) + 1e-8).log() - (probs(t) + 1e-8).log())).sum(),
         NONE,

@@ -188,7 +188,7 @@ TOKEN = {
     ),
     "corrected, at most 2": (
         lambda s, t, k: -(-ratio(s, t, k)).exp().clamp(max=2).detach() * logs(s)[k],
-        NONE,
+        "f-divergence with weight −q/p, q/p at most 2",
     ),
     "k1 beside the KL": (lambda s, t, k: reverse(s, t) + ratio(s, t, k), "reverse KL"),
     # Noise that is always the same.

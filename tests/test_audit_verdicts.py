@@ -86,9 +86,12 @@ UNSEEN = {
     "JSD in bits": (lambda s, t: jsd(0.5)(s, t) / np.log(2), "1.4427 × JSD(β = 0.5)"),
     "geometric mixture": (
         lambda s, t: (probs(s) * (logs(s) - logs((logs(s) + logs(t)) / 2))).sum(),
-        NONE,
+        "reverse KL to the geometric target q^0.5 p^0.5",
     ),
-    "two temperatures": (lambda s, t: forward(s / 1.5, t / 3), NONE),
+    "two temperatures": (
+        lambda s, t: forward(s / 1.5, t / 3),
+        "forward KL with the student at temperature 1.5 and the teacher at 3",
+    ),
     "sum of the logits": (lambda s, t: s.sum(), NONE),
     "squared probabilities": (lambda s, t: ((probs(s) - probs(t)) ** 2).sum(), NONE),
     "squared log ratios": (
@@ -100,7 +103,7 @@ UNSEEN = {
         lambda s, t, k: F.smooth_l1_loss(logs(s)[k], logs(t)[k]),
         "reverse KL" + CLOSE,
     ),  # k2 below 1
-    "absolute log ratio": (lambda s, t, k: ratio(s, t, k).abs(), NONE),
+    "absolute log ratio": (lambda s, t, k: ratio(s, t, k).abs(), "2 × total variation"),
     "centred logits": (lambda s, t: ((s - s.mean() - t + t.mean()) ** 2).sum(), NONE),
     "logits decayed": (lambda s, t: reverse(s, t) + 1e-3 * (s**2).sum(), NONE),
 }

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 
 from opd_toy.audit.token.expected import lengths
+from opd_toy.audit.token.names import coefficient_text
 from opd_toy.audit.token.pairs import ORDINARY, Pairs
 
 NEAR = 0.2  # root mean square left over at the best of a grid, above which no fit is tried
@@ -71,6 +72,16 @@ def fitted(expected, family, terms=()):
         if inside and (found := confirmed(expected, [*family.members(*tried), *terms])):
             return found
     return None
+
+
+def simplest(found):
+    """Near its ends a family may pass for another, with an odd scale: the simplest scale wins."""
+
+    def length(terms):
+        coefficient = terms[0][0]
+        return 0 if coefficient == 1 else len(coefficient_text(coefficient))
+
+    return min(filter(None, found), key=length, default=None)
 
 
 def nearly(expected, candidates, close=1e-4):

@@ -53,10 +53,22 @@ def _named(words, gradient):
     return line(member, _GRID, (0, 10))
 
 
+def _renyi(alpha):
+    """log(sum p^α q^(1 − α)) / (α − 1), whose gradient is a multiple of p - m at a = 1 − α."""
+    return Candidate(
+        f"Rényi divergence(α = {format_number(alpha)})",
+        lambda pairs: alpha / (1 - alpha) * _forward_fixed(pairs, 1 - alpha),
+        None,
+        (("alpha", float(alpha)),),
+    )
+
+
 FAMILIES = (
     _named("forward KL to the geometric target {}, held fixed", _forward_fixed),
     _named("forward KL to the geometric target {}", _forward),
     _named("reverse KL to the geometric target {}", _reverse),
     _named("KL of the teacher to the geometric target {}", _of_teacher),
     _named("KL of the geometric target {} to the teacher", _to_teacher),
+    line(_renyi, (0.05, 0.3, 0.6, 0.9), (0, 1)),
+    line(_renyi, (1.1, 1.5, 2.0, 4.0), (1, 20)),
 )

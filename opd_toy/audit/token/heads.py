@@ -7,21 +7,26 @@ import numpy as np
 
 from opd_toy import objectives
 from opd_toy.audit.token.candidates import (
+    ALPHAS,
     DIRECTIONS,
     INSIDE,
     JSD,
     KLS,
     Candidate,
     Family,
+    alpha_divergence,
     centred,
     jsd,
     line,
     log,
+    skewed_forward,
+    skewed_reverse,
 )
-from opd_toy.audit.token.fit import confirmed, fitted, sums
+from opd_toy.audit.token.fit import confirmed, fitted, simplest, sums
 from opd_toy.audit.token.names import format_number
 from opd_toy.audit.token.pairs import Pairs
 from opd_toy.audit.token.temperatures import BOUNDS, TEMPERATURES, at_temperature
+from opd_toy.audit.token.weights import NAMED
 
 OUTSIDE = {"renormalize": "renormalized", "drop": "tail dropped", "tail": "tail as one token"}
 WHOSE = ("teacher", "student")
@@ -41,7 +46,8 @@ def search(expected):
 
 def _on_head_alone(expected, k):
     yield from (confirmed(expected, [candidate]) for candidate in top_k(k))
-    yield from (fitted(expected, family) for family in families(k))
+    named = [confirmed(expected, [candidate]) for candidate in named_on_head(k)]
+    yield simplest([*(fitted(expected, family) for family in families(k)), *named])
     for whose in WHOSE:
         yield from sums(expected, of_one_head(whose, k), 2)
 
@@ -82,13 +88,45 @@ def of_one_head(whose, k):
 
 
 @functools.cache
+def named_on_head(k):
+    return [_renormalized(whose, k, candidate) for whose in WHOSE for candidate in NAMED]
+
+
+@functools.cache
 def families(k):
-    """The JSD on the same tokens, renormalized or with the others as one token."""
-    return [
+    """More divergences on the same tokens; the JSD also with the others as one token."""
+    found = [
         line(functools.partial(_of_jsd, whose, k, outside), INSIDE, (0, 1))
         for whose in WHOSE
         for outside in ("renormalize", "tail")
     ]
+    for whose, (member, grid, bounds) in itertools.product(WHOSE, _MORE):
+        found.append(line(functools.partial(_renormalized_member, whose, k, member), grid, bounds))
+    return found
+
+
+_MORE = (
+    (skewed_forward, INSIDE[2:-2], (0, 1)),
+    (skewed_reverse, INSIDE[2:-2], (0, 1)),
+    (alpha_divergence, ALPHAS, (-np.inf, np.inf)),
+)
+
+
+def _renormalized_member(whose, k, member, value):
+    return _renormalized(whose, k, member(value))
+
+
+def _renormalized(whose, k, candidate):
+    """A function of the log-ratio, of both models renormalized on one's first tokens."""
+
+    def gradient(pairs):
+        head = head_of(pairs, whose, k)
+        logits = (pairs.student_logits, pairs.teacher_logits)
+        return candidate.gradient(Pairs(*(np.where(head, z, -np.inf) for z in logits)))
+
+    name = f"{candidate.name} on the {whose}'s top {k}, {OUTSIDE['renormalize']}"
+    parameters = (("k", k), ("whose", whose), ("outside", "renormalize"))
+    return Candidate(name, gradient, None, (*candidate.parameters, *parameters))
 
 
 @functools.cache

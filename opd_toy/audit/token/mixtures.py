@@ -6,13 +6,16 @@ function of one, or the exponential or the sigmoid of one.
 
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from opd_toy import distributions, objectives
-from opd_toy.audit.token.candidates import KLS, TERMS
+from opd_toy.audit.token.candidates import KLS, TERMS, jsd
 from opd_toy.audit.token.names import format_number, power_text, times
+from opd_toy.audit.token.pairs import ORDINARY
+from opd_toy.audit.token.weights import NAMED
 
 APART = 0.02  # one less the squared cosine of two gradients, below which they are one
 
@@ -37,26 +40,27 @@ class Factor:
 
 def one_with_a_factor(expected):
     """(sign, Candidate, Factor): one divergence times a number of each pair's own; or None."""
-    for candidate in KLS:
-        factors, along = along_candidate(expected, candidate)
-        if expected.large and not along_candidate(expected.large, candidate)[1].all():
+    for candidate in (*KLS, jsd(0.5), *NAMED):
+        found = [along_candidate(part, candidate) for part in expected.parts]
+        factors = [factor for factor, _ in found]
+        one_sign = (factors[0].max() > 0) != (factors[0].min() < 0)
+        if not (one_sign and all(along.all() for _, along in found)):
             continue
-        one_sign = (factors.max() > 0) != (factors.min() < 0)
-        if not (along.all() and one_sign):
-            continue
-        sign = -1.0 if factors.min() < 0 else 1.0
-        known = _power_law(expected, factors) if (factors != 0).all() else None
+        sign = -1.0 if factors[0].min() < 0 else 1.0
+        known = _power_law(expected, factors) if (factors[0] != 0).all() else None
         if known is None:
-            law = _law_in_words(
-                expected, factors, functools.partial(_is_factor, expected, candidate)
-            )
+            law = _law(expected, factors[0], functools.partial(_is_factor, expected, candidate))
             known = Factor(sign, law=law)
         return sign, candidate, known
     return None
 
 
 def _is_factor(expected, candidate, factors):
-    return expected.agrees(factors[:, None] * candidate.gradient(expected.pairs)).all()
+    """Whether these factors, (N,) for each part, hold on all pairs."""
+    return all(
+        part.agrees(factor[:, None] * candidate.gradient(part.pairs)).all()
+        for part, factor in zip(expected.parts, factors)
+    )
 
 
 def along_candidate(expected, candidate):
@@ -79,10 +83,12 @@ class Mixture:
         if None in self.laws:
             return None  # it has none: without laws anything might pass for a mixture
         terms = [
-            times(1, candidate.name) if law == "1" else f"{_bracketed(law)} × {candidate.name}"
+            candidate.name if law == "1" else f"{_bracketed(law)} × {candidate.name}"
             for law, candidate in zip(self.laws, self.candidates)
         ]
-        return " + ".join(terms)
+        return " + ".join(sorted(terms, key=lambda term: term.startswith("−"))).replace(
+            " + −", " − "
+        )
 
 
 def _bracketed(law):
@@ -99,13 +105,13 @@ def mixture(expected):
     """-> Mixture of two terms whose weights differ from pair to pair, with its laws; or None."""
     first = None
     for candidates in itertools.combinations(TERMS[:4], 2):
-        found = _weights_by_pair(expected, candidates)
-        if found is None or (expected.large and not _weights_by_pair(expected.large, candidates)):
+        weights = [_weights_by_pair(part, candidates) for part in expected.parts]
+        if None in weights:
             continue
-        known = Mixture(candidates, found, _laws(expected, candidates, found))
-        if known.name:
-            return known
-        first = first or known
+        found = Mixture(candidates, weights[0], _laws(expected, candidates, weights))
+        if found.name:
+            return found
+        first = first or found
     return first
 
 
@@ -129,20 +135,27 @@ def _weights_by_pair(expected, candidates):
 
 
 def _laws(expected, candidates, weights):
-    """In words, the law of each weight, the second's as 1 less the first's where it is."""
-    bases = [candidate.gradient(expected.pairs) for candidate in candidates]
+    """In words, the law of each weight, the second's as 1 less the first's where it is.
+
+    ``weights``: of each part of the pairs those of both candidates.
+    """
+    parts = expected.parts
+    bases = [[candidate.gradient(part.pairs) for candidate in candidates] for part in parts]
 
     def holds(first, second):
-        return expected.agrees(first[:, None] * bases[0] + second[:, None] * bases[1]).all()
+        return all(
+            part.agrees(a[:, None] * one + b[:, None] * other).all()
+            for part, (one, other), a, b in zip(parts, bases, first, second)
+        )
 
-    first, second = weights
-    if law := _law_in_words(expected, first, lambda tried: holds(tried, 1 - tried)):
+    first, second = ([pair[index] for pair in weights] for index in (0, 1))
+    if law := _law(expected, first[0], lambda tried: holds(tried, [1 - w for w in tried])):
         return law, _one_less(law)
-    if law := _law_in_words(expected, second, lambda tried: holds(1 - tried, tried)):
+    if law := _law(expected, second[0], lambda tried: holds([1 - w for w in tried], tried)):
         return _one_less(law), law
     return (
-        _law_in_words(expected, first, lambda tried: holds(tried, second), plain=True),
-        _law_in_words(expected, second, lambda tried: holds(first, tried), plain=True),
+        _law(expected, first[0], lambda tried: holds(tried, second), plain=True),
+        _law(expected, second[0], lambda tried: holds(first, tried), plain=True),
     )
 
 
@@ -171,6 +184,10 @@ def quantities(pairs):
     }
 
 
+def _at_likeliest(values, chances):
+    return np.take_along_axis(values, chances.argmax(axis=-1)[:, None], axis=-1)[:, 0]
+
+
 def _more_quantities(pairs):
     known = quantities(pairs)
     size = np.log(known["V"])
@@ -179,6 +196,8 @@ def _more_quantities(pairs):
         "H(p)/log V": known["H(p)"] / size,
         "max q": pairs.q.max(axis=-1),
         "max p": pairs.p.max(axis=-1),
+        "p of the teacher's likeliest token": _at_likeliest(pairs.p, pairs.q),
+        "q of the student's likeliest token": _at_likeliest(pairs.q, pairs.p),
         "TV(p, q)": 0.5 * np.abs(pairs.p - pairs.q).sum(axis=-1),
         "Σ p q": (pairs.p * pairs.q).sum(axis=-1),
         "KL(q‖p)/(KL(p‖q) + KL(q‖p))": known["KL(q‖p)"] / (known["KL(p‖q)"] + known["KL(q‖p)"]),
@@ -190,88 +209,116 @@ def _more_quantities(pairs):
 def _power_law(expected, factors):
     """-> Factor where the factors are a number times a power of a known quantity, else None."""
     fit, tolerance = expected.fit, 10 * expected.tolerance
-    for name, values in quantities(expected.pairs).items():
-        columns = np.stack([np.ones(len(values)), np.log(values)], axis=1)
-        target = np.log(np.abs(factors[fit]))
+    known = [quantities(part.pairs) for part in expected.parts]
+    for name in known[0]:
+        values = [of_part[name] for of_part in known]
+        columns = np.stack([np.ones(len(values[0])), np.log(values[0])], axis=1)
+        target = np.log(np.abs(factors[0][fit]))
         intercept, power = np.linalg.lstsq(columns[fit], target, rcond=None)[0]
         power = float(f"{power:.6g}")
-        number = np.sign(factors[0]) * np.exp(intercept)
-        if power and np.allclose(factors, number * values**power, rtol=tolerance, atol=0):
+        number = np.sign(factors[0][0]) * np.exp(intercept)
+        if power and all(
+            np.allclose(found, number * x**power, rtol=tolerance, atol=0)
+            for found, x in zip(factors, values)
+        ):
             number = 1.0 if abs(number - 1) <= tolerance else float(f"{number:.6g}")
             return Factor(number, name, power)
     return None
 
 
-# Laws: name, what of a weight is linear in what of a quantity, the weight, and it in words.
-_LAWS = (
-    ("affine", lambda w: w, lambda x: x, lambda y: y),
-    ("power", lambda w: np.log(np.abs(w)), np.log, np.exp),
-    ("exponential", lambda w: np.log(np.abs(w)), lambda x: x, np.exp),
-    ("sigmoid", lambda w: np.log(w / (1 - w)), lambda x: x, lambda y: 1 / (1 + np.exp(-y))),
+@dataclass(frozen=True)
+class Law:
+    """``of_weight`` of a weight is linear in ``of_quantity`` of a quantity; ``back`` undoes it.
+
+    ``signed``: the weights are the law's or its negative.
+    """
+
+    kind: str
+    of_weight: Callable
+    of_quantity: Callable
+    back: Callable
+    signed: bool = False
+
+
+def _log_size(weights):
+    return np.log(np.abs(weights))
+
+
+LAWS = (
+    Law("affine", np.array, np.array, np.array),
+    Law("power", _log_size, np.log, np.exp, signed=True),
+    Law("exponential", _log_size, np.array, np.exp, signed=True),
+    Law("sigmoid", lambda w: np.log(w / (1 - w)), np.array, lambda y: 1 / (1 + np.exp(-y))),
 )
 
 
-def _law_in_words(expected, weights, holds, plain=False):
-    """The law that ``weights`` (N,) follow, if ``holds(law's weights (N,))``; None without one.
+def _law(expected, weights, holds, plain=False):
+    """The law, in words, that ``weights`` (N,) follow; None without one.
 
-    ``plain``: a number is a law too.
+    ``holds`` says so of the law's weights on each part of the pairs.  ``plain``: a number is
+    a law too.
     """
-    if plain:
-        constant = float(np.median(weights))
-        for digits in range(1, 10):
-            if holds(np.full(len(weights), float(f"{constant:.{digits}g}"))):
-                return format_number(float(f"{constant:.{digits}g}"), 9).replace("-", "−")
+    if plain and (words := _number(expected, weights, holds)):
+        return words
     sign = 1.0 if np.median(weights) > 0 else -1.0
-    rows = expected.fit & np.isfinite(weights)
-    quantities_known = _more_quantities(expected.pairs).items()
-    for (kind, left, right, back), (name, x) in itertools.product(_LAWS, quantities_known):
+    # Far apart, a weight that is nearly 0 is all rounding.
+    rows = expected.fit & np.isfinite(weights) & (expected.tier <= ORDINARY)
+    known = [_more_quantities(part.pairs) for part in expected.parts]
+    for law, name in itertools.product(LAWS, known[0]):
         with np.errstate(all="ignore"):
-            y, x = left(weights), right(x)
+            y = law.of_weight(weights)
+            values = [law.of_quantity(of_part[name]) for of_part in known]
+            x = values[0]
             usable = rows & np.isfinite(y) & np.isfinite(x)
         if usable.sum() < 5 or np.ptp(x[usable]) == 0:
             continue
-        columns = np.stack([np.ones(len(x)), x], axis=1)
-        constant, slope = np.linalg.lstsq(columns[usable], y[usable], rcond=None)[0]
-        off = np.abs(columns[usable] @ [constant, slope] - y[usable])
-        if np.median(off) > 1e-4 * np.ptp(y[usable]) or abs(slope) * np.ptp(x[usable]) < 1e-12:
+        columns = np.stack([np.ones(len(x)), x], axis=1)[usable]
+        line = np.linalg.lstsq(columns, y[usable], rcond=None)[0]
+        off = np.abs(columns @ line - y[usable])
+        if np.median(off) > 1e-4 * np.ptp(y[usable]) or np.ptp(y[usable]) < 1e-12:
             continue
-        if words := _in_words(kind, name, x, (constant, slope), back, sign, holds):
+        words = _in_words(law, name, values, line, sign if law.signed else 1.0, holds)
+        if words:
             return words
     return None
 
 
-def _in_words(kind, name, x, fitted, back, sign, holds):
-    """The law with the shortest numbers that hold."""
+def _number(expected, weights, holds):
+    constant = float(np.median(weights))
     for digits in range(1, 10):
-        # A number that is nothing beside the other is none.
-        constant, slope = (float(f"{value:.{digits}g}") for value in fitted)
-        if abs(constant) < 1e-7 * abs(slope) * np.abs(x).max():
-            constant = 0.0
-        factor = sign
-        if kind == "power":
-            scale = float(f"{np.exp(fitted[0]):.{digits}g}")
-            if scale == 0:
-                continue
-            constant = float(np.log(scale))
-        with np.errstate(all="ignore"):
-            if kind in ("affine", "sigmoid"):
-                factor = 1.0
-            law = factor * back(constant + slope * x)
-        if np.isfinite(law).all() and holds(law):
-            return _spelled(kind, name, constant, slope, factor)
+        rounded = float(f"{constant:.{digits}g}")
+        if rounded and holds([np.full(len(part.tier), rounded) for part in expected.parts]):
+            return format_number(rounded, 9).replace("-", "−")
     return None
 
 
-def _spelled(kind, name, constant, slope, factor):
-    short = lambda value: format_number(value, 9).replace("-", "−")
+def _in_words(law, name, values, line, sign, holds):
+    """The law with the shortest numbers that hold, without a constant where it needs none."""
+    x = values[0][np.isfinite(values[0])]
+    straight = (x * (line[0] + line[1] * x)).sum() / (x**2).sum()
+    for digits in range(1, 10):
+        for tried in ((0.0, straight), line):
+            constant, slope = (float(f"{value:.{digits}g}") for value in tried)
+            if law.kind == "power":
+                scale = float(f"{np.exp(tried[0]):.{digits}g}")
+                constant = float(np.log(scale)) if scale > 0 else np.nan
+            with np.errstate(all="ignore"):
+                weights = [sign * law.back(constant + slope * x) for x in values]
+            finite = all(np.isfinite(weight).all() for weight in weights)
+            if slope and finite and holds(weights):
+                return _spelled(law.kind, name, constant, slope, sign)
+    return None
+
+
+def _spelled(kind, name, constant, slope, sign):
     if kind == "power":
-        return power_text(factor * round(float(np.exp(constant)), 12), name, slope)
+        return power_text(sign * round(float(np.exp(constant)), 12), name, slope)
     size = times(abs(slope), name)
-    if constant == 0:
-        line = ("−" if slope < 0 else "") + size
-    else:
-        line = f"{short(constant)} {'−' if slope < 0 else '+'} {size}"
+    line = ("−" if slope < 0 else "") + size
+    if constant:
+        start = format_number(constant, 9).replace("-", "−")
+        line = f"{start} {'−' if slope < 0 else '+'} {size}"
     if kind == "affine":
         return line
-    minus = "−" if factor < 0 else ""
+    minus = "−" if sign < 0 else ""
     return f"{minus}exp({line})" if kind == "exponential" else f"sigmoid({line})"

@@ -59,6 +59,10 @@ def also(terms):
         return times(terms[0][0], "the expected −log q of the student's token, −Σ p log q")
     if len(terms) == 1:
         ((coefficient, candidate),) = terms
+        if candidate.name.endswith(", held fixed") and candidate.parameters[0][1] < 1:
+            alpha = 1 - candidate.parameters[0][1]
+            name = f"Rényi divergence(α = {format_number(alpha)})"
+            return times(float(f"{coefficient * (1 - alpha) / alpha:.12g}"), name)
         factor, name = ALSO.get((candidate.objective, candidate.parameters), (None, None))
         return name and times(coefficient * factor, name)
     return None

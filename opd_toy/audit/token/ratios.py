@@ -108,7 +108,10 @@ def temperature(expected):
     Two tokens of the same log-ratio then have gradients in the proportion of their softened
     probabilities, so that log g against z has the slope 1 / T.  None where there is none.
     """
-    slopes = [_slope(tokens) for tokens in tokens_of(expected)]
+    found = tokens_of(expected)
+    slopes = [_slope(tokens) for tokens in found]
+    if None in slopes:  # or they are all outside of the first tokens, and in one proportion
+        slopes = [_slope_of_most(tokens) for tokens in found]
     slopes = [slope for slope in slopes if slope is not None]
     if not slopes or np.ptp(slopes) > 1e-4 * max(slopes):
         return None
@@ -138,6 +141,23 @@ def _slope(tokens):
     slope = (trust * x * y).sum() / spread
     off = np.abs(y - slope * x) > 4 * tokens.error / size + 1e-9
     return None if off.any() or slope <= 0 else float(slope)
+
+
+def _slope_of_most(tokens):
+    """The slope of log |gradient| in log p that most tokens share, or None."""
+    seen = np.abs(tokens.gradient) > SEEN * tokens.error
+    if seen.sum() < 4 * FEW:
+        return None
+    order = np.random.default_rng(0).permutation(int(seen.sum()))
+    x, y = tokens.log_p[seen][order], np.log(np.abs(tokens.gradient[seen][order]))
+    # Tokens far apart in log p, for a slope known well.
+    slopes = np.sort((y - np.roll(y, 1)) / (x - np.roll(x, 1)))
+    width = 1e-6 * np.abs(slopes)
+    alike = np.searchsorted(slopes, slopes + width, side="right") - np.arange(len(slopes))
+    best = int(np.argmax(alike))
+    if alike[best] < max(FEW, len(slopes) / 4) or slopes[best] <= 0:
+        return None
+    return float(np.median(slopes[best : best + alike[best]]))
 
 
 def curve(expected):
@@ -182,11 +202,20 @@ def _around_zero(found):
 
 
 def follows(expected, found):
-    """On which pairs (N,) weights that increase as the curve ``found`` does are possible.
+    """On which pairs (N,) the weights can be those of the curve ``found``.
 
-    Each token's weight must lie between those of the next lower and the next higher
-    log-ratio of the curve, with one constant for all tokens of a pair.
+    Each token's must lie between those of the next lower and the next higher log-ratio of
+    the curve, with one constant for all tokens of a pair; or near them, if the curve falls.
     """
+    steps = np.abs(np.diff(found.weights))
+    around = np.maximum(np.append(steps, 0.0), np.append(0.0, steps))
+    beyond = 0.0 if found.increasing else np.pad(np.maximum(around[1:], around[:-1]), 1)
+    ends = np.concatenate([[-np.inf], found.weights, [np.inf]])
+    if found.increasing:
+        lowest, highest = ends[:-1], ends[1:]
+    else:
+        lowest = np.concatenate([[-np.inf], np.minimum(ends[1:-2], ends[2:-1]), [-np.inf]]) - beyond
+        highest = np.concatenate([[np.inf], np.maximum(ends[1:-2], ends[2:-1]), [np.inf]]) + beyond
     pairs = expected.pairs
     possible = []
     for row, size in enumerate(pairs.sizes):
@@ -196,14 +225,15 @@ def follows(expected, found):
         )
         gradient = expected.gradients[row, :size]
         error = expected.tolerance * np.sqrt((gradient**2).sum()) + expected.rounding[row]
-        ratio, weight = log_p - log_q, gradient / np.exp(log_p)
+        weight = gradient / np.exp(log_p)
         slack = error / np.exp(log_p) + found.errors.max()
-        place = np.searchsorted(found.ratios, ratio)
-        bounds = np.concatenate([[-np.inf], found.weights, [np.inf]])
-        lowest = (bounds[place] - weight - slack).max()
-        highest = (bounds[place + 1] - weight + slack).min()
+        place = np.searchsorted(found.ratios, log_p - log_q)
         centred = abs(gradient.sum()) <= error * np.sqrt(size)
-        possible.append(lowest <= highest and centred)
+        least, most = (
+            (lowest[place] - weight - slack).max(),
+            (highest[place] - weight + slack).min(),
+        )
+        possible.append(bool(centred and least <= most))
     return np.array(possible)
 
 

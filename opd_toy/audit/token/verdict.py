@@ -25,8 +25,9 @@ from opd_toy.audit.token import (
     weights,
 )
 from opd_toy.audit.token.expected import lengths
-from opd_toy.audit.token.fit import confirmed, fitted, nearly, sums
+from opd_toy.audit.token.fit import confirmed, fitted, nearly, simplest, sums
 from opd_toy.audit.token.mixtures import Factor, Mixture
+from opd_toy.audit.token.pairs import CLOSE
 
 LEGIBLE = 0.15  # rounding above this share of a gradient would let anything pass for anything
 
@@ -84,6 +85,8 @@ def identify(expected):
         if not np.isfinite(part.gradients).all():
             continue
         if verdict := _explain(part, thorough=tier == highest):
+            if tier == CLOSE and (switched := _switched(expected)):
+                return switched
             return replace(verdict, holds=_where(expected, verdict))
     everywhere = np.ones(len(expected.tier), bool)
     if all(np.abs(part.gradients).max() < 1e-14 for part in expected.parts):
@@ -92,6 +95,14 @@ def identify(expected):
         return Verdict(holds=~everywhere)
     verdict = _by_its_curve(expected) or _by_its_weights(expected)
     return verdict or Verdict(holds=~everywhere)
+
+
+def _switched(expected):
+    """A choice between two terms, by something else than how far apart the two models are."""
+    verdict = _by_its_weights(expected)
+    if verdict and all(np.isin(np.round(w, 6), (0, 1)).all() for w in verdict.mixture.weights):
+        return verdict
+    return None
 
 
 def _where(expected, verdict):
@@ -173,29 +184,19 @@ def _three_terms(expected):
     return _first(sums(expected, candidates.TERMS, 3))
 
 
-def _simplest(found):
-    """Near its ends a family may pass for another, with an odd scale: the simplest scale wins."""
-
-    def length(terms):
-        coefficient = terms[0][0]
-        return 0 if coefficient == 1 else len(names.coefficient_text(coefficient))
-
-    return min(filter(None, found), key=length, default=None)
-
-
 def _divergence(expected):
     """One function of the log-ratio that has a name."""
     families = candidates.DIVERGENCES
     named = [confirmed(expected, [candidate]) for candidate in weights.NAMED]
     found = [fitted(expected, family) for family in families]
-    if terms := _simplest(found + named):
+    if terms := simplest(found + named):
         return terms
     return weights.simpler(_first(fitted(expected, family) for family in weights.FAMILIES))
 
 
 def _tempered_kl(expected):
     families = temperatures.KLS_AT_ONE_TEMPERATURE
-    return _simplest([fitted(expected, family) for family in families])
+    return simplest([fitted(expected, family) for family in families])
 
 
 def _at_a_temperature(expected):
@@ -227,7 +228,10 @@ def _divergence_and_term(expected):
 
 def _family_and_term(expected):
     families = (*candidates.DIVERGENCES, *temperatures.KLS_AT_ONE_TEMPERATURE)
-    both = itertools.product(families, candidates.TERMS)
+    both = (
+        *itertools.product(families, candidates.TERMS),
+        *itertools.product(temperatures.DIVERGENCES_AT_TEMPERATURE[:1], candidates.TERMS[:4]),
+    )
     return _first(fitted(expected, family, [term]) for family, term in both)
 
 
@@ -236,7 +240,7 @@ def _both_skews(expected):
 
 
 def _geometric(expected):
-    return _simplest([fitted(expected, family) for family in geometric.FAMILIES])
+    return simplest([fitted(expected, family) for family in geometric.FAMILIES])
 
 
 def _at_two_parameters(expected):
@@ -244,7 +248,7 @@ def _at_two_parameters(expected):
         *temperatures.DIVERGENCES_AT_TEMPERATURE,
         *temperatures.KLS_AT_TWO_TEMPERATURES,
     )
-    return _simplest([fitted(expected, family) for family in families])
+    return simplest([fitted(expected, family) for family in families])
 
 
 def _terms_over_the_vocabulary(expected):
@@ -275,7 +279,9 @@ def _by_its_curve(expected):
             verdict = Verdict(terms, curve=curve)
             return replace(verdict, holds=expected.agrees(verdict.gradient(expected.pairs)))
     holds = ratios.follows(expected, curve)
-    if not curve.increasing or not holds.all():
+    if not holds.all():
+        return None
+    if not curve.increasing:
         return Verdict(holds=np.zeros(len(expected.tier), bool), curve=curve)
     return Verdict(((1.0, weights.any_f_divergence(curve)),), holds=holds, curve=curve)
 

@@ -115,6 +115,7 @@ def clipped(curve):
         if (np.abs(columns @ [slope, constant] - weights) > 3 * errors).any() or slope == 0:
             continue
         ends = [(curve.weights[end] - constant) / slope for end in (0, -1)]
+        ends = [0.0 if abs(end) < 1e-7 else end for end in ends]
         yield from _between(words, of, ends[0] if low else None, ends[1] if high else None)
 
 
