@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from opd_toy.audit import audit
+from opd_toy.audit import audit, spelling
 from opd_toy.audit.drawing import of_tokens
 from tests.audit_losses import (
     NONE,
@@ -357,6 +357,13 @@ def test_a_name_does_not_hang_on_the_seed(name, seed):
 def test_names_in_float32(name):
     loss, verdict = NAMED[name]
     assert audit(in_format(loss, torch.float32)).optimises == verdict
+
+
+def test_every_name_can_be_expected():
+    """As by ``--expect``: its spelling is known, and no two names are spelled alike."""
+    found = {verdict: spelling.read(verdict) for _, verdict in NAMED.values()}
+    assert all(spelling.is_known(verdict) for verdict in found)
+    assert len({str(reading) for reading in found.values()}) == len(found)
 
 
 def test_parameters_of_a_name():

@@ -10,7 +10,7 @@ import re
 
 CHARACTERS = {
     **dict(zip("×·−–‖∥½²", ("*", "*", "-", "-", "||", "||", "1/2 ", "^2"))),
-    **dict(zip("αβγλ√χ", ("alpha", "beta", "gamma", "lambda", "sqrt ", "chi"))),
+    **dict(zip("αβγλ√χé", ("alpha", "beta", "gamma", "lambda", "sqrt ", "chi", "e"))),
 }
 # Tried in this order on lower-case text with spaces for underscores and hyphens.
 OTHER_WORDS = (
@@ -40,6 +40,7 @@ OTHER_WORDS = (
     (r"\bmean of (the )?local\b", "1/t * sum of local"),
     (r"\bhalf( of)?( the)? ", "0.5 * "),
     (r"\b(twice|double)( the)? ", "2 * "),
+    (r"\b(least|weight) -", r"\1 minus "),  # of a number, and no next term
 )
 UNSAID = {"s", "the", "of", "with", "at", "a", "an", "to", "on", "divergence", "its", "=", "is"}
 PARAMETERS = {"alpha", "beta", "skew", "temperature"}
@@ -52,6 +53,7 @@ KNOWN = (
     *("forward KL with skew 0.1", "reverse KL with skew 0.1", "forward KL at temperature 2"),
     *("reverse KL at temperature 2", "JSD(β = 0.5) at temperature 2", "Jeffreys", "Hellinger"),
     *("entropy", "negative entropy", "f-divergence", "χ²", "expected teacher probability"),
+    *("squared Hellinger", "triangular discrimination", "Rényi divergence(α = 2)"),
     "cross-entropy with the teacher's likeliest token",
     "cross-entropy with the student's likeliest token",
     "cross-entropy with uniform labels",
@@ -70,7 +72,8 @@ WORDS_AROUND = (
     "alpha gamma discounted return returns later costs cost own mean from over position positions "
     "last first weighted by prefixes while two are close until they where masked times factor "
     "that depends pair vocabulary divided likeliest uniform labels other ones and its clipped "
-    "floored geometric mixture normalised weight"
+    "floored geometric mixture normalised weight squared tanh sigmoid sign exp max least most and "
+    "target held fixed made uniform outside e minus ||"
 )
 AROUND = set(WORDS_AROUND.split())
 
