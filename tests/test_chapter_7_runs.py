@@ -47,7 +47,7 @@ TOKENS = {
     "k3": "forward KL",
     "reverse_kl": "reverse KL",
     "a_little_entropy": "reverse KL − 1e-05 × entropy",
-    "squashed": "none of these",
+    "squashed": "f-divergence with weight tanh(log p/q)",
     "adapted": "forward KL",
     "sft": "zero",
     "default_reduction": "1/V × forward KL",
