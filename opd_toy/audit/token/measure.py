@@ -33,9 +33,10 @@ from opd_toy.example import STUDENT, TEACHER
 STEPS = 150
 SETTLED = 1e-8  # of the gradient at the start: the end of a descent, except in coarse formats
 NOT_FINITE = (
-    "the loss is not finite at ordinary logits: {what} for student_logits {student!r}, "
+    "{subject} is not finite at ordinary logits: {what} for student_logits {student!r}, "
     "teacher_logits {teacher!r}{where}. "
-    "Look for a log of 0, a division by 0, or logits taken for probabilities"
+    "Look for a log of 0, a division by 0, or logits taken for probabilities: "
+    'then write {entry}({code}, inputs="probs")'
 )
 
 
@@ -110,7 +111,7 @@ def measure(loss, drawn_from, seed):
     tables = [tabulate(loss, taken, *pair) for pair in random_pairs(seed)]
     large = [tabulate(loss, taken, *pair) for pair in large_pairs(seed, size)]
     check_unchanged(loss, first, *probe)
-    _refuse_not_finite(tables + large)
+    _refuse_not_finite(tables + large, loss.names)
     teachers = [table.teacher for table in tables if table.tier == ORDINARY and table.fit]
     return Measurements(
         drawn_from,
@@ -200,7 +201,7 @@ def _tokens(taken, size):
     return [(np.array(token),) for token in range(size)] if taken == 3 else [()]
 
 
-def _refuse_not_finite(tables):
+def _refuse_not_finite(tables, names):
     for table in tables:
         if table.tier > ORDINARY:
             continue
@@ -217,5 +218,6 @@ def _refuse_not_finite(tables):
                 student=np.round(table.student, 3).tolist(),
                 teacher=np.round(table.teacher, 3).tolist(),
                 where=f", token {token}" if len(table.rows) > 1 else "",
+                **names,
             )
         )
