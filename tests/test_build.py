@@ -276,6 +276,15 @@ def test_docstrings_are_set_as_plain_text(extension):
     ]
 
 
+def test_words_of_code_are_unwrapped_on_the_page_of_functions_alone(extension):
+    """Elsewhere book.js lets names in tables break inside them."""
+    code = '<code><span class="pre">a</span> <span class="pre">b</span></code>'
+    for before, after in ((code, code), ('<dl class="py function">' + code, "<code>a b</code>")):
+        context = {"body": before, "pathto": None}
+        extension.mend_body(None, "book/page", "page.html", context, None)
+        assert context["body"].endswith(after)
+
+
 def test_a_change_during_the_build_fails_it_and_is_not_remembered(tiny):
     tiny.write(
         "```{code-cell} ipython3\nfrom pathlib import Path\n"

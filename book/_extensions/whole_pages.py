@@ -33,6 +33,8 @@ INGREDIENTS = {
     "requirements.txt": (".txt",),
 }
 REPEATED = re.compile(r"<(style|script)>.*?</\1>", re.DOTALL)
+# Sphinx wraps each word of code and of signatures; on the page of functions that is 40 kB.
+WRAPPED = re.compile(r'<span class="pre">([^<]*)</span>')
 PICTURE = re.compile(r'(<img class="opd-[^>]*? src=")data:image/(png|svg)(?:\+xml)?;base64,([^"]*)')
 # What the pages are made of besides.
 SOURCES = INGREDIENTS | {
@@ -228,11 +230,14 @@ def executed_well(env, name):
 
 def mend_body(app, page, template, context, doctree):
     """docutils gives a bibliography roles that screen readers refuse beside each other;
-    two sliders on one page bring the same style sheet and script twice; a picture is loaded
-    only by those who see it: a still without scripts, a figure on its own paper."""
+    two sliders on one page bring the same style sheet and script twice; on the page of functions
+    each word of code is wrapped; a picture is loaded only by those who see it: a still without
+    scripts, a figure on its own paper."""
     body = context.get("body", "")
     if "citation-list" in body:
         body = re.sub(r' role="(list|doc-biblioentry)"', "", body)
+    if 'class="py ' in body:
+        body = WRAPPED.sub(r"\1", body)
     seen = set()
     body = REPEATED.sub(
         lambda found: "" if found[0] in seen else seen.add(found[0]) or found[0], body
