@@ -10,9 +10,20 @@ import os
 import sys
 from pathlib import Path
 
-from opd_toy.commands import audit, bench, derail, figures, gpu, study, tables, train, variance
+from opd_toy.commands import (
+    audit,
+    bench,
+    derail,
+    figures,
+    gpu,
+    stale,
+    study,
+    tables,
+    train,
+    variance,
+)
 
-COMMANDS = (tables, figures, variance, audit, train, study, derail, bench, gpu)
+COMMANDS = (tables, figures, variance, audit, train, study, derail, stale, bench, gpu)
 
 # Which extra of the package brings what may not be there.
 EXTRAS = {

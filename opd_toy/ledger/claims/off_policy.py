@@ -3,7 +3,7 @@
 from functools import partial
 
 from opd_toy.ledger.claims.claim import Claim
-from opd_toy.ledger.evidence import off_policy
+from opd_toy.ledger.evidence import off_policy, studies
 
 claim = partial(Claim, chapter="Beyond the notes", page="09-stale-rollouts")
 
@@ -85,5 +85,14 @@ CLAIMS = (
         ),
         shown_by=("exact",),
         evidence=off_policy.samplers,
+    ),
+    claim(
+        id="async-study",
+        statement=(
+            "On a transformer, texts 16 steps old: the drawn token without a ratio is lost, with "
+            "it the student holds its ground, and the full vocabulary hardly minds."
+        ),
+        shown_by=("experiment",),
+        evidence=studies.old_texts,
     ),
 )

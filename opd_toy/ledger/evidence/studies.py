@@ -54,6 +54,19 @@ def exposure():
     )
 
 
+def old_texts():
+    runs = recorded("stale-rollouts", "stale")["runs"]
+
+    def end(name, age):
+        return plain(runs[name][age]["kl"][-1])
+
+    return (
+        f"KL of a text at the end, {plain(runs['gkd']['0']['kl'][0])} at the start; fresh, then 16 "
+        f"steps old: no ratio {end('none', '0')}, {end('none', '16')}; ratio {end('none', '0')}, "
+        f"{end('ratio', '16')}; GKD {end('gkd', '0')}, {end('gkd', '16')}"
+    )
+
+
 def verdict_on_a_transformer(id):
     """What the lab's study says of a claim; None where no rule of it bears on the claim."""
     return next((row["verdict"] for row in study_of_the_lab()["claims"] if row["id"] == id), None)
