@@ -38,7 +38,7 @@ pg-zero-gamma-is-gkd k-estimators-as-loss k-estimators-as-reward baseline-does-n
 jsd-endpoints top-k-head-pushes-the-wrong-token schulman-table rao-blackwell-return
 sharper-variance-bounds variance-exponents exposure-bias
 token-ratio-is-exact stale-cost-recomputed stale-cost-kept ratio-cut-and-mask ratio-variance-grows
-stale-prefixes gkd-on-stale-text forward-kl-and-staleness sampler-mismatch
+stale-prefixes gkd-on-stale-text forward-kl-and-staleness sampler-mismatch async-study
 """
 CHAPTERS = ("1", "2", "3", "4", "5", "6", "Beyond the notes")
 PROOFS = ROOT / "opd_toy" / "derivations"
@@ -253,7 +253,7 @@ def test_figures_are_those_worked_out_apart():
     assert {id: evidence[id]() for id in wanted} == wanted
     assert evidence.keys() - wanted.keys() == {
         "sequence-score-identity", "top-k", "gamma-variance-experiment", "exposure-bias",
-        "variance-exponents",
+        "variance-exponents", "async-study",
     }  # fmt: skip
 
 
