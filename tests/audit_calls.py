@@ -78,7 +78,17 @@ class Trainer:
         return self.bound(teacher, student)
 
 
+def teacher_and_student(logits_tea, logits_stu):
+    return forward(logits_stu, logits_tea)
+
+
+def soft_targets(soft_labels, soft_preds):
+    return forward(soft_preds, soft_labels)
+
+
 NAMED = {
+    "tea and stu": teacher_and_student,
+    "soft labels": soft_targets,
     "teacher first": teacher_first,
     "y_true": true_and_predicted,
     "S and T": s_and_t,
@@ -104,6 +114,11 @@ def k3_of_completions(per_token_logps, ref_per_token_logps, completion_mask):
 
 def first_step(log_prob, old_log_prob, ref_log_prob):
     return ((log_prob - old_log_prob).exp() * (log_prob - ref_log_prob).detach()).sum()
+
+
+def with_old_policy(prev_logprobs, curr_logprobs, teacher_logprobs, loss_mask):
+    ratio = (curr_logprobs - prev_logprobs).exp()
+    return (ratio * (curr_logprobs - teacher_logprobs).detach() * loss_mask).sum()
 
 
 def gathers_itself(student_logprobs, teacher_logprobs, tokens):
@@ -142,6 +157,16 @@ def of_shifted_batch(inputs):
     return shifting(*[inputs[f"{who}_logits"] for who in WHO], inputs["labels"])
 
 
+def with_data(next_token_logits, data):
+    log_p, log_q = (drawn(z, data["input_ids"]) for z in (next_token_logits, data["ref_logits"]))
+    return ((log_p - log_q).detach() * log_p * data["token_mask"]).sum()
+
+
+def labels_of_batch(logits, teacher_logits, no_model_batch):
+    counts = (no_model_batch["label"] != -100).int().view(-1)
+    return (forward(logits, teacher_logits).view(-1) * counts).sum() / counts.sum()
+
+
 def of_keywords(**batch):
     counts = batch["attention_mask"]
     return (reverse(batch["student_logits"], batch["teacher_logits"]) * counts).sum()
@@ -162,6 +187,20 @@ RETURNS = {
     "the first of the tuple of 2": lambda s, t: (forward(s, t), {}),
     "the only number, at [1], of the tuple of 2": lambda s, t: (s, forward(s, t)),
     "the entry 'loss' of the dict": lambda s, t: {"loss": forward(s, t), "kl": 0.0},
+    "the entry 'total_loss' of the dict": lambda s, t: {"total_loss": forward(s, t), "kd_loss": s},
     "the entry 'kd_loss' of the dict": lambda s, t: {"kd_loss": forward(s, t), "kl": s},
     "the .loss of the Output": lambda s, t: Output(forward(s, t)),
 }
+
+
+# --- batches of single positions -----------------------------------------------------------
+
+
+def of_positions(student_logits, teacher_logits, labels=None, T=4):
+    log_p, q = F.log_softmax(student_logits / T, dim=1), F.softmax(teacher_logits / T, dim=1)
+    return F.kl_div(log_p, q, reduction="batchmean") * T * T
+
+
+def with_hard_labels(student_logits, teacher_logits, labels):
+    soft = of_positions(student_logits, teacher_logits, T=1)
+    return 0.5 * F.cross_entropy(student_logits, labels) + 0.5 * soft

@@ -73,7 +73,7 @@ REFUSALS = {
     "in place": (in_place, ("in place", ".clone()")),
     "raises": (
         lambda s, t: s[0, 1],
-        ("s: the student's logits (3,)", "lambda student, teacher, token"),
+        ("s: the student's logits (3,)", "write audit(loss, batched=True)"),
     ),
     "one argument": (lambda s: s.sum(), ("loss(student_logits (V,), teacher_logits (V,), token)",)),
     "four arguments": (lambda s, t, k, mask: s.sum(), ("(s, t, k, mask)",)),

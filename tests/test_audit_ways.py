@@ -77,6 +77,9 @@ TEXT_VERDICTS = [
     (calls.of_batch, {}, "sum of local reverse KLs"),
     (calls.of_shifted_batch, {}, "1/T × sum of local forward KLs"),
     (calls.of_keywords, {}, "sum of local reverse KLs"),
+    (calls.with_old_policy, {"inputs": "token_log_probs"}, "sum of local reverse KLs"),
+    (calls.with_data, {}, "sum of local reverse KLs"),
+    (calls.labels_of_batch, {"batched": True}, "1/T × sum of local forward KLs"),
 ]
 
 
@@ -105,6 +108,8 @@ def test_labels_cover_the_mask():
 
 
 TOKEN_VERDICTS = [
+    (calls.of_positions, {"batched": True}, "16 × forward KL at temperature 4"),
+    (calls.with_hard_labels, {"batched": True, "drawn_from": "teacher"}, "forward KL"),
     (lambda lp, lq: (lp - lq).detach() * lp, {"inputs": "token_log_probs"}, "reverse KL"),
     (calls.of_probabilities, {"inputs": "probs"}, "reverse KL"),
     (
@@ -205,7 +210,11 @@ REFUSALS = [
     (audit, Counting, "write Counting(), an object"),
     (audit, lambda s, t, mask: 0, "write audit_sequence(loss)"),
     (audit, lambda s, t: {"kl": s, "ce": t}, "its keys are 'kl', 'ce'"),
-    (audit, calls.on_first, "inputs"),
+    (audit, calls.on_first, 'write audit(on_first, inputs="top_k", k=2)'),
+    (audit, calls.of_positions, "audit(of_positions, batched=True)"),
+    (audit, lambda student, teacher, T: 0, "partial(loss, T=...)"),
+    (audit_on_fewer, lambda model, inputs: 0, "runs model itself"),
+    (audit, lambda logits, data: calls.forward(logits, data), "data: a batch"),
 ]
 
 

@@ -48,7 +48,6 @@ TOKENS = {
     "reverse_kl": "reverse KL",
     "a_little_entropy": "reverse KL − 1e-05 × entropy",
     "squashed": "f-divergence with weight tanh(log p/q)",
-    "adapted": "forward KL",
     "sft": "zero",
     "default_reduction": "1/V × forward KL",
 }
@@ -69,6 +68,11 @@ def test_losses_of_one_position(name):
 @pytest.mark.parametrize("name", TEXTS)
 def test_losses_of_whole_texts(name):
     assert audit_sequence(defined()[name]).optimises == TEXTS[name]
+
+
+def test_a_library_s_loss_needs_no_adapter():
+    report = audit(defined()["library_loss"], inputs="log_probs", batched=True)
+    assert report.optimises == "forward KL"
 
 
 def test_bfloat16_hides_more_than_its_tolerance_says():

@@ -57,7 +57,7 @@ def add(commands):
     add(
         "--batched",
         action="store_true",
-        help="with --sequence: the loss takes batches, (B, T, V) and (B, T)",
+        help="the loss takes batches: logits (B, V), or with --sequence (B, T, V) and (B, T)",
     )
     add("--labels", choices=("aligned", "shift_inside"), help=LABELS)
     add(
@@ -107,7 +107,6 @@ def _contradiction(arguments):
     if arguments.seed < 0:
         return f"--seed is {arguments.seed}; give 0 or more"
     for option, given in (
-        ("--batched", arguments.batched),
         ("--reward", arguments.reward),
         ("--labels", arguments.labels),
     ):
@@ -146,12 +145,12 @@ def _outcome(arguments, name, expected):
 def _report(arguments, loss):
     from opd_toy.audit import audit, audit_sequence
 
-    options = {"drawn_from": arguments.drawn_from, "seed": arguments.seed, **_inputs(arguments)}
+    options = {name: getattr(arguments, name) for name in ("drawn_from", "seed", "batched")}
+    options |= _inputs(arguments)
     if not arguments.sequence:
         return audit(loss, **options)
     reward = load(arguments.reward) if arguments.reward else None
-    own = {"batched": arguments.batched, "reward": reward, "labels": arguments.labels}
-    return audit_sequence(loss, **own, **options)
+    return audit_sequence(loss, reward=reward, labels=arguments.labels, **options)
 
 
 def _inputs(arguments):

@@ -28,7 +28,7 @@ class Batch(dict):
 
     def __getitem__(self, key):
         role = USUAL.get(key) or _role(key)
-        if key not in self and self._can(role):
+        if not super().__contains__(key) and self._can(role):
             self[key] = self.give(_argument(key, role, self.form))
         value = super().__getitem__(key)
         self.read[key] = role

@@ -13,6 +13,8 @@ from opd_toy.audit.ways import roles
 
 FORMS = ("logits", "log_probs", "probs", "token_log_probs")
 TOP_K = "top_k"
+MODELS = (roles.STUDENT, roles.TEACHER)
+MODEL = "model"  # what is run, not what comes out
 OTHER_INTERFACE = (
     "write {entry}(lambda {inputs}: {code}(...)), with its arguments in their places: "
     "{subject} is {described}, and {which}. It is called as {wanted}"
@@ -20,6 +22,10 @@ OTHER_INTERFACE = (
 NEEDS_VALUE = (
     "write {entry}(functools.partial({code}, {name}=...)): {subject} is {described}, "
     "and its argument {name} has no default. It is called as {wanted}"
+)
+RUNS_MODELS = (
+    "write {entry}(...) of the part that works on logits: {subject} is {described} and runs "
+    "{name} itself; it is called as {wanted}, or with both models' logits in a batch"
 )
 MASK_OF_TOKEN = (
     "write audit_sequence({code}), which hands over masks, or {entry}(functools.partial({code}, "
@@ -57,6 +63,8 @@ def bind(parameters, level, forms, labels, names):
     places = _places(level, forms)
     chosen = {p.name: told[p.name] for p in required if told[p.name]}
     for name, role in chosen.items():
+        if role == MODEL:
+            raise AuditError(RUNS_MODELS.format(name=name, **names))
         if role == roles.SETTING:
             raise AuditError(NEEDS_VALUE.format(name=name, **names))
         if role == roles.MASK and roles.MASK not in places:
@@ -66,7 +74,11 @@ def bind(parameters, level, forms, labels, names):
         if p.name not in chosen:
             if not pending or (p.kind is p.KEYWORD_ONLY):
                 _refuse(p, names)
-            chosen[p.name] = pending.pop(0)
+            fitting = [r for r in pending if r in MODELS or not _is_distribution(p.name)]
+            if not fitting:
+                _refuse(p, names)
+            chosen[p.name] = fitting[0]
+            pending.remove(fitting[0])
     _with_defaults(plain, told, chosen, labels, roles.MASK in places)
     few = not {roles.STUDENT, roles.BATCH} & set(chosen.values()) or (
         not _taken(chosen) & {roles.TEACHER, roles.TOKEN, roles.BATCH}
@@ -93,10 +105,14 @@ def _told(plain, required, top_k):
         who, what = roles.guess(p.name)
         if alone and (what == roles.BATCH or roles.ALONE & set(roles.words(p.name))):
             found[p.name] = roles.BATCH
+        elif p.name == "T" and p.name not in pair:
+            found[p.name] = roles.SETTING  # a temperature
+        elif what == roles.SETTING and roles.words(p.name)[-1] == "model":
+            found[p.name] = MODEL
         elif top_k and roles.of_top_k(p.name):
             found[p.name] = roles.of_top_k(p.name)
         else:
-            form = what in ("logits", "log_probs", "probs")
+            form = _is_distribution(p.name)
             found[p.name] = who if form else (what or who or pair.get(p.name))
             found[p.name] = found[p.name] or pair.get(p.name)
     has_teacher = roles.TEACHER in found.values()
@@ -105,6 +121,10 @@ def _told(plain, required, top_k):
             found[name] = roles.OLD if has_teacher else roles.TEACHER
     _settle_targets(found, required)
     return found
+
+
+def _is_distribution(name):
+    return roles.guess(name)[1] in FORMS
 
 
 def _settle_targets(found, required):

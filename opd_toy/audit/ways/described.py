@@ -14,8 +14,9 @@ OTHERS = {
     roles.LABELS: "the tokens drawn, −100 where the mask is 0",
     roles.MASK: "the mask",
     roles.IDS: "the ids of the teacher's first {k} tokens",
-    roles.BATCH: "a batch, of which it reads {read}",
+    roles.BATCH: "a batch{read}",
 }
+EVERYTHING = "everything"  # stands for the keys until those that are read are known
 CALLED_AS = "called as {code}({arguments}){why}"
 NAMES_TELL = ": the names tell which is which, not the places"
 SHIFT = (
@@ -48,7 +49,8 @@ def words_of(way):
 
 
 def _words(way, argument):
-    read = ", ".join(map(repr, way.read)) or "nothing"
+    read = ", ".join(repr(key) for key in way.read if key != EVERYTHING)
+    read = read and f", of which it reads {read}"
     if argument.role in OTHERS:
         return OTHERS[argument.role].format(k=way.k, read=read)
     form = FORMS[argument.form].format(k=way.k)

@@ -7,14 +7,18 @@ from opd_toy.audit.signatures import call_text, read
 from opd_toy.audit.ways import roles
 from opd_toy.audit.ways.batch import USUAL
 from opd_toy.audit.ways.binding import FORMS, TOP_K, Argument, bind
+from opd_toy.audit.ways.described import EVERYTHING
 from opd_toy.audit.ways.trial import check_forms, probe, shifts_inside, tried
 from opd_toy.audit.ways.way import TEXTS, TOKENS, Way
 
 INPUTS = (*FORMS, TOP_K)
 LABELS = ("aligned", "shift_inside")
-BATCH_AXIS = (
-    "loss(student_logits (B, T, V), teacher_logits (B, T, V), tokens (B, T)[, mask (B, T)])"
-)
+BATCH_AXES = {
+    "audit": "loss(student_logits (B, V), teacher_logits (B, V), token (B,))",
+    "audit_sequence": (
+        "loss(student_logits (B, T, V), teacher_logits (B, T, V), tokens (B, T)[, mask (B, T)])"
+    ),
+}
 
 
 def as_way(loss, level=TOKENS, *, inputs="logits", k=2, labels=None, batched=False):
@@ -34,7 +38,8 @@ def as_way(loss, level=TOKENS, *, inputs="logits", k=2, labels=None, batched=Fal
     found = read(loss, level.wanted)
     names = _names(loss, found, level, batched)
     arguments = _arguments(found, level, forms, labels, names)
-    way = Way(found.function, level, arguments, names, k=k, form=forms["student"])
+    axis = batched and level is TOKENS
+    way = Way(found.function, level, arguments, names, k=k, axis=axis, form=forms["student"])
     way.note = found.note
     way.shift = labels == "shift_inside"
     inputs_tried = probe(level, batched)
@@ -60,9 +65,9 @@ def _forms(inputs):
 
 def _names(loss, found, level, batched):
     """Words for refusals."""
-    wanted = level.wanted
-    if level is TEXTS:
-        wanted = BATCH_AXIS if batched else f"{wanted}; batched=True puts a batch axis in front"
+    wanted = f"{level.wanted}; batched=True puts a batch axis in front"
+    if batched:
+        wanted = BATCH_AXES[level.entry]
     code = call_text(loss)
     return {
         "entry": level.entry,
@@ -89,9 +94,9 @@ def _is_plain(p):
 
 def _read_batch(way, inputs_tried):
     """Calls once with everything in the batch, to see what is read."""
-    way.read = {"all": roles.LABELS}
+    way.read = {EVERYTHING: roles.LABELS}
     way.settle()
     with torch.enable_grad():
         way(*inputs_tried[: way.count])
-    way.read = {key: role for key, role in way.read.items() if key != "all"} or dict(USUAL)
+    way.read = {key: role for key, role in way.read.items() if key != EVERYTHING} or dict(USUAL)
     way.settle()

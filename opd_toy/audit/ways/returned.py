@@ -19,8 +19,9 @@ def loss_in(value, names):
     kind = type(value).__name__
     if isinstance(value, Mapping):
         likely = [key for key in value if "loss" in str(key).lower() and _is_number(value[key])]
-        if "loss" in value or len(likely) == 1:
-            key = "loss" if "loss" in value else likely[0]
+        usual = [key for key in ("loss", "total_loss") if key in value]
+        if usual or len(likely) == 1:
+            key = (usual or likely)[0]
             return value[key], f"the entry {key!r} of the {kind} that it returns"
     elif isinstance(getattr(value, "loss", None), torch.Tensor):
         return value.loss, f"the .loss of the {kind} that it returns"

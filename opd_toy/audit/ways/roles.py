@@ -14,10 +14,14 @@ WHO = {
     "expert": TEACHER,
     "true": TEACHER,
     "soft": TEACHER,  # as in soft_labels
+    "tea": TEACHER,
+    "tch": TEACHER,
     "student": STUDENT,
+    "stu": STUDENT,
     "policy": STUDENT,
     "actor": STUDENT,
     "current": STUDENT,
+    "curr": STUDENT,
     "cur": STUDENT,
     "new": STUDENT,
     "draft": STUDENT,
@@ -26,6 +30,9 @@ WHO = {
     "predicted": STUDENT,
     "predictions": STUDENT,
     "old": OLD,
+    "prev": OLD,
+    "previous": OLD,
+    "generation": OLD,
     "behavior": OLD,
     "behaviour": OLD,
     "sampling": OLD,
@@ -35,21 +42,21 @@ WHO = {
     "reference": REFERENCE,
 }
 LOG_PROBS = {"logprob", "logprobs", "logps", "logp", "logq", "logpi", "lp", "lq"}
-AFTER_LOG = {"p", "q", "pi", "ps", "prob", "probs", "probability", "probabilities", "softmax"}
-PROBS = {"prob", "probs", "probability", "probabilities", "proba", "softmax"}
+AFTER_LOG = {"p", "q", "pi", "ps", "prob", "probs", "probability", "probabilities"}
+PROBS = {"prob", "probs", "probability", "probabilities", "proba"}
 LOGITS = {"logit", "logits", "output", "outputs", "hidden"}
 TOKEN_WORDS = {
     *("token", "tokens", "ids", "action", "actions", "completion", "completions"),
     *("response", "responses", "sample", "sampled", "samples"),
 }
 TARGETS = {"target", "targets", "tgt"}
-BATCHES = {"batch", "minibatch", "microbatch"}
-ALONE = {"inputs", "data", "sample", "samples", "example", "examples", "features", "kwargs"}
+BATCHES = {"batch", "minibatch", "microbatch", "data"}
+ALONE = {"inputs", "sample", "samples", "example", "examples", "features", "kwargs"}
 SETTINGS = {
     *("temperature", "temp", "tau", "beta", "alpha", "gamma", "lam", "lambda", "lmbda", "coef"),
     *("coeff", "eps", "epsilon", "clip", "reduction", "config", "cfg", "args", "tokenizer"),
     *("advantage", "advantages", "reward", "rewards", "returns", "baseline", "model", "step"),
-    *("scale", "num", "n"),
+    *("scale", "num", "n", "vocab", "estimator"),
 }
 
 
@@ -62,7 +69,8 @@ def words(name):
 def guess(name):
     """(who, what), each None where the name does not say."""
     found = words(name)
-    who = next((WHO[word] for word in found if word in WHO), None)
+    whose = [WHO[word] for word in sorted(found, key=("soft", "true").__contains__) if word in WHO]
+    who = whose[0] if whose else None  # soft_preds are the student's
     if not found:
         return None, None
     if found[-1] in ("mask", "masks"):

@@ -16,14 +16,15 @@ NOT_LOGITS = (
 )
 MEANINGS = (
     '"token_log_probs" hands over the log-probabilities of the tokens drawn alone, {drawn}; '
-    '"log_probs" those of the whole vocabulary, {whole}'
+    '"log_probs" those of the whole vocabulary, {whole}, "top_k" those of the teacher\'s first K, '
+    "with their ids"
 )
 
 
 def probe(level, batched):
     """(student, teacher, tokens, mask) on which a loss is tried."""
     generator = torch.Generator().manual_seed(0)
-    shape = (2, LENGTH) if batched else (LENGTH,) if level is TEXTS else ()
+    shape = () if level is not TEXTS else (2, LENGTH) if batched else (LENGTH,)
     draw = lambda: torch.randn(*shape, VOCABULARY, generator=generator, dtype=torch.float64)
     tokens = torch.randint(VOCABULARY, shape, generator=generator)
     return draw().requires_grad_(), draw().requires_grad_(), tokens, torch.ones_like(tokens).bool()
@@ -85,6 +86,8 @@ def _not_logits(way, named, raises):
 
     student, teacher = option(roles.STUDENT), option(roles.TEACHER)
     chosen = f'"{student}"' if student == teacher else f'("{student}", "{teacher}")'
+    if any(a.role == roles.TOKEN and roles.of_top_k(a.name or "") for a in way.arguments):
+        chosen = '"top_k", k=2'
     call = "{entry}({code}, inputs={chosen})".format(chosen=chosen, **way.names)
     texts = way.level is TEXTS
     shapes = {"drawn": "(T,)" if texts else "a scalar", "whole": "(T, V)" if texts else "(V,)"}

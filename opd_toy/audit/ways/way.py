@@ -16,16 +16,13 @@ NEEDS_OBJECT = (
     "and on an object made without __init__ it raised {error}"
 )
 ADAPT = (
-    "{batches}; write "
+    "{batches}, "
     '{entry}({code}, inputs="log_probs"), "probs" or "token_log_probs" for one that wants these '
     "instead of logits; one that keeps K tokens needs a small K here, such as 1 or 2"
 )
 BATCHES = {
-    "audit": (
-        "Adapt another interface with a lambda, such as {entry}(lambda student, teacher, token: "
-        "{code}(student[None], teacher[None], token[None]).sum()) for batches (B, V)"
-    ),
-    "audit_sequence": "Write {entry}({code}, batched=True) for batches (B, T, V)",
+    "audit": "To adapt it, write {entry}({code}, batched=True) for batches (B, V)",
+    "audit_sequence": "To adapt it, write {entry}({code}, batched=True) for batches (B, T, V)",
 }
 
 
@@ -57,12 +54,14 @@ class Way:
     """Called as loss(student_logits, teacher_logits[, tokens[, mask]]), calls the user's loss.
 
     ``arguments``: of ``binding.Argument``; ``count``: how many inputs it takes, 2 to 4;
-    ``names``: words for refusals; ``returns``: where the loss was found in what it returns.
+    ``names``: words for refusals; ``returns``: where the loss was found in what it returns;
+    ``axis``: whether single positions get a batch axis.
     """
 
-    def __init__(self, loss, level, arguments, names, *, k=2, shift=False, form="logits"):
+    def __init__(self, loss, level, arguments, names, *, k=2, axis=False, form="logits"):
         self.loss, self.level, self.arguments = loss, level, arguments
-        self.names, self.k, self.shift, self.form = names, k, shift, form
+        self.names, self.k, self.axis, self.form = names, k, axis, form
+        self.shift = False
         self.returns, self.read, self.note = None, {}, None
         self.settle()
 
@@ -84,6 +83,8 @@ class Way:
         given = student, teacher, tokens, mask
         if self.shift:
             given = shifted(*given)
+        if self.axis:
+            given = [None if value is None else value[None] for value in given]
         values = [self._value(argument, given) for argument in self.arguments]
         pairs = list(zip(self.arguments, values))
         try:
