@@ -40,10 +40,12 @@ for (const code of document.querySelectorAll("div.highlight")) {
   code.append(button);
 }
 
-// Names in a table's code may break after a dot, an underscore, a comma, a bracket or a sign.
-for (const name of document.querySelectorAll("td code .pre")) {
+// Long names in tables and signatures may break after a dot, an underscore, a comma, a sign.
+for (const name of document.querySelectorAll("td code .pre, dt.sig .pre")) {
   const pieces = name.textContent.split(/(?<=[._,(=/])(?=\w)/);
   name.replaceChildren(
     ...pieces.flatMap((piece, i) => (i ? [document.createElement("wbr"), piece] : [piece])),
   );
 }
+for (const parameter of document.querySelectorAll("dt.sig .sig-param"))
+  parameter.before(document.createElement("wbr"));

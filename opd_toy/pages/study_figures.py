@@ -42,7 +42,7 @@ def _frozen_panel(axes, stages, estimator, colour, style):
     axes.plot([0, 1], [1, 1], color=style["muted"], linewidth=1)
     axes.set(xlabel="γ", xlim=(-0.05, 1.35), xticks=[0, 0.5, 1])
     powers_of_ten(axes, -3, 2)
-    label_ends(axes, 1, ends, 0.3)
+    label_ends(axes, 1, ends, 0.4)
 
 
 # (estimator, γ): label and dashes

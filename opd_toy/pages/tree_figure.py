@@ -30,7 +30,7 @@ def two_steps(first, after, style):
     words = {"ha": "left"}
     axes.text(0, 9.2, "student", color=style["student"], **words)
     axes.text(2.0, 9.2, "teacher", color=style["teacher"], **words)
-    axes.text(0, -0.3, "no gradient along a branch", color=style["reverse_kl"], **words)
+    axes.text(0, -0.3, "no gradient along a branch", color=style["ink"], **words)
     axes.text(0, 6.2, "first token", color=style["ink"], **words)
     axes.text(6.7, 9.2, "second token", color=style["ink"], **words)
     return axes.figure
@@ -59,5 +59,5 @@ def _branch(axes, start, end, chances, style):
     for shift in (-0.09, 0.09):
         axes.plot(
             [across - 0.14 + shift, across + 0.14 + shift], [up - 0.5, up + 0.5],
-            color=style["reverse_kl"], linewidth=2,
+            color=style["ink"], linewidth=2,
         )  # fmt: skip

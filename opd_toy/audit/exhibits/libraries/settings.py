@@ -29,6 +29,7 @@ CODE = re.compile(
     r"\w[\w.]*\([^)]*\)"  # a call
     r'|\w+=(?:"[^"]*"|\.{3}|[\w+-]+(?:\.\d+)?)'  # an option with its value
     r"|\b[A-Za-z]\w*(?:[._]\w+)+\b"  # a name with a dot or an underscore in it
+    r"|\b[A-Z]\w*(?:Trainer|Config)\b"  # a class
 )
 
 
