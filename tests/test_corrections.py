@@ -17,7 +17,8 @@ from tests.conftest import ROOT
 def test_the_front_page_calls_each_chapter_by_its_title():
     front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
     named = re.findall(r"^\|.*?\[([^]]+)\]\(([\w-]+\.md)\)", front, re.MULTILINE)
-    assert len(named) == 19
+    pages = {path.name for path in (ROOT / "book").glob("[0-9]*.md")}
+    assert {page for _, page in named} == pages | {"decide.md", "symptoms.md", "notation.md"}
     for title, page in named:
         assert f"\n# {title}\n" in (ROOT / "book" / page).read_text(encoding="utf-8")
 
