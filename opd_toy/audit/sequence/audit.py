@@ -8,7 +8,7 @@ from opd_toy import _validate
 from opd_toy.audit.calling import AuditError
 from opd_toy.audit.sequence.calls import SequenceCall
 from opd_toy.audit.sequence.judge import is_described, judge, read, read_close
-from opd_toy.audit.sequence.measure import measure, measure_close
+from opd_toy.audit.sequence.measure import measure, measure_close, measure_limits
 from opd_toy.audit.ways import TEXTS, as_way, reported
 
 
@@ -52,6 +52,8 @@ def audit_sequence(
         # Nothing holds where the two are drawn apart: the same again where they are close.
         measured = measure_close(call, measured, reward)
         reading = read_close(measured, reading)
+    if reading.verdict.known:
+        measured = measure_limits(call, measured, reward, reading.verdict, reading.tolerance)
     rest = {"drawn_from": drawn_from, "reward": reward, "batched": batched, "seed": seed}
     again = lambda other: audit_sequence(loss, inputs=other, labels=labels, **rest)
     return reported(judge(measured, reading), way, batched, again)

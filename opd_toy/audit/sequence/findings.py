@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opd_toy.audit.report import TEACHER_LEARNS, finding
+from opd_toy.audit.report import TEACHER_LEARNS, finding, number
 from opd_toy.audit.sequence.alignment import alignment_findings
 from opd_toy.audit.sequence.bases import REWARD
 from opd_toy.audit.sequence.measure import SPREAD
@@ -21,6 +21,8 @@ FAR_OFF = (
     "where student and teacher differ much (logits with standard deviation {spread:g}): "
     "{problem}; clamps and small constants show there"
 )
+HOLDS = "the verdict holds {sides}, for the token that has it"
+SIDES = {"below": "down to log p/q = {limit}", "above": "up to log p/q = {limit}"}
 CLOSE_ONLY = (
     "the verdict holds for logits that differ with standard deviation {spread:g}, "
     "not where they are drawn apart: costs or weights are clamped early"
@@ -59,7 +61,7 @@ def findings(measured, reading, facts, mask, batch):
     found = [
         _expectation(facts, measured.drawn_from),
         *_sizes(reading.verdict, facts.problems),
-        _far_off(reading, facts.problems["far"]),
+        _far_off(reading, facts.problems["far"], measured.limits),
     ]
     if reading.close_only:
         found.append(finding("ordinary", "note", CLOSE_ONLY.format(spread=SPREAD["close fit"])))
@@ -105,11 +107,15 @@ def _sizes(verdict, problems):
         yield finding("vocabulary", "broken", words)
 
 
-def _far_off(reading, problem):
+def _far_off(reading, problem, limits):
+    sides = [SIDES[side].format(limit=number(x, 2)) for side, x in limits.found] if limits else []
+    said = HOLDS.format(sides=" and ".join(sides)) if sides else ""
     if problem:
         severity = "broken" if "not finite" in problem else "note"
-        words = FAR_OFF.format(spread=SPREAD["far"], problem=problem)
+        words = FAR_OFF.format(spread=SPREAD["far"], problem=problem) + (said and f"; {said}")
         return finding("far off", severity, words)
+    if said:
+        return finding("far off", "note", said)
     if reading.verdict.known and not reading.close_only:
         return finding("far off", "fine")
     return None

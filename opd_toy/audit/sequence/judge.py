@@ -82,7 +82,10 @@ def judge(measured, reading):
     per_token = verdict.per_token if verdict.known or not group else group.per_token
     mask = measured.mask and name_mask(measured.mask, per_token)
     batch = measured.batch and name_batch(measured.batch, mask, per_token, group)
-    limit = "" if name == NONE else _limit(problems, reading, mask)
+    apart = measured.limits
+    limit = (
+        "" if name == NONE else _limit(problems["far"] or (apart and apart.found), reading, mask)
+    )
     fixed_point = _fixed_point(measured)
     facts = Facts(
         optimises=name + limit,
@@ -126,7 +129,7 @@ def judge(measured, reading):
         lengths=tuple(sorted({s.length for s in measured.ordinary})),
         vocabularies=tuple(sorted({s.student.vocabulary for s in measured.ordinary})),
         pairs=len(measured.ordinary),
-        farthest=max(map(_farthest, measured.ordinary + measured.beyond["far"].samples)),
+        farthest=_farthest_of(measured),
         calls=measured.calls,
         seed=measured.seed,
     )
@@ -149,9 +152,9 @@ def _map(dependence):
     return dependence.moves | others
 
 
-def _limit(problems, reading, mask):
+def _limit(far_off, reading, mask):
     """Where alone the verdict holds; "" where it holds everywhere."""
-    close = CLOSE if problems["far"] or reading.close_only else ""
+    close = CLOSE if far_off or reading.close_only else ""
     return close + (MASKED if mask and not mask.fields["respected"] else "")
 
 
@@ -191,6 +194,12 @@ def _with_other_tokens(measured, reading):
     with_reward, tolerance = measured.with_reward, reading.tolerance
     verdict = explain(fitting, confirming, other, with_reward, tolerance, families=False)
     return verdict.name if verdict.named else None
+
+
+def _farthest_of(measured):
+    limits = measured.limits
+    searched = min(-limits.below, limits.above) if limits else 0.0
+    return max(searched, *map(_farthest, measured.ordinary + measured.beyond["far"].samples))
 
 
 def _farthest(sample):

@@ -13,6 +13,7 @@ import numpy as np
 from opd_toy.audit.calling import AuditError
 from opd_toy.audit.sequence.dependence import Dependence, observe_dependence
 from opd_toy.audit.sequence.groups import GroupFacts, observe_group
+from opd_toy.audit.sequence.limits import Limits, observe_limits
 from opd_toy.audit.sequence.masks import BatchFacts, MaskFacts, observe_batch, observe_mask
 from opd_toy.audit.sequence.samples import Sample, tabulate
 from opd_toy.sequences import TokenTree
@@ -59,8 +60,8 @@ class Measurements:
     ``confirming``: samples they must hold on; ``beyond``: {"far", "long", "wide": Beyond};
     ``same``: student = teacher; ``mask``, ``batch``: None where the loss takes none;
     ``dependence``: which rows move which; ``group``: what weighs the scores of a draw;
-    ``close``: (fitting, confirming) samples of trees close to each other, where they were
-    measured too; ``formats``: names of the floating formats inside the loss.
+    ``formats``: names of the floating formats inside the loss; ``close``: (fitting, confirming)
+    samples of trees close to each other, and ``limits`` of a verdict, where these were asked for.
     """
 
     fitting: list
@@ -80,6 +81,7 @@ class Measurements:
     calls: int
     seed: int
     close: tuple | None = None
+    limits: Limits | None = None
 
     @property
     def ordinary(self):
@@ -146,6 +148,13 @@ def measure_close(call, measured, reward):
     close = tabulated("fit"), tabulated("confirm")
     call.check_unchanged()
     return replace(measured, close=close, **_over_all_calls(call))
+
+
+def measure_limits(call, measured, reward, verdict, tolerance):
+    """The same Measurements with the limits of a known verdict besides."""
+    with warnings.catch_warnings(action="ignore"):
+        limits = observe_limits(call, measured, reward, verdict, tolerance)
+    return replace(measured, limits=limits, **_over_all_calls(call))
 
 
 def _over_all_calls(call):
