@@ -117,8 +117,7 @@ def found(*, piece="reverse KL", facts=(), condition=1.0, close_only=False, mask
                 "drawn_from": "student",
                 "teacher_gradient": False,
                 "touched": (),
-                "dependence": None,
-            }
+                "dependence": None, "limits": None}
             | measured
         ),
         Reading(verdict, "float64", close_only),
