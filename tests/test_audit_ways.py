@@ -45,6 +45,12 @@ def test_where_nothing_tells_the_place_does():
         ("response_log_probs", (None, "log_probs")),
         ("labels", (None, "labels")),
         ("temperature", (None, "setting")),
+        ("teacher_temperature", (None, "setting")),
+        ("sample_weights", (None, "setting")),
+        ("pad_token_id", (None, "setting")),
+        ("batch_size", (None, "setting")),
+        ("num_items_in_batch", (None, "setting")),
+        ("no_model_batch", (None, "batch")),
         ("x", (None, None)),
     ],
 )
@@ -57,6 +63,11 @@ def test_reference_is_the_teacher_unless_there_is_another():
     assert [argument.role for argument in way.arguments] == ["student", "teacher"]
     way = as_way(lambda logp, ref_logp, teacher_logp: 0, TOKENS, inputs="token_log_probs")
     assert [argument.role for argument in way.arguments] == ["student", "old", "teacher"]
+
+
+def test_an_old_policy_is_the_teacher_where_there_is_no_other():
+    way = as_way(lambda old_logits, new_logits: 0, TOKENS)
+    assert [argument.role for argument in way.arguments] == ["teacher", "student"]
 
 
 def test_targets_are_the_tokens_beside_a_teacher():

@@ -119,6 +119,8 @@ def _told(plain, required, top_k):
     for name, role in found.items():
         if role == roles.REFERENCE:
             found[name] = roles.OLD if has_teacher else roles.TEACHER
+    if not {roles.TEACHER, roles.BATCH, roles.TARGET, None} & set(found.values()):
+        found |= {name: roles.TEACHER for name, role in found.items() if role == roles.OLD}
     _settle_targets(found, required)
     return found
 

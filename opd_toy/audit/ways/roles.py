@@ -14,6 +14,9 @@ WHO = {
     "expert": TEACHER,
     "true": TEACHER,
     "soft": TEACHER,  # as in soft_labels
+    "oracle": TEACHER,
+    "frozen": TEACHER,
+    "ema": TEACHER,
     "tea": TEACHER,
     "tch": TEACHER,
     "student": STUDENT,
@@ -25,6 +28,8 @@ WHO = {
     "cur": STUDENT,
     "new": STUDENT,
     "draft": STUDENT,
+    "learner": STUDENT,
+    "trainable": STUDENT,
     "pred": STUDENT,
     "preds": STUDENT,
     "predicted": STUDENT,
@@ -40,6 +45,7 @@ WHO = {
     "rollout": OLD,
     "ref": REFERENCE,
     "reference": REFERENCE,
+    "base": REFERENCE,
 }
 LOG_PROBS = {"logprob", "logprobs", "logps", "logp", "logq", "logpi", "lp", "lq"}
 AFTER_LOG = {"p", "q", "pi", "ps", "prob", "probs", "probability", "probabilities"}
@@ -56,7 +62,8 @@ SETTINGS = {
     *("temperature", "temp", "tau", "beta", "alpha", "gamma", "lam", "lambda", "lmbda", "coef"),
     *("coeff", "eps", "epsilon", "clip", "reduction", "config", "cfg", "args", "tokenizer"),
     *("advantage", "advantages", "reward", "rewards", "returns", "baseline", "model", "step"),
-    *("scale", "num", "n", "vocab", "estimator"),
+    *("scale", "num", "n", "vocab", "estimator", "weight", "weights", "size", "id", "ignore"),
+    *("pad", "eos", "bos", "len", "length", "lengths", "count"),
 }
 
 
@@ -79,6 +86,10 @@ def guess(name):
         if form == "logits" and who is None and TARGETS & set(found):
             who = TEACHER  # of speculative decoding, beside draft_logits
         return who, form
+    if found[-1] in BATCHES and "num" not in found:
+        return None, BATCH
+    if SETTINGS & set(found):
+        return None, SETTING
     if {"label", "labels"} & set(found):
         return (who, None) if who == TEACHER else (None, LABELS)
     if TOKEN_WORDS & set(found):
@@ -87,8 +98,6 @@ def guess(name):
         return (who, None) if who else (None, TARGET)
     if BATCHES & set(found):
         return None, BATCH
-    if who is None and SETTINGS & set(found):
-        return None, SETTING
     return who, None
 
 
