@@ -63,17 +63,17 @@ KNOWN = (
     *("sequence reverse KL", "sequence forward KL", "sequence negative entropy"),
     *("sum of local reverse KLs", "sum of local forward KLs", "sum of local JSD(β = 0.5)"),
     *("expected sum of local forward KLs", "reverse KL with a discounted return, γ = 0.9"),
-    *("expected reward", "zero", "none of these"),
+    *("expected reward", "sequence cross-entropy with the teacher", "zero", "none of these"),
 )
 # What may stand before and after a name.
 WORDS_AROUND = (
     "# * / ^ ( ) v t h p q kl std log sqrt forward reverse sum local sequence expected partial "
-    "teacher student top renormalized dropped tail as one token tokens temperature alone skew beta "
-    "alpha gamma discounted return returns later costs cost own mean from over position positions "
-    "last first weighted by prefixes while two are close until they where masked times factor "
-    "that depends pair vocabulary divided likeliest uniform labels other ones and its clipped "
-    "floored geometric mixture normalised weight squared tanh sigmoid sign exp max least most and "
-    "target held fixed made uniform outside e minus ||"
+    "teacher student top renormalized dropped tail as one token tokens temperature alone skew "
+    "beta alpha gamma discounted return returns later costs cost own mean from over position "
+    "positions last first weighted by prefixes while two are close until they where masked times "
+    "factor that depends pair vocabulary divided likeliest uniform labels other ones and its "
+    "clipped floored geometric mixture normalised weight standardized batch c each squared tanh "
+    "sigmoid sign exp max least most target held fixed made outside e minus ||"
 )
 AROUND = set(WORDS_AROUND.split())
 
