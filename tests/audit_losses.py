@@ -93,6 +93,10 @@ def swapped(loss):
 CLOSE = " while the two are close"
 
 
+def holds_everywhere(verdict):
+    return not any(words in verdict for words in (NONE, " where ", " close"))
+
+
 DIFFERS = " × a factor that depends on the pair"
 
 
@@ -152,7 +156,10 @@ VERDICTS = {
     "k1 as a loss, teacher detached": (lambda s, t, k: ratio(s, t.detach(), k), "zero"),
     "k2 as a loss": (lambda s, t, k: ratio(s, t, k) ** 2 / 2, "reverse KL"),
     "k3 as a loss": (k3, "forward KL"),
-    "k3 as a loss, at most 10": (lambda s, t, k: k3(s, t, k).clamp(max=10), "forward KL" + CLOSE),
+    "k3 as a loss, at most 10": (
+        lambda s, t, k: k3(s, t, k).clamp(max=10),
+        "forward KL where log p/q ≤ 11 and log q/p ≤ 2.61",
+    ),
     "k1 as a reward": (gradient_policy(ratio), "reverse KL"),
     "k2 as a reward": (gradient_policy(lambda s, t, k: ratio(s, t, k) ** 2 / 2), NONE),
     "k3 as a reward": (gradient_policy(k3), "reverse KL − forward KL"),
@@ -170,11 +177,11 @@ VERDICTS = {
     ),
     "clamped at 5": (
         gradient_policy(lambda s, t, k: ratio(s, t, k).clamp(-5, 5)),
-        "reverse KL" + CLOSE,
+        "reverse KL where |log p/q| ≤ 5",
     ),
     "clamped at 0.2": (
         gradient_policy(lambda s, t, k: ratio(s, t, k).clamp(-0.2, 0.2)),
-        "f-divergence with weight log p/q clipped to ±0.2",
+        "reverse KL where |log p/q| ≤ 0.2",
     ),
     "normalized by its deviation": (
         gradient_policy(
@@ -329,7 +336,7 @@ VERDICTS = {
     "the smaller of the two": (lambda s, t: torch.minimum(forward(s, t), reverse(s, t)), NONE),
     "log-probabilities at least -20": (
         lambda s, t: (probs(s) * (logs(s).clamp(min=-20) - logs(t).clamp(min=-20))).sum(),
-        "reverse KL" + CLOSE,
+        "reverse KL where p, q ≥ 2.06e-09",
     ),
     # In other formats.
     "float32": (in_format(reverse, torch.float32), "reverse KL"),

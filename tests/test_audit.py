@@ -193,7 +193,10 @@ def test_clamped_weight_is_found_where_it_begins(sampled):
         severity == "note" and "is above 5" in text for severity, text in clamps
     )
     assert found(sampled, "clamp") == [
-        ("fine", "the gradient neither stops nor is cut off for |log p/q| up to 40")
+        (
+            "fine",
+            "neither stops nor is cut off while it is finite, |log p/q| up to 700",
+        )
     ]
     assert found(audit(k3), "clamp")[0][0] == "fine"  # 1 - q/p levels off, which is no clamp
 

@@ -20,10 +20,11 @@ from opd_toy.audit.sequence.samples import Sample
 from opd_toy.audit.sequence.verdict import SequenceVerdict, explain
 from opd_toy.audit.token import candidates, words
 from opd_toy.audit.token.beside import compared
-from opd_toy.audit.token.edges import EdgeCalls, Limit, Mean
+from opd_toy.audit.token.edges import EdgeCalls, Mean
 from opd_toy.audit.token.expected import Expected, expected
 from opd_toy.audit.token.findings import findings
 from opd_toy.audit.token.judge import judge
+from opd_toy.audit.token.limits import Limit
 from opd_toy.audit.token.measure import Descent, Measurements, Table
 from opd_toy.audit.token.pairs import ORDINARY, TIERS, Pairs, large_pairs, random_pairs
 from opd_toy.audit.token.report import TokenReport
@@ -209,7 +210,7 @@ def test_edges_in_words():
         padded=Mean(1.0, np.append(at_notes / 2, [0.0, 0.0])),
         huge=FINE,
         close=((0.1, Mean(0.0, at_notes)), (0.01, FINE), (0.002, FINE)),
-        limits=(Limit("log p/q", 5.0, 0.25), Limit("log q/p", 7.0)),
+        limits=(Limit("log p/q", 5.0, "clamp", 0.25), Limit("log q/p", 7.0)),
     )
     severities = [entry["severity"] for entry in findings(calls, at_notes)]
     assert severities == [
@@ -224,7 +225,7 @@ def test_edges_in_words():
     for part in (
         "multiplied by 0.5",
         "still 0.01 apart",
-        "stays at 0.25 where log p/q is above 5",
+        "stays at 0.25 where its log p/q is above 5",
         "exactly 0 where log q/p of the token drawn is above 7",
         "fine: a token masked (−inf) in both; logits of ±10000",
     ):

@@ -256,8 +256,8 @@ VERDICTS = {
         "reverse KL on the teacher's top 2, tail dropped",
         "reverse KL on the teacher's top 2, tail as one token",
     ),
-    "value_clamp": ("forward KL while the two are close", "forward KL"),
-    "ratio_clamp": ("reverse KL while the two are close", "reverse KL"),
+    "value_clamp": ("forward KL where log p/q ≤ 11 and log q/p ≤ 2.61", "forward KL"),
+    "ratio_clamp": ("reverse KL where |log p/q| ≤ 1", "reverse KL"),
     "temperature": ("forward KL at temperature 2", "4 × forward KL at temperature 2"),
 }
 audited = functools.cache(audit)

@@ -1,11 +1,22 @@
 """In which floating-point format a loss computes, and how small a bias can be seen there."""
 
+import math
+
 import numpy as np
 import torch
 
 TOLERANCES = {"float64": 1e-9, "float32": 2e-5, "float16": 3e-2, "bfloat16": 3e-2}
 COARSE = 1e-3  # tolerances above are half precision's
 FEW = 16  # so few different numbers, such as 0 and 1 of one-hot rows, are exact in any format
+ORDER = 6  # of the differences in which a smooth function is gone and its rounding is left
+POINTS = 24
+DROWNED = 0.05  # rounding above this share of the numbers: they are 0 but for rounding
+# Spacing of the points, and the rounding from which on it is that of a format, the coarsest
+# first.  A half-precision input moves on only every .01 or so.
+ROUNDED = (
+    (3e-2, (("bfloat16", 4e-4), ("float16", 4e-5))),
+    (1e-4, (("float32", 1e-11),)),
+)
 
 
 def precision(*gradients):
@@ -25,6 +36,33 @@ def precision(*gradients):
             if torch.equal(numbers.to(dtype).double(), numbers):
                 return _name(dtype)
     return "float64"
+
+
+def by_rounding(numbers_at):
+    """The format whose rounding shows in ``numbers_at(step)`` (N,), smooth but for rounding.
+
+    Numbers that are computed in float32 somewhere on the way carry its rounding even
+    where all that goes in and comes out is float64: in scalars, in compiled code, in a
+    backward of one's own.  A constant in float32 has none, it never changes.
+    """
+    for spacing, named in ROUNDED:
+        found = np.array([numbers_at(spacing * step) for step in range(POINTS)])
+        noise = _rounding(found)
+        for name, least in named:
+            if least < noise < DROWNED:
+                return name
+    return "float64"
+
+
+def _rounding(found):
+    """Of numbers (POINTS, N) at equal spacings: their rounding, relative to the largest."""
+    found = found[:, np.isfinite(found).all(axis=0)]
+    if not found.size or not found.any():
+        return 0.0
+    # A kink shows in ORDER of the differences: less than half of them are to be looked at.
+    differences = np.quantile(np.abs(np.diff(found, ORDER, axis=0)), 0.4, axis=0)
+    spread = math.sqrt(math.comb(2 * ORDER, ORDER))
+    return float(differences.max() / spread / np.abs(found).max())
 
 
 def formats_inside(loss, student, teacher, *rest):

@@ -84,7 +84,7 @@ CLAIMS = {
         Audit(losses.constant_baseline, "reverse KL"),
         Audit(losses.importance_weighted, "reverse KL", options={"drawn_from": "teacher"}),
         Audit(losses.clipped_importance_weight, "none of these", options={"drawn_from": "teacher"}),
-        Audit(losses.truncated, "reverse KL while the two are close", {"holds_everywhere": False}),
+        Audit(losses.truncated, "reverse KL where |log p/q| ≤ 1", {"holds_everywhere": False}),
     ),
     "baseline-does-not-always-help": (
         PG,

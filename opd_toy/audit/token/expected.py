@@ -75,11 +75,11 @@ def expected(tables, drawn_from, precision, large=None):
     logit = np.array([max(np.abs(t.student).max(), np.abs(t.teacher).max()) for t in tables])
     ordinary = sizes[tier == ORDINARY]
     usual = np.median(ordinary) if len(ordinary) else 0.0
-    rounding = ROUNDING[precision] * (sizes * (1 + ratio) + usual * logit + 0.1 * values)
+    rounding = ROUNDING[precision] * (sizes * (1 + ratio) + usual * logit)
     return Expected(
         pairs,
         gradients,
-        rounding,
+        rounding + 0.1 * ROUNDING[precision] * values,
         tier,
         fit=np.array([table.fit for table in tables]),
         tolerance=TOLERANCES[precision],

@@ -6,8 +6,10 @@
 
 import numpy as np
 
+from opd_toy.audit import formats
 from opd_toy.audit.report import finding, number, vector
-from opd_toy.audit.token.edges import HUGE, LOG_RATIOS
+from opd_toy.audit.token.edges import HUGE
+from opd_toy.audit.token.limits import FLOORS, HEADS, LOG_RATIOS
 
 CLOSE_BY = "a student close by its teacher"
 STOPS_SHORT = (
@@ -22,25 +24,37 @@ NO_FUNCTION_OF_P = (
     "changes the loss: the gradient sums to {total:.3g}, not 0, "
     "so it is no function of the student's probabilities alone"
 )
-DEAD = "exactly 0 where {over} of {token} is above {above:.3g}"
-CLAMPED = "the weight of the token drawn stays at {weight} where {over} is above {above:.3g}"
-NO_CLAMP = "the gradient neither stops nor is cut off for |log p/q| up to {largest:g}"
+UNTOLD = (
+    "cannot be told in {precision}: the gradient is exactly 0 while the logits are still {apart:g} "
+    "apart, which rounding alone can do"
+)
+BEYOND = "{over} of {token} is {side} {at:.3g}"
+ON_THE_PATH = ", for a token of probability {head:g} under the model that does not lack it"
+DEAD = "exactly 0 where {beyond}"
+OVERFLOW = "not finite where {beyond}"
+REFUSES = "the loss raises an error where {beyond}"
+CLAMPED = "the weight of {token} stays at {weight} where its {over} is {side} {at:.3g}"
+FLAT = "the part of {token} in the gradient stays as it is where its {over} is {side} {at:.3g}"
+NO_CLAMP = "neither stops nor is cut off while it is finite, |log p/q| up to {largest:g}"
 FINITE = "value and gradient stay finite"
 
 
-def findings(calls, expected):
+def findings(calls, expected, precision="float64"):
     """A list of findings (``report.finding``) from EdgeCalls.
 
-    ``expected`` (3,): the expected gradient at the notes' pair.
+    ``expected`` (3,): the expected gradient at the notes' pair; ``precision``: the format
+    that the loss computes in, whose rounding is nothing to be noted.
     """
+    coarse = formats.TOLERANCES[precision] > formats.COARSE
+    rounding = 3 * formats.TOLERANCES[precision]
     return [
-        _masked(calls.masked, expected),
+        _masked(calls.masked, expected, rounding),
         _one_sided(calls.masked_teacher, "teacher"),
         _one_sided(calls.masked_student, "student"),
-        _padded(calls.padded, expected),
+        _padded(calls.padded, expected, rounding),
         _huge(calls.huge),
-        _constant(expected),
-        _close(calls.close, expected),
+        _constant(expected, rounding),
+        _close(calls.close, expected, precision if coarse else None),
         *_limits(calls),
     ]
 
@@ -54,7 +68,7 @@ def _value_and_gradient(mean):
     return f"value {number(mean.value)}, gradient {vector(mean.gradient)}"
 
 
-def _masked(mean, expected):
+def _masked(mean, expected, rounding):
     edge = "a token masked (−inf) in both"
     if not mean.is_finite:
         words = f"{_value_and_gradient(mean)}: one masked token spoils the position"
@@ -62,22 +76,22 @@ def _masked(mean, expected):
     if mean.gradient[3] != 0:
         words = f"the masked token's logit gets a gradient of {mean.gradient[3]:.3g}"
         return finding(edge, "broken", words)
-    return _others(edge, mean.gradient[:3], expected)
+    return _others(edge, mean.gradient[:3], expected, rounding)
 
 
-def _padded(mean, expected):
+def _padded(mean, expected, rounding):
     edge = f"vocabulary padded with logits of −{HUGE:g}"
     if not mean.is_finite:
         return finding(edge, "broken", _value_and_gradient(mean))
-    return _others(edge, mean.gradient[:3], expected)
+    return _others(edge, mean.gradient[:3], expected, rounding)
 
 
-def _others(edge, gradient, expected):
-    size = max(np.linalg.norm(expected), 1e-300)
-    if np.linalg.norm(gradient - expected) <= max(1e-4 * size, 1e-12):
+def _others(edge, gradient, expected, rounding):
+    size, alike = max(np.linalg.norm(expected), 1e-300), max(1e-4, rounding)
+    if np.linalg.norm(gradient - expected) <= max(alike * size, 1e-12):
         return finding(edge, "fine", "the other tokens' gradient is unchanged")
     ratio = np.linalg.norm(gradient) / size
-    if np.linalg.norm(gradient / max(ratio, 1e-300) - expected) <= 1e-4 * size:
+    if np.linalg.norm(gradient / max(ratio, 1e-300) - expected) <= alike * size:
         return finding(edge, "note", OTHERS_SCALED.format(ratio=ratio))
     words = OTHERS_CHANGED.format(before=vector(expected), after=vector(gradient))
     return finding(edge, "broken", words)
@@ -98,32 +112,51 @@ def _huge(mean):
     return finding(edge, "broken", _value_and_gradient(mean))
 
 
-def _constant(expected):
+def _constant(expected, rounding):
     """A loss of the two distributions has a gradient that sums to 0 over the logits."""
     edge = "a constant added to the student's logits"
     total, size = float(np.sum(expected)), float(np.abs(expected).sum())
-    if abs(total) <= 1e-5 * size or size < 1e-12:
+    noise = rounding if rounding > formats.COARSE else 0.0  # of a divergence, whose size is 1
+    if abs(total) <= max(1e-5 * size, noise) or size < 1e-12:
         return finding(edge, "fine", "changes nothing")
     return finding(edge, "note", NO_FUNCTION_OF_P.format(total=total))
 
 
-def _close(close, expected):
-    """Descent stops short of the teacher where the gradient is 0 before the student is there."""
+def _close(close, expected, coarse):
+    """Descent stops short of the teacher where the gradient is 0 before the student is there.
+
+    ``coarse``: a half-precision format, in which close models are alike, or None.
+    """
     still = [apart for apart, mean in close if not mean.gradient.any()]
+    if still and expected.any() and coarse:
+        words = UNTOLD.format(precision=coarse, apart=max(still))
+        return finding(CLOSE_BY, "note", words)
     if still and expected.any():
         return finding(CLOSE_BY, "note", STOPS_SHORT.format(apart=max(still)))
     return finding(CLOSE_BY, "fine", "the gradient does not stop before the student is there")
 
 
 def _limits(calls):
-    token = "the token drawn" if calls.takes_token else "a token"
-    found = []
-    for limit in calls.limits:
-        if limit.weight is None:
-            words = DEAD.format(over=limit.over, token=token, above=limit.above)
-            found.append(finding("dead gradient", "broken", words))
-        else:
-            weight = number(limit.weight)
-            words = CLAMPED.format(weight=weight, over=limit.over, above=limit.above)
-            found.append(finding("clamp", "note", words))
+    found = [_limit(limit, calls.takes_token) for limit in calls.limits]
     return found or [finding("clamps", "fine", NO_CLAMP.format(largest=LOG_RATIOS[-1]))]
+
+
+def _limit(limit, takes_token):
+    words = {
+        "over": limit.over,
+        "token": "the token drawn" if takes_token else "a token",
+        "side": "below" if limit.over in FLOORS else "above",
+        "at": limit.at,
+    }
+    path = "" if limit.everywhere else ON_THE_PATH.format(head=HEADS[0])
+    beyond = BEYOND.format(**words) + path
+    severity = "note" if limit.is_far else "broken"
+    if limit.kind == "not finite":
+        return finding("overflow", severity, OVERFLOW.format(beyond=beyond))
+    if limit.kind == "refuses":
+        return finding("refusal", severity, REFUSES.format(beyond=beyond))
+    if limit.kind == "cut":
+        return finding("dead gradient", "broken", DEAD.format(beyond=beyond))
+    if limit.weight is None:
+        return finding("clamp", "note", FLAT.format(**words) + path)
+    return finding("clamp", "note", CLAMPED.format(weight=number(limit.weight), **words) + path)

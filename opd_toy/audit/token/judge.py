@@ -1,37 +1,42 @@
 """From measurements of a loss of one token to a report: arithmetic on the tables alone."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from opd_toy import objectives
 from opd_toy.audit import formats
 from opd_toy.audit.report import OTHER
-from opd_toy.audit.token import beside, names
+from opd_toy.audit.token import beside, limits, names
 from opd_toy.audit.token.describe import described
-from opd_toy.audit.token.expected import expected, lengths
+from opd_toy.audit.token.expected import Expected, expected, lengths
 from opd_toy.audit.token.findings import findings, stops_short
 from opd_toy.audit.token.measure import SETTLED
 from opd_toy.audit.token.pairs import ORDINARY, PEAKED
 from opd_toy.audit.token.report import TokenReport
 from opd_toy.audit.token.values import name_values
-from opd_toy.audit.token.verdict import identify
+from opd_toy.audit.token.verdict import LEGIBLE, Verdict, holds_on, identify
 from opd_toy.distributions import entropy, softmax
 from opd_toy.estimators import policy_gradient, total_variance
 from opd_toy.example import STUDENT, TEACHER
+
+FEW = 0.15  # of the pairs
 
 
 def judge(measured):
     """measure.Measurements -> TokenReport"""
     drawn_from, notes = measured.drawn_from, measured.tables[0]
-    verdict, seen, precision = _verdict(measured, drawn_from)
+    judged = _verdict(measured, drawn_from)
+    verdict, seen, precision = judged.verdict, judged.seen, judged.precision
     tables = measured.tables[: len(seen.tier)]
     gradient = notes.expectation(drawn_from)
-    found = findings(measured.edges, gradient)
+    found = findings(measured.edges, gradient, precision)
     uses_token = _uses_token(tables)
     with_other = None
     if uses_token and not verdict.known:
-        with_other = _verdict(measured, OTHER[drawn_from])[0].name
+        with_other = _verdict(measured, OTHER[drawn_from]).name
     return TokenReport(
-        **_statement(verdict, seen, stops_short(found)),
+        **_statement(judged, stops_short(found)),
         with_other_tokens=with_other,
         **described(tables, seen, verdict),
         expected_gradient=gradient,
@@ -51,31 +56,74 @@ def judge(measured):
         pairs=len(tables) + len(measured.large),
         vocabularies=tuple(sorted({len(t.student) for t in tables + measured.large})),
         farthest=float(seen.pairs.distance().max()),
+        reach={
+            "log p/q": float(seen.pairs.log_ratio.max()),
+            "log q/p": float(-seen.pairs.log_ratio.min()),
+        },
     )
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A verdict, the Expected it was read from, the format, and the limits it is bound by."""
+
+    verdict: Verdict
+    seen: Expected
+    precision: str
+    limits: tuple = ()
+
+    @property
+    def name(self):
+        return self.verdict.name + (limits.words(self.limits) if self.limits else "")
+
+
 def _verdict(measured, drawn_from):
-    """(verdict, the Expected it was read from, precision): in the finest format that has one."""
+    """-> _Judged, in the finest format that has a verdict; within the limits where it has any."""
     found = formats.precision(*[table.rows for table in measured.tables])
     for precision in formats.candidates(found, measured.formats):
-        coarse = formats.TOLERANCES[precision] > formats.COARSE
-        tables = measured.tables[: -len(PEAKED)] if coarse else measured.tables
-        large = expected(measured.large, drawn_from, precision)
-        seen = expected(tables, drawn_from, precision, large)
-        verdict = identify(seen)
+        seen = _seen(measured.tables, measured.large, drawn_from, precision)
+        if measured.inside:
+            verdict = _identify(_seen(*measured.inside, drawn_from, precision))
+            if verdict.zero or (verdict.known and verdict.holds.all()):
+                if verdict.known:
+                    verdict = replace(verdict, holds=holds_on(seen, verdict))
+                return _Judged(verdict, seen, precision, limits.binding(measured.edges.limits))
+        verdict = _identify(seen)
         if verdict.known or verdict.zero:
             break
-    return verdict, seen, precision
+    return _Judged(verdict, seen, precision)
 
 
-def _statement(verdict, seen, margin):
+def _identify(seen):
+    """-> Verdict, read from the pairs whose gradients are legible if only a few are not."""
+    size = lengths(seen.gradients)
+    drowned = (seen.rounding > LEGIBLE * size) & (size > 0) & (seen.tier <= ORDINARY)
+    legible = seen[~drowned] if drowned.mean() < FEW else seen
+    with np.errstate(over="ignore", invalid="ignore"):  # far out, what it is not is infinite
+        verdict = identify(legible)
+        if verdict.known and legible is not seen:
+            verdict = replace(verdict, holds=holds_on(seen, verdict))
+    return verdict
+
+
+def _seen(tables, large, drawn_from, precision):
+    """-> Expected"""
+    if formats.TOLERANCES[precision] > formats.COARSE:
+        tables = tables[: -len(PEAKED)]
+    large = expected(large, drawn_from, precision) if large else None
+    return expected(tables, drawn_from, precision, large)
+
+
+def _statement(judged, margin):
     """The verdict in the report's fields; ``margin``: the gradient stops close by the teacher."""
+    verdict, seen = judged.verdict, judged.seen
     limit = ""
-    if not verdict.holds.all():
+    if judged.limits:
+        limit = limits.words(judged.limits)
+    elif verdict.known and not verdict.holds.all():
         limit = names.CLOSE
-    elif margin and not verdict.factor and seen.tolerance <= formats.COARSE:
+    elif verdict.known and margin and not verdict.factor and seen.tolerance <= formats.COARSE:
         limit = names.MARGIN
-    limit = limit if verdict.known else ""
     everywhere = not limit and (verdict.known or verdict.zero)
     single = len(verdict.terms) == 1 and not verdict.per_token and not verdict.factor
     scale, term = verdict.terms[0] if single else (None, None)
@@ -96,6 +144,7 @@ def _statement(verdict, seen, margin):
         ],
         "holds_everywhere": everywhere,
         "holds_up_to": _holds_up_to(seen.pairs.distance(), verdict.holds),
+        "limits": [{"over": limit.over, "at": limit.at} for limit in judged.limits],
     }
 
 

@@ -11,27 +11,34 @@ import numpy as np
 from opd_toy.audit import formats
 from opd_toy.audit.calling import (
     AuditError,
+    Called,
     NoGradient,
     check_deterministic,
     check_unchanged,
     gradient_of,
 )
 from opd_toy.audit.token import edges
+from opd_toy.audit.token.limits import OVERFLOWS, binding
+from opd_toy.audit.token.limits import inside as within
 from opd_toy.audit.token.pairs import (
     CLOSE,
     LARGE_OF_ALL,
     LARGE_OF_TOKEN,
     ORDINARY,
+    PEAKED,
     large_pairs,
     notes_pair,
     random_pairs,
+    reach_pairs,
 )
 from opd_toy.audit.ways import TOKENS, as_way
 from opd_toy.distributions import softmax
 from opd_toy.example import STUDENT, TEACHER
 
 STEPS = 150
+ROOM = 1e150  # gradients above it could not be squared
 SETTLED = 1e-8  # of the gradient at the start: the end of a descent, except in coarse formats
+AWAY = np.array([[0.7, -0.4, 0.1], [-0.3, 0.2, 0.6]])
 NOT_FINITE = (
     "{subject} is not finite at ordinary logits: {what} for student_logits {student!r}, "
     "teacher_logits {teacher!r}{where}. "
@@ -85,10 +92,12 @@ class Descent:
 
 @dataclass(frozen=True)
 class Measurements:
-    """All that is known of a loss.  ``tables``: of ``random_pairs``, the notes' pair first.
+    """All that is known of a loss.
 
-    ``large``: tables of large vocabularies; ``same``: at student = teacher;
-    ``formats``: names of the floating formats inside the loss.
+    ``tables``: of ``random_pairs`` and ``reach_pairs``, the notes' pair first; ``large``:
+    tables of large vocabularies; ``same``: at student = teacher; ``formats``: names of the
+    floating formats whose rounding the loss shows; ``inside``: where the loss has limits,
+    the same pairs as in ``tables`` moved within them, and those of ``large``.
     """
 
     drawn_from: str
@@ -99,6 +108,7 @@ class Measurements:
     descent: Descent
     edges: edges.EdgeCalls
     formats: frozenset
+    inside: tuple = ()
 
 
 def measure(loss, drawn_from, seed):
@@ -108,10 +118,16 @@ def measure(loss, drawn_from, seed):
     probe = _probe(loss, taken)
     first = check_deterministic(loss, *probe)
     size = LARGE_OF_TOKEN if taken == 3 else LARGE_OF_ALL
-    tables = [tabulate(loss, taken, *pair) for pair in random_pairs(seed)]
-    large = [tabulate(loss, taken, *pair) for pair in large_pairs(seed, size)]
+    pairs, of_many = random_pairs(seed), large_pairs(seed, size)
+    tables = [tabulate(loss, taken, *pair) for pair in pairs]
+    large = [tabulate(loss, taken, *pair) for pair in of_many]
     check_unchanged(loss, first, *probe)
     _refuse_not_finite(tables + large, loss.names)
+    tables[-len(PEAKED) : -len(PEAKED)] = _reach(loss, taken)
+    inside_formats = {formats.by_rounding(lambda step: _on_a_line(loss, taken, step))}
+    found = formats.precision(*[table.rows for table in tables])
+    coarsest = formats.candidates(found, inside_formats)[-1]
+    at_edges = edges.call_at_edges(loss, taken, drawn_from, coarsest)
     teachers = [table.teacher for table in tables if table.tier == ORDINARY and table.fit]
     return Measurements(
         drawn_from,
@@ -120,13 +136,14 @@ def measure(loss, drawn_from, seed):
         large,
         [tabulate(loss, taken, teacher, teacher, CLOSE) for teacher in teachers],
         descend(loss, taken, drawn_from),
-        edges.call_at_edges(loss, taken, drawn_from),
-        frozenset(formats.formats_inside(loss, *notes_pair()[:2], *_tokens(taken, 3)[0])),
+        at_edges,
+        frozenset(inside_formats),
+        _inside(loss, taken, (pairs, of_many), at_edges.limits),
     )
 
 
 def tabulate(loss, taken, student, teacher, tier=ORDINARY, fit=True):
-    """-> Table.  A token without a gradient has a row of zeros.
+    """-> Table.  A token without a gradient has a row of zeros, far out one refused of NaN.
 
     NoGradient where none of the tokens has one and the pair is ordinary.
     """
@@ -137,6 +154,10 @@ def tabulate(loss, taken, student, teacher, tier=ORDINARY, fit=True):
         except NoGradient as refusal:
             calls.append(None)
             refusals.append(refusal)
+        except AuditError:  # far out a loss may refuse
+            if tier <= ORDINARY:
+                raise
+            calls.append(Called(np.nan, np.full(len(student), np.nan), None, ()))
     if len(refusals) == len(calls) and tier == ORDINARY:
         raise refusals[0]
     known = [called for called in calls if called]
@@ -150,6 +171,34 @@ def tabulate(loss, taken, student, teacher, tier=ORDINARY, fit=True):
         np.array([c.value if c else next(values).value for c in calls]),
         tuple({name for called in known for name in called.touched}),
         any(called.reaches_teacher for called in known),
+    )
+
+
+def _reach(loss, taken):
+    """Tables of ``reach_pairs``, but for those where the loss has left the floats far out."""
+    found = [(apart, tabulate(loss, taken, *pair)) for apart, pair in reach_pairs()]
+    with np.errstate(invalid="ignore"):
+        return [t for apart, t in found if apart < OVERFLOWS or np.abs(t.rows).max() < ROOM]
+
+
+def _on_a_line(loss, taken, step):
+    """The gradients of all tokens where both models have gone a step from the notes' pair."""
+    student, teacher, *_ = notes_pair()
+    student, teacher = student + step * AWAY[0], teacher + step * AWAY[1]
+    return tabulate(loss, taken, student, teacher, CLOSE).rows.ravel()
+
+
+def _inside(loss, taken, groups, limits):
+    """(tables, tables of large vocabularies) of the pairs moved within the limits, or ()."""
+    limits = binding(limits)
+    if not limits:
+        return ()
+    pairs, large = groups
+    reach = [pair for apart, pair in reach_pairs() if apart < OVERFLOWS]
+    pairs = [*pairs[: -len(PEAKED)], *reach, *pairs[-len(PEAKED) :]]
+    moved = [[within(pair, limits) for pair in group] for group in (pairs, large)]
+    return tuple(
+        [tabulate(loss, taken, *pair) for pair in group if pair is not None] for group in moved
     )
 
 

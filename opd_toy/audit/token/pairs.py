@@ -1,5 +1,6 @@
 """The pairs of student and teacher on which a loss of one token is tried."""
 
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -13,6 +14,10 @@ from opd_toy.example import STUDENT, TEACHER
 CLOSE, ORDINARY = 0, 1  # tiers; those above are far apart
 # Vocabulary sizes and the standard deviation of the logits, by tier.
 TIERS = (((3, 4, 5, 6), 0.2), ((3, 4, 5, 8, 3, 4, 5, 8), 1.0), ((3, 5, 4, 8), 4.0), ((3, 5), 12.0))
+# Where all losses are tried alike, whatever the seed: log-ratios of one token in both directions.
+REACH = (3.0, 8.0, 16.0, 40.0, 100.0, 300.0)
+FAR = 3
+ALWAYS = 20  # the seed of those that every seed has
 # A loss that looks at the 32 likeliest tokens is the whole divergence on small vocabularies.
 LARGE_OF_TOKEN, LARGE_OF_ALL = 150, 1000
 # Steps of the log-ratios of the large pairs, by tier: each is an odd multiple of half a step.
@@ -59,13 +64,18 @@ class Pairs:
         """Number of tokens of each pair (N,)."""
         return np.isfinite(self.student_logits).sum(axis=-1)
 
-    def distance(self):
-        """Largest |log(p/q)| over the tokens of each pair (N,)."""
+    @cached_property
+    def log_ratio(self):
+        """log p/q (N, V), 0 for padding."""
         here = np.isfinite(self.student_logits)
         logs = [
             np.where(here, log_softmax(z), 0.0) for z in (self.student_logits, self.teacher_logits)
         ]
-        return np.abs(logs[0] - logs[1]).max(axis=-1)
+        return logs[0] - logs[1]
+
+    def distance(self):
+        """Largest |log(p/q)| over the tokens of each pair (N,)."""
+        return np.abs(self.log_ratio).max(axis=-1)
 
     def __getitem__(self, rows):
         return Pairs(self.student_logits[rows], self.teacher_logits[rows])
@@ -90,7 +100,34 @@ def random_pairs(seed):
     for size in (3, 5):
         for sharpness in (0.4, 2.0):
             found.append(Pair(*_alike(random, size, sharpness), ORDINARY, False))
+    found += _always()
     return found + [Pair(*_alike(random, size, 1.0, 0.2), CLOSE, False) for size in PEAKED]
+
+
+@functools.cache
+def _always():
+    """Pairs that every seed has, so that what only some pairs show is seen at every seed."""
+    random = np.random.default_rng(ALWAYS)
+    sizes = (3, 4, 5, 8) * 4
+    found = [Pair(*_independent(random, size, 1.0), ORDINARY, False) for size in sizes]
+    return found + [Pair(*_alike(random, 4, share), ORDINARY, False) for share in (0.2, 0.7, 1.5)]
+
+
+def reach_pairs():
+    """A list of (log-ratio, Pair): one token of three is rare under one of the two models.
+
+    Its log p/q, or log q/p, goes through ``REACH``.
+    """
+    found = []
+    for apart in REACH:
+        rare = 0.3 * np.exp(-apart)
+        often = np.log([0.3, 0.5, 0.2])
+        rarely = np.array([np.log(0.3) - apart, np.log(0.4 - rare / 2), np.log(0.6 - rare / 2)])
+        found += [
+            (apart, Pair(often, rarely, FAR, False)),
+            (apart, Pair(rarely, often, FAR, False)),
+        ]
+    return found
 
 
 def large_pairs(seed, size):

@@ -1,6 +1,6 @@
 """What ``audit`` hands back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,8 +14,10 @@ class TokenReport(Report):
 
     ``optimises``: the objective whose gradient the loss follows in expectation, or
     "none of these"; where it follows it only there, " while the two are close" or, with a
-    margin, " until they are close".  ``holds_everywhere``: on all pairs; else ``holds_up_to``
-    is the largest ``|log p/q|`` up to which it holds on every pair tried (None: on no pair).
+    margin, " until they are close"; with a limit of its own, such as a clamp's,
+    " where log q/p ≤ 15" (``limits``: [{"over", "at"}], of every token).
+    ``holds_everywhere``: on all pairs; else ``holds_up_to`` is the largest ``|log p/q|`` up
+    to which it holds on every pair tried (None: on no pair).
     ``objective`` and ``parameters``: f of ``opd_toy.objectives`` and its arguments, where
     the verdict is ``scale`` times one of its divergences; ``terms``: the sum in general.
     ``with_other_tokens``: the verdict with tokens drawn from the other of the two.
@@ -37,6 +39,7 @@ class TokenReport(Report):
     ``tolerance``: how far off the gradient may be on an ordinary pair without being
     seen, relative to its own length, or for "zero" to the mean length of single draws.
     ``call``: {"loss", "arguments", "notes"}, how the loss was called and what each argument got.
+    ``farthest``: the largest ``|log p/q|`` of a token on any pair, ``reach``: each way.
     """
 
     optimises: str
@@ -74,6 +77,8 @@ class TokenReport(Report):
     acts_on: str | None = None
     ratio_alone: bool | None = None
     weight: dict | None = None
+    limits: tuple = ()
+    reach: dict = field(default_factory=dict)
 
     def __str__(self):
         return words.text(self)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opd_toy import distributions, objectives
+from opd_toy.audit.formats import COARSE
 from opd_toy.audit.token import names
 from opd_toy.audit.token.candidates import Candidate
 from opd_toy.audit.token.fit import shortest
@@ -28,7 +29,8 @@ class Values:
     sizes: np.ndarray
 
     def rounding(self, tolerance):
-        return 0.02 * tolerance * (self.sizes + self.sizes.max())
+        share = 0.02 if tolerance <= COARSE else 0.2  # half precision's sums are rounded as well
+        return share * tolerance * (self.sizes + self.sizes.max())
 
     def are_zero(self, tolerance):
         allowed = np.minimum(self.rounding(tolerance), 1e-3 * self.sizes)
@@ -50,7 +52,8 @@ def name_values(groups, tolerance, terms=()):
     known = VALUES
     if len(terms) == 1 and terms[0][1].objective and terms[0][1].parameters:
         known = VALUES | {terms[0][1].name: lambda p, q: _engine_value(terms[0][1], p, q)}
-    for count, per_token in itertools.product((1, 2), (False, True)):
+    counts = (1, 2) if tolerance <= COARSE else (1,)  # with two, anything would be something
+    for count, per_token in itertools.product(counts, (False, True)):
         for chosen in itertools.combinations(known, count):
             functions = [known[name] for name in chosen]
             coefficients = _coefficients(groups, functions, per_token, tolerance)

@@ -80,18 +80,19 @@ def sum_of(terms, pairs, per_token=False):
 def identify(expected):
     """-> Verdict: on all pairs if an explanation holds there, else on ordinary, else close ones."""
     highest = int(expected.tier.max())
-    for tier in (highest, 1, 0):
+    coarse = expected.tolerance > COARSE  # there close models are alike, whatever the loss
+    for tier in (highest, 1) if coarse else (highest, 1, 0):
         part = expected.up_to(tier)
         if not np.isfinite(part.gradients).all():
             continue
         if verdict := _explain(part, thorough=tier == highest):
             if tier == CLOSE and (switched := _switched(expected)):
                 return switched
-            return replace(verdict, holds=_where(expected, verdict))
+            return replace(verdict, holds=holds_on(expected, verdict))
     everywhere = np.ones(len(expected.tier), bool)
     if all(np.abs(part.gradients).max() < 1e-14 for part in expected.parts):
         return Verdict(zero=True, holds=everywhere)  # nothing but the rounding of zeros
-    if not np.isfinite(expected.gradients).all() or _drowned(expected):
+    if coarse or not np.isfinite(expected.gradients).all() or _drowned(expected):
         return Verdict(holds=~everywhere)
     verdict = _by_its_curve(expected) or _by_its_weights(expected)
     return verdict or Verdict(holds=~everywhere)
@@ -105,7 +106,8 @@ def _switched(expected):
     return None
 
 
-def _where(expected, verdict):
+def holds_on(expected, verdict):
+    """On which pairs (N,) of ``expected`` the verdict's gradient is the measured one."""
     if verdict.factor:
         return mixtures.along_candidate(expected, verdict.terms[0][1])[1]
     return expected.agrees(verdict.gradient(expected.pairs))
@@ -118,7 +120,7 @@ def _explain(expected, thorough):
     if _drowned(expected):
         return None
     if expected.tolerance > COARSE:  # a fitted parameter would prove nothing
-        return _first_of((_one_term,), expected) or (_factor(expected) if thorough else None)
+        return _first_of((_one_term,), expected)
     alone = ratios.of_the_ratio_alone(expected)
     searches = [_one_term, _two_terms, _three_terms]
     if alone is not False:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from opd_toy.audit import report as shared
+from opd_toy.audit.formats import COARSE, TOLERANCES
 from opd_toy.audit.report import OTHER, number, vector
 from opd_toy.audit.token.names import NONE, ZERO
 
@@ -13,10 +14,7 @@ NEARLY = (
 HOLDS_UP_TO = (
     "holds on every pair up to |log p/q| = {limit}, not on all farther apart or with rarer tokens"
 )
-SHOWN_ON = (
-    "shown on {pairs} pairs (seed {seed}), V = {smallest} to {largest}, "
-    "|log p/q| up to {farthest}; {drawn}"
-)
+SHOWN_ON = "shown on {pairs} pairs (seed {seed}), V = {smallest} to {largest}, {reach}; {drawn}"
 COMPUTES_IN = "computes in {precision}; a bias below {tolerance} {of} cannot be seen"
 VARIANCE = "variance of single draws there: {own} (GKD 0, plain policy gradient {plain})"
 VALUE = "its value in expectation: {value_is}; identical models score {score}{meaning}"
@@ -62,7 +60,7 @@ def _lines(report):
         seed=report.seed,
         smallest=report.vocabularies[0],
         largest=report.vocabularies[-1],
-        farthest=number(report.farthest, 2),
+        reach=_reach(report),
         drawn=drawn,
     )
     of = "of single draws" if report.optimises == ZERO else "of the gradient"
@@ -79,6 +77,12 @@ def _lines(report):
         yield f"the gradient also reaches the teacher's logits: {shared.TEACHER_LEARNS}"
     if report.touches_inputs:
         yield f"changes {' and '.join(report.touches_inputs)} in place"
+
+
+def _reach(report):
+    """How far apart the pairs were, for the direction that each number holds of."""
+    each = ", ".join(f"{over} up to {number(end, 3)}" for over, end in report.reach.items())
+    return each or f"|log p/q| up to {number(report.farthest, 2)}"
 
 
 def _how_far_it_holds(report):
@@ -149,8 +153,11 @@ def _distance(entry):
 
 def _value(report):
     meaning = report.value_at_teacher["is"]
+    unknown = "no divergence or entropy"
+    if TOLERANCES[report.precision] > COARSE:
+        unknown = f"what it is cannot be told in {report.precision}"
     return VALUE.format(
-        value_is=report.value_is or "no divergence or entropy",
+        value_is=report.value_is or unknown,
         score=number(_small(report.value_at_teacher["value"]), 3),
         meaning=f" ({meaning})" if meaning and meaning != ZERO else "",
     )
