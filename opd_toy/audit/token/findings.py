@@ -31,6 +31,7 @@ UNTOLD = (
 BEYOND = "{over} of {token} is {side} {at:.3g}"
 ON_THE_PATH = ", for a token of probability {head:g} under the model that does not lack it"
 DEAD = "exactly 0 where {beyond}"
+CANCELS = "exactly 0 where {beyond}: large numbers cancel and leave nothing in {precision}"
 OVERFLOW = "not finite where {beyond}"
 REFUSES = "the loss raises an error where {beyond}"
 CLAMPED = "the weight of {token} stays at {weight} where its {over} is {side} {at:.3g}"
@@ -55,7 +56,7 @@ def findings(calls, expected, precision="float64"):
         _huge(calls.huge),
         _constant(expected, rounding),
         _close(calls.close, expected, precision if coarse else None),
-        *_limits(calls),
+        *_limits(calls, precision),
     ]
 
 
@@ -136,12 +137,12 @@ def _close(close, expected, coarse):
     return finding(CLOSE_BY, "fine", "the gradient does not stop before the student is there")
 
 
-def _limits(calls):
-    found = [_limit(limit, calls.takes_token) for limit in calls.limits]
+def _limits(calls, precision):
+    found = [_limit(limit, calls.takes_token, precision) for limit in calls.limits]
     return found or [finding("clamps", "fine", NO_CLAMP.format(largest=LOG_RATIOS[-1]))]
 
 
-def _limit(limit, takes_token):
+def _limit(limit, takes_token, precision):
     words = {
         "over": limit.over,
         "token": "the token drawn" if takes_token else "a token",
@@ -155,6 +156,8 @@ def _limit(limit, takes_token):
         return finding("overflow", severity, OVERFLOW.format(beyond=beyond))
     if limit.kind == "refuses":
         return finding("refusal", severity, REFUSES.format(beyond=beyond))
+    if limit.kind == "cancels":
+        return finding("rounding", "note", CANCELS.format(beyond=beyond, precision=precision))
     if limit.kind == "cut":
         return finding("dead gradient", "broken", DEAD.format(beyond=beyond))
     if limit.weight is None:

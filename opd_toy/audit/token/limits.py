@@ -36,6 +36,7 @@ SMALLEST = {"float64": -700.0, "float32": -80.0, "float16": -7.0, "bfloat16": -8
 OVERFLOWS = 40.0  # log-ratios beyond which a loss may leave the floats
 MOVES_IN = 0.98  # of a limit: where pairs beyond it are moved to
 FLOORS = ("p", "q")
+HALF = ("float16", "bfloat16")
 UNKNOWN = ("not finite", "refuses")
 FORMULAS = {"p/q": "log p/q ≤ {}", "q/p": "log q/p ≤ {}", "p": "p ≥ {}", "q": "q ≥ {}"}
 
@@ -45,10 +46,11 @@ class Limit:
     """Beyond it the gradient of one token is cut, clamped or not finite.
 
     ``over``: "log p/q" or "log q/p", where the limit is at most ``at``; "p" or "q" for a
-    floor, at least ``at``.  ``kind``: "cut" (the gradient is exactly 0), "clamp" (its weight
-    on the score stays at ``weight``, or, in a loss without a token, its part of the gradient
-    stays as it is: None), "not finite" or "refuses".  ``everywhere``: False where it was met on one
-    path only, so that it limits something else.
+    floor, at least ``at``.  ``kind``: "cut" (the gradient is exactly 0), "cancels" (so by
+    rounding alone), "clamp" (its weight on the score stays at ``weight``, or, in a loss
+    without a token, its part of the gradient stays as it is: None), "not finite" or
+    "refuses".  ``everywhere``: False where it was met on one path only, so that it limits
+    something else.
     """
 
     over: str
@@ -89,7 +91,9 @@ def binding(limits):
     return tuple(
         limit
         for limit in limits
-        if limit.everywhere and not (limit.kind in UNKNOWN and limit.is_far)
+        if limit.everywhere
+        and limit.kind != "cancels"
+        and not (limit.kind in UNKNOWN and limit.is_far)
     )
 
 
@@ -150,7 +154,7 @@ def _logs(logits):
 def _placed(first, second, sign, precision):
     """The limit of the first path, said of what it has in common with that of the second."""
     ratio, floor = ("log p/q", "q") if sign > 0 else ("log q/p", "p")
-    (at, *what), digits = first, 3 if precision in ("float64", "float32") else 2
+    (at, *what), digits = first, 2 if precision in HALF else 3
     limit = Limit(ratio, float(f"{at:.{digits}g}") if digits < 3 else at, *what)
     if second is None:
         return replace(limit, everywhere=False)
@@ -182,7 +186,8 @@ class _Path:
             first = known.index(False)
             found, rows = self._unknown(first, rows), rows[:first]
         while rows and (limit := self._cut(rows) or self._clamp(rows)):
-            found.append(limit)
+            if limit[1] != "cancels" or self.precision == "float32":
+                found.append(limit)  # in float64 it is far out, in half precision to be expected
             rows = rows[: sum(size < limit[0] for size in self.sizes)]
         return found
 
@@ -201,12 +206,17 @@ class _Path:
             return None
         first = len(dead) - dead[::-1].index(False)
         at = _bisect(lambda size: not self._row(size).any(), *self._around(first))
-        before, usual = np.abs(self._row(0.97 * at)).max(), np.abs(rows[0]).max()
-        faded = FADED[self.precision] * max(usual, np.median(np.abs(rows)))
-        return None if before <= faded else (at, "cut", None)
+        before = np.array([self._row(share * at) for share in np.linspace(0.9, 0.999, 24)])
+        faded = FADED[self.precision] * max(np.abs(rows[0]).max(), np.median(np.abs(rows)))
+        if np.abs(before[-1]).max() <= faded:
+            return None
+        # Large numbers that cancel leave a few multiples of their rounding, at last none.
+        levels = len(np.unique(before[:, 0]))
+        cancels = 1 < levels <= (4 if self.precision in HALF else 12)
+        return at, "cancels" if cancels else "cut", None
 
     def _clamp(self, rows):
-        if not self.takes_token and self.precision in ("float16", "bfloat16"):
+        if not self.takes_token and self.precision in HALF:
             return None  # a part of the gradient is too coarse to stay as it is
         parts = [self._part(size, row) for size, row in zip(self.sizes, rows)]
         if None in parts or not parts[-1]:
