@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from opd_toy.audit.formats import COARSE
 from opd_toy.audit.token import names, ratios, weights
 from opd_toy.audit.token.pairs import ORDINARY
 from opd_toy.distributions import softmax
@@ -12,15 +13,16 @@ DRAWN = "all tokens, how depends on the token drawn"
 ALL = "all tokens alike, whatever is drawn"
 
 
-def described(tables, seen, verdict):
+def described(tables, seen, verdict, also=None):
     """The report's fields "acts_on", "ratio_alone", "weight", "mixture", "factor", "also"."""
-    alone = ratios.of_the_ratio_alone(seen)
+    coarse = seen.tolerance > COARSE  # there nothing of this can be told
+    alone = None if coarse else ratios.of_the_ratio_alone(seen)
     curve = verdict.curve or (_curve_of(seen, verdict) if alone else None)
     mixture = verdict.mixture
     return {
-        "also": names.also(verdict.terms),
+        "also": also or names.also(verdict.terms),
         "factor": verdict.factor and verdict.factor.words,
-        "acts_on": acts_on(tables),
+        "acts_on": None if coarse else acts_on(tables),
         "ratio_alone": alone,
         "weight": curve and _as_fields(curve),
         "mixture": mixture

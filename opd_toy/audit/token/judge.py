@@ -38,7 +38,7 @@ def judge(measured):
     return TokenReport(
         **_statement(judged, stops_short(found)),
         with_other_tokens=with_other,
-        **described(tables, seen, verdict),
+        **described(tables, seen, verdict, judged.also),
         expected_gradient=gradient,
         **_spread(notes, drawn_from, verdict),
         **beside.compared(seen, verdict.zero),
@@ -65,12 +65,16 @@ def judge(measured):
 
 @dataclass(frozen=True)
 class _Judged:
-    """A verdict, the Expected it was read from, the format, and the limits it is bound by."""
+    """A verdict, the Expected it was read from, the format, and the limits it is bound by.
+
+    ``also``: the name of what it is on both sides of the limits, if that has one.
+    """
 
     verdict: Verdict
     seen: Expected
     precision: str
     limits: tuple = ()
+    also: str | None = None
 
     @property
     def name(self):
@@ -84,14 +88,22 @@ def _verdict(measured, drawn_from):
         seen = _seen(measured.tables, measured.large, drawn_from, precision)
         if measured.inside:
             verdict = _identify(_seen(*measured.inside, drawn_from, precision))
-            if verdict.zero or (verdict.known and verdict.holds.all()):
-                if verdict.known:
-                    verdict = replace(verdict, holds=holds_on(seen, verdict))
-                return _Judged(verdict, seen, precision, limits.binding(measured.edges.limits))
+            if verdict.zero or (verdict.terms and not verdict.curve and verdict.holds.all()):
+                verdict = replace(verdict, holds=holds_on(seen, verdict))
+                bound = limits.binding(measured.edges.limits)
+                return _Judged(verdict, seen, precision, bound, _everywhere(seen, verdict))
         verdict = _identify(seen)
         if verdict.known or verdict.zero:
             break
     return _Judged(verdict, seen, precision)
+
+
+def _everywhere(seen, near):
+    """The name of what is ``near`` within the limits, and something else beyond; or None."""
+    if seen.tolerance > formats.COARSE or near.holds.all():
+        return None
+    verdict = _identify(seen)
+    return verdict.name if verdict.terms and verdict.holds.all() else None
 
 
 def _identify(seen):
@@ -99,11 +111,15 @@ def _identify(seen):
     size = lengths(seen.gradients)
     drowned = (seen.rounding > LEGIBLE * size) & (size > 0) & (seen.tier <= ORDINARY)
     legible = seen[~drowned] if drowned.mean() < FEW else seen
-    with np.errstate(over="ignore", invalid="ignore"):  # far out, what it is not is infinite
+    with np.errstate(all="ignore"):  # far out, what it is not is infinite
         verdict = identify(legible)
-        if verdict.known and legible is not seen:
-            verdict = replace(verdict, holds=holds_on(seen, verdict))
-    return verdict
+    if legible is seen:
+        return verdict
+    holds = np.zeros(len(seen.tier), bool)
+    holds[~drowned] = verdict.holds
+    if verdict.terms and not verdict.curve:
+        holds = holds_on(seen, verdict)
+    return replace(verdict, holds=holds)
 
 
 def _seen(tables, large, drawn_from, precision):

@@ -114,19 +114,17 @@ def _always():
 
 
 def reach_pairs():
-    """A list of (log-ratio, Pair): one token of three is rare under one of the two models.
+    """A list of (log-ratio, Pair): one token of four is rare under one of the two models.
 
     Its log p/q, or log q/p, goes through ``REACH``.
     """
     found = []
     for apart in REACH:
         rare = 0.3 * np.exp(-apart)
-        often = np.log([0.3, 0.5, 0.2])
-        rarely = np.array([np.log(0.3) - apart, np.log(0.4 - rare / 2), np.log(0.6 - rare / 2)])
-        found += [
-            (apart, Pair(often, rarely, FAR, False)),
-            (apart, Pair(rarely, often, FAR, False)),
-        ]
+        often = np.log([0.3, 0.35, 0.15, 0.2])
+        rarely = np.append(np.log(0.3) - apart, np.log((1 - rare) * np.array([0.25, 0.45, 0.3])))
+        for student, teacher in ((often, rarely), (rarely, often)):
+            found.append((apart, Pair(student, teacher, FAR, False)))
     return found
 
 
