@@ -24,8 +24,8 @@ help:
 	@echo "make figures   draw again every file of figures/"
 	@echo "make peers     the libraries that the losses are measured against, into $(PEERS)"
 	@echo "make test-peers  the losses against those libraries, and in their trainers"
-	@echo "make audit-peers  what the losses of TRL, Liger, verl and tinker-cookbook optimise:"
-	@echo "               audits them, records, prints"
+	@echo "make audit-peers  what the losses of public trainers optimise, TRL's to Axolotl's:"
+	@echo "               audits them, records, prints, 5 minutes"
 	@echo "make gpu       on a machine with a card: kernels, loss benchmark, study, 8 minutes at most"
 	@echo "make clean     remove what was built (not .venv, not $(PEERS))"
 

@@ -3,10 +3,14 @@
 import argparse
 import json
 import os
+import statistics
+from pathlib import Path
 
+from opd_toy.audit.exhibits.libraries.differences import differences
+from opd_toy.audit.exhibits.libraries.index import joined
 from opd_toy.audit.exhibits.libraries.record import (
     LIBRARY_LOSSES,
-    PACKAGES,
+    NAMES,
     RECORD,
     SEED,
     results_of,
@@ -33,8 +37,16 @@ def make_record(path=RECORD):
 def as_text(results):
     """The verdicts, one line each, then the settings."""
     verdicts = [f"{entry['id']:36} {_verdict(entry)}" for entry in results["audits"]]
-    note = ["", "* not everywhere: see the edges in its report", ""]
+    note = ["", "* not everywhere: see the edges in its report", *_times(results["audits"]), ""]
     return "\n".join(verdicts + note + [line for goal in GOALS for line in _setting_lines(goal)])
+
+
+def _times(audits):
+    """How long an audit took, at the median."""
+    for kinds, words in ((("token",), "a token"), (("sequence", "batch"), "a text")):
+        seconds = [entry["seconds"] for entry in audits if entry["kind"] in kinds]
+        if seconds:
+            yield f"an audit of {words}: {statistics.median(seconds):.2f} s at the median"
 
 
 def _verdict(entry):
@@ -46,16 +58,16 @@ def _verdict(entry):
 def _setting_lines(goal):
     yield goal.name
     yield f"  when: {goal.when}"
-    for library in PACKAGES:
-        for name, words in goal.settings_of(library).items() or [("-", "none")]:
+    for library in NAMES:
+        for name, words in goal.settings_of(library).items():
             yield f"  {library:16} {words}  [{name}]"
 
 
 def parser():
     parser = argparse.ArgumentParser(
         prog=COMMAND,
-        description="What the distillation losses of TRL, Liger, verl and tinker-cookbook "
-        "optimise.",
+        description="What the distillation losses of public trainers optimise: by their own "
+        "code where it is a package, as read where it is not.",
     )
     parser.add_argument(
         "--record",
@@ -63,6 +75,12 @@ def parser():
         help=f"audit them again (`make peers` installs them) and write figures/{RECORD.name}",
     )
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
+    parser.add_argument(
+        "--index", action="store_true", help="print the index as JSON: no reports, with goals"
+    )
+    parser.add_argument(
+        "--against", metavar="OLD.json", type=Path, help="say what changed since an older record"
+    )
     return parser
 
 
@@ -75,9 +93,21 @@ def main(arguments=None):
             parser().error(f"{error}: `make audit-peers` runs this where the libraries are")
     if not RECORD.exists():
         parser().error(f"{RECORD.name} is not there; `make audit-peers` makes it")
-    results = json.loads(RECORD.read_text(encoding="utf-8"))["results"]
-    whole = json.dumps(results, indent=2, ensure_ascii=False)
-    print(whole if arguments.json else as_text(results))
+    results = _results(RECORD)
+    if arguments.against:
+        if not arguments.against.exists():
+            parser().error(f"--against: no file {arguments.against}")
+        said = differences(_results(arguments.against)["audits"], results["audits"])
+        print("\n".join(said) or "nothing changed")
+    elif arguments.json or arguments.index:
+        whole = results if arguments.json else joined(results["audits"])
+        print(json.dumps(whole, indent=2, ensure_ascii=False))
+    else:
+        print(as_text(results))
+
+
+def _results(path):
+    return json.loads(path.read_text(encoding="utf-8"))["results"]
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import torch
 
 from opd_toy.audit.exhibits.libraries.library_loss import (
     BETWEEN,
+    DRAWN,
     FORWARD,
     REVERSE,
+    WHOLE,
     LibraryLoss,
     log_probabilities,
 )
@@ -55,6 +57,7 @@ def _jsd(name, option, *, when, note="", drawn_from="student", **options):
         library="liger-kernel",
         function="liger_kernel.chunked_loss.LigerFusedLinearJSDLoss",
         option=option,
+        estimator=WHOLE,
         drawn_from=drawn_from,
         adapter=partial(jsd, **options),
         when_you_want_it=when,
@@ -78,6 +81,7 @@ def _grpo(name, *, corrected, when, note=""):
         library="liger-kernel",
         function="liger_kernel.chunked_loss.LigerFusedLinearGRPOLoss",
         option=f"beta=1, use_bias_correction_kl={corrected}, no reward",
+        estimator=DRAWN,
         adapter=partial(grpo, use_bias_correction_kl=corrected),
         when_you_want_it=when,
         note=note,

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import torch
 
-from opd_toy.audit.exhibits.libraries import liger, tinker, trl, verl
+from opd_toy.audit.exhibits.libraries import areal, axolotl, liger, swift, tinker, trl, verl
 from opd_toy.example import STUDENT, TEACHER
 
 SEED = 0
@@ -182,6 +182,54 @@ def advantages_of_the_prompt():
     }
 
 
+# --- AReaL, Axolotl, ms-swift ------------------------------------------------------------
+
+
+def teachers_of_the_joint_loss():
+    """AReaL's gradients, for the token drawn first, at two teachers: joint and pure."""
+    drawn, student = torch.tensor(0), logits(STUDENT).float()
+    return {
+        f"rl_loss_weight = {weight}": {
+            f"teacher {written(teacher)}": value_and_gradient(
+                partial(areal.distillation, rl_loss_weight=weight),
+                student,
+                logits(teacher).float(),
+                drawn,
+            )[1].tolist()
+            for teacher in (TEACHER, TEACHER[::-1].copy())
+        }
+        for weight in (1.0, 0.0)
+    }
+
+
+def value_and_gradient_at_a_temperature():
+    """The slope of Axolotl's value along the first logit, over the gradient that it returns."""
+    step = torch.tensor([1e-2, 0.0, 0.0])
+    found = {}
+    for temperature in (1.0, 2.0):
+        loss = partial(axolotl.fused, k=3, beta=0.0, normalize=True, temperature=temperature)
+        student, teacher = logits(STUDENT).float(), logits(TEACHER).float()
+        _, gradient = value_and_gradient(loss, student, teacher)
+        slope = (loss(student + step, teacher) - loss(student - step, teacher)) / 2e-2
+        found[f"kd_temperature = {temperature:g}"] = (slope / gradient[0]).item()
+    return found
+
+
+def vocabularies_of_two_sizes():
+    """ms-swift's loss of a student that agrees with its teacher on the student's three tokens.
+
+    The teacher has a fourth, of logit 0.  A constant on the student's logits changes no
+    probability of the student.
+    """
+    teacher = torch.cat([logits(STUDENT), torch.zeros(1, dtype=torch.float64)])
+    found = {}
+    for constant in (-3.0, 0.0, 3.0):
+        loss = partial(swift.gkd, beta=0.0)
+        value, gradient = value_and_gradient(loss, logits(STUDENT) + constant, teacher)
+        found[f"constant {constant:g}"] = {"value": value, "gradient": gradient.tolist()}
+    return found
+
+
 MEASUREMENTS = {
     "verl: k3's clamp": k3_clamp,
     "verl: the defaults of distillation": verl_defaults,
@@ -190,5 +238,8 @@ MEASUREMENTS = {
     "trl: beta near its ends": beta_near_its_ends,
     "liger-kernel: identical models": identical_models,
     "tinker-cookbook: advantages of the prompt": advantages_of_the_prompt,
+    "areal: teachers of the joint loss": teachers_of_the_joint_loss,
+    "axolotl: the value's slope over the gradient": value_and_gradient_at_a_temperature,
+    "ms-swift: vocabularies of two sizes": vocabularies_of_two_sizes,
     "trl: close models in float32": close_models_in_float32,
 }

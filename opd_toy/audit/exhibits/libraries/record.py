@@ -1,23 +1,66 @@
 """All library losses audited: what figures/library-audits.json keeps."""
 
 import contextlib
+import datetime
+import time
 import warnings
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from opd_toy.audit import AuditError, audit, audit_sequence
-from opd_toy.audit.exhibits.libraries import liger, tinker, trl, trl_drawn, verl
+from opd_toy.audit.exhibits.libraries import (
+    areal,
+    as_read,
+    as_read_drawn,
+    axolotl,
+    liger,
+    openrlhf,
+    skyrl,
+    swift,
+    tinker,
+    torchrl,
+    trl,
+    trl_drawn,
+    verl,
+)
 from opd_toy.audit.exhibits.libraries.measurements import MEASUREMENTS
 
 RECORD = Path(__file__).parents[4] / "figures" / "library-audits.json"
-PACKAGES = ("trl", "liger-kernel", "verl", "tinker-cookbook")
-SEED = 0
-LIBRARY_LOSSES = {
-    loss.id: loss for module in (verl, trl, trl_drawn, liger, tinker) for loss in module.LOSSES
+SCHEMA = RECORD.with_suffix(".schema.json")
+PACKAGES = {  # audited by their own code: the package's name, and the library's as it is written
+    "trl": "TRL",
+    "liger-kernel": "Liger",
+    "verl": "verl",
+    "tinker-cookbook": "Tinker cookbook",
+    "ms-swift": "ms-swift",
+    "areal": "AReaL",
+    "torchrl": "TorchRL",
+    "openrlhf": "OpenRLHF",
+    "skyrl": "SkyRL",
+    "axolotl": "Axolotl",
 }
+READ = tuple(as_read.SOURCES)  # audited by a reading of their code
+NAMES = PACKAGES | {name: name for name in READ}
+SEED = 0
+MODULES = (
+    verl,
+    trl,
+    trl_drawn,
+    liger,
+    tinker,
+    swift,
+    areal,
+    torchrl,
+    openrlhf,
+    skyrl,
+    axolotl,
+    as_read,
+    as_read_drawn,
+)
+LIBRARY_LOSSES = {loss.id: loss for module in MODULES for loss in module.LOSSES}
 
 
 def results_of(losses):
@@ -33,14 +76,22 @@ def results_of(losses):
 def audited(loss):
     """The entry of one LibraryLoss; without a report where the library refuses, and with why."""
     facts = {field.name: getattr(loss, field.name) for field in fields(loss)}
-    entry = {**facts, "version": version(loss.library)}
-    del entry["adapter"]
+    del facts["adapter"]
+    entry = facts | {
+        "source": asdict(loss.source) if loss.source else None,
+        "without": list(loss.without),
+        "version": loss.source.commit[:10] if loss.source else version(loss.library),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    started = time.perf_counter()
     try:
         report = report_of(loss)
     except AuditError as error:
         note = "; ".join(filter(None, (loss.note, _reason(error))))
-        return {**entry, "optimises": "cannot be audited", "note": note, "report": None}
-    return {**entry, "optimises": report.optimises, "report": report.to_dict()}
+        found = {"optimises": "cannot be audited", "note": note, "report": None}
+    else:
+        found = {"optimises": report.optimises, "report": report.to_dict()}
+    return entry | {"seconds": round(time.perf_counter() - started, 2)} | found
 
 
 def report_of(loss):

@@ -50,6 +50,8 @@ GOALS = (
             "trl-sdft-full-0": 'SDFTConfig(distillation_mode="full_logits", distillation_alpha=0)',
             "liger-jsd-0": "LigerFusedLinearJSDLoss(beta=0, weight_hard_loss=0, "
             "weight_soft_loss=1)",
+            "swift-gkd-0": "rlhf_type=gkd: beta=0, temperature=1",
+            "roll-forward-kl": "kd_objective=forward_kl",
         },
     ),
     Goal(
@@ -62,6 +64,8 @@ GOALS = (
             "trl-sdft-full-1": 'SDFTConfig(distillation_mode="full_logits", distillation_alpha=1)',
             "liger-jsd-1": "LigerFusedLinearJSDLoss(beta=1, weight_hard_loss=0, "
             "weight_soft_loss=1)",
+            "swift-gkd-1": "rlhf_type=gkd: beta=1, temperature=1",
+            "roll-reverse-kl": "kd_objective=reverse_kl",
         },
     ),
     Goal(
@@ -74,6 +78,8 @@ GOALS = (
             "trl-distillation-0.5": "DistillationConfig(beta=0.5)",
             "trl-sdft-full-0.5": 'SDFTConfig(distillation_mode="full_logits")',
             "liger-jsd-0.5": "LigerFusedLinearJSDLoss(weight_hard_loss=0, weight_soft_loss=1)",
+            "swift-gkd-0.5": "rlhf_type=gkd: beta=0.5, temperature=1",
+            "roll-js-divergence": "kd_objective=js_divergence",
         },
     ),
     Goal(
@@ -91,6 +97,17 @@ GOALS = (
             "verl-k2": "kl_loss_type=k2",
             "verl-k3+": 'kl_loss_type="k3+"',
             "tinker-discount-0": "kl_discount_factor=0, the default",
+            "swift-opd-rl": "rlhf_type=grpo with a teacher: teacher_kl_coef=1, no reward",
+            "areal-pure": "TeacherConfig: rl_loss_weight=0",
+            "openrlhf-k1-unbiased": "algo.kl.use_loss=True, algo.kl.unbiased_gradient=True",
+            "openrlhf-k2": 'algo.kl.use_loss=True, algo.kl.estimator="k2"; exactly 0 where '
+            "|log p/q| > 4.47",
+            "skyrl-opd": 'use_kl_in_reward=True, kl_estimator_type="k1", as its example of '
+            "on-policy distillation",
+            "skyrl-k2": 'use_kl_loss=True, kl_estimator_type="k2"',
+            "slime-opd": "use_opd, opd_kl_coef=1",
+            "prime-rl-ref-kl": "the opd algorithm",
+            "open-instruct-kl-3": "kl_estimator=3",
         },
     ),
     Goal(
@@ -104,6 +121,11 @@ GOALS = (
             "verl-distillation-k3": "distillation_loss: loss_mode=k3, the default of "
             "distillation.yaml; exactly 0 where log q/p > 2.61",
             "verl-k3": "kl_loss_type=low_var_kl, the default; the same clamp",
+            "torchrl-reverse": 'DistillationLoss(kl_direction="reverse"), its default',
+            "openrlhf-k3": 'algo.kl.use_loss=True, algo.kl.estimator="k3"; the same clamp',
+            "skyrl-k3": 'use_kl_loss=True, kl_estimator_type="k3", the default; the same clamp',
+            "open-instruct-kl-2": "kl_estimator=2, the default",
+            "torchforge-grpo-kl": "SimpleGRPOLoss(beta=...)",
         },
     ),
     Goal(
@@ -116,8 +138,40 @@ GOALS = (
             "loss_top_k=K): the tail is one more outcome",
             "trl-iw-opd-top-2-0-renormalized": "avoid the same with loss_add_tail=False: it "
             "renormalizes, and leaves the student's rest alone",
+            "distillkit-uniform": "missing_probability_handling=symmetric_uniform: the tail is "
+            "one more outcome",
+            "swift-gkd-top-2-0": "gkd_logits_topk=K, beta=0, temperature=1: it renormalizes, and "
+            "leaves the student's rest alone",
+            "axolotl-0": "kd_beta=0, kd_normalize_topk=True: the same",
+            "nemo-rl-forward": 'kl_type="forward", zero_outside_topk=false: the same',
             "verl-top-2-processor": "avoid distillation_loss: loss_mode=forward_kl_topk: its "
             "minimum is not at student = teacher",
+            "axolotl-default-server": "avoid a teacher's server with kd_normalize_topk unset: "
+            "the same",
+            "easydistill-forward-kld": "avoid distillation_type=forward_kld: the same",
+        },
+    ),
+    Goal(
+        name="forward KL to a teacher that is cut to its first K",
+        when="what lies outside the first K may be forgotten: the student ends with 0 there",
+        verdicts=("forward KL to the teacher renormalized on the teacher's top 2",),
+        settings={
+            "axolotl-default-data": "kd_beta=0, kd_normalize_topk unset, the default with a "
+            "data set of log-probabilities",
+            "distillkit-zero": "missing_probability_handling=zero, the default",
+        },
+    ),
+    Goal(
+        name="reverse KL on the teacher's first K",
+        when="a server sends the teacher's first K and the student need not know all ways; both "
+        "models are renormalised there, and nothing pulls on the student's rest",
+        verdicts=("reverse KL on the teacher's top 2",),
+        settings={
+            "swift-gkd-top-2-1": "gkd_logits_topk=K, beta=1, temperature=1",
+            "axolotl-1": "kd_beta=1, kd_normalize_topk=True",
+            "nemo-rl-reverse": 'kl_type="reverse", zero_outside_topk=false',
+            "easydistill-reverse-kld": "avoid distillation_type=reverse_kld: neither model is "
+            "renormalised",
         },
     ),
     Goal(
@@ -141,6 +195,8 @@ GOALS = (
         settings={
             "tinker-discount-0": "kl_discount_factor=0, the default",
             "verl-seq-mean-token-sum": 'loss_agg_mode="seq-mean-token-sum" with loss_mode=k2',
+            "skyrl-opd": 'use_kl_in_reward=True, kl_estimator_type="k1", as its example of '
+            "on-policy distillation",
         },
     ),
     Goal(
@@ -152,6 +208,10 @@ GOALS = (
             "verl-token-mean": 'loss_agg_mode="token-mean", the default',
             "verl-seq-mean-token-mean": 'loss_agg_mode="seq-mean-token-mean": every text counts '
             "the same",
+            "swift-gkd-texts": "rlhf_type=gkd",
+            "areal-pure-texts": "TeacherConfig: rl_loss_weight=0",
+            "openrlhf-token-mean": "token_level_loss=True, the default",
+            "openrlhf-sample-mean": "token_level_loss=False: every text counts the same",
         },
     ),
     Goal(
@@ -159,9 +219,10 @@ GOALS = (
         when="tokens should also pay for where they lead; the variance grows with the length "
         "(a KL put into the reward, as by TRL's RLOOTrainer and verl's use_kl_in_reward, is of "
         "this kind; those trainers make it inside and are not audited)",
-        verdicts=("sequence reverse KL",),
+        verdicts=("sequence reverse KL", "1/T² × sequence reverse KL"),
         settings={
             "tinker-discount-1": "kl_discount_factor=1, on positions without a prompt",
+            "slime-opd-gspo": "avoid use_opd with advantage_estimator=gspo: it is 1/T² of it",
         },
     ),
 )

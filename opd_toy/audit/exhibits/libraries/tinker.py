@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from opd_toy.audit.exhibits.libraries.library_loss import REVERSE, LibraryLoss
+from opd_toy.audit.exhibits.libraries.library_loss import DRAWN, REVERSE, LibraryLoss
 
 # --- adapters --------------------------------------------------------------------------
 
@@ -79,6 +79,7 @@ def _discounted(discount, *, when, note):
         library="tinker-cookbook",
         function="tinker_cookbook.distillation.train_on_policy.incorporate_kl_penalty",
         option=f"kl_penalty_coef=1, kl_discount_factor={discount:g}",
+        estimator=DRAWN,
         kind="sequence",
         adapter=partial(importance_sampling, module="distillation", discount=discount),
         when_you_want_it=when,
@@ -103,6 +104,7 @@ LOSSES = (
         library="tinker-cookbook",
         function="tinker_cookbook.rl.metrics.incorporate_kl_penalty",
         option="kl_penalty_coef=1, kl_discount_factor=0, a batch of one text",
+        estimator=DRAWN,
         kind="sequence",
         adapter=partial(importance_sampling, module="rl", discount=0.0),
         when_you_want_it="reverse KL to a base model beside a reward, with batches of many texts",

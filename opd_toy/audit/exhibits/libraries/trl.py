@@ -4,7 +4,14 @@ from functools import partial
 
 import torch
 
-from opd_toy.audit.exhibits.libraries.library_loss import BETWEEN, FORWARD, REVERSE, LibraryLoss
+from opd_toy.audit.exhibits.libraries.library_loss import (
+    BETWEEN,
+    FIRST_K,
+    FORWARD,
+    REVERSE,
+    WHOLE,
+    LibraryLoss,
+)
 
 # --- adapters --------------------------------------------------------------------------
 
@@ -79,6 +86,7 @@ def _gkd(name, option, *, when, note="", **options):
         library="trl",
         function=GKD,
         option=option,
+        estimator=WHOLE,
         adapter=partial(gkd, **options),
         when_you_want_it=when,
         note=note,
@@ -95,6 +103,7 @@ def _gkd_texts(name, option, *, when, labelled):
         library="trl",
         function=GKD,
         option=option,
+        estimator=WHOLE,
         kind="batch",
         adapter=partial(gkd_of_texts, labelled=labelled),
         when_you_want_it=when,
@@ -143,6 +152,7 @@ def _distillation(beta, *, when, note=""):
         library="trl",
         function="trl.trainer.distillation_trainer._chunked_divergence_loss",
         option=f"beta={beta:g}",
+        estimator=WHOLE,
         adapter=partial(distillation, beta=beta),
         when_you_want_it=when,
         note=note,
@@ -161,6 +171,7 @@ GOLD_LOSSES = (
         library="trl",
         function=GOLD,
         option="beta=0.5, logits_are_probs=True",
+        estimator=WHOLE,
         adapter=partial(gold_of_probabilities, beta=0.5),
         when_you_want_it=BETWEEN,
         note="probabilities below 1e-8 are lifted to 1e-8",
@@ -174,6 +185,7 @@ def _iw_opd_top_two(beta, *, add_tail, when):
         library="trl",
         function="trl.experimental.iw_opd.iw_opd_trainer.IWOPDTrainer.generalized_jsd_loss",
         option=f"beta={beta}, top_k=2, add_tail={add_tail}",
+        estimator=FIRST_K,
         adapter=partial(iw_opd_top_k, beta=beta, top_k=2, add_tail=add_tail),
         when_you_want_it=when,
         note="the rest is one more outcome" if add_tail else "the rest gets no gradient",
@@ -200,6 +212,7 @@ def _sdft_full(alpha, *, when):
         library="trl",
         function=f"{SDFT}.compute_full_logit_self_distillation_loss",
         option=f'distillation_mode="full_logits", distillation_alpha={alpha:g}',
+        estimator=WHOLE,
         adapter=partial(sdft_full, alpha=alpha),
         when_you_want_it=when,
         note="SDPO has the same file",
@@ -213,6 +226,7 @@ def _sdft_top_two(alpha, *, add_tail, note=""):
         function=f"{SDFT}.compute_topk_self_distillation_loss",
         option='distillation_mode="topk_logits", distillation_topk=2, '
         f"distillation_alpha={alpha:g}, distillation_add_tail={add_tail}",
+        estimator=FIRST_K,
         adapter=partial(sdft_top_k, k=2, alpha=alpha, add_tail=add_tail),
         when_you_want_it="less memory than all of the vocabulary",
         note=note,

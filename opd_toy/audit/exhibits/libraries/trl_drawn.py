@@ -6,7 +6,12 @@ from functools import partial
 
 import torch
 
-from opd_toy.audit.exhibits.libraries.library_loss import REVERSE, LibraryLoss, log_probabilities
+from opd_toy.audit.exhibits.libraries.library_loss import (
+    DRAWN,
+    REVERSE,
+    LibraryLoss,
+    log_probabilities,
+)
 
 # --- adapters --------------------------------------------------------------------------
 
@@ -114,6 +119,7 @@ IW_OPD = LibraryLoss(
     library="trl",
     function="trl.experimental.iw_opd.iw_opd_trainer.IWOPDTrainer._compute_iw_opd_loss",
     option="iw_opd_gamma=0.5, of a text",
+    estimator=DRAWN,
     kind="sequence",
     adapter=iw_opd,
     when_you_want_it="the update of its paper: tokens after large disagreements count less",
@@ -128,6 +134,7 @@ def _server(name, *, add_tail, when, note=""):
         function="trl.experimental.server_distillation.server_distillation_trainer."
         "ServerDistillationTrainer._compute_sparse_top_1_divergence_loss",
         option=f'beta=1, loss_top_k=1, reverse_kl_top_1_mode="sampled", loss_add_tail={add_tail}',
+        estimator=DRAWN,
         adapter=partial(server, add_tail=add_tail),
         when_you_want_it=when,
         note=note,
@@ -154,6 +161,7 @@ SDPO = LibraryLoss(
     library="trl",
     function="trl.experimental.sdpo.loss_utils.compute_sampled_token_self_distillation_loss",
     option='distillation_mode="sampled_token"',
+    estimator=DRAWN,
     adapter=sdpo_token,
     when_you_want_it=f"{REVERSE}, from the token drawn",
     note="SDPOConfig's default",
@@ -166,6 +174,7 @@ def _grpo(name, *, corrected, when, note):
         library="trl",
         function="trl.GRPOTrainer._compute_loss",
         option=f"beta=1, use_bias_correction_kl={corrected}, no reward",
+        estimator=DRAWN,
         adapter=partial(grpo, use_bias_correction_kl=corrected),
         when_you_want_it=when,
         note=note,

@@ -4,7 +4,13 @@ from functools import cache, partial
 
 import torch
 
-from opd_toy.audit.exhibits.libraries.library_loss import REVERSE, LibraryLoss, log_probabilities
+from opd_toy.audit.exhibits.libraries.library_loss import (
+    DRAWN,
+    FIRST_K,
+    REVERSE,
+    LibraryLoss,
+    log_probabilities,
+)
 
 DISTILLATION = "verl.trainer.distillation.losses.distillation_loss"
 UNCLAMPED = {"loss_max_clamp": None, "log_prob_min_clamp": None}  # as in distillation.yaml
@@ -123,6 +129,7 @@ def _penalty(kind, *, when, note=""):
         library="verl",
         function="verl.trainer.ppo.core_algos.kl_penalty",
         option=f'kl_penalty="{kind}", differentiated',
+        estimator=DRAWN,
         adapter=partial(kl_penalty, kind=kind),
         when_you_want_it=when,
         note=note,
@@ -171,6 +178,7 @@ def _distillation(name, options, *, when, note=""):
         library="verl",
         function=DISTILLATION,
         option=words or "DistillationLossConfig()",
+        estimator=DRAWN,
         adapter=partial(distillation, **options),
         when_you_want_it=when,
         note=note,
@@ -228,6 +236,7 @@ def _top(name, loss, *, note, k, clamp=None):
         library="verl",
         function="verl.trainer.distillation.fsdp.losses.compute_forward_kl_topk",
         option=f"loss_mode=forward_kl_topk, use_policy_gradient=False, topk={k}{clamped}",
+        estimator=FIRST_K,
         adapter=partial(loss, k=k, clamp=clamp),
         when_you_want_it="forward KL where the teacher's server sends only its first K, "
         "with K so large that next to nothing is left out",
@@ -253,6 +262,7 @@ MEANS_OVER_TEXTS = tuple(
         library="verl",
         function=DISTILLATION,
         option=f'loss_agg_mode="{mode}", loss_mode=k2',
+        estimator=DRAWN,
         kind="batch",
         adapter=partial(distillation_of_texts, loss_agg_mode=mode, **_options("k2", reward=False)),
         when_you_want_it="see the normaliser found",

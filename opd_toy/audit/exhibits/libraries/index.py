@@ -1,0 +1,129 @@
+"""What the index of real losses shows of the record: each verdict in words, and what gives it.
+
+Everything here is arithmetic on the entries of figures/library-audits.json; no library is
+needed.  Words are inline Markdown.
+"""
+
+import re
+
+from opd_toy.audit.exhibits.libraries.record import NAMES
+from opd_toy.audit.exhibits.libraries.settings import GOALS
+from opd_toy.pages.numbers import plain
+
+# What the filter of the page calls the objectives, by the first pattern that is in the verdict.
+OBJECTIVES = {
+    "refused": ("not audited", r"^cannot be audited"),
+    "unnamed": ("no name", r"^none of these"),
+    "nothing": ("zero: nothing on average", r"^zero"),
+    "sum": ("a sum of several", r"\S [+−] \S"),
+    "between": ("between the two KLs", r"JSD|skew|Jeffreys"),
+    "reverse": ("reverse KL", r"reverse KL"),
+    "forward": ("forward KL", r"forward KL"),
+    "other": ("another", r""),
+}
+LOOKS_AT = {"whole": "whole vocabulary", "first": "first K", "drawn": "token drawn"}
+
+
+def objective_of(entry):
+    """A key of OBJECTIVES."""
+    said = entry["optimises"]
+    return next(key for key, (_, pattern) in OBJECTIVES.items() if re.search(pattern, said))
+
+
+def estimator_of(entry):
+    """A key of LOOKS_AT."""
+    return next(key for key, words in LOOKS_AT.items() if words == entry["estimator"])
+
+
+def own_name(function):
+    """The function's, with its class where it has one."""
+    *_, owner, own = function.split(".")
+    return f"{owner}.{own}" if owner[0].isupper() else own
+
+
+def version_of(entry):
+    """The release, or the commit that was read."""
+    return f"at {entry['version']}" if entry["source"] else entry["version"]
+
+
+def versions(audits):
+    """{package: version} of the libraries that were audited by their own code."""
+    return {entry["library"]: entry["version"] for entry in audits if not entry["source"]}
+
+
+def follows(entry):
+    """The verdict, with the log-ratio up to which it holds or what is nearest to it."""
+    found, said = entry["report"], entry["optimises"]
+    if found is None:
+        return f"{said}: {entry['note']}"
+    if said == "none of these":
+        near = found["nearest"]
+        return f"none of these; nearest: {near['name']}, cosine {plain(near['cosine'], 3)}"
+    if found["holds_everywhere"] or not found.get("holds_up_to"):
+        return said
+    return f"{said} (up to \\|log p/q\\| = {plain(found['holds_up_to'], 1)})"
+
+
+def noise(entry):
+    """The variance over that of each drawn token's own cost, on the same pair or tree."""
+    found, token = entry["report"], entry["kind"] == "token"
+    if found is None:
+        return "–"
+    unit = found["variance_compared"]["plain policy gradient" if token else "own sampled cost"]
+    return "0" if found["variance"] == 0 else plain(found["variance"] / unit)
+
+
+def remarks(entry):
+    """What was found at the edges that could spoil a run, in few words."""
+    found = entry["report"]
+    if not found:
+        return ""
+    said = [_remark(edge) for edge in found["edges"]]
+    if entry["kind"] == "token" and not found["fixed_point"]["is_fixed"]:
+        said.append(f"gradient {plain(found['fixed_point']['gradient_norm'])} at student = teacher")
+    if found.get("batch"):
+        said.append("divided by: " + found["batch"]["normalised_by"])
+    return "; ".join(filter(None, said))
+
+
+def _remark(edge):
+    text, broken = edge["finding"], edge["severity"] == "broken"
+    if edge["edge"].startswith("a token masked") and broken:
+        who = "both mask" if "both" in edge["edge"] else "the teacher masks"
+        return f"NaN where {who} a token"
+    if edge["edge"] in ("clamp", "dead gradient"):
+        return text if edge["edge"] == "clamp" else f"gradient {text}"
+    return text if broken else ""
+
+
+def gives(entry):
+    """{goal: what to set}, for the goals that this audit backs."""
+    return {goal.name: goal.settings[entry["id"]] for goal in GOALS if entry["id"] in goal.settings}
+
+
+def joined(audits):
+    """The index as data: an entry an audit, without its report, with the goals that it gives."""
+    return [
+        {name: value for name, value in entry.items() if name != "report"}
+        | {
+            "name": NAMES[entry["library"]],
+            "anchor": anchor_of(entry),
+            "objective": OBJECTIVES[objective_of(entry)][0],
+            "holds_everywhere": bool(entry["report"] and entry["report"]["holds_everywhere"]),
+            "gives": gives(entry),
+        }
+        for entry in audits
+    ]
+
+
+def anchor_of(entry):
+    """Where the page has this verdict; it stays, as threads elsewhere link to it."""
+    return f"audit-{entry['id']}"
+
+
+def where_read(entry):
+    """The address of the code that was read, or nothing."""
+    source = entry["source"]
+    if not source:
+        return ""
+    return f"https://github.com/{source['repository']}/blob/{source['commit']}/{source['path']}"
