@@ -16,7 +16,14 @@ from opd_toy.audit.exhibits.libraries import __main__ as command
 from opd_toy.audit.exhibits.libraries import record
 from opd_toy.audit.exhibits.libraries.library_loss import LibraryLoss
 from opd_toy.audit.exhibits.libraries.measurements import MEASUREMENTS
-from opd_toy.audit.exhibits.libraries.record import LIBRARY_LOSSES, PACKAGES, RECORD, SEED
+from opd_toy.audit.exhibits.libraries.record import (
+    LIBRARY_LOSSES,
+    NAMES,
+    PACKAGES,
+    READ,
+    RECORD,
+    SEED,
+)
 from opd_toy.audit.exhibits.libraries.settings import GOALS
 from opd_toy.records import provenance
 from tests.conftest import ROOT
@@ -25,7 +32,7 @@ KEPT = json.loads(RECORD.read_text(encoding="utf-8"))
 AUDITS = {entry["id"]: entry for entry in KEPT["results"]["audits"]}
 MEASURED = KEPT["results"]["measurements"]
 PINS = dict(
-    re.findall(r"^([\w-]+)==(.+)$", (ROOT / "requirements-peers.txt").read_text(), re.MULTILINE)
+    re.findall(r"^([\w-]+)==([^;\s]+)", (ROOT / "requirements-peers.txt").read_text(), re.MULTILINE)
 )
 
 
@@ -117,10 +124,12 @@ def test_another_version_of_a_library_counts(copied):
 
 def test_the_record_names_the_pinned_versions():
     made = KEPT["provenance"]
-    assert {name: made["versions"][name] for name in PACKAGES} == {
-        name: PINS[name] for name in PACKAGES
-    }
-    assert all(entry["version"] == PINS[entry["library"]] for entry in AUDITS.values())
+    own = [entry for entry in AUDITS.values() if not entry["source"]]
+    assert all(entry["version"] == PINS[entry["library"]] for entry in own)
+    assert {entry["library"] for entry in own} == set(PACKAGES)
+    read = [entry for entry in AUDITS.values() if entry["source"]]
+    assert all(entry["source"]["commit"].startswith(entry["version"]) for entry in read)
+    assert {entry["library"] for entry in read} == set(READ)
     assert made["command"] == f"{command.COMMAND} --record" and made["seed"] == SEED
     assert (made["modules"], made["files"]) == tuple(command.SOURCES.values())
 
@@ -133,10 +142,9 @@ def test_every_loss_is_recorded_and_nothing_else():
         assert kept <= set(entry) and loss.when_you_want_it and loss.option
         # why a loss cannot be audited goes into the note
         same = kept if entry["report"] else kept - {"note"}
-        assert {field: entry[field] for field in same} == {
-            field: getattr(loss, field) for field in same
-        }
-    assert {entry["library"] for entry in AUDITS.values()} == set(PACKAGES)
+        facts = dataclasses.asdict(loss) | {"without": list(loss.without)}
+        assert {field: entry[field] for field in same} == {field: facts[field] for field in same}
+    assert {entry["library"] for entry in AUDITS.values()} == set(NAMES)
 
 
 def test_what_cannot_be_audited_says_why():
@@ -149,7 +157,13 @@ def test_a_refusal_is_recorded_with_its_reason():
         raise NotImplementedError
 
     loss = LibraryLoss(
-        id="x", library="torch", function="f", option="o", when_you_want_it="never", adapter=refuses
+        id="x",
+        library="torch",
+        function="f",
+        option="o",
+        estimator="token drawn",
+        when_you_want_it="never",
+        adapter=refuses,
     )
     for note, recorded in (("", "NotImplementedError"), ("why", "why; NotImplementedError")):
         entry = record.audited(dataclasses.replace(loss, note=note))
@@ -197,6 +211,31 @@ VERDICTS = {
     "liger-grpo-kl": "forward KL",
     "liger-grpo-kl-corrected": "reverse KL",
     "tinker-discount-0": "sum of local reverse KLs",
+    "swift-gkd-0": "forward KL",
+    "swift-gkd-0.5": "JSD(β = 0.5)",
+    "swift-gkd-1": "reverse KL",
+    "swift-gkd-top-2-1": "reverse KL on the teacher's top 2, renormalized",
+    "swift-opd-rl": "reverse KL",
+    "areal-joint": "zero",
+    "areal-pure": "reverse KL",
+    "torchrl-reverse": "forward KL",
+    "torchrl-forward": "forward KL",
+    "openrlhf-k1": "zero",
+    "openrlhf-k2": "reverse KL while the two are close",
+    "openrlhf-k1-unbiased": "reverse KL",
+    "skyrl-k3": "forward KL while the two are close",
+    "skyrl-opd": "sum of local reverse KLs",
+    "skyrl-draft": "forward KL",
+    "axolotl-1": "reverse KL on the teacher's top 2, renormalized",
+    "axolotl-default-data": "forward KL to the teacher renormalized on the teacher's top 2",
+    "nemo-rl-reverse": "reverse KL on the teacher's top 2, renormalized",
+    "slime-opd-gspo": "1/T² × sequence reverse KL",
+    "prime-rl-ref-kl": "reverse KL",
+    "open-instruct-kl-2": "forward KL",
+    "open-instruct-kl-3": "reverse KL",
+    "roll-skewed-reverse-kl": "reverse KL with skew 0.1",
+    "easydistill-reverse-kld": "reverse KL on the teacher's top 2, tail dropped",
+    "torchforge-grpo-kl": "forward KL",
 }
 
 
@@ -218,13 +257,15 @@ def test_every_setting_is_backed_by_an_audit(goal):
 def test_a_setting_is_the_one_that_was_audited():
     """``name=value`` in its words stands in the option audited, which may name it otherwise."""
     no_part_of_the_loss = {"lmbda=1", "max_new_tokens=N", 'distillation_objective="jsd"'}
+    no_part_of_the_loss |= {"rlhf_type=gkd", "rlhf_type=grpo"}
     otherwise = {"loss_top_k=K": "top_k=2", "loss_add_tail": "add_tail", "beta=...": "beta=1"}
+    otherwise |= {"gkd_logits_topk=K": "gkd_logits_topk=2"}
     otherwise |= {"kl_loss_type": "kl_penalty"}
     otherwise |= {"=low_var_kl": '="k3"', "=k2": '="k2"'}
     for goal in GOALS:
         for id, words in goal.settings.items():
             option = AUDITS[id]["option"]
-            for said in re.findall(r"\w+=[^,;:)\s]+", words):
+            for said in re.findall(r"[\w.]+=[^,;:)\s]+", words):
                 other = said
                 for old, new in otherwise.items():
                     other = other.replace(old, new)
@@ -234,7 +275,7 @@ def test_a_setting_is_the_one_that_was_audited():
 
 def test_the_settings_of_a_library_are_its_own():
     for goal in GOALS:
-        each = {library: goal.settings_of(library) for library in PACKAGES}
+        each = {library: goal.settings_of(library) for library in NAMES}
         assert sum(map(len, each.values())) == len(goal.settings)
         assert all(AUDITS[id]["library"] == library for library in each for id in each[library])
 
@@ -255,7 +296,10 @@ def test_normalisers():
         for name, entry in AUDITS.items()
         if entry["kind"] == "batch"
     }
-    assert of["verl-token-mean"] == of["trl-gkd-labels"] == "the valid tokens of the batch"
+    for name in ("verl-token-mean", "trl-gkd-labels", "swift-gkd-texts", "areal-pure-texts"):
+        assert of[name] == "the valid tokens of the batch"
+    assert of["openrlhf-token-mean"] == "the valid tokens of the batch"
+    assert "mean of means" in of["openrlhf-sample-mean"]
     assert of["verl-seq-mean-token-sum"].startswith("the sequences")
     assert "mean of means" in of["verl-seq-mean-token-mean"]
 
@@ -295,6 +339,37 @@ def test_beta_near_one_is_the_reverse_kl_in_small():
         assert found[near]["value"] == pytest.approx(0.001 * found[end]["value"], rel=0.01)
 
 
+def test_the_joint_loss_of_areal_has_no_teacher_in_its_gradient():
+    joint, pure = MEASURED["areal: teachers of the joint loss"].values()
+    (one, same), (taught, otherwise) = joint.values(), pure.values()
+    assert one == same == pytest.approx([0.8, -0.3, -0.5], abs=1e-6)
+    assert taught[0] < 0 < otherwise[0]
+
+
+def test_axolotl_s_gradient_lacks_the_square_of_the_temperature():
+    slopes = MEASURED["axolotl: the value's slope over the gradient"]
+    assert list(slopes.values()) == pytest.approx([1, 4], rel=1e-3)
+
+
+def test_two_vocabularies_make_a_loss_of_a_constant():
+    """On four outcomes: the teacher's fourth has half of the mass, or after 3 what is left."""
+    found = MEASURED["ms-swift: vocabularies of two sizes"]
+    share = 1 / (1 + math.exp(3))
+    value = 0.5 * math.log(0.5 / share) + 0.5 * math.log(0.5 / (1 - share))
+    assert found["constant 0"]["value"] == pytest.approx(0, abs=1e-12)
+    assert found["constant 3"]["value"] == pytest.approx(value, rel=1e-9)
+
+
+def test_what_a_loss_looks_at_is_what_the_audit_found():
+    """Only Liger's, which adds a label's cross-entropy by default, and a draw of one token."""
+    for name, entry in AUDITS.items():
+        if entry["kind"] == "token" and entry["report"]:
+            drawn = entry["estimator"] == "token drawn"
+            both = name in ("liger-jsd-default-student", "liger-jsd-default-teacher")
+            alike = name == "trl-server-no-tail"  # renormalised on one token nothing is left
+            assert entry["report"]["uses_token"] == (drawn != (both or alike)), name
+
+
 def test_the_text_has_every_verdict_and_setting(capsys):
     command.main([])
     text = capsys.readouterr().out
@@ -303,7 +378,8 @@ def test_the_text_has_every_verdict_and_setting(capsys):
     for goal in GOALS:
         assert goal.name in text and goal.when in text
         assert all(f"{words}  [{name}]" in text for name, words in goal.settings.items())
-    assert text.count("\n") < 200
+    assert text.count("\n") < 300
+    assert len(re.findall(r"^an audit of a (?:token|text): \d+\.\d\d s", text, re.M)) == 2
 
 
 def test_a_verdict_that_fails_somewhere_is_marked(capsys):

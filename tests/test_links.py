@@ -40,7 +40,7 @@ def broken_links(page, anchors):
     broken = []
     for link in anchors[page].links:
         parts = urlsplit(link)
-        if parts.scheme in ("http", "https", "mailto"):
+        if parts.scheme in ("http", "https", "mailto", "data"):
             continue
         target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
         fragment = unquote(parts.fragment)

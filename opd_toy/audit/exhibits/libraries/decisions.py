@@ -84,7 +84,15 @@ QUESTIONS = (
 ANOTHER = "another model"
 WHOSE_TEACHER = {  # by how the ids of the audits begin; of all others it is another model
     ("trl-sdft", "trl-sdpo"): "the student itself, shown a hint",
-    ("trl-grpo-kl", "liger-grpo-kl", "verl-k"): "a reference model, beside a reward",
+    (
+        "trl-grpo-kl",
+        "liger-grpo-kl",
+        "verl-k",
+        "openrlhf-",
+        "skyrl-k",
+        "open-instruct-",
+        "torchforge-",
+    ): "a reference model, beside a reward",
 }
 _ON_OWN_TEXTS = ("logits", "top", "number")
 _SFT = "by the cross-entropy of its tokens, drawn once and kept: any trainer for SFT"

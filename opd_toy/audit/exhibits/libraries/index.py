@@ -6,7 +6,7 @@ needed.  Words are inline Markdown.
 
 import re
 
-from opd_toy.audit.exhibits.libraries.record import NAMES
+from opd_toy.audit.exhibits.libraries.record import NAMES, PACKAGES
 from opd_toy.audit.exhibits.libraries.settings import GOALS
 from opd_toy.pages.numbers import plain
 
@@ -48,7 +48,13 @@ def version_of(entry):
 
 def versions(audits):
     """{package: version} of the libraries that were audited by their own code."""
-    return {entry["library"]: entry["version"] for entry in audits if not entry["source"]}
+    found = {entry["library"]: entry["version"] for entry in audits}
+    return {package: found[package] for package in PACKAGES}
+
+
+def sorted_by_library(audits):
+    order = {library: place for place, library in enumerate(NAMES)}
+    return sorted(audits, key=lambda entry: order[entry["library"]])
 
 
 def follows(entry):
@@ -56,20 +62,21 @@ def follows(entry):
     found, said = entry["report"], entry["optimises"]
     if found is None:
         return f"{said}: {entry['note']}"
-    if said == "none of these":
+    if said.startswith("none of these"):
         near = found["nearest"]
         return f"none of these; nearest: {near['name']}, cosine {plain(near['cosine'], 3)}"
     if found["holds_everywhere"] or not found.get("holds_up_to"):
         return said
-    return f"{said} (up to \\|log p/q\\| = {plain(found['holds_up_to'], 1)})"
+    return f"{said} (up to a log-ratio of {plain(found['holds_up_to'], 1)})"
 
 
 def noise(entry):
     """The variance over that of each drawn token's own cost, on the same pair or tree."""
     found, token = entry["report"], entry["kind"] == "token"
-    if found is None:
+    name = "plain policy gradient" if token else "own sampled cost"
+    unit = found and found["variance_compared"][name]
+    if not unit:
         return "–"
-    unit = found["variance_compared"]["plain policy gradient" if token else "own sampled cost"]
     return "0" if found["variance"] == 0 else plain(found["variance"] / unit)
 
 
@@ -80,7 +87,8 @@ def remarks(entry):
         return ""
     said = [_remark(edge) for edge in found["edges"]]
     if entry["kind"] == "token" and not found["fixed_point"]["is_fixed"]:
-        said.append(f"gradient {plain(found['fixed_point']['gradient_norm'])} at student = teacher")
+        length = found["fixed_point"]["gradient_norm"]
+        said.append(f"gradient {plain(length) if length else 'NaN'} at student = teacher")
     if found.get("batch"):
         said.append("divided by: " + found["batch"]["normalised_by"])
     return "; ".join(filter(None, said))
@@ -93,7 +101,9 @@ def _remark(edge):
         return f"NaN where {who} a token"
     if edge["edge"] in ("clamp", "dead gradient"):
         return text if edge["edge"] == "clamp" else f"gradient {text}"
-    return text if broken else ""
+    if not broken:
+        return ""
+    return f"{edge['edge']}: {text}" if text.startswith("value") else text
 
 
 def gives(entry):

@@ -120,10 +120,12 @@ GOALS = (
             "liger-grpo-kl": "LigerFusedLinearGRPOLoss(), its default",
             "verl-distillation-k3": "distillation_loss: loss_mode=k3, the default of "
             "distillation.yaml; exactly 0 where log q/p > 2.61",
-            "verl-k3": "kl_loss_type=low_var_kl, the default; the same clamp",
+            "verl-k3": "kl_loss_type=low_var_kl, the default; exactly 0 where log q/p > 2.61",
             "torchrl-reverse": 'DistillationLoss(kl_direction="reverse"), its default',
-            "openrlhf-k3": 'algo.kl.use_loss=True, algo.kl.estimator="k3"; the same clamp',
-            "skyrl-k3": 'use_kl_loss=True, kl_estimator_type="k3", the default; the same clamp',
+            "openrlhf-k3": 'algo.kl.use_loss=True, algo.kl.estimator="k3"; exactly 0 where '
+            "log q/p > 2.61",
+            "skyrl-k3": 'use_kl_loss=True, kl_estimator_type="k3", the default; exactly 0 where '
+            "log q/p > 2.61",
             "open-instruct-kl-2": "kl_estimator=2, the default",
             "torchforge-grpo-kl": "SimpleGRPOLoss(beta=...)",
         },
@@ -142,13 +144,16 @@ GOALS = (
             "one more outcome",
             "swift-gkd-top-2-0": "gkd_logits_topk=K, beta=0, temperature=1: it renormalizes, and "
             "leaves the student's rest alone",
-            "axolotl-0": "kd_beta=0, kd_normalize_topk=True: the same",
-            "nemo-rl-forward": 'kl_type="forward", zero_outside_topk=false: the same',
+            "axolotl-0": "kd_beta=0, kd_normalize_topk=True: it renormalizes, and leaves the "
+            "student's rest alone",
+            "nemo-rl-forward": 'kl_type="forward", zero_outside_topk=false: it renormalizes, and '
+            "leaves the student's rest alone",
             "verl-top-2-processor": "avoid distillation_loss: loss_mode=forward_kl_topk: its "
             "minimum is not at student = teacher",
-            "axolotl-default-server": "avoid a teacher's server with kd_normalize_topk unset: "
-            "the same",
-            "easydistill-forward-kld": "avoid distillation_type=forward_kld: the same",
+            "axolotl-default-server": "avoid a teacher's server with kd_normalize_topk unset: its "
+            "minimum is not at student = teacher",
+            "easydistill-forward-kld": "avoid distillation_type=forward_kld: its minimum is not at "
+            "student = teacher",
         },
     ),
     Goal(
