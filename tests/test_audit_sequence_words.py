@@ -117,7 +117,9 @@ def found(*, piece="reverse KL", facts=(), condition=1.0, close_only=False, mask
                 "drawn_from": "student",
                 "teacher_gradient": False,
                 "touched": (),
-                "dependence": None, "limits": None}
+                "dependence": None,
+                "limits": None,
+            }
             | measured
         ),
         Reading(verdict, "float64", close_only),

@@ -82,7 +82,7 @@ def _draft(name, function, option, adapter, estimator, *, when):
 
 LOSSES = (
     _kl("k1", when="never as a loss: it is for logging, and as a reward"),
-    _kl("abs", when="none of the divergences"),
+    _kl("abs", when="rarely: its gradient looks at the sign of log p − log q alone"),
     _kl("k2", when=f"{REVERSE}, beside a reward"),
     _kl(
         "k3",

@@ -165,7 +165,7 @@ KL_PENALTIES = (
     ),
     _penalty(
         "abs",
-        when="none of the divergences: its gradient looks at the sign of log p − log q alone",
+        when="rarely: its gradient looks at the sign of log p − log q alone",
     ),
     _penalty("full", when="not yet: the branch raises NotImplementedError"),
 )
