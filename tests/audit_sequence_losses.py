@@ -265,6 +265,31 @@ VERDICTS = {
         "reverse KL with the mean of the costs from the token on as its return",
         {},
     ),
+    "mean of what comes later": (
+        weighted(lambda r: (to_go(r) - r) / (len(r) - 1 - positions(r)).clamp(min=1)),
+        "reverse KL with the mean of the later costs as its return",
+        {},
+    ),
+    "over one token less": (
+        weighted(lambda r: r / max(len(r) - 1, 1)),
+        "1/(T − 1) × sum of local reverse KLs",
+        {"sum of local reverse KLs": "1/(T − 1)"},
+    ),
+    "over one token more": (
+        weighted(lambda r: to_go(r) / (len(r) + 1)),
+        "1/(T + 1) × sequence reverse KL",
+        {"sequence reverse KL": "1/(T + 1)"},
+    ),
+    "one token in T without a cost, and a mean": (
+        weighted(lambda r: to_go(r) * (len(r) - 1) / len(r) ** 2),
+        "(T − 1)/T² × sequence reverse KL",
+        {"sequence reverse KL": "(T − 1)/T²"},
+    ),
+    "at temperature 2, future": (
+        at_every_position(lambda p, q: kl(p / 2, q / 2), future=True),
+        "expected sum of local reverse KL at temperature 2",
+        {},
+    ),
     "MiniLLM's length norm": (
         mini_llm,
         "reverse KL with its own cost and the mean of the later ones as its return",
@@ -351,6 +376,8 @@ ON_ALL_TREES = {
     "forward KL, future",
     "JSD",
     "JSD, future",
+    "at temperature 2, future",
+    "over one token less",
     "half and half",
     "cross-entropy as cost",
     "top 32",

@@ -49,6 +49,11 @@ BEFORE = of_rows(drawn_from, ALL_BUT_FIRST, ALL_BUT_FIRST, ALL_BUT_LAST)
 NEXT_DRAWN = of_rows(drawn_from, ALL_BUT_LAST, ALL_BUT_FIRST, ALL_BUT_LAST)
 
 
+def other_labels(s, t, k):
+    log_p, (_, log_q) = next(drawn(s, t, k)), drawn(s, t, k.roll(-1))
+    return ((log_p - log_q).detach() * log_p).sum()
+
+
 def local_kl(s, t):
     return kl(s, t).sum()
 
@@ -108,6 +113,7 @@ def test_what_is_aligned_is_not_called_shifted(name):
         (INSIDE, "the gradient at position t follows the token at position t + 1: the labels"),
         (NEXT_DRAWN, "moves with the teacher's row t + 1, not with its row t: the teacher is"),
         (SHIFTED["teacher rolled, to go"][0], "moves with the teacher's row t − 1: the teacher is"),
+        (other_labels, "the teacher's row t is read at the token of position t + 1: its labels"),
     ],
 )
 def test_a_shift_is_said_of_positions(loss, sentence):
@@ -252,6 +258,12 @@ GROUPS = {
         "divided by the batch's standard deviation",
         "−1 × sequence reverse KL, standardized over the batch",
     ),
+    "the others' mean, standardized": (
+        group(lambda costs, mask: less_the_others(summed(costs)) / summed(costs).std()),
+        "its text's sum of log p − log q, less the others' mean, "
+        "divided by the batch's standard deviation",
+        "sequence reverse KL, standardized over the batch",
+    ),
     "tokens": (
         group(whitened_tokens),
         "its own log p − log q, less the mean over the batch's tokens, "
@@ -272,6 +284,18 @@ def test_what_a_draw_of_a_group_is(name):
     call = SequenceCall(loss, batched=True)
     found = [describe(observe_group(call, seed)) for seed in SEEDS[:5]]
     assert {(group.words, group.name) for group in found} == {(SCORE + words, verdict)}
+
+
+def test_a_reward_may_be_what_is_standardized():
+    def loss(student, teacher, tokens):
+        log_p, _ = costs_of(student, teacher, tokens)
+        rewards = (tokens == 0).sum(-1, keepdim=True).double()
+        return -(whitened(rewards) * log_p).sum(-1).mean()
+
+    call = SequenceCall(loss, batched=True)
+    assert describe(observe_group(call, 0)) is None
+    rewarded = describe(observe_group(call, 0, lambda text: (text == 0).sum()))
+    assert rewarded.name == "−1 × expected reward, standardized over the batch"
 
 
 def test_no_group_where_costs_are_squashed_or_the_vocabulary_counts():

@@ -16,6 +16,10 @@ TEACHER = (
     "the gradient at position t moves with the teacher's row t {by}{instead}: "
     "the teacher is shifted by {amount}"
 )
+READ = (
+    "the teacher's row t is read at the token of position t {by}: "
+    "its labels are shifted by {amount}"
+)
 ANOTHERS = "the gradient of a text moves with the teacher's rows of another text, not with its own"
 ORDER = (
     "the order of the texts in the batch matters{example}: texts laid end to end, or one of them "
@@ -71,10 +75,16 @@ def alignment_findings(dependence):
         words = LABELS.format(by=_by(labels), amount=AMOUNTS[abs(labels)])
         found.append(words + (INSIDE if labels == 1 else ""))
     if teacher:
-        own = np.diagonal(dependence.moves["teacher"] > dependence.seen).any()
-        instead = "" if own else ", not with its row t"
-        words = TEACHER.format(by=_by(teacher), instead=instead, amount=AMOUNTS[abs(teacher)])
-        found.append(words)
+        moved = dependence.moves["teacher"] > dependence.seen
+        rows = np.diagonal(moved, teacher)
+        form = TEACHER if rows.all() or not np.diagonal(moved).any() else READ
+        found.append(
+            form.format(
+                by=_by(teacher if form is TEACHER else -teacher),
+                instead="" if np.diagonal(moved).any() else ", not with its row t",
+                amount=AMOUNTS[abs(teacher)],
+            )
+        )
     if dependence.others:
         found += _between_texts(dependence)
     return [("broken", words) for words in found]

@@ -13,6 +13,7 @@ import numpy as np
 from opd_toy.audit.calling import AuditError
 from opd_toy.audit.sequence.names import factor_text
 from opd_toy.audit.sequence.normalisers import SUM, readings
+from opd_toy.audit.sequence.samples import reward_of
 from opd_toy.distributions import log_softmax
 
 VOCABULARY, LENGTH = 4, 4
@@ -23,7 +24,7 @@ THEIRS = "their standard deviation"
 
 @dataclass(frozen=True)
 class Cost:
-    """``of(log-ratios (B, T), valid (B, T))`` -> (B, T), and the objective whose draws it weighs.
+    """``of(draw)`` -> (B, T), and the objective whose draws it weighs.
 
     ``of_text``: whether it is one number a text.
     """
@@ -34,29 +35,52 @@ class Cost:
     of_text: bool = False
 
 
+@dataclass(frozen=True)
+class Draw:
+    """``weights`` of the scores, ``log_ratios`` of the tokens, ``valid`` positions, all (B, T).
+
+    ``rewards`` (B, 1): None where the loss has none.
+    """
+
+    weights: np.ndarray
+    log_ratios: np.ndarray
+    valid: np.ndarray
+    rewards: np.ndarray | None = None
+
+    @property
+    def costs(self):
+        return self.log_ratios * self.valid
+
+    @property
+    def lengths(self):
+        return self.valid.sum(axis=1, keepdims=True)
+
+
+def _sum_of_text(draw):
+    return draw.costs.sum(axis=1, keepdims=True) + 0 * draw.costs
+
+
 COSTS = (
-    Cost(
-        "its text's sum of log p − log q",
-        "sequence reverse KL",
-        lambda r, valid: 0 * r + (r * valid).sum(axis=1, keepdims=True),
-        of_text=True,
-    ),
+    Cost("its text's sum of log p − log q", "sequence reverse KL", _sum_of_text, of_text=True),
     Cost(
         "its text's mean of log p − log q",
         "sequence reverse KL",
-        lambda r, valid: 0 * r + (r * valid).sum(axis=1, keepdims=True) / _lengths(valid),
+        lambda draw: _sum_of_text(draw) / draw.lengths,
         of_text=True,
     ),
-    Cost("its own log p − log q", "sum of local reverse KLs", lambda r, valid: r),
+    Cost("its own log p − log q", "sum of local reverse KLs", lambda draw: draw.costs),
     Cost(
         "the sum of log p − log q from it on",
         "sequence reverse KL",
-        lambda r, valid: np.cumsum((r * valid)[:, ::-1], axis=1)[:, ::-1],
+        lambda draw: np.cumsum(draw.costs[:, ::-1], axis=1)[:, ::-1],
     ),
+)
+OF_REWARD = Cost(
+    "its text's reward", "expected reward", lambda draw: draw.rewards + 0 * draw.costs, of_text=True
 )
 # {over which tokens: (mean in words, deviation in words, of an objective, axes)}
 OVER = {
-    "others": ("the others' mean", None, None, (0, 1)),
+    "others": ("the others' mean", "the batch's standard deviation", "over the batch", (0, 1)),
     "texts": ("the batch's mean", "the batch's standard deviation", "over the batch", (0, 1)),
     "tokens": ("the mean over the batch's tokens", THEIRS, "over the batch's tokens", (0, 1)),
     "position": ("the batch's mean at its position", THEIRS, "over the batch at each position", 0),
@@ -66,8 +90,6 @@ OVER = {
 
 @dataclass(frozen=True)
 class GroupFacts:
-    """Of each draw, (B, T): weights of the scores, log-ratios of the tokens, valid positions."""
-
     draws: tuple
     masked: bool
 
@@ -109,7 +131,7 @@ class Group:
         return name if factor in ("", "1", None) else f"{factor} × {name}"
 
 
-def observe_group(call, seed):
+def observe_group(call, seed, reward=None):
     """-> GroupFacts; None where rows do not follow the drawn tokens' scores, or it refuses."""
     draws = []
     for number, lengths in enumerate(LENGTHS):
@@ -130,21 +152,23 @@ def observe_group(call, seed):
         if not off <= EQUAL * np.linalg.norm(gradient):
             return None
         ratios = (np.take_along_axis(z, tokens[..., None], axis=-1)[..., 0] for z in logs)
-        draws.append((weights, np.subtract(*ratios), valid))
+        rewards = reward and np.array([[reward_of(reward, text)] for text in tokens])
+        draws.append(Draw(weights, np.subtract(*ratios), valid, rewards))
     return GroupFacts(tuple(draws), call.takes_mask)
 
 
 def describe(facts):
     """GroupFacts -> Group, the one whose number is nearest to 1; None where none holds."""
-    weights = np.concatenate([weights[valid] for weights, _, valid in facts.draws])
-    copies, length = facts.draws[0][0].shape
+    weights = np.concatenate([draw.weights[draw.valid] for draw in facts.draws])
+    copies, length = facts.draws[0].valid.shape
     names = list(readings((length,) * copies, length, facts.masked)) if copies > 1 else [SUM]
     of_batch = [over for over in OVER if over != "text"] if copies > 1 else []
+    costs = COSTS if facts.draws[0].rewards is None else (*COSTS, OF_REWARD)
     found = []
-    for cost in COSTS:
+    for cost in costs:
         for over in of_batch + ([] if cost.of_text else ["text"]):
-            for correction in (None,) if over == "others" else (None, 0, 1):
-                values = [_standardized(cost, *draw[1:], over, correction) for draw in facts.draws]
+            for correction in (None, 0, 1):
+                values = [_standardized(cost, draw, over, correction) for draw in facts.draws]
                 for reading in names:
                     number = _multiple(weights, _divided(values, facts, reading))
                     if number:
@@ -168,31 +192,27 @@ def _multiple(weights, predicted):
 def _divided(values, facts, reading):
     """The values of all valid tokens of all draws, divided as a batch of texts is."""
     found = []
-    for value, (*_, valid) in zip(values, facts.draws):
-        lengths = tuple(valid.sum(axis=1))
-        divided = readings(lengths, valid.shape[1], facts.masked)[reading]
-        found.append((value * np.reshape(divided, (-1, 1)))[valid])
+    for value, draw in zip(values, facts.draws):
+        lengths = tuple(draw.lengths[:, 0])
+        divided = readings(lengths, draw.valid.shape[1], facts.masked)[reading]
+        found.append((value * np.reshape(divided, (-1, 1)))[draw.valid])
     return np.nan_to_num(np.concatenate(found), posinf=0.0, neginf=0.0)
 
 
-def _standardized(cost, ratios, valid, over, correction):
+def _standardized(cost, draw, over, correction):
     """The costs (B, T) less their mean, over their deviation unless ``correction`` is None."""
-    values = cost.of(ratios, valid)
-    axes = OVER[over][3]
+    values, axes = cost.of(draw), OVER[over][3]
     if over in ("others", "texts"):
-        shares, count = valid / _lengths(valid) / len(valid), len(valid)
+        count = len(draw.valid)
+        shares = draw.valid / draw.lengths / count
     else:
-        count = valid.sum(axis=axes, keepdims=True)
-        shares = valid / np.maximum(count, 1)
+        count = draw.valid.sum(axis=axes, keepdims=True)
+        shares = draw.valid / np.maximum(count, 1)
     centred = values - (shares * values).sum(axis=axes, keepdims=True)
+    variance = (shares * centred**2).sum(axis=axes, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         if over == "others":
-            centred *= count / np.subtract(count, 1.0)
+            centred = centred * count / np.subtract(count, 1.0)
         if correction is None:
             return centred
-        variance = (shares * centred**2).sum(axis=axes, keepdims=True)
         return centred / np.sqrt(variance * count / np.subtract(count, float(correction)))
-
-
-def _lengths(valid):
-    return valid.sum(axis=1, keepdims=True)

@@ -127,7 +127,7 @@ def measure(call, drawn_from, reward, seed):
         mask,
         batch,
         dependence,
-        observe_group(call, seed),
+        observe_group(call, seed, reward),
         frozenset(call.formats_inside()),
         drawn_from,
         reward is not None,

@@ -32,6 +32,7 @@ LAWS = {
     "T/(T − 1)": lambda length: length / (length - 1) if length > 1 else np.nan,
     "1/T²": lambda length: 1 / length**2,
     "(T − 1)/T²": lambda length: (length - 1) / length**2,
+    "1/(T + 1)": lambda length: 1 / (length + 1),
     "1/√T": lambda length: length**-0.5,
 }
 WEIGHTS = {

@@ -112,7 +112,7 @@ def tabulate(call, student, teacher, drawer, reward=None, copies=1):
     for who, tree in (("student", student), ("teacher", teacher)):
         chance = tree.sequence_probabilities()
         chances[who] = chance if copies == 1 else np.outer(chance, chance).ravel()
-    rewards = None if reward is None else np.array([_reward(reward, row) for row in tokens])
+    rewards = None if reward is None else np.array([reward_of(reward, row) for row in tokens])
     gradients = call.without_gradient - before < len(rows)
     return Sample(student, teacher, table, values, chances, drawer, rewards, gradients)
 
@@ -133,7 +133,8 @@ def _along(tree, tokens):
     return np.stack([np.repeat(z, size // len(z), axis=0) for z in tree.logits], axis=1)
 
 
-def _reward(reward, tokens):
+def reward_of(reward, tokens):
+    """The reward of tokens (T,), a finite number."""
     value = reward(torch.as_tensor(tokens.copy()))
     value = float(value.detach() if isinstance(value, torch.Tensor) else value)
     if not np.isfinite(value):
