@@ -208,6 +208,21 @@ def test_clamps_are_searched_for_and_not_met_by_chance(least, most, said):
         assert said in str(report) and not report.unbiased_for
 
 
+@pytest.mark.parametrize(
+    "cast, precision",
+    [(lambda r: r.float(), "float32"), (lambda r: r.bfloat16().double(), "bfloat16")],
+)
+def test_a_scalar_in_a_coarser_format_is_seen_by_its_rounding(cast, precision):
+    def k3(student, teacher, tokens):
+        log_p, log_q = drawn(student, teacher, tokens)
+        ratio = cast(log_p.sum() - log_q.sum().detach())
+        return torch.expm1(-ratio) + ratio
+
+    with mock.patch.object(sequence_level, "TREES", FEWER):
+        report = audit_sequence(k3)
+    assert (report.optimises, report.precision) == ("sequence forward KL", precision)
+
+
 def test_the_float32_of_a_cost_that_is_drawn_hardly_ever_hides_nothing_that_is_said():
     """What rounding hides is not searched: a clamp on costs below -20 cannot be seen there."""
     single = weighted(lambda r: to_go(r.clamp(min=-20)), torch.float32)

@@ -8,7 +8,7 @@ from opd_toy import _validate
 from opd_toy.audit.calling import AuditError
 from opd_toy.audit.sequence.calls import SequenceCall
 from opd_toy.audit.sequence.judge import is_described, judge, read, read_close
-from opd_toy.audit.sequence.measure import measure, measure_close, measure_limits
+from opd_toy.audit.sequence.measure import measure, measure_close, measure_limits, measure_rounding
 from opd_toy.audit.ways import TEXTS, as_way, reported
 
 
@@ -48,6 +48,10 @@ def audit_sequence(
     call = SequenceCall(way, batched)
     measured = measure(call, drawn_from, reward, seed)
     reading = read(measured)
+    if reading.asks_for_close_trees:
+        # Perhaps for no more than a scalar in a coarser format.
+        before, measured = measured.formats, measure_rounding(call, measured)
+        reading = reading if measured.formats == before else read(measured)
     if reading.asks_for_close_trees and not is_described(measured):
         # Nothing holds where the two are drawn apart: the same again where they are close.
         measured = measure_close(call, measured, reward)

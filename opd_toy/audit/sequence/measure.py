@@ -150,6 +150,12 @@ def measure_close(call, measured, reward):
     return replace(measured, close=close, **_over_all_calls(call))
 
 
+def measure_rounding(call, measured):
+    """The same Measurements with the format besides that shows in the gradient's rounding."""
+    found = {call.format_by_rounding()} - {"float64"}
+    return replace(measured, formats=measured.formats | found, **_over_all_calls(call))
+
+
 def measure_limits(call, measured, reward, verdict, tolerance):
     """The same Measurements with the limits of a known verdict besides."""
     with warnings.catch_warnings(action="ignore"):
