@@ -145,6 +145,9 @@ PRESETS = {
     ("SeekOrCover", "Close modes"): lambda s: s["separation"] <= 5,
     ("SeekOrCover", "Free student"): lambda s: s["family"] == "free",
     ("WhichToken", "Confident and wrong"): confident_and_wrong,
+    ("YourLoss", "The notes' example"): is_notes,
+    ("YourLoss", "A rare token"): lambda s: min(s["student"]) < 0.05,
+    ("YourLoss", "Student = teacher"): agree,
 }
 
 

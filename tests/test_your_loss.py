@@ -464,6 +464,51 @@ def test_where_descent_ends(opened):
         assert says in seen.sentence, text
 
 
+CORNERS = np.array([[30.0, 296], [180, 36], [330, 296]])
+
+
+def test_bars_and_spreads_are_drawn_to_scale(opened):
+    for state in ({}, {"formula": "log p[k] - log q[k]"}, {"student": [0.02, 0.28, 0.7]}):
+        widget = opened("YourLoss", **state)
+        table = widget.check().table(0)
+        bars = widget.root.locator("svg rect.opd-fill").evaluate_all(
+            "(bars) => bars.map((bar) => [bar.x, bar.width].map((each) => each.baseVal.value))"
+        )
+        bars = np.array(bars).reshape(3, 3, 2)  # token, loss, (left, width)
+        means = table[:, [0, 2, 3]]
+        scale = (bars[..., 1] / np.maximum(np.abs(means), 1e-12))[np.abs(means) > 0.01].mean()
+        np.testing.assert_allclose(bars[..., 1], np.abs(means) * scale, atol=0.02)
+        assert ((bars[..., 0] < 189.99) == ((means > 0) & (bars[..., 1] > 0.01))).all()
+        for token in range(3):
+            drawn = widget.root.locator(f"[data-whisker='{token}']").get_attribute("d")
+            left, right = (float(x) for x in re.match(r"M([\d.]+) .*H([\d.]+)m", drawn).groups())
+            ends = 190 - scale * (table[token, 0] + np.array([1, -1]) * table[token, 1])
+            np.testing.assert_allclose([left, right], np.clip(ends, 45, 335), atol=0.02)
+
+
+def test_the_path_is_that_of_descent(opened):
+    for text in (KNOWN[0], "(log p[k] - log q[k]) * log p[k]", "3*sum(q*(log q - log p))"):
+        widget = opened("YourLoss", formula=text)
+        p, q = np.log(STUDENT), np.log(TEACHER)
+        loss = formula(text)
+        for _ in range(400):  # shorter steps than the page's, to somewhere on the way
+            p = p - 0.005 * softmax(p) @ gradient_table(loss, p, q)
+        middle = softmax(p) @ CORNERS
+        path = widget.root.locator("[data-path=yours]").get_attribute("d").strip("M").split("L")
+        path = np.array([[float(x) for x in point.split()] for point in path])
+        assert np.abs(path[0] - STUDENT @ CORNERS).max() < 0.06
+        assert polyline_distance(middle, path) < 0.6, text
+        cross = widget.root.locator("path.opd-cross").get_attribute("d")
+        x, y = (float(each) + 6 for each in re.match(r"M([\d.]+) ([\d.]+)l12 12", cross).groups())
+        assert np.abs(path[-1] - [x, y]).max() < 0.06
+
+
+def polyline_distance(point, path):
+    a, step = path[:-1], np.diff(path, axis=0)
+    along = ((point - a) * step).sum(1) / np.maximum((step**2).sum(1), 1e-12)
+    return np.hypot(*(point - a - along.clip(0, 1)[:, None] * step).T).min()
+
+
 def test_what_is_not_finite_is_said(opened):
     seen = opened("YourLoss", formula="sqrt(log p[k] - 1)")
     assert "Here the gradient is not finite." in seen.root.locator("[aria-live]").inner_text()

@@ -1,11 +1,13 @@
 // The gradients that a loss may turn out to follow, with their names, as the auditor has them in
-// opd_toy/audit/token/candidates.py: named ones, and families with one parameter.
+// opd_toy/audit/token/candidates.py, weights.py and temperatures.py: named ones, and families with
+// one parameter or two.
 // A pair is { p, q, z, t }; a candidate { name, gradient(pair) }, gradient by the V logits.
 
 import {
   alphaDivergenceLogitGradient,
   forwardKlLogitGradient,
   generalizedJsdLogitGradient,
+  logRatio,
   reverseKlLogitGradient,
   skewedForwardKlLogitGradient,
   skewedReverseKlLogitGradient,
@@ -34,7 +36,12 @@ function coefficientText(x) {
   return text.replace(/^-/, "−");
 }
 export const shownLength = (x) => (x === 1 ? 0 : coefficientText(x).length);
-const scaled = (x, name) => (x === 1 ? name : `${coefficientText(x)} × ${name}`);
+const OVER_VOCABULARY = "1/V × ";
+const scaled = (x, name) => {
+  if (name.startsWith(OVER_VOCABULARY))
+    return `${coefficientText(x)}/V × ${name.slice(OVER_VOCABULARY.length)}`;
+  return x === 1 ? name : `${coefficientText(x)} × ${name}`;
+};
 
 // "2 × reverse KL", "reverse KL − forward KL", "1/V × entropy": of [coefficient, candidate].
 export function phrase(terms, perToken) {
@@ -43,7 +50,7 @@ export function phrase(terms, perToken) {
   );
   if (ordered.length === 1) {
     const [[x, { name }]] = ordered;
-    return perToken ? `${coefficientText(x)}/V × ${name}` : scaled(x, name);
+    return scaled(x, (perToken ? OVER_VOCABULARY : "") + name);
   }
   const text = ordered
     .map(([x, { name }], i) => {
@@ -65,7 +72,6 @@ const onScores = (p, g) => {
   const mean = sum(p.map((x, v) => x * g[v]));
   return p.map((x, v) => x * (g[v] - mean));
 };
-const KLS = { forward: forwardKlLogitGradient, reverse: reverseKlLogitGradient };
 
 const FORWARD = { name: "forward KL", gradient: ({ p, q }) => forwardKlLogitGradient(p, q) };
 const REVERSE = { name: "reverse KL", gradient: ({ p, q }) => reverseKlLogitGradient(p, q) };
@@ -84,7 +90,12 @@ export const TERMS = [
     name: "cross-entropy with uniform labels",
     gradient: ({ p }) => p.map((x) => x - 1 / p.length),
   },
+  { name: "expected teacher probability", gradient: ({ p, q }) => onScores(p, q) },
 ];
+export const TERMS_OVER_VOCABULARY = TERMS.map(({ name, gradient }) => ({
+  name: OVER_VOCABULARY + name,
+  gradient: (pair) => gradient(pair).map((g) => g / pair.p.length),
+}));
 // Of these the nearest is named where nothing holds.
 export const COMPARED = [
   FORWARD,
@@ -92,48 +103,122 @@ export const COMPARED = [
   { name: "JSD(β = 0.5)", gradient: ({ p, q }) => generalizedJsdLogitGradient(p, q, 0.5) },
 ];
 
-// ---- families: { member(value), grid, bounds } ----
+// ---- functions of the log-ratio: E_p[w(log p/q) grad log p] ----
+
+const ofWeight = (name, weight) => ({
+  name,
+  gradient: ({ p, q }) => onScores(p, logRatio(p, q).map(weight)),
+});
+const sigmoid = (r) => 0.5 * (1 + Math.tanh(r / 2));
+
+export const NAMED = [
+  ofWeight("total variation", (r) => 0.5 * Math.sign(r)),
+  ofWeight("triangular discrimination", (r) => 1 - 4 * sigmoid(-r) ** 2),
+  ofWeight("squared Hellinger", (r) => -0.5 * Math.expm1(-r / 2)),
+  ofWeight("χ²(p‖q)", (r) => 2 * Math.expm1(r)),
+  ofWeight("χ²(q‖p)", (r) => -Math.expm1(-2 * r)),
+];
+
+// ---- families: { members(...values), grid: lists of values, bounds of each value } ----
+
+const along = (member, grid, bounds) => ({
+  members: (x) => [member(x)],
+  grid: grid.map((x) => [x]),
+  bounds: [bounds],
+});
+
+const WITH = "f-divergence with weight ";
+const ofRatio = (factor) => (factor === 1 ? "log p/q" : `${figures(factor)} log p/q`);
+const tanhOf = (factor) => ({
+  ...ofWeight(`${WITH}tanh(${ofRatio(factor)})`, (r) => Math.tanh(factor * r)),
+  factor,
+});
+const sigmoidOf = (factor) =>
+  ofWeight(`${WITH}sigmoid(${ofRatio(factor)})`, (r) => sigmoid(factor * r));
+const powerOf = (power) =>
+  ofWeight(
+    `${WITH}sign(log p/q) |log p/q|^${figures(power)}`,
+    (r) => Math.sign(r) * Math.abs(r) ** power,
+  );
+export const WEIGHTS = [
+  along(tanhOf, [0.1, 0.3, 0.6, 1, 2, 5, 15], [0, Infinity]),
+  along(powerOf, [0.3, 0.6, 1.4, 2, 3], [0, 12]),
+];
+// tanh(x / 2) / 2 is a sigmoid less a constant: whichever needs the simpler numbers.
+export function simplerWeight(terms) {
+  const factor = terms?.[0][1].factor;
+  if (!factor) return terms;
+  const [[x]] = terms;
+  const [twice, wide] = [2 * x, 2 * factor];
+  const shorter =
+    `${figures(twice)}${figures(wide)}`.length < `${figures(x)}${figures(factor)}`.length;
+  if (Math.abs(twice) === 1 || (shorter && Math.abs(x) !== 1)) return [[twice, sigmoidOf(wide)]];
+  return terms;
+}
 
 const INSIDE = [
   ...[1e-8, 1e-6, 1e-4, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5],
   ...[0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1 - 1e-4, 1 - 1e-6, 1 - 1e-8],
 ];
-const TEMPERATURES = [0.1, 0.25, 0.5, 0.7, 0.85, 1.2, 1.5, 2, 3, 4, 6, 10, 20];
 const ALPHAS = [-2, -1, -0.5, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.5, 2, 3];
-
-const divergences = (gradient, words, grid, bounds) => ({
-  member: (x) => ({
-    name: words.replace("#", figures(x)),
-    gradient: ({ p, q }) => gradient(p, q, x),
-  }),
-  grid,
-  bounds,
+const ANY = [-Infinity, Infinity];
+const engine = (gradient, words) => (x) => ({
+  name: words.replace("#", figures(x)),
+  gradient: ({ p, q }) => gradient(p, q, x),
 });
+const jsd = engine(generalizedJsdLogitGradient, "JSD(β = #)");
+const skewedForward = engine(skewedForwardKlLogitGradient, "forward KL with skew #");
+const skewedReverse = engine(skewedReverseKlLogitGradient, "reverse KL with skew #");
+const alphaOf = engine(alphaDivergenceLogitGradient, "α-divergence(α = #)");
 
-// A KL of softened distributions; the chain rule divides by the student's temperature.
-const tempered = (direction, words, who) => {
-  const member = (temperature) => {
-    const soft = (logits) => softmax(logits.map((x) => x / temperature));
-    return {
-      name: `${direction} KL ${words.replace("#", figures(temperature))}`,
-      gradient({ p, q, z, t }) {
-        const [a, b] = [who.student ? soft(z) : p, who.teacher ? soft(t) : q];
-        return KLS[direction](a, b).map((g) => g / (who.student ? temperature : 1));
-      },
-    };
-  };
-  return { member, grid: TEMPERATURES, bounds: [0.01, 1000] };
-};
-const both = (words, who) => ["forward", "reverse"].map((each) => tempered(each, words, who));
-const toSoftTeacher = both("to the teacher at temperature #", { teacher: true });
-
-export const reverseKlToTemperedTeacher = toSoftTeacher[1].member;
-export const FAMILIES = [
-  divergences(generalizedJsdLogitGradient, "JSD(β = #)", INSIDE, [0, 1]),
-  divergences(skewedForwardKlLogitGradient, "forward KL with skew #", INSIDE, [0, 1]),
-  divergences(skewedReverseKlLogitGradient, "reverse KL with skew #", INSIDE, [0, 1]),
-  ...both("at temperature #", { student: true, teacher: true }),
-  ...toSoftTeacher,
-  ...both("with the student alone at temperature #", { student: true }),
-  divergences(alphaDivergenceLogitGradient, "α-divergence(α = #)", ALPHAS, [-Infinity, Infinity]),
+export const DIVERGENCES = [
+  along(jsd, INSIDE, [0, 1]),
+  along(skewedForward, INSIDE, [0, 1]),
+  along(skewedReverse, INSIDE, [0, 1]),
+  along(alphaOf, ALPHAS, ANY),
 ];
+const SKEWS = [0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9];
+export const BOTH_SKEWS = {
+  members: (forward, reverse) => [skewedForward(forward), skewedReverse(reverse)],
+  grid: SKEWS.flatMap((forward) => SKEWS.map((reverse) => [forward, reverse])),
+  bounds: [
+    [0, 1],
+    [0, 1],
+  ],
+};
+
+// ---- softened distributions; the chain rule divides by the student's temperature ----
+
+const BOUNDS = [0.01, 1000];
+const TEMPERATURES = [0.1, 0.25, 0.5, 0.7, 0.85, 1.2, 1.5, 2, 3, 4, 6, 10, 20];
+const softenedBy = (candidate, words, temperature, { student, teacher }) => {
+  const soft = (logits) => softmax(logits.map((x) => x / temperature));
+  return {
+    name: `${candidate.name} ${words} ${figures(temperature)}`,
+    gradient: ({ p, q, z, t }) =>
+      candidate
+        .gradient({ p: student ? soft(z) : p, q: teacher ? soft(t) : q })
+        .map((g) => g / (student ? temperature : 1)),
+  };
+};
+const BOTH = ["at temperature", { student: true, teacher: true }];
+const TEACHER = ["to the teacher at temperature", { teacher: true }];
+const STUDENT = ["with the student alone at temperature", { student: true }];
+
+export const reverseKlToTemperedTeacher = (temperature) =>
+  softenedBy(REVERSE, TEACHER[0], temperature, TEACHER[1]);
+export const TEMPERED_KLS = [BOTH, TEACHER, STUDENT].flatMap(([words, who]) =>
+  [FORWARD, REVERSE].map((kl) => along((x) => softenedBy(kl, words, x, who), TEMPERATURES, BOUNDS)),
+);
+const SHARES = [0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98];
+// Both models softened, and a parameter of the divergence's own.
+export const TEMPERED_DIVERGENCES = [
+  [jsd, SHARES, [0, 1]],
+  [skewedForward, SHARES, [0, 1]],
+  [skewedReverse, SHARES, [0, 1]],
+  [alphaOf, [-1, 0.3, 0.7, 2], ANY],
+].map(([member, values, bounds]) => ({
+  members: (temperature, x) => [softenedBy(member(x), BOTH[0], temperature, BOTH[1])],
+  grid: [0.4, 0.7, 0.9, 1.2, 2, 4].flatMap((temperature) => values.map((x) => [temperature, x])),
+  bounds: [BOUNDS, bounds],
+}));

@@ -6,6 +6,7 @@ import { lossTable, moments } from "./your_loss_duals.js";
 const EVALUATIONS = 250;
 const STRAY = 0.01; // how far, in logits, a step may end beside the true way
 const STRIDE = 0.3; // the longest step in logits
+const VISIBLE = 0.01; // shorter steps are straight to the eye
 const EDGE = 1e-4;
 const most = (vector) => Math.max(...vector.map(Math.abs));
 
@@ -35,7 +36,11 @@ export function descentOf(formula, drawnFrom, student, teacher) {
       step *= Math.max(0.2, longer);
       continue;
     }
-    [z, g] = [next, ahead];
+    if (step * most(g) > VISIBLE) {
+      // Heun's step, along the mean of both gradients
+      z = z.map((x, v) => x - (step * (g[v] + ahead[v])) / 2);
+      g = gradientAt(z);
+    } else [z, g] = [next, ahead];
     path.push(softmax(z));
     if (most(g) <= 1e-6 * first) return { path, kind: "rests" };
     if (Math.min(...path.at(-1)) < EDGE) return { path, kind: "edge" };

@@ -153,8 +153,8 @@ export function parse(text) {
     const word = take(...COMPARISONS);
     return word ? joined(word, left, total(), position) : left;
   }
-  const total = () => chain(["+", "-"], product);
-  const product = () => chain(["*", "/"], negated);
+  const total = () => chain(["+", "-"], multiplied);
+  const multiplied = () => chain(["*", "/"], negated);
   function chain(words, operand) {
     let left = operand();
     for (;;) {

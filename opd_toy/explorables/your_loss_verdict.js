@@ -6,12 +6,19 @@ import { entropy, forwardKl, logRatio, reverseKl, softmax, sum } from "./mathema
 import { uniforms } from "./draws.js";
 import { NOTES } from "./interface.js";
 import {
-  factorText,
-  FAMILIES,
+  BOTH_SKEWS,
   COMPARED,
+  DIVERGENCES,
+  factorText,
+  NAMED,
   phrase,
   reverseKlToTemperedTeacher,
+  simplerWeight,
+  TEMPERED_DIVERGENCES,
+  TEMPERED_KLS,
   TERMS,
+  TERMS_OVER_VOCABULARY,
+  WEIGHTS,
 } from "./your_loss_candidates.js";
 import { lossTable, moments } from "./your_loss_duals.js";
 import {
@@ -83,7 +90,7 @@ function measured(formula, drawnFrom) {
     const weights = drawnFrom === "student" ? pair.p : pair.q;
     const { mean } = moments(table, weights);
     const size = sum(table.rows.map((row, k) => weights[k] * sizeOf(row)));
-    return { ...pair, gradient: mean, size, value: meanSize(table.values, weights) };
+    return { ...pair, pair, gradient: mean, size, value: meanSize(table.values, weights) };
   });
   const usual = median(samples.filter(({ tier }) => tier === ORDINARY).map(({ size }) => size));
   return samples.map((sample) => {
@@ -131,19 +138,27 @@ function explained(samples, thorough) {
   const drowned = ({ gradient, rounding, tier }) =>
     tier <= ORDINARY && gradient.some((x) => x !== 0) && rounding > 0.15 * sizeOf(gradient);
   if (samples.some(drowned)) return null;
+  // a function of the two distributions has a gradient that sums to 0
+  if (
+    samples.some(({ gradient, rounding }) => Math.abs(sum(gradient)) > allowed(gradient, rounding))
+  )
+    return null;
   const perToken = samples.map(timesVocabulary);
-  const searches = [ofTerms(1), ofTerms(2), ofTerms(3), ofFamily];
-  if (thorough) searches.push(ofFamilyAndTerm);
-  for (const search of searches)
-    for (const [part, divided] of [
-      [samples, false],
-      [perToken, true],
-    ]) {
+  for (const search of [ofTerms(1), ofTerms(2), ofTerms(3), ofDivergence, ofTemperedKl])
+    for (const part of [samples, perToken]) {
       const terms = plainer(search(part));
-      if (terms) return sumOfTerms(terms, divided);
+      if (terms) return sumOfTerms(terms, part === perToken);
     }
-  return thorough ? ofFactor(samples) : null;
+  if (!thorough) return null;
+  for (const search of [ofTemperedDivergence, ofTermsOverVocabulary, ofTwo, ofBothSkews]) {
+    const terms = search(samples);
+    if (terms) return sumOfTerms(terms, false);
+  }
+  return ofFactor(samples);
 }
+
+const allowed = (gradient, rounding) =>
+  Math.sqrt(gradient.length) * (TOLERANCE * sizeOf(gradient) + rounding);
 
 const timesVocabulary = (sample) => ({
   ...sample,
@@ -160,25 +175,45 @@ function* choices(list, count) {
   for (let i = 0; count > 0 && i < list.length; i++)
     for (const rest of choices(list.slice(i + 1), count - 1)) yield [list[i], ...rest];
 }
-const ofTerms = (count) => (samples) => {
-  for (const terms of choices(TERMS, count)) {
-    const found = confirmed(samples, terms);
-    if (found) return found;
-  }
+const firstOf = (found) => {
+  for (const terms of found) if (terms) return terms;
   return null;
 };
-const ofFamily = (samples) => {
-  const found = FAMILIES.map((family) => fitted(samples, family, [])).filter(Boolean);
-  return found.length ? plainest(found) : null;
+function* each(list, of) {
+  for (const item of list) yield of(item);
+}
+const ofSums = (samples, terms, count) =>
+  firstOf(each(choices(terms, count), (chosen) => confirmed(samples, chosen)));
+const ofTerms = (count) => (samples) => ofSums(samples, TERMS, count);
+const ofTermsOverVocabulary = (samples) => {
+  const both = [...TERMS, ...TERMS_OVER_VOCABULARY];
+  return ofSums(samples, both, 2) ?? ofSums(samples, both, 3);
 };
-const ofFamilyAndTerm = (samples) => {
-  for (const family of FAMILIES)
-    for (const term of TERMS) {
-      const found = fitted(samples, family, [term]);
-      if (found) return found;
-    }
-  return null;
-};
+const families = (list) => (samples) => plainest(list.map((family) => fitted(samples, family)));
+const ofTemperedKl = families(TEMPERED_KLS);
+const ofTemperedDivergence = families(TEMPERED_DIVERGENCES);
+const ofBothSkews = families([BOTH_SKEWS]);
+function ofDivergence(samples) {
+  const found = DIVERGENCES.map((family) => fitted(samples, family));
+  const named = NAMED.map((candidate) => confirmed(samples, [candidate]));
+  return (
+    plainest([...found, ...named]) ??
+    simplerWeight(firstOf(each(WEIGHTS, (family) => fitted(samples, family))))
+  );
+}
+// A named function of the log-ratio and a KL; a family and any one term.
+function ofTwo(samples) {
+  const pairs = (list, others) => list.flatMap((a) => others.map((b) => [a, b]));
+  const known = pairs(NAMED, TERMS.slice(0, 2));
+  const fits = [
+    ...pairs([...DIVERGENCES, ...WEIGHTS], TERMS.slice(0, 2)),
+    ...pairs([...DIVERGENCES, ...TEMPERED_KLS], TERMS),
+  ];
+  return (
+    firstOf(each(known, (terms) => confirmed(samples, terms))) ??
+    firstOf(each(fits, ([family, term]) => fitted(samples, family, [term])))
+  );
+}
 
 // a RKL + c entropy is (a - c) times the reverse KL to a tempered teacher: said so where that
 // needs no factor.
@@ -270,8 +305,8 @@ function nearest(samples) {
   const cosine = ({ gradient }) => {
     const each = ordinary.map((sample) => {
       const base = gradient(sample);
-      const product = sum(base.map((x, v) => x * sample.gradient[v]));
-      return product / (Math.max(sizeOf(sample.gradient), 1e-300) * sizeOf(base));
+      const overlap = sum(base.map((x, v) => x * sample.gradient[v]));
+      return overlap / (Math.max(sizeOf(sample.gradient), 1e-300) * sizeOf(base));
     });
     return sum(each) / each.length;
   };

@@ -16,7 +16,10 @@ from tests.explorables.reading import pair, rounded, same
 
 NONE = "none of these"
 # Verdicts of the auditor that the page does not give: it has fewer candidates.
-BEYOND = re.compile(r"top \d|student's likeliest")
+BEYOND = re.compile(
+    r"top \d|student's likeliest|f-divergence(?! with weight (tanh|sigmoid|sign))|max [pq]"
+    r"|clipped|at (least|most)|held fixed|geometric"
+)
 
 
 def known_formulas():
