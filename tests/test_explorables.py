@@ -5,13 +5,14 @@ is there, and fails until tests/explorables says what its numbers should be.
 """
 
 import json
+import re
 import urllib.parse
 
 import numpy as np
 import pytest
 import traitlets
 
-from opd_toy.explorables.host import Distribution, Subset
+from opd_toy.explorables.host import Distribution, Subset, module
 from tests.explorables import CHECKS, WIDGETS, read
 from tests.explorables.opened import (
     PHONE,
@@ -53,6 +54,20 @@ def drag_handles(widget, drag):
             assert abs(moved - shift[0]) < (
                 16 if handle.get_attribute("data-handle") == "baseline" else 4
             ), moved
+
+
+@every_widget
+def test_no_name_stands_twice_in_a_widgets_module(name):
+    """In Jupyter its files are linked into one module, private names and all."""
+    kinds = r"^(?:export )?(?:async )?(?:const|let|var|function\*?) (\w+|\[[^\]]*\]|\{[^}]*\})"
+    text = module(WIDGETS[name]().name.replace("-", "_"))
+    declared = [
+        each
+        for names in re.findall(kinds, text, flags=re.MULTILINE)
+        for each in re.findall(r"\w+", names)
+    ]
+    assert len(declared) > 50
+    assert sorted(declared) == sorted(set(declared))
 
 
 def test_each_explorable_has_its_check():

@@ -257,8 +257,9 @@ def test_expected_gradient_and_name_are_the_auditors(part, in_the_page):
         apart = np.abs(weights @ np.array(table["rows"]) - wanted).max()
         assert apart <= 1e-10 * np.abs(wanted).max() + 1e-15, text  # where the mean is 0: rounding
         report = audited(text, drawn_from)
-        if report.optimises == "zero" and report.holds_up_to < report.farthest:
-            continue  # zero on some pairs alone, which the auditor does not say
+        on_all = report.holds_up_to == report.farthest
+        if report.optimises == "zero" and (name["name"].startswith("zero") or not on_all):
+            continue  # which pairs show that a clamp of p alone lets something through is chance
         assert name["name"] == name_on_the_page(text, drawn_from), (text, drawn_from)
 
 
@@ -424,6 +425,13 @@ def test_a_fault_is_marked_said_and_leaves_the_last_formula_there(opened):
     field.fill("(")
     widget.root.get_by_role("button", name="Reset").click()
     assert widget.check().__dict__ == before.__dict__ and field.input_value() != "("
+
+
+def test_the_code_can_be_copied_or_stands_selected(opened):
+    widget = opened("YourLoss")
+    widget.root.get_by_role("button", name="Copy the code").click()
+    selected = widget.page.evaluate("getSelection().toString()")
+    assert selected.strip() == widget.check().code[0].strip()
 
 
 def test_the_sentence_waits_for_a_pause_in_typing(opened):

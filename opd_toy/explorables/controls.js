@@ -163,7 +163,7 @@ export const presetBar = (self, presets, ...more) =>
 export const sentence = () => html("p", { class: "opd-says", "aria-live": "polite" });
 
 // A swatch stays in one line with the first word of its name.
-function named(words) {
+function withSwatch(words) {
   const [first, ...more] = words.split(" ");
   const whole = html("span", { class: "opd-named" }, html("i", { class: "opd-swatch" }), first);
   return [whole, more.length ? ` ${more.join(" ")}` : null];
@@ -193,7 +193,7 @@ export function table({ caption: title, columns: heads, rows, roles = [] }) {
                 scope: "col",
                 style: roles[index] ? `--role: var(--opd-${roles[index]})` : undefined,
               },
-              ...(roles[index] ? named(column) : [column]),
+              ...(roles[index] ? withSwatch(column) : [column]),
             ),
           ),
         ),
