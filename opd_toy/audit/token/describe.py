@@ -65,6 +65,6 @@ def _curve_of(seen, verdict):
 def _as_fields(curve):
     return {
         "log_ratio": [float(f"{ratio:.9g}") for ratio in curve.ratios],
-        "weight": [float(f"{weight:.6g}") for weight in curve.weights],
+        "weight": [float(f"{round(weight, 12):.6g}") for weight in curve.weights],
         "increasing": curve.increasing,
     }

@@ -26,8 +26,9 @@ class TokenReport(Report):
     ``variance_compared``: GKD's and the plain policy gradient's of the same scale.
     ``bias``: for each KL the relative distance of the gradient from it over the ordinary
     pairs (root mean square), as given and with the best scale.  ``nearest``: the KL or
-    JSD with the largest mean cosine.  ``value_is``: what the loss's value is in
-    expectation; ``value_at_teacher``: its value at student = teacher.
+    JSD with the largest mean cosine, or another named divergence that is much nearer.
+    ``value_is``: what the loss's value is in expectation; ``value_at_teacher``: its value
+    at student = teacher.
     ``fixed_point``: gradient there, and where descent from the notes' student ends.
     ``edges``: [{"edge", "severity", "finding"}], severity "broken", "note" or "fine".
     ``also``: another name of it.  ``factor``: the law of a factor that depends on the pair;

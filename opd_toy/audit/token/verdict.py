@@ -17,7 +17,7 @@ from opd_toy.audit.formats import COARSE
 from opd_toy.audit.token import (
     candidates,
     geometric,
-    heads,
+    head_search,
     mixtures,
     names,
     ratios,
@@ -126,7 +126,7 @@ def _explain(expected, thorough):
     if alone is not False:
         searches += [_divergence]
     if not alone:
-        searches += [_tempered_kl, heads.search]
+        searches += [_tempered_kl, head_search.search]
     if verdict := _first_of(searches, expected):
         return verdict
     if not alone and (verdict := _at_a_temperature(expected)):
@@ -207,7 +207,7 @@ def _at_a_temperature(expected):
     if found is None:
         return None
     softened, temperature = found
-    searches = [_one_term, _two_terms, _divergence, heads.search, _both_skews]
+    searches = [_one_term, _two_terms, _divergence, head_search.search, _both_skews]
     verdict = _first_of(searches, softened)
     if not verdict:
         return None
