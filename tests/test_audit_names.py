@@ -204,7 +204,7 @@ NAMED = {
         " + 0.5 × forward KL on the student's top 64, renormalized",
     ),
     "floored at 1e-10": (
-        other_teacher(lambda *_: torch.tensor(1e-10).double()),
+        other_teacher(lambda *_: torch.tensor(1e-10, dtype=torch.float64)),
         "reverse KL to the teacher renormalized on its top 3, and with q = 1e-10 outside",
     ),
     "floored at −100": (

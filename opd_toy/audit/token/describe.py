@@ -16,7 +16,7 @@ ALL = "all tokens alike, whatever is drawn"
 def described(tables, seen, verdict, also=None):
     """The report's fields "acts_on", "ratio_alone", "weight", "mixture", "factor", "also"."""
     coarse = seen.tolerance > COARSE  # there nothing of this can be told
-    alone = None if coarse else ratios.of_the_ratio_alone(seen)
+    alone = None if coarse or verdict.zero else ratios.of_the_ratio_alone(seen)
     curve = verdict.curve or (_curve_of(seen, verdict) if alone else None)
     mixture = verdict.mixture
     return {

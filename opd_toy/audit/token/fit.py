@@ -9,7 +9,9 @@ from opd_toy.audit.token.expected import lengths
 from opd_toy.audit.token.names import coefficient_text
 from opd_toy.audit.token.pairs import ORDINARY, Pairs
 
-NEAR = 0.2  # root mean square left over at the best of a grid, above which no fit is tried
+# Root mean square left over at the best of a grid, above which no fit is tried: by the number
+# of parameters, for two make a coarser grid; and beside terms.
+NEAR = {1: 0.2, 2: 0.4}
 NEAR_WITH_TERMS = 0.05
 
 
@@ -61,7 +63,7 @@ def fitted(expected, family, terms=()):
     others = [term.gradient(expected.pairs) for term in terms]
     distance = _left_over(expected, _grid(family, expected.pairs), others)
     best = int(np.argmin(distance))
-    if not distance[best] < (NEAR_WITH_TERMS if terms else NEAR):
+    if not distance[best] < (NEAR_WITH_TERMS if terms else NEAR[len(family.bounds)]):
         return None
     values = _polish(expected, family, family.grid[best], others)
     if values is None:
@@ -119,7 +121,8 @@ def _weights(expected):
 def _project(expected, bases):
     """Least-squares coefficients on the pairs for fitting, and the root mean square left over."""
     weights = _weights(expected) * expected.fit[:, None]
-    columns = np.stack([(weights * base).ravel() for base in bases], axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        columns = np.stack([(weights * base).ravel() for base in bases], axis=1)
     target = (weights * expected.gradients).ravel()
     if not np.isfinite(columns).all():
         return np.zeros(len(bases)), np.inf

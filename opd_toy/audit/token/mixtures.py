@@ -13,11 +13,12 @@ import numpy as np
 
 from opd_toy import distributions, objectives
 from opd_toy.audit.token.candidates import KLS, TERMS, jsd
+from opd_toy.audit.token.expected import lengths
 from opd_toy.audit.token.names import format_number, power_text, times
 from opd_toy.audit.token.pairs import ORDINARY
 from opd_toy.audit.token.weights import NAMED
 
-APART = 0.02  # one less the squared cosine of two gradients, below which they are one
+APART = 0.01  # sine of the angle between two gradients below which their weights are not known
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def one_with_a_factor(expected):
         sign = -1.0 if factors[0].min() < 0 else 1.0
         known = _power_law(expected, factors) if (factors[0] != 0).all() else None
         if known is None:
-            law = _law(expected, factors[0], functools.partial(_is_factor, expected, candidate))
+            is_factor = functools.partial(_is_factor, expected, candidate)
+            law, _ = _law(expected, factors[0], is_factor)
             known = Factor(sign, law=law)
         return sign, candidate, known
     return None
@@ -116,22 +118,22 @@ def mixture(expected):
 
 
 def _weights_by_pair(expected, candidates):
-    """(weights (N,) of each) where on every pair the two sum to the gradient; else None."""
+    """(weights (N,) of each) where on every pair the two sum to the gradient; else None.
+
+    NaN on pairs where the two are nearly one gradient: there any weights may be.
+    """
     one, other = (candidate.gradient(expected.pairs) for candidate in candidates)
-    products = np.array([[(a * b).sum(axis=-1) for a in (one, other)] for b in (one, other)])
-    target = np.array([(a * expected.gradients).sum(axis=-1) for a in (one, other)])
-    determinant = products[0, 0] * products[1, 1] - products[0, 1] ** 2
-    if not (determinant > 0).all():
+    unit = [np.maximum(lengths(base), 1e-300)[:, None] for base in (one, other)]
+    a, b = one / unit[0], other / unit[1]
+    along = (a * b).sum(axis=-1)
+    beside = b - along[:, None] * a  # of the second, at right angles to the first
+    apart = np.maximum(lengths(beside), 1e-300)
+    right = np.where(apart > 1e-9, 1 / apart, 0.0)[:, None] * beside
+    first, second = ((base * expected.gradients).sum(axis=-1) for base in (a, right))
+    if not expected.agrees(first[:, None] * a + second[:, None] * right).all():
         return None
-    a = (products[1, 1] * target[0] - products[0, 1] * target[1]) / determinant
-    b = (products[0, 0] * target[1] - products[0, 1] * target[0]) / determinant
-    # Where the two are nearly one gradient, rounding is spread over both.
-    off = expected.gradients - a[:, None] * one - b[:, None] * other
-    slack = 1e-12 * (np.abs(a)[:, None] * np.abs(one) + np.abs(b)[:, None] * np.abs(other)).sum(-1)
-    close = np.sqrt((off**2).sum(axis=-1)) <= slack + expected.rounding + (
-        expected.tolerance * np.sqrt((expected.gradients**2).sum(axis=-1))
-    )
-    return (a, b) if close.all() else None
+    second = np.where(apart > APART, second / apart, np.nan)
+    return (first - along * second) / unit[0][:, 0], second / unit[1][:, 0]
 
 
 def _laws(expected, candidates, weights):
@@ -143,20 +145,25 @@ def _laws(expected, candidates, weights):
     bases = [[candidate.gradient(part.pairs) for candidate in candidates] for part in parts]
 
     def holds(first, second):
+        """On the pairs where both are known."""
         return all(
-            part.agrees(a[:, None] * one + b[:, None] * other).all()
+            (part.agrees(a[:, None] * one + b[:, None] * other) | np.isnan(a + b)).all()
             for part, (one, other), a, b in zip(parts, bases, first, second)
         )
 
     first, second = ([pair[index] for pair in weights] for index in (0, 1))
-    if law := _law(expected, first[0], lambda tried: holds(tried, [1 - w for w in tried])):
+    law, _ = _law(expected, first[0], lambda tried: holds(tried, [1 - w for w in tried]))
+    if law:
         return law, _one_less(law)
-    if law := _law(expected, second[0], lambda tried: holds([1 - w for w in tried], tried)):
+    law, _ = _law(expected, second[0], lambda tried: holds([1 - w for w in tried], tried))
+    if law:
         return _one_less(law), law
-    return (
-        _law(expected, first[0], lambda tried: holds(tried, second), plain=True),
-        _law(expected, second[0], lambda tried: holds(first, tried), plain=True),
+    law, values = _law(expected, first[0], lambda tried: holds(tried, second), plain=True)
+    # The other's law is beside the law found, which no rounding blurs.
+    other, _ = _law(
+        expected, second[0], lambda tried: holds(values if law else first, tried), plain=True
     )
+    return law, other
 
 
 def _one_less(law):
@@ -253,14 +260,14 @@ LAWS = (
 
 
 def _law(expected, weights, holds, plain=False):
-    """The law, in words, that ``weights`` (N,) follow; None without one.
+    """(the law in words that ``weights`` (N,) follow, its weights on each part of the pairs).
 
-    ``holds`` says so of the law's weights on each part of the pairs.  ``plain``: a number is
-    a law too.
+    (None, None) without one.  ``holds`` says so of the law's weights.  ``plain``: a number is a
+    law too.
     """
-    if plain and (words := _number(expected, weights, holds)):
-        return words
-    sign = 1.0 if np.median(weights) > 0 else -1.0
+    if plain and (found := _number(expected, weights, holds)):
+        return found
+    sign = 1.0 if np.nanmedian(weights) > 0 else -1.0
     # Far apart, a weight that is nearly 0 is all rounding.
     rows = expected.fit & np.isfinite(weights) & (expected.tier <= ORDINARY)
     known = [_more_quantities(part.pairs) for part in expected.parts]
@@ -277,18 +284,19 @@ def _law(expected, weights, holds, plain=False):
         off = np.abs(columns @ line - y[usable])
         if np.median(off) > 1e-4 * np.ptp(y[usable]) or np.ptp(y[usable]) < 1e-12:
             continue
-        words = _in_words(law, name, values, line, sign if law.signed else 1.0, holds)
-        if words:
-            return words
-    return None
+        found = _in_words(law, name, values, line, sign if law.signed else 1.0, holds)
+        if found:
+            return found
+    return None, None
 
 
 def _number(expected, weights, holds):
-    constant = float(np.median(weights))
+    constant = float(np.nanmedian(weights))
     for digits in range(1, 10):
         rounded = float(f"{constant:.{digits}g}")
-        if rounded and holds([np.full(len(part.tier), rounded) for part in expected.parts]):
-            return format_number(rounded, 9).replace("-", "−")
+        values = [np.full(len(part.tier), rounded) for part in expected.parts]
+        if rounded and holds(values):
+            return format_number(rounded, 9).replace("-", "−"), values
     return None
 
 
@@ -306,7 +314,7 @@ def _in_words(law, name, values, line, sign, holds):
                 weights = [sign * law.back(constant + slope * x) for x in values]
             finite = all(np.isfinite(weight).all() for weight in weights)
             if slope and finite and holds(weights):
-                return _spelled(law.kind, name, constant, slope, sign)
+                return _spelled(law.kind, name, constant, slope, sign), weights
     return None
 
 

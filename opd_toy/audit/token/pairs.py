@@ -22,6 +22,7 @@ ALWAYS = 20  # the seed of those that every seed has
 LARGE_OF_TOKEN, LARGE_OF_ALL = 150, 1000
 # Steps of the log-ratios of the large pairs, by tier: each is an odd multiple of half a step.
 STEPS = (0.05, 0.25)
+FEW_IN_STEPS = 12
 # Vocabulary sizes of the last pairs, close but not flat: half precision cannot see their gradients.
 PEAKED = (3, 5, 8)
 
@@ -129,14 +130,15 @@ def reach_pairs():
 
 
 def large_pairs(seed, size):
-    """Two pairs in which many tokens, however likely, have one and the same log-ratio.
+    """Pairs in which many tokens, however likely, have one and the same log-ratio.
 
-    Such tokens show whether a loss looks at the log-ratio alone.
+    Such tokens show whether a loss looks at the log-ratio alone; a third pair, with a few
+    tokens of the same log-ratios, whether it does so at every size of the vocabulary.
     """
     random = np.random.default_rng([seed, size])
     return [
-        Pair(*_in_steps(random, size, spread, step), tier)
-        for tier, ((_, spread), step) in enumerate(zip(TIERS, STEPS))
+        Pair(*_in_steps(random, tokens, TIERS[tier][1], STEPS[tier]), tier)
+        for tokens, tier in ((size, CLOSE), (size, ORDINARY), (FEW_IN_STEPS, ORDINARY))
     ]
 
 

@@ -72,7 +72,7 @@ def tokens_of(expected):
         order = np.argsort(log_p - log_q, kind="stable")
         ratio = (log_p - log_q)[order]
         level = np.concatenate([[0], np.cumsum(np.diff(ratio) > SAME)])
-        error = large.tolerance * np.sqrt((gradient**2).sum()) + large.rounding[row]
+        error = large.tolerance * np.sqrt((gradient**2).sum()) + large.rounding[row] + 1e-100
         found.append(Tokens(ratio, level, log_p[order], gradient[order], float(error)))
     return found
 
