@@ -121,6 +121,12 @@ def with_old_policy(prev_logprobs, curr_logprobs, teacher_logprobs, loss_mask):
     return (ratio * (curr_logprobs - teacher_logprobs).detach() * loss_mask).sum()
 
 
+def clipped_ratio(log_probs, old_log_probs, advantages, action_mask):
+    ratio = (log_probs - old_log_probs).exp()
+    gain = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+    return -(gain * action_mask).sum() / action_mask.sum()
+
+
 def gathers_itself(student_logprobs, teacher_logprobs, tokens):
     chosen = tokens[..., None]
     log_p, log_q = (x.gather(-1, chosen)[..., 0] for x in (student_logprobs, teacher_logprobs))

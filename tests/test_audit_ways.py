@@ -83,6 +83,11 @@ TEXT_VERDICTS = [
     (calls.gathers_itself, {"inputs": "log_probs"}, "sum of local reverse KLs"),
     (calls.with_labels, {}, "1/T × sum of local forward KLs"),
     (calls.with_labels, {"labels": "aligned"}, "1/T × sum of local forward KLs"),
+    (
+        lambda s, t, y: calls.with_labels(s, t, y),
+        {"labels": "aligned"},
+        "1/T × sum of local forward KLs",
+    ),
     (calls.shifting, {}, "1/T × sum of local forward KLs"),
     (calls.shifting, {"labels": "shift_inside"}, "1/T × sum of local forward KLs"),
     (calls.of_batch, {}, "sum of local reverse KLs"),
@@ -216,7 +221,7 @@ REFUSALS = [
         lambda student_logits, teacher_logits, temperature: 0,
         "audit(functools.partial(loss, temperature=...))",
     ),
-    (audit_on_fewer, lambda log_prob, advantages: 0, "partial(loss, advantages=...)"),
+    (audit_on_fewer, calls.clipped_ratio, "advantages=(teacher_log_p - log_p).detach()"),
     (audit, Counting.loss, "write audit(Counting(...).loss), the method of an object"),
     (audit, Counting, "write Counting(), an object"),
     (audit, lambda s, t, mask: 0, "write audit_sequence(loss)"),
@@ -234,6 +239,16 @@ def test_a_refusal_says_in_its_first_line_what_to_write(entry, loss, words):
     with pytest.raises(AuditError) as refusal:
         entry(loss)
     assert words in str(refusal.value).splitlines()[0]
+
+
+def test_the_advice_on_advantages_holds():
+    report = audit_on_fewer(
+        lambda log_p, teacher_log_p, mask: calls.clipped_ratio(
+            log_p, log_p.detach(), advantages=(teacher_log_p - log_p).detach(), action_mask=mask
+        ),
+        inputs="token_log_probs",
+    )
+    assert report.optimises == "1/T × sum of local reverse KLs"
 
 
 def test_names_of_log_probabilities_are_no_matter_where_logits_do():

@@ -27,6 +27,11 @@ RUNS_MODELS = (
     "write {entry}(...) of the part that works on logits: {subject} is {described} and runs "
     "{name} itself; it is called as {wanted}, or with both models' logits in a batch"
 )
+MADE_OF_BOTH = (
+    "write {entry}(lambda log_p, teacher_log_p, mask: {code}(..., "
+    '{name}=(teacher_log_p - log_p).detach()), inputs="token_log_probs"), or however your '
+    "trainer makes them of both models: {subject} is {described}, and no model hands over {name}"
+)
 MASK_OF_TOKEN = (
     "write audit_sequence({code}), which hands over masks, or {entry}(functools.partial({code}, "
     "{name}=...)): {subject} is {described}, whose argument {name} is a mask, and a single token "
@@ -66,7 +71,9 @@ def bind(parameters, level, forms, labels, names):
         if role == MODEL:
             raise AuditError(RUNS_MODELS.format(name=name, **names))
         if role == roles.SETTING:
-            raise AuditError(NEEDS_VALUE.format(name=name, **names))
+            made = roles.ADVANTAGES & set(roles.words(name))
+            message = MADE_OF_BOTH if made else NEEDS_VALUE
+            raise AuditError(message.format(name=name, **names))
         if role == roles.MASK and roles.MASK not in places:
             raise AuditError(MASK_OF_TOKEN.format(name=name, **names))
     pending = [role for role in places if role not in _taken(chosen)]
@@ -80,6 +87,9 @@ def bind(parameters, level, forms, labels, names):
             chosen[p.name] = fitting[0]
             pending.remove(fitting[0])
     _with_defaults(plain, told, chosen, labels, roles.MASK in places)
+    if labels and roles.LABELS not in chosen.values():
+        labels_of = {roles.TOKEN: roles.LABELS}
+        chosen = {name: labels_of.get(role, role) for name, role in chosen.items()}
     few = not {roles.STUDENT, roles.BATCH} & set(chosen.values()) or (
         not _taken(chosen) & {roles.TEACHER, roles.TOKEN, roles.BATCH}
     )

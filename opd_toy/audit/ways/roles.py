@@ -58,10 +58,12 @@ TOKEN_WORDS = {
 TARGETS = {"target", "targets", "tgt"}
 BATCHES = {"batch", "minibatch", "microbatch", "data"}
 ALONE = {"inputs", "sample", "samples", "example", "examples", "features", "kwargs"}
+ADVANTAGES = {"advantage", "advantages", "reward", "rewards", "returns"}
 SETTINGS = {
+    *ADVANTAGES,
     *("temperature", "temp", "tau", "beta", "alpha", "gamma", "lam", "lambda", "lmbda", "coef"),
     *("coeff", "eps", "epsilon", "clip", "reduction", "config", "cfg", "args", "tokenizer"),
-    *("advantage", "advantages", "reward", "rewards", "returns", "baseline", "model", "step"),
+    *("baseline", "model", "step"),
     *("scale", "num", "n", "vocab", "estimator", "weight", "weights", "size", "id", "ignore"),
     *("pad", "eos", "bos", "len", "length", "lengths", "count"),
 }
