@@ -46,6 +46,8 @@ ALIKE = [
     ("0.5/T × sum of local reverse KLs + 0.5/T × sum of local forward KLs",),
     ("sequence reverse KL", "sequence-level reverse KL", "sequence_reverse_kl"),
     ("reverse KL while the two are close",),
+    ("reverse KL where |log p/q| ≤ 10", "rkl where |log p/q| <= 10"),
+    ("reverse KL where |log p/q| ≥ 10",),
     ("KL(p‖q) × reverse KL",),
     ("zero", "Zero", "nothing"),
 ]
@@ -63,6 +65,11 @@ def test_numbers_are_compared_as_numbers():
     assert same(read("JSD(β = 0.123457)"), read("jsd beta 0.12345678"))
     assert not same(read("JSD(β = 0.12)"), read("JSD(β = 0.123)"))
     assert not same(read("0.5 reverse KL"), read("reverse KL"))
+
+
+def test_bounds_are_words_around_a_name():
+    assert is_known("forward KL where log p/q ≤ 11 and log q/p ≤ 2.61")
+    assert is_known("reverse KL on the student's top 2, tail as one token where p, q ≥ 1e-07")
 
 
 def test_every_verdict_that_the_tests_know_is_known():

@@ -10,6 +10,7 @@ import re
 
 CHARACTERS = {
     **dict(zip("×·−–‖∥½²", ("*", "*", "-", "-", "||", "||", "1/2 ", "^2"))),
+    **dict(zip("≤≥", (" <= ", " >= "))),
     **dict(zip("αβγλ√χé", ("alpha", "beta", "gamma", "lambda", "sqrt ", "chi", "e"))),
 }
 # Tried in this order on lower-case text with spaces for underscores and hyphens.
@@ -67,7 +68,7 @@ KNOWN = (
 )
 # What may stand before and after a name.
 WORDS_AROUND = (
-    "# * / ^ ( ) v t h p q kl std log sqrt forward reverse sum local sequence expected partial "
+    "# * / ^ <= >= ( ) v t h p q kl std log sqrt forward reverse sum local sequence expected partial "
     "teacher student top renormalized dropped tail as one token tokens temperature alone skew "
     "beta alpha gamma discounted return returns later costs cost own mean from over position "
     "positions last first weighted by prefixes while two are close until they where masked times "
@@ -176,7 +177,7 @@ def _factor(term):
 def _words(text):
     """Words and numbers in their order, a parameter's name once; a JSD without a β has 0.5."""
     found = []
-    for word in re.findall(rf"{NUMBER}|[a-z]+|\|\||[/^*]", text):
+    for word in re.findall(rf"{NUMBER}|[a-z]+|\|\||[<>]=|[/^*]", text):
         word = float(word) if re.fullmatch(NUMBER, word) else word
         if word not in UNSAID and not (word in PARAMETERS and word in found):
             found.append(word)
