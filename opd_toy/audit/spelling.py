@@ -68,9 +68,9 @@ KNOWN = (
 )
 # What may stand before and after a name.
 WORDS_AROUND = (
-    "# * / ^ <= >= ( ) v t h p q kl std log sqrt forward reverse sum local sequence expected partial "
-    "teacher student top renormalized dropped tail as one token tokens temperature alone skew "
-    "beta alpha gamma discounted return returns later costs cost own mean from over position "
+    "# * / ^ <= >= ( ) v t h p q kl std log sqrt forward reverse sum local sequence expected "
+    "partial teacher student top renormalized dropped tail as one token tokens temperature alone "
+    "skew beta alpha gamma discounted return returns later costs cost own mean from over position "
     "positions last first weighted by prefixes while two are close until they where masked times "
     "factor that depends pair vocabulary divided likeliest uniform labels other ones and its "
     "clipped floored geometric mixture normalised weight standardized batch c each squared tanh "
