@@ -189,6 +189,7 @@ def test_presets_and_reset(name, opened):
         "HardToSoft",
         "LearningCurves",
         "SeekOrCover",
+        "StaleRollouts",
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from opd_toy import objectives
 from opd_toy.explorables.control_study import block_means
 from opd_toy.explorables.push_and_pull import OBJECTIVES
+from opd_toy.explorables.stale_rollouts import CORRECTIONS
 from opd_toy.records import provenance
 from opd_toy.records.provenance import recorded
 from tests.explorables import read
@@ -263,3 +264,89 @@ def test_a_descent_of_the_bump_never_climbs(opened):
     # seeking and covering: forward KL ends wide on both modes, reverse KL narrow on one
     forward, reverse = seen.table(0)[2, 1], seen.table(0)[3, 1]
     assert forward > 3 * reverse
+
+
+STALE = [
+    {},
+    {"correction": "mask", "cost": "kept", "sampler": "top_p", "renew": 16},
+    {"correction": "none", "behaviour": [0.1, 0.8, 0.1], "teacher": [0.2, 0.2, 0.6]},
+]
+
+
+def wanted_arrow(p, g):
+    """Where a small step of descent moves the probabilities, in the picture."""
+    return -p * (g - p @ g) @ CORNERS
+
+
+@pytest.mark.parametrize("state", STALE, ids=["truncated", "masked", "none"])
+def test_arrows_ways_and_ends_of_stale_rollouts(state, opened):
+    widget = opened("StaleRollouts", **state)
+    seen = widget.check()
+    tokens, ends, compared = (seen.table(index) for index in range(3))
+    p, mu = tokens[:, 0], tokens[:, 2]
+    chosen = CORRECTIONS.index(seen.choices["correction"])
+    draw = lambda name: widget.root.locator(name).get_attribute("d")
+    broad, thin = (
+        points_in(draw(f"[data-arrow={name}]").replace("Z", "")) for name in ("exact", "chosen")
+    )
+    found = [broad[3] - (broad[0] + broad[6]) / 2, thin[1] - thin[0]]
+    wanted = [wanted_arrow(p, g) for g in (compared[5, 2:], compared[chosen, 2:])]
+    unit = 70 / max(np.linalg.norm(each) for each in wanted)
+    np.testing.assert_allclose(found, np.multiply(unit, wanted), atol=0.11)
+    np.testing.assert_allclose(thin[0], p @ CORNERS, atol=0.06)
+    for name, row in (("held", 1), ("renewed", 2)):
+        way = points_in(draw(f"[data-path={name}]"))
+        np.testing.assert_allclose(way[[0, -1]], [p @ CORNERS, ends[row, :3] @ CORNERS], atol=0.06)
+    cross = points_in(draw("[data-end=held]").split("l")[0])[0] + 6
+    np.testing.assert_allclose(cross, ends[1, :3] @ CORNERS, atol=1e-6)
+    ring = widget.root.locator("[data-end=renewed]")
+    place = [float(ring.get_attribute(name)) for name in ("cx", "cy")]
+    np.testing.assert_allclose(place, ends[2, :3] @ CORNERS, atol=1e-6)
+    cut = widget.root.locator("[data-cut]")
+    assert bool(cut.get_attribute("d")) == (mu.min() == 0)
+    if mu.min() == 0:
+        corner = points_in(cut.get_attribute("d").split("l")[0])[0] + [0, 7]
+        np.testing.assert_allclose(corner, mu @ CORNERS, atol=1e-6)
+
+
+@pytest.mark.parametrize("state", STALE, ids=["truncated", "masked", "none"])
+def test_bars_and_lines_of_stale_rollouts(state, opened):
+    widget = opened("StaleRollouts", **state)
+    seen = widget.check()
+    for words, column, least in (("bias", 0, 0.5), ("variance", 1, 1)):
+        bars = widget.root.locator(f"[data-bar={words}]").evaluate_all(
+            "(bars) => bars.map((bar) => Number(bar.getAttribute('width')))"
+        )
+        shown = seen.table(2)[:5, column]
+        np.testing.assert_allclose(bars, 84 * shown / max(least, shown.max()), rtol=1e-9)
+    moment = seen.number("second-moment")
+    of_share = lambda y: 1000 ** -((y - 10) / 118)  # 1 above, a thousandth below
+    for name, share in (("token", lambda tokens: moment**-1), ("product", lambda t: moment**-t)):
+        line = widget.root.locator(f"[data-line={name}]").get_attribute("d")
+        points = points_in(line) if name == "product" else [numbers_in(line)[:2]]
+        for x, y in points:
+            expected = max(share(2 ** (6 * (x - 46) / 300)), 1e-3)
+            assert of_share(y) == pytest.approx(expected, rel=0.02)
+    record = recorded("stale-rollouts", "stale")
+    run = "kept" if seen.choices["cost"] == "kept" else seen.choices["correction"]
+    texts = widget.root.locator('svg[aria-label^="The KL to the teacher along"] text').all()
+    heights = {
+        each.text_content(): float(each.get_attribute("y")) - 4
+        for each in texts
+        if each.get_attribute("text-anchor") == "end"
+    }
+    axis = np.polyfit(list(heights.values()), np.log([float(kl) for kl in heights]), 1)
+    for age in ("1", "4", "16"):
+        line = points_in(widget.root.locator(f"[data-line='{age}']").get_attribute("d"))
+        np.testing.assert_allclose(
+            np.exp(np.polyval(axis, line[:, 1])), record["runs"][run][age]["kl"], rtol=0.005
+        )
+        np.testing.assert_allclose((line[:, 0] - 34) / 316 * 160, record["steps"], atol=0.05)
+
+
+def numbers_in(text):
+    return [float(x) for x in re.findall(r"-?[\d.]+", text)]
+
+
+def points_in(text):
+    return np.reshape(numbers_in(text), (-1, 2))

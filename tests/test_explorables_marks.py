@@ -223,10 +223,12 @@ def test_the_bumps_of_teacher_student_and_ends_and_the_cost_by_step(opened):
 # One colour a role in the whole book: whose words a key, a table's head or a label may bear.
 ROLES = {
     r"^(sampled|PG|RLVR|OPD\+R|policy gradient|this estimator|total variance|lower than it)"
-    r"|^(mean$|mean of N|99 other|root mean|exact ±)": "policy-gradient",
+    r"|^(mean$|mean of N|99 other|root mean|exact ±)"
+    r"|^(this correction|the token's ratio|the product over|1 step old|4$|16$)": "policy-gradient",
     r"^(GKD|reverse KL|rev\. off|top k|KL\(p‖q\), exact)": "reverse-kl",
     r"^exact($|:| gradient)": "reverse-kl",
     r"^(forward KL|fwd\. on|SFT$|SeqKD)": "forward-kl",
+    r"^(behaviour|μ$)": "behaviour",
     r"^JSD": "jsd",
     r"teacher|label|target|^q$": "teacher",
     r"student|start|trajectories|slip|^end, mean|^p$": "student",

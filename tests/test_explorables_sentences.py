@@ -33,6 +33,8 @@ def undecided(off=0.0):
 
 FACTOR_4 = {"student": [0.1, 0.8, 0.1], "teacher": [0.4, 0.2, 0.4], "view": "k_estimators"}
 CLIPPED = {"scheme": "fipo", "step": 4.0, "gamma": 1.0, "position": 1}
+KEPT = {"correction": "ratio", "cost": "kept"}
+CUT = {"behaviour": [0.2, 0.3, 0.5], "sampler": "top_p"}
 SAID = [
     ("Baselines", {}, "^Without a baseline the total variance is 0.465"),
     ("Baselines", {"student": Q}, r"agree: without a baseline .* of variance 0\.\d+ at b = −1"),
@@ -47,6 +49,13 @@ SAID = [
     ("LossMuseum", {"exhibit": "stop_gradient", "teacher": EVEN}, "here the even teacher itself"),
     ("LossMuseum", {"steps": 1}, "After 1 step reverse KL, 0.676 at first"),
     ("SampleAndAverage", {"student": undecided(1e-5)}, "no number of draws here settles its sign"),
+    ("StaleRollouts", KEPT, "runs to t₁ alone; with μ renewed every 4 steps it reaches the teach"),
+    ("StaleRollouts", KEPT | {"renew": 16}, "every 16 steps it still moves after 400 steps"),
+    ("StaleRollouts", {"correction": "mask"}, r"drops t₁ and t₃\. .* stops at \(0\.20, 0\.20, 0"),
+    ("StaleRollouts", {"correction": "clip"}, "mean is exact, .* The limit reaches no token"),
+    ("StaleRollouts", CUT, "t₁ is never drawn, and no correction brings it back"),
+    ("StaleRollouts", KEPT | {"student": Q}, r"agree, .* This one still raises t₁ and lowers t₂"),
+    ("StaleRollouts", {"student": Q}, "agree, and the exact gradient is 0. So is this one"),
     ("WhichToken", {"student": undecided()}, "GKD leaves it every time"),
 ]
 
@@ -113,6 +122,17 @@ def costly(now, sign):
     return holds
 
 
+def sharper(state):
+    mu = np.array(state["student"]) ** (1 / 0.7)
+    return np.allclose(state["behaviour"], mu / mu.sum(), atol=1e-4)
+
+
+def rounded_engine(state):
+    """Behaviour and student differ, by less than a sixteenth in a logit."""
+    moved = np.log(np.divide(state["behaviour"], state["student"]))
+    return 1e-3 < np.ptp(moved) <= 1 / 8 + 1e-3
+
+
 # What the name of a preset says, as a condition on the state that it sets.
 PRESETS = {
     ("ControlStudy", "First iterations"): lambda s: s["iteration"] == 40,
@@ -144,6 +164,11 @@ PRESETS = {
     ("SeekOrCover", "Wide start"): lambda s: s["start_width"] >= 8,
     ("SeekOrCover", "Close modes"): lambda s: s["separation"] <= 5,
     ("SeekOrCover", "Free student"): lambda s: s["family"] == "free",
+    ("StaleRollouts", "On-policy: μ = p"): lambda s: s["behaviour"] == s["student"],
+    ("StaleRollouts", "An older student"): lambda s: s["behaviour"] == [0.4, 0.3, 0.3],
+    ("StaleRollouts", "Temperature .7"): sharper,
+    ("StaleRollouts", "Top-p: a token cut away"): lambda s: s["sampler"] == "top_p",
+    ("StaleRollouts", "Rounded engine"): rounded_engine,
     ("WhichToken", "Confident and wrong"): confident_and_wrong,
     ("YourLoss", "The notes' example"): is_notes,
     ("YourLoss", "A rare token"): lambda s: min(s["student"]) < 0.05,

@@ -76,6 +76,7 @@ STALE = {  # a file that changes, and the records that are out of date then
     "figures/control-study.json": {"explorables"},
     "figures/control-frozen.json": {"figures"},
     "figures/lm-study-cpu.json": {"explorables"},
+    "figures/stale-rollouts.json": {"figures", "explorables"},
     "figures/library-audits.json": set(),
 }
 

@@ -37,7 +37,7 @@ EYES = {
 
 # The least CIELAB distance (1976) between two roles, just below what was measured when
 # the palette was chosen: 41.0, 18.0, 13.2 and 11.7.  A difference that is only just seen
-# is about 2.3.  Six roles leave no room for much more, so no figure relies on colour
+# is about 2.3.  Seven roles leave no room for much more, so no figure relies on colour
 # alone: lines are labelled, dashed or named in a legend.
 LEAST_DISTANCE = {"all three cones": 40, "protanopia": 17.5, "deuteranopia": 13, "tritanopia": 11.5}
 

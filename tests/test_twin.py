@@ -12,7 +12,7 @@ import re
 import numpy as np
 import pytest
 
-from opd_toy import distributions, estimators, explorables, objectives, sequences
+from opd_toy import distributions, estimators, explorables, objectives, off_policy, sequences
 from opd_toy.example import STUDENT
 from opd_toy.explorables import host, trees
 from opd_toy.explorables.host import HERE
@@ -37,7 +37,14 @@ def functions(module):
     }
 
 
-ENGINE = functions(distributions) | functions(objectives) | functions(estimators)
+# Parts of the engine's tables; the twin's own parts are tested as helpers.
+PARTS = {"product", "score_table"}
+ENGINE = {
+    name: function
+    for module in (distributions, objectives, estimators)
+    for name, function in functions(module).items()
+    if name not in PARTS
+}
 OF_TREES = {name for name in sequences.__all__ if inspect.isfunction(getattr(sequences, name))}
 
 
@@ -394,13 +401,18 @@ TREE_HELPERS = {
 }
 
 
-def tree_module():
+def linked(text, *imported):
+    """The address of a module together with those that it imports."""
     plain = [
         re.sub("^(import [^;]*;|export )", "", (HERE / name).read_text(), flags=re.MULTILINE)
-        for name in ("mathematics.js", "draws.js")
+        for name in imported
     ]
-    text = "".join(plain) + re.sub("^import [^;]*;", "", TREE_TEXT, flags=re.MULTILINE)
+    text = "".join(plain) + re.sub("^import [^;]*;", "", text, flags=re.MULTILINE)
     return "data:text/javascript;base64," + base64.b64encode(text.encode()).decode()
+
+
+def tree_module():
+    return linked(TREE_TEXT, "mathematics.js", "draws.js")
 
 
 def tree_cases():
@@ -584,3 +596,85 @@ def test_the_normal_numbers_are_normal_and_a_longer_tree_begins_like_a_shorter_o
             # the vector unit may round the last numbers of an array otherwise than the same
             # numbers in the middle of a longer one
             np.testing.assert_allclose(a, b, rtol=TOLERANCE)
+
+
+# ---- tokens that another policy drew: off_policy_mathematics.js against opd_toy.off_policy ----
+
+STALE_TEXT = (HERE / "off_policy_mathematics.js").read_text()
+STALE_TWINS = {
+    "tokenRatio": off_policy.ratio,
+    "secondMoment": off_policy.second_moment,
+    "stalePolicyGradient": off_policy.policy_gradient,
+}
+STALE_LIMITS = {
+    "none": [None],
+    "ratio": [None],
+    "truncate": [0.5, 1.0, 2.0],
+    "mask": [[0.5, 2.0], [1.0, 1.0], [0.0, 1.2]],
+    "clip": [[0.2, 0.2], [0.0, 0.5]],
+}
+
+
+def stale_cases():
+    """(p, q, mu, correction, limits, cost): mu near and far, and with tokens never drawn."""
+    random = np.random.default_rng(9)
+    rules = [(name, each) for name, limits in STALE_LIMITS.items() for each in limits]
+    for number, case in enumerate(cases()):
+        p, q, mu = case["student"], case["teacher"], case["behaviour"]
+        if number % 5 == 1:
+            mu = p.copy()
+        if number % 5 == 2:
+            mu = np.where(random.random(len(mu)) < 0.3, 0.0, mu)
+            mu = mu / mu.sum() if mu.any() else p
+        correction, limits = rules[number // 2 % len(rules)]
+        yield p, q, mu, correction, limits, off_policy.COSTS[number % 2]
+
+
+@pytest.fixture(scope="module")
+def stale_in_both(twin_page):
+    every = list(stale_cases())
+    plain = [[p.tolist(), q.tolist(), mu.tolist(), *rule] for p, q, mu, *rule in every]
+    found = twin_page.evaluate(
+        """async ([source, cases]) => {
+          const m = await import(source);
+          return cases.map(([p, q, mu, ...rule]) => ({
+            tokenRatio: m.tokenRatio(p, mu),
+            secondMoment: m.secondMoment(p, mu),
+            stalePolicyGradient: m.stalePolicyGradient(p, q, mu, ...rule),
+          }));
+        }""",
+        [linked(STALE_TEXT, "mathematics.js"), plain],
+    )
+    return list(zip(every, found))
+
+
+def test_every_export_for_stale_tokens_is_a_twin_or_part_of_one():
+    exports = set(re.findall(r"^export (?:const|function) (\w+)", STALE_TEXT, flags=re.MULTILINE))
+    assert exports == {*STALE_TWINS, "passed", "staleCost"}
+    assert set(STALE_LIMITS) == set(off_policy.CORRECTIONS)
+
+
+def test_ratios_and_their_second_moment(stale_in_both):
+    infinite = 0
+    for (p, _, mu, *_), found in stale_in_both:
+        for name in ("tokenRatio", "secondMoment"):
+            engine = np.asarray(STALE_TWINS[name](p, mu))
+            np.testing.assert_allclose(found[name], engine, rtol=TOLERANCE)
+        infinite += np.isinf(engine)
+    assert infinite > 50
+
+
+def test_the_table_of_tokens_that_another_policy_drew(stale_in_both):
+    seen = set()
+    for (p, q, mu, correction, limits, cost), found in stale_in_both:
+        limits = tuple(limits) if isinstance(limits, list) else limits
+        engine = off_policy.policy_gradient(p, q, mu, correction, limits, cost)
+        mine = np.array(found["stalePolicyGradient"], float)
+        drawn = mu > 0  # the other rows count for nothing
+        finite = np.isfinite(engine)
+        assert np.array_equal(mine[drawn][~finite[drawn]], engine[drawn][~finite[drawn]])
+        scale = np.abs(np.where(finite, engine, 0)).max(axis=1, keepdims=True)
+        wrong = np.abs(np.where(finite, mine - np.where(finite, engine, 0), 0))
+        assert (wrong <= TOLERANCE * scale)[drawn].all(), (correction, limits, cost)
+        seen.add((correction, limits, cost, (engine[drawn] == 0).all(axis=1).any()))
+    assert len(seen) > 25

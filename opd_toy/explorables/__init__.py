@@ -18,6 +18,7 @@ MODULES = {
     "PushAndPull": "push_and_pull",
     "SampleAndAverage": "sample_and_average",
     "SeekOrCover": "seek_or_cover",
+    "StaleRollouts": "stale_rollouts",
     "WhichToken": "which_token",
     "YourLoss": "your_loss",
 }

@@ -76,17 +76,20 @@ function bars({ title, role, name, tokens, onchange }) {
   };
 }
 
-// The bars of the traits `student` and `teacher`.
+const SYMBOLS = { student: "p", teacher: "q", behaviour: "μ" };
+
+// The bars of the trait `who`.
+export const barsOf = (self, who, tokens) =>
+  bars({
+    title: `${who} ${SYMBOLS[who]}`,
+    role: who,
+    name: who,
+    tokens,
+    onchange: (p) => self.set({ [who]: p }),
+  });
+
 export const studentAndTeacher = (self, tokens) =>
-  ["student", "teacher"].map((who) =>
-    bars({
-      title: who === "student" ? "student p" : "teacher q",
-      role: who,
-      name: who,
-      tokens,
-      onchange: (p) => self.set({ [who]: p }),
-    }),
-  );
+  ["student", "teacher"].map((who) => barsOf(self, who, tokens));
 
 // A slider that sets the trait `name`.
 export const sliderOf = (self, name, label, options) =>
@@ -213,7 +216,8 @@ export function table({ caption: title, columns: heads, rows, roles = [] }) {
           const { value: x, text, mark } = typeof cell === "object" ? cell : { value: cell };
           const node = body[i][j];
           node.textContent = text ?? number(x);
-          if (x !== undefined) node.dataset.value = String(x);
+          if (x === undefined) delete node.dataset.value;
+          else node.dataset.value = String(x);
           node.dataset.mark = mark ?? "";
         }),
       );

@@ -12,6 +12,7 @@ ROLES = {
     "reverse_kl": ("#C94A00", "#FF8A4C"),
     "policy_gradient": ("#B4488C", "#EE97CB"),
     "jsd": ("#6A3A00", "#F7D842"),
+    "behaviour": ("#6424C4", "#A672FF"),
 }
 
 PAPER = {

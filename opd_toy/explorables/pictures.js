@@ -36,6 +36,8 @@ export function draggable(node, frame, moved) {
 // ---- the probability triangle ----
 // Token 2 is the top corner, 1 bottom left, 3 bottom right.
 
+const DIAMOND = "M0 -12L12 0L0 12L-12 0Z";
+
 export const triangle = {
   width: 360,
   height: 330,
@@ -77,23 +79,19 @@ export const triangle = {
       svg("text", { x: c[0] + 14, y: c[1] + 20, "text-anchor": "end" }, "all on t₃"),
     );
   },
-  // A point to drag: a disc for the student, a ring for the teacher.
+  // A point to drag: a disc for the student, a ring for the teacher, a diamond for who drew.
   handle(role, label, moved) {
-    const mark = svg("circle", {
-      r: 8,
-      class: `opd-point opd-point-${role}`,
-      style: `--role: var(--opd-${role})`,
-    });
+    const style = `--role: var(--opd-${role})`;
+    const diamond = role === "behaviour";
+    const mark = diamond
+      ? svg("path", { d: DIAMOND, class: "opd-outline", style: `${style}; stroke-width: 3` })
+      : svg("circle", { r: 8, class: `opd-point opd-point-${role}`, style });
     const reach = svg("circle", { r: 22, class: "opd-reach", "data-handle": role });
     const element = svg(
       "g",
       {},
       mark,
-      svg(
-        "text",
-        { class: "opd-point-label", x: 12, y: -9, style: `--role: var(--opd-${role})` },
-        label,
-      ),
+      svg("text", { class: "opd-point-label", x: 12, y: diamond ? 21 : -9, style }, label),
       reach,
     );
     return {

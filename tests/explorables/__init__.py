@@ -12,6 +12,7 @@ from tests.explorables.museum import MUSEUM, loss_museum
 from tests.explorables.one_position import baselines, hard_to_soft, push_and_pull, which_token
 from tests.explorables.reading import WIDGETS, check_printed, page_of, read
 from tests.explorables.records import control_study, learning_curves
+from tests.explorables.stale import stale_rollouts
 from tests.explorables.trees import bias_against_variance, credit
 from tests.explorables.your_loss import your_loss
 
@@ -29,6 +30,7 @@ CHECKS = {
     "PushAndPull": push_and_pull,
     "SampleAndAverage": sample_and_average,
     "SeekOrCover": seek_or_cover,
+    "StaleRollouts": stale_rollouts,
     "WhichToken": which_token,
     "YourLoss": your_loss,
 }
