@@ -27,8 +27,7 @@ def confirmed(expected, terms):
         return None  # the root mean square alone rules most of them out
     if not _holds(expected, bases, coefficients):
         return None
-    smallest = 10 * expected.tolerance * lengths(expected.gradients)
-    if any((abs(c) * lengths(b) <= smallest).all() for c, b in zip(coefficients, bases)):
+    if any(_is_nothing(expected, c, b) for c, b in zip(coefficients, bases)):
         return None
     coefficients = shortest(coefficients, lambda tried: _holds(expected, bases, tried))
     if expected.large:
@@ -36,6 +35,13 @@ def confirmed(expected, terms):
         if not _holds(expected.large, bases, coefficients):
             return None
     return tuple(zip(coefficients, terms))
+
+
+def _is_nothing(expected, coefficient, base):
+    """Whether a term cannot be told from 0 on ordinary pairs; far apart, anything grows large."""
+    rows = expected.tier <= ORDINARY
+    smallest = 10 * expected.tolerance * lengths(expected.gradients) + expected.rounding
+    return bool((abs(coefficient) * lengths(base) <= smallest)[rows].all())
 
 
 def sums(expected, candidates, count):
@@ -113,9 +119,10 @@ def _most_left_over(expected):
 
 
 def _weights(expected):
-    """One over the gradients' lengths (N, 1), so that every pair counts the same."""
+    """One over the lengths (N, 1), so that pairs count alike but where rounding is most of them."""
     size = lengths(expected.gradients)
-    return 1 / np.maximum(size, 1e-6 * size.max() or 1.0)[:, None]
+    least = np.maximum(1e-6 * size.max() or 1.0, 300 * expected.rounding)
+    return 1 / np.maximum(size, least)[:, None]
 
 
 def _project(expected, bases):

@@ -15,7 +15,7 @@ from opd_toy.audit.token.measure import SETTLED
 from opd_toy.audit.token.pairs import ORDINARY, PEAKED
 from opd_toy.audit.token.report import TokenReport
 from opd_toy.audit.token.values import name_values
-from opd_toy.audit.token.verdict import LEGIBLE, Verdict, holds_on, identify
+from opd_toy.audit.token.verdict import LEGIBLE, Verdict, by_its_curve, holds_on, identify
 from opd_toy.distributions import entropy, softmax
 from opd_toy.estimators import policy_gradient, total_variance
 from opd_toy.example import STUDENT, TEACHER
@@ -102,8 +102,9 @@ def _everywhere(seen, near):
     """The name of what is ``near`` within the limits, and something else beyond; or None."""
     if seen.tolerance > formats.COARSE or near.holds.all():
         return None
-    verdict = _identify(seen)
-    return verdict.name if verdict.terms and verdict.holds.all() else None
+    with np.errstate(all="ignore"):
+        verdict = by_its_curve(seen)
+    return verdict.name if verdict and verdict.terms and verdict.holds.all() else None
 
 
 def _identify(seen):

@@ -94,7 +94,7 @@ def identify(expected):
         return Verdict(zero=True, holds=everywhere)  # nothing but the rounding of zeros
     if coarse or not np.isfinite(expected.gradients).all() or _drowned(expected):
         return Verdict(holds=~everywhere)
-    verdict = _by_its_curve(expected) or _by_its_weights(expected)
+    verdict = by_its_curve(expected) or _by_its_weights(expected)
     return verdict or Verdict(holds=~everywhere)
 
 
@@ -269,7 +269,7 @@ def _factor(expected):
     return Verdict(((sign, candidate),), factor=factor)
 
 
-def _by_its_curve(expected):
+def by_its_curve(expected):
     """A function of the log-ratio without a formula, or one that is clipped."""
     if not ratios.of_the_ratio_alone(expected):
         return None
