@@ -11,7 +11,7 @@ from opd_toy.audit.token.pairs import ORDINARY, Pairs
 
 # Root mean square left over at the best of a grid, above which no fit is tried: by the number
 # of parameters, for two make a coarser grid; and beside terms.
-NEAR = {1: 0.2, 2: 0.4}
+NEAR = {1: 0.2, 2: 0.25}
 NEAR_WITH_TERMS = 0.05
 
 
@@ -144,9 +144,10 @@ def _project(expected, bases):
 def _left_over(expected, bases, others):
     """What ``_project`` leaves over for each of ``bases`` (G, C, N, V) beside at most one other.
 
-    Without a least-squares solution for each of them, for speed.
+    Without a least-squares solution for each of them, for speed; far apart, a parameter near
+    the right one says little, so only of the closer pairs.
     """
-    fit = expected.fit
+    fit = expected.fit & (expected.tier <= ORDINARY)
     weights = (_weights(expected) * fit[:, None])[fit]
     columns = (weights * bases[:, :, fit]).reshape(*bases.shape[:2], -1)
     target = (weights * expected.gradients[fit]).ravel()

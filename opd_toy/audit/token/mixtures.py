@@ -129,6 +129,8 @@ def _weights_by_pair(expected, candidates):
     beside = b - along[:, None] * a  # of the second, at right angles to the first
     apart = np.maximum(lengths(beside), 1e-300)
     right = np.where(apart > 1e-9, 1 / apart, 0.0)[:, None] * beside
+    # Once more, for where they are nearly parallel the first left a rounding error behind.
+    right = right - (a * right).sum(axis=-1, keepdims=True) * a
     first, second = ((base * expected.gradients).sum(axis=-1) for base in (a, right))
     if not expected.agrees(first[:, None] * a + second[:, None] * right).all():
         return None
