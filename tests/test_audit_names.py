@@ -349,6 +349,7 @@ NEIGHBOURS = {
     "sum of p q²": lambda s, t: -(probs(s) * probs(t) ** 2).sum(),
     "arithmetic target of the logits": lambda s, t: reverse(s, (s + t).detach().sin()),
     "log V on one": lambda s, t: forward(s, t) + reverse(s, t) / math.log(1 + len(s)),
+    "switched by the entropy": weighted(lambda s, t: (entropy(t) > 0.8).double()),
     "switched": weighted(lambda s, t: (s.argmax() == t.argmax()).double()),
     "weights of two numbers": weighted(lambda s, t: probs(t).max() * entropy(s) / 3),
 }

@@ -101,7 +101,10 @@ def identify(expected):
 def _switched(expected):
     """A choice between two terms, by something else than how far apart the two models are."""
     verdict = _by_its_weights(expected)
-    if verdict and all(np.isin(np.round(w, 6), (0, 1)).all() for w in verdict.mixture.weights):
+    if verdict is None:
+        return None
+    known = [w[~np.isnan(w)] for w in verdict.mixture.weights]
+    if all(np.isin(np.round(of_one, 6), (0, 1)).all() for of_one in known):
         return verdict
     return None
 
