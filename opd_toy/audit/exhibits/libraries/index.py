@@ -65,9 +65,15 @@ def follows(entry):
     if said.startswith("none of these"):
         near = found["nearest"]
         return f"none of these; nearest: {near['name']}, cosine {plain(near['cosine'], 3)}"
-    if found["holds_everywhere"] or not found.get("holds_up_to"):
+    limited = " where " in said  # the verdict says itself up to where it holds
+    if found["holds_everywhere"] or limited or not found.get("holds_up_to"):
         return said
     return f"{said} (up to a log-ratio of {plain(found['holds_up_to'], 1)})"
+
+
+def in_a_table(words):
+    """Of Markdown, where a bar would end the cell."""
+    return words.replace("|", "\\|")
 
 
 def noise(entry):

@@ -66,6 +66,22 @@ def _kl(kind, *, when, note=""):
     )
 
 
+def _advantage(name, kind, *, when, note):
+    return LibraryLoss(
+        id=f"skyrl-{name}",
+        library="skyrl",
+        function=f"{PPO}.importance_sampling_loss",
+        option='policy_loss_type="importance_sampling", use_kl_in_reward=True, '
+        f'kl_estimator_type="{kind}"',
+        estimator=DRAWN,
+        kind="sequence",
+        adapter=partial(advantage, kind=kind),
+        when_you_want_it=when,
+        note=note,
+        without=WITHOUT,
+    )
+
+
 def _draft(name, function, option, adapter, estimator, *, when):
     return LibraryLoss(
         id=f"skyrl-draft{name}",
@@ -80,6 +96,7 @@ def _draft(name, function, option, adapter, estimator, *, when):
     )
 
 
+JOINED = "the two functions are its own; joined here as its example joins them"
 LOSSES = (
     _kl("k1", when="never as a loss: it is for logging, and as a reward"),
     _kl("abs", when="rarely: its gradient looks at the sign of log p − log q alone"),
@@ -89,18 +106,17 @@ LOSSES = (
         when="forward KL from the student's own tokens while the two are close",
         note="the default, with use_kl_loss=True; values are cut at 10",
     ),
-    LibraryLoss(
-        id="skyrl-opd",
-        library="skyrl",
-        function=f"{PPO}.importance_sampling_loss",
-        option='policy_loss_type="importance_sampling", use_kl_in_reward=True, '
-        'kl_estimator_type="k1"',
-        estimator=DRAWN,
-        kind="sequence",
-        adapter=partial(advantage, kind="k1"),
-        when_you_want_it=f"{REVERSE}, from the token drawn: its on-policy distillation",
-        note="the two functions are its own; joined here as its example joins them",
-        without=WITHOUT,
+    _advantage(
+        "opd",
+        "k1",
+        when=f"{REVERSE}, from the token drawn: its on-policy distillation",
+        note=JOINED,
+    ),
+    _advantage(
+        "opd-k3",
+        "k3",
+        when="none of the divergences: k1 is the estimate to take as a reward",
+        note=f"what use_kl_in_reward does if the estimator is left at its default; {JOINED}",
     ),
     _draft("", "draft_soft_ce", "the default", draft, WHOLE, when=FORWARD),
     _draft(

@@ -57,9 +57,9 @@ def distillation(student, teacher, token, *, kl_direction):
 # --- what is audited -------------------------------------------------------------------
 
 
-def _distillation(direction, *, drawn_from, when, note):
+def _distillation(direction, *, drawn_from, when, note, name=""):
     return LibraryLoss(
-        id=f"torchrl-{direction}",
+        id=f"torchrl-{direction}{name}",
         library="torchrl",
         function=f"{MODULE}.DistillationLoss",
         option=f'kl_direction="{direction}"',
@@ -85,5 +85,12 @@ LOSSES = (
         drawn_from="teacher",
         when="forward KL from the teacher's tokens",
         note="tokens drawn from the teacher",
+    ),
+    _distillation(
+        "forward",
+        name="-student-tokens",
+        drawn_from="student",
+        when='never: for the student\'s own tokens there is kl_direction="reverse"',
+        note="on the student's tokens, which its documentation advises against",
     ),
 )
