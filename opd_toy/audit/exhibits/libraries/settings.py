@@ -100,8 +100,8 @@ GOALS = (
             "swift-opd-rl": "rlhf_type=grpo with a teacher: teacher_kl_coef=1, no reward",
             "areal-pure": "TeacherConfig: rl_loss_weight=0",
             "openrlhf-k1-unbiased": "algo.kl.use_loss=True, algo.kl.unbiased_gradient=True",
-            "openrlhf-k2": 'algo.kl.use_loss=True, algo.kl.estimator="k2"; exactly 0 where '
-            "|log p/q| > 4.47",
+            "openrlhf-k2": 'algo.kl.use_loss=True, algo.kl.estimator="k2"; exactly 0 beyond '
+            "a log-ratio of 4.47",
             "skyrl-opd": 'use_kl_in_reward=True, kl_estimator_type="k1", as its example of '
             "on-policy distillation",
             "skyrl-k2": 'use_kl_loss=True, kl_estimator_type="k2"',
