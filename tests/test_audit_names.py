@@ -367,6 +367,18 @@ def test_a_name_does_not_hang_on_the_seed(name, seed):
     assert audit(loss, seed=seed).optimises == verdict
 
 
+def test_what_levels_off_in_float32_is_no_clamp():
+    """A token outside the first K: 1 / (1 - q) comes to rest at 1, without a kink."""
+
+    def renormalized_teacher(student, teacher):
+        log_q, first = teacher.float().log_softmax(-1).topk(2)
+        log_q = log_q.log_softmax(-1)
+        return (log_q.exp() * (log_q - student.float().log_softmax(-1)[first])).sum()
+
+    found = audit(renormalized_teacher).optimises
+    assert found == "forward KL to the teacher renormalized on the teacher's top 2"
+
+
 @pytest.mark.parametrize(
     "name", ["JSD at .9", "tanh", "arctan", "half each on top 2", "entropy-aware"]
 )

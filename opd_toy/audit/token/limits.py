@@ -254,7 +254,8 @@ class _Path:
         share, least = KINK[self.precision]
         way = max(abs(part - last) for part in parts[:first])
         before = self._part(share * at)
-        if before is None or abs(before - last) < least * way:
+        clear = max(least * way, 4 * STILL[self.precision] * abs(last))
+        if before is None or abs(before - last) < clear:
             return None  # it levels off, as 1 − q/p does; a clamp has a kink
         return at, "clamp", last if self.takes_token else None
 

@@ -170,7 +170,7 @@ NEMO = (
     _nemo(
         "mixed",
         'kl_type="mixed", mixed_kl_weight=0.5, zero_outside_topk=false',
-        when=f"{BETWEEN}, {ON_FIRST}",
+        when=f"both KLs at once, {ON_FIRST}",
         note="the default, with K = 64 in its example",
         forward=0.5,
     ),
@@ -212,7 +212,7 @@ ROLL = (
     _roll("skewed_reverse_kl", when=BETWEEN, note="skew_lambda=0.1"),
     _roll(
         "adaptive_kl",
-        when=BETWEEN,
+        when="both KLs at once, each where the models differ",
         note="adaptive_kl_alpha=0.5; the weights depend on the pair and are detached",
     ),
 )
