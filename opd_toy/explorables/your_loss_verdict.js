@@ -144,17 +144,18 @@ function explained(samples, thorough) {
   )
     return null;
   const perToken = samples.map(timesVocabulary);
-  for (const search of [ofTerms(1), ofTerms(2), ofTerms(3), ofDivergence, ofTemperedKl])
+  const plain = [ofTerms(1), ofTerms(2), ofTerms(3), ofDivergence, ofTemperedKl];
+  for (const search of plain)
     for (const part of [samples, perToken]) {
       const terms = plainer(search(part));
       if (terms) return sumOfTerms(terms, part === perToken);
     }
-  if (!thorough) return null;
-  for (const search of [ofTemperedDivergence, ofTermsOverVocabulary, ofTwo, ofBothSkews]) {
+  const slow = [ofTemperedDivergence, ofTermsOverVocabulary, ofFamilyAndTerm, ofBothSkews];
+  for (const search of [ofNamedAndKl, ...(thorough ? slow : [])]) {
     const terms = search(samples);
     if (terms) return sumOfTerms(terms, false);
   }
-  return ofFactor(samples);
+  return thorough ? ofFactor(samples) : null;
 }
 
 const allowed = (gradient, rounding) =>
@@ -201,19 +202,15 @@ function ofDivergence(samples) {
     simplerWeight(firstOf(each(WEIGHTS, (family) => fitted(samples, family))))
   );
 }
-// A named function of the log-ratio and a KL; a family and any one term.
-function ofTwo(samples) {
-  const pairs = (list, others) => list.flatMap((a) => others.map((b) => [a, b]));
-  const known = pairs(NAMED, TERMS.slice(0, 2));
-  const fits = [
-    ...pairs([...DIVERGENCES, ...WEIGHTS], TERMS.slice(0, 2)),
-    ...pairs([...DIVERGENCES, ...TEMPERED_KLS], TERMS),
-  ];
-  return (
-    firstOf(each(known, (terms) => confirmed(samples, terms))) ??
-    firstOf(each(fits, ([family, term]) => fitted(samples, family, [term])))
-  );
-}
+const pairsOf = (list, others) => list.flatMap((a) => others.map((b) => [a, b]));
+const NAMED_AND_KL = pairsOf(NAMED, TERMS.slice(0, 2));
+const FAMILY_AND_TERM = [
+  ...pairsOf([...DIVERGENCES, ...WEIGHTS], TERMS.slice(0, 2)),
+  ...pairsOf([...DIVERGENCES, ...TEMPERED_KLS], TERMS),
+];
+const ofNamedAndKl = (samples) => firstOf(each(NAMED_AND_KL, (terms) => confirmed(samples, terms)));
+const ofFamilyAndTerm = (samples) =>
+  firstOf(each(FAMILY_AND_TERM, ([family, term]) => fitted(samples, family, [term])));
 
 // a RKL + c entropy is (a - c) times the reverse KL to a tempered teacher: said so where that
 // needs no factor.

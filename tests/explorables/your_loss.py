@@ -61,7 +61,8 @@ def audited(text, drawn_from):
 
 
 def name_on_the_page(text, drawn_from):
-    name = audited(text, drawn_from).optimises
+    """The auditor's, but for what the page does not know, and for where exactly a name holds."""
+    name = re.sub(" where .*", " while the two are close", audited(text, drawn_from).optimises)
     return NONE if BEYOND.search(name) else name
 
 
