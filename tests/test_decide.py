@@ -10,6 +10,7 @@ import torch
 from opd_toy.audit.exhibits.libraries.decisions import (
     ADVICE,
     ANOTHER,
+    FRESH_ONLY,
     QUESTIONS,
     WAYS,
     WHOSE_TEACHER,
@@ -17,7 +18,7 @@ from opd_toy.audit.exhibits.libraries.decisions import (
     teacher_of,
 )
 from opd_toy.audit.exhibits.libraries.record import RECORD
-from opd_toy.audit.exhibits.libraries.settings import GOALS
+from opd_toy.audit.exhibits.libraries.settings import GOALS, as_code
 from opd_toy.pages.decide import as_html
 from opd_toy.pages.page import BUILDING
 from tests.pages_run import run
@@ -77,6 +78,8 @@ def test_a_way_has_settings_by_audits_or_says_why_not():
     for way in WAYS:
         goal = goal_of(way)
         assert bool(goal) == (way.goal is not None) and bool(goal) != bool(way.instead)
+        verl = goal and (*goal.settings_of("verl"),)
+        assert bool(way.lacking) == (verl == () and way.when["teacher"] == ("logits",))
         for name in goal.settings if goal else ():
             assert verdicts[name].startswith(goal.verdicts), name
             assert goal.verdicts[0].split()[0] in way.follow
@@ -124,6 +127,26 @@ def test_a_setting_says_whose_teacher_it_follows():
     assert of["verl-distillation-k2"] == ANOTHER != of["verl-k2"]
 
 
+def test_a_drawn_token_s_loss_without_the_ratio_is_marked_in_chart_and_tables(decide):
+    """k2 and k3 as losses stand at one draw's own log-ratio; a policy gradient has the ratio."""
+    audits = json.loads(RECORD.read_text(encoding="utf-8"))["results"]["audits"]
+    assert {each["estimator"] for each in audits if each["id"] in FRESH_ONLY} == {"token drawn"}
+    words = {name: each for goal in GOALS for name, each in goal.settings.items()}
+    assert not any("use_policy_gradient" in words[name] for name in FRESH_ONLY)
+    said = decide[2]["said"]
+    for name in ("verl-distillation-k2", "verl-k2", "verl-k3+", "verl-distillation-k3"):
+        assert said(name, words[name]).endswith("(fresh texts only)")
+    assert "fresh" not in said("verl-distillation-k1-reward", words["verl-distillation-k1-reward"])
+
+
+def test_settings_with_another_model_stand_open_and_the_rest_is_folded(decide):
+    names, (chart,) = decide[2], [each for each in decide[1] if hasattr(each, "ways")]
+    (way,) = (each for each in chart.ways if each["goal"] == "reverse KL, from the token drawn")
+    (title, rest), *_ = way["folded"].items()
+    assert title == names["BESIDE"] and "SDPOConfig" in rest and "kl_loss_type" in rest
+    assert "k1" in way["set"] and "SDPO" not in way["set"] and "kl_loss_type" not in way["set"]
+
+
 @pytest.fixture
 def chart(page, decide, tmp_path):
     """The chart alone in a page: a function that opens it at an address's hash."""
@@ -148,6 +171,7 @@ def given(chart):
 
 def answered(chart):
     """{title: text} of what is to be seen, and the line that is read out."""
+    chart.evaluate("root => root.querySelectorAll('details').forEach((each) => (each.open = true))")
     shown = chart.locator("dl > div:visible")
     titles = shown.locator("dt").all_inner_texts()
     texts = [" ".join(text.split()) for text in shown.locator("dd").all_inner_texts()]
@@ -190,10 +214,11 @@ def test_a_hash_that_makes_no_sense_leaves_the_first_answers(chart, page):
         "#decide=",
         "#decide=one,text,same",
         "#sec-start",
-        "#decide=logits,,one,,,,",
+        "#decide=logits,,all,,,,",
     ):
         found = given(chart(fragment))
-        assert found == first | ({"keep": "one"} if ",,one" in fragment else {})
+        assert found == first | ({"keep": "all"} if ",,all" in fragment else {})
+    assert first["keep"] == "one"  # as the opening chapter says: the reverse KL
     assert page.faults == []
 
 
@@ -220,6 +245,15 @@ def test_without_scripts_the_chart_gives_way_to_the_tables(browser, chart, page)
     assert not bare.locator(".opd-decide").is_visible()
     assert "tables below" in bare.locator("noscript").inner_text()
     bare.context.close()
+
+
+def test_an_option_with_its_value_is_code_as_a_whole():
+    """Quotes outside code would be made curly, and could not be copied."""
+    assert as_code('algo.kl.estimator="k2"; x') == '`algo.kl.estimator="k2"`; x'
+    outside = [
+        re.sub(r"`[^`]*`", "", as_code(each)) for goal in GOALS for each in goal.settings.values()
+    ]
+    assert not [each for each in outside if '"' in each]
 
 
 def test_links_lead_to_pages_there_and_to_notebooks_in_jupyterlab(monkeypatch):

@@ -54,6 +54,11 @@ def test_a_table_can_be_folded_away():
     assert folded == f":::{{dropdown}} The numbers\n{table}\n:::"
 
 
+def test_a_bar_in_a_cell_does_not_end_it():
+    table = tabular(["p"], [[r"|log p/q| > 4, $\|x\|$"]])._repr_markdown_()
+    assert table.splitlines()[-1] == r"| \|log p/q\| > 4, $\|x\|$ |"
+
+
 def test_show_names_the_near_misses():
     with pytest.raises(
         KeyError, match=r"claim must be the id.*rkl-logit-gradient.*not 'rkl-logit-gradiant'"

@@ -22,9 +22,9 @@ PARTS = {"estimate": "Estimate it", "set": "In your library", "read": "Read"}
 class Chart:
     """``questions``: [(key, asks, {answer: words})], whose first answers are given at first.
 
-    ``ways``: dicts of ``when`` {key: answers}, ``kind``, ``follow`` and the PARTS.  ``advice``:
-    dicts of ``question``, ``title``, ``answer``, ``kinds`` and ``says``.  All texts are inline
-    Markdown, but for ``follow``, which is plain.
+    ``ways``: dicts of ``when`` {key: answers}, ``kind``, ``follow``, the PARTS and ``folded``,
+    {title: text} below what to set.  ``advice``: dicts of ``question``, ``title``, ``answer``,
+    ``kinds`` and ``says``.  All texts are inline Markdown, but for ``follow``, which is plain.
     """
 
     def __init__(self, questions, ways, advice):
@@ -59,7 +59,10 @@ def _question(place, key, asks, choices):
 
 def _way(way):
     when = html.escape(json.dumps(way["when"]))
-    rows = "".join(_row(title, way[part]) for part, title in PARTS.items())
+    rows = "".join(
+        _row(title, way[part], way["folded"] if part == "set" else ())
+        for part, title in PARTS.items()
+    )
     follow = html.escape(way["follow"])
     return f'<div data-when="{when}" data-kind="{way["kind"]}" data-follow="{follow}">{rows}</div>'
 
@@ -72,8 +75,12 @@ def _advice(advice):
     )
 
 
-def _row(title, text):
-    return f"<dt>{title}</dt><dd>{as_html(text)}</dd>"
+def _row(title, text, folded=()):
+    more = "".join(
+        f"<details><summary>{html.escape(summary)}</summary>{as_html(below)}</details>"
+        for summary, below in dict(folded).items()
+    )
+    return f"<dt>{title}</dt><dd>{as_html(text)}{more}</dd>"
 
 
 def as_html(text):

@@ -64,13 +64,17 @@ def show(claim, *titles, folded=True):
 def tabular(head, rows, align=None, fold=None):
     """A table of computed rows; ``align``: a letter a column, l or r (default: all l).
 
-    Numbers that are no strings are written as they are.  ``fold``: a title under which the
-    table is folded away.
+    Numbers that are no strings are written as they are; a | does not end a cell.  ``fold``: a
+    title under which the table is folded away.
     """
     lines = {"l": "---", "r": "--:"}
     body = [head, [lines[side] for side in align or "l" * len(head)], *rows]
-    table = "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in body)
+    table = "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in body)
     return Markdown(_folded(fold, table) if fold else table)
+
+
+def _cell(content):
+    return re.sub(r"(?<!\\)\|", r"\|", str(content))
 
 
 def _folded(title, text):

@@ -23,7 +23,8 @@ class Way:
     """What to follow and how, ``when`` each question named there has one of these answers.
 
     ``kind`` decides what old texts and a reward ask for besides: see ADVICE.  ``goal`` names
-    one of the GOALS, whose settings are audited; ``instead`` stands where there is none.
+    one of the GOALS, whose settings are audited; ``instead`` stands where there is none, and
+    ``lacking`` below the settings, for a library of which none is among them.
     """
 
     when: dict[str, tuple[str, ...]]
@@ -33,6 +34,7 @@ class Way:
     read: str
     goal: str | None = None
     instead: str = ""
+    lacking: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +67,8 @@ QUESTIONS = (
         key="keep",
         asks="What should the student keep?",
         choices={
-            "all": "all ways in which the teacher answers",
-            "one": "one good way is enough",
+            "one": "one right answer is enough (pass rate)",
+            "all": "many answers per prompt (diversity)",
         },
     ),
     Question(
@@ -94,17 +96,28 @@ WHOSE_TEACHER = {  # by how the ids of the audits begin; of all others it is ano
         "torchforge-",
     ): "a reference model, beside a reward",
 }
+FRESH_ONLY = {  # losses of a drawn token without a place for the ratio to whoever drew it
+    "trl-grpo-kl-uncorrected",
+    "liger-grpo-kl",
+    "verl-distillation-k2",
+    "verl-distillation-k3",
+    "verl-k2",
+    "verl-k3",
+    "verl-k3+",
+    "torchrl-reverse",
+    "openrlhf-k2",
+    "openrlhf-k3",
+    "skyrl-k2",
+    "skyrl-k3",
+    "open-instruct-kl-2",
+    "torchforge-grpo-kl",
+}
 _ON_OWN_TEXTS = ("logits", "top", "number")
+_TEACHERS_TEXTS = (
+    "compare it with [the teacher's texts](#sec-decide-writer), which served better in our study"
+)
 _SFT = "by the cross-entropy of its tokens, drawn once and kept: any trainer for SFT"
 WAYS = (
-    Way(
-        when={"teacher": ("logits",), "tokenizer": ("same",), "keep": ("all",)},
-        follow="the forward KL at each position of the student's texts",
-        estimate="exactly, over the whole vocabulary, row by row",
-        kind="exact forward",
-        read="[chapter 3](03-logit-gradients.md#sec-push-and-pull)",
-        goal="forward KL, whole vocabulary",
-    ),
     Way(
         when={"teacher": ("logits",), "tokenizer": ("same",), "keep": ("one",)},
         follow="the reverse KL at each position of the student's texts",
@@ -112,35 +125,36 @@ WAYS = (
         kind="exact reverse",
         read="[chapter 3](03-logit-gradients.md#sec-push-and-pull)",
         goal="reverse KL, whole vocabulary",
+        lacking="verl 0.9.1 has no loss over the whole vocabulary: take `loss_mode=k1` with "
+        "`use_policy_gradient=True`, from the drawn token.",
     ),
     Way(
-        when={"teacher": ("top",), "tokenizer": ("same",), "keep": ("all",)},
-        follow="the forward KL on K + 1 outcomes: the teacher's first K, and the rest as one",
-        estimate="exactly, over these K + 1",
+        when={"teacher": ("logits",), "tokenizer": ("same",), "keep": ("all",)},
+        follow="the forward KL at each position of the student's texts",
+        estimate=f"exactly, over the whole vocabulary, row by row; {_TEACHERS_TEXTS}",
         kind="exact forward",
-        read="[chapter 3](03-logit-gradients.md#claim-top-k-head-pushes-the-wrong-token)",
-        goal="forward KL on the teacher's first K",
+        read="[chapter 3](03-logit-gradients.md#sec-push-and-pull)",
+        goal="forward KL, whole vocabulary",
+        lacking="verl 0.9.1 has no loss over the whole vocabulary, and its `forward_kl_topk` "
+        "drops the rest.",
     ),
     Way(
         when={"teacher": ("top",), "tokenizer": ("same",), "keep": ("one",)},
         follow="the reverse KL on K + 1 outcomes: the teacher's first K, and the rest as one",
         estimate="exactly, over these K + 1. Or the first K exactly and the rest by the drawn "
-        "token, without bias if the student as it is now drew it, at temperature 1 and top-p 1; "
-        "from older texts multiply that term by p/μ, the token's probability now over that of "
-        "the student that wrote it",
+        "token: unbiased on fresh texts at temperature 1 and top-p 1; on older ones times p/μ "
+        "(μ is the student that wrote them)",
         kind="exact reverse",
         read="[chapter 6](06-relatives.md#claim-top-k)",
-        instead="no setting audited has the teacher's first K with the rest as one outcome: "
-        "[two losses in plain torch](#sec-decide-top-k)",
+        instead="No audited setting has it: copy one of [two losses](#sec-decide-top-k).",
     ),
     Way(
-        when={"teacher": ("number",), "tokenizer": ("same",), "keep": ("all",)},
-        follow="the forward KL at each position of the student's texts",
-        estimate="from the drawn token, with the weight q/p, sampled at temperature 1 and "
-        "top-p 1; noisy, so ask for the first K if you can",
-        kind="drawn forward",
-        read="[chapter 5](05-one-objective-two-estimators.md#sec-k-estimators)",
-        goal="forward KL, from the student's own tokens",
+        when={"teacher": ("top",), "tokenizer": ("same",), "keep": ("all",)},
+        follow="the forward KL on K + 1 outcomes: the teacher's first K, and the rest as one",
+        estimate=f"exactly, over these K + 1; {_TEACHERS_TEXTS}",
+        kind="exact forward",
+        read="[chapter 3](03-logit-gradients.md#claim-top-k-head-pushes-the-wrong-token)",
+        goal="forward KL on the teacher's first K",
     ),
     Way(
         when={"teacher": ("number",), "tokenizer": ("same",), "keep": ("one",)},
@@ -152,18 +166,18 @@ WAYS = (
         goal="reverse KL, from the token drawn",
     ),
     Way(
+        when={"teacher": ("number",), "tokenizer": ("same",), "keep": ("all",)},
+        follow="the forward KL at each position of the student's texts",
+        estimate="from the drawn token, with the weight q/p, sampled at temperature 1 and "
+        "top-p 1; noisy, so ask for the first K if you can",
+        kind="drawn forward",
+        read="[chapter 5](05-one-objective-two-estimators.md#sec-k-estimators)",
+        goal="forward KL, from the student's own tokens",
+    ),
+    Way(
         when={"teacher": ("text",)},
         follow="the forward KL of whole texts, on the teacher's own; text alone leaves no choice "
         "of the direction",
-        estimate=_SFT,
-        kind="text",
-        read="[chapter 1](01-from-sft-to-opd.md#claim-black-box)",
-        instead="nothing beyond the loss of SFT",
-    ),
-    Way(
-        when={"teacher": _ON_OWN_TEXTS, "tokenizer": ("other",), "keep": ("all",)},
-        follow="the forward KL of whole texts, on the teacher's own, which the "
-        "student's tokenizer cuts anew",
         estimate=_SFT,
         kind="text",
         read="[chapter 1](01-from-sft-to-opd.md#claim-black-box)",
@@ -177,6 +191,15 @@ WAYS = (
         kind="drawn reverse",
         read="[Symptoms](symptoms.md#sec-other-tokenizer)",
         instead="no setting for this is audited here",
+    ),
+    Way(
+        when={"teacher": _ON_OWN_TEXTS, "tokenizer": ("other",), "keep": ("all",)},
+        follow="the forward KL of whole texts, on the teacher's own, which the "
+        "student's tokenizer cuts anew",
+        estimate=_SFT,
+        kind="text",
+        read="[chapter 1](01-from-sft-to-opd.md#claim-black-box)",
+        instead="nothing beyond the loss of SFT",
     ),
 )
 
@@ -200,8 +223,8 @@ ADVICE = (
         answer="stale",
         kinds=("exact forward", "exact reverse"),
         says="Nothing to correct in the loss: at a given prefix an exact divergence is the same, "
-        "whoever wrote the prefix (a rest that a drawn token speaks for needs the ratio p/μ). "
-        "Old texts only [change how often each prefix comes](symptoms.md#sec-stale).",
+        "whoever wrote the prefix. Old texts only "
+        "[change how often each prefix comes](symptoms.md#sec-stale).",
     ),
     Advice(
         question="rollouts",
@@ -236,7 +259,7 @@ ADVICE = (
         says="A second sum: with γ = 1 for the reward, since every token answers for it, and "
         "γ = 0 for the KL, where each answers for itself. On short texts its weight w is about "
         "the logarithm of the factor on the odds of passing; on long ones the factor can be much "
-        "larger ([the numbers](symptoms.md#sec-reward-weight)).",
+        "larger ([the numbers, and what to set in TRL and verl](symptoms.md#sec-reward-weight)).",
     ),
     Advice(
         question="reward",
@@ -246,14 +269,15 @@ ADVICE = (
         "γ = 0 for the KL, where each answers for itself. With the forward KL the factor on the "
         "odds of passing is another: at one position larger than exp(w) where the teacher seldom "
         "passes and w is small, smaller where it often does "
-        "([the numbers](symptoms.md#sec-reward-weight)).",
+        "([the numbers, and what to set in TRL and verl](symptoms.md#sec-reward-weight)).",
     ),
     Advice(
         question="reward",
         answer="yes",
         kinds=("text",),
         says="First SFT, then train on the reward with a reverse KL to the student that SFT made: "
-        "[chapter 6](06-relatives.md#sec-mixture).",
+        "[chapter 6](06-relatives.md#sec-mixture). What to set: "
+        "[Symptoms](symptoms.md#sec-reward-weight).",
     ),
 )
 

@@ -27,7 +27,7 @@ class Goal:
 
 CODE = re.compile(
     r"\w[\w.]*\([^)]*\)"  # a call
-    r'|\w+=(?:"[^"]*"|\.{3}|[\w+-]+(?:\.\d+)?)'  # an option with its value
+    r'|\w[\w.]*=(?:"[^"]*"|\.{3}|[\w+-]+(?:\.\d+)?)'  # an option with its value
     r"|\b[A-Za-z]\w*(?:[._]\w+)+\b"  # a name with a dot or an underscore in it
     r"|\b[A-Z]\w*(?:Trainer|Config)\b"  # a class
 )
@@ -100,8 +100,8 @@ GOALS = (
             "swift-opd-rl": "rlhf_type=grpo with a teacher: teacher_kl_coef=1, no reward",
             "areal-pure": "TeacherConfig: rl_loss_weight=0",
             "openrlhf-k1-unbiased": "algo.kl.use_loss=True, algo.kl.unbiased_gradient=True",
-            "openrlhf-k2": 'algo.kl.use_loss=True, algo.kl.estimator="k2"; exactly 0 beyond '
-            "a log-ratio of 4.47",
+            "openrlhf-k2": 'algo.kl.use_loss=True, algo.kl.estimator="k2"; no gradient where '
+            "log p/q is beyond ±4.47",
             "skyrl-opd": 'use_kl_in_reward=True, kl_estimator_type="k1", as its example of '
             "on-policy distillation",
             "skyrl-k2": 'use_kl_loss=True, kl_estimator_type="k2"',
@@ -119,12 +119,12 @@ GOALS = (
             "trl-grpo-kl-uncorrected": "GRPOConfig(beta=..., use_bias_correction_kl=False)",
             "liger-grpo-kl": "LigerFusedLinearGRPOLoss(), its default",
             "verl-distillation-k3": "distillation_loss: loss_mode=k3, the default of "
-            "distillation.yaml; exactly 0 where log q/p > 2.61",
-            "verl-k3": "kl_loss_type=low_var_kl, the default; exactly 0 where log q/p > 2.61",
+            "distillation.yaml; no gradient where log q/p > 2.61",
+            "verl-k3": "kl_loss_type=low_var_kl, the default; no gradient where log q/p > 2.61",
             "torchrl-reverse": 'DistillationLoss(kl_direction="reverse"), its default',
-            "openrlhf-k3": 'algo.kl.use_loss=True, algo.kl.estimator="k3"; exactly 0 where '
+            "openrlhf-k3": 'algo.kl.use_loss=True, algo.kl.estimator="k3"; no gradient where '
             "log q/p > 2.61",
-            "skyrl-k3": 'use_kl_loss=True, kl_estimator_type="k3", the default; exactly 0 where '
+            "skyrl-k3": 'use_kl_loss=True, kl_estimator_type="k3", the default; no gradient where '
             "log q/p > 2.61",
             "open-instruct-kl-2": "kl_estimator=2, the default",
             "torchforge-grpo-kl": "SimpleGRPOLoss(beta=...)",
@@ -168,7 +168,7 @@ GOALS = (
     ),
     Goal(
         name="reverse KL on the teacher's first K",
-        when="a server sends the teacher's first K and the student need not know all ways; both "
+        when="a server sends the teacher's first K and one right answer is enough; both "
         "models are renormalised there, and nothing pulls on the student's rest",
         verdicts=("reverse KL on the teacher's top 2",),
         settings={
