@@ -54,8 +54,8 @@ def test_it_opens_on_the_front_page(page, lab):
     assert "Run All Cells" in page.locator(".jp-Notebook").inner_text()
     assert page.locator(".jp-Dialog").count() == 0
     assert page.locator(".Toastify__toast").count() == 0
-    page.locator(".jp-Notebook a", has_text="What does your loss really optimise?").click()
-    page.locator(".jp-Notebook h1:visible", has_text="What does your loss").wait_for()
+    page.locator(".jp-Notebook a", has_text="The auditor: what does your loss optimise?").click()
+    page.locator(".jp-Notebook h1:visible", has_text="The auditor: what does").wait_for()
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

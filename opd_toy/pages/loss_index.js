@@ -1,4 +1,4 @@
-// The filter of the page "What real losses optimise": of all rows those that fit.
+// The filter of the page "Index: what real losses optimise": of all rows those that fit.
 // Stands alone, as exercises do.  The address keeps the choices: #index=areal,nothing,drawn
 
 function mountIndex(root) {

@@ -1,4 +1,4 @@
-"""The table of the page *What real losses optimise*, with a filter above it.
+"""The table of the page *Index: what real losses optimise*, with a filter above it.
 
 It is plain HTML and works without a kernel.  A row has an anchor of its own, and the address
 keeps what was filtered for, as ``#index=areal,nothing,drawn``.  Without scripts the whole table
