@@ -70,7 +70,7 @@ SLIME = (
         "slime",
         "opd-gspo",
         OPD,
-        "the same, advantage_estimator=gspo",
+        "use_opd, opd_kl_coef=1, no reward, advantage_estimator=gspo",
         DRAWN,
         gspo,
         kind="sequence",
