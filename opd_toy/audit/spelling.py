@@ -11,10 +11,13 @@ import re
 CHARACTERS = {
     **dict(zip("×·−–‖∥½²", ("*", "*", "-", "-", "||", "||", "1/2 ", "^2"))),
     **dict(zip("≤≥", (" <= ", " >= "))),
-    **dict(zip("αβγλ√χé", ("alpha", "beta", "gamma", "lambda", "sqrt ", "chi", "e"))),
+    **dict(zip("αβγλμ√χé", ("alpha", "beta", "gamma", "lambda", "mu", "sqrt ", "chi", "e"))),
 }
 # Tried in this order on lower-case text with spaces for underscores and hyphens.
 OTHER_WORDS = (
+    (r"\s*\((biased|one side)[^()]*\)|\s*\(ppo\)", ""),
+    (r"\bratio (?=(truncated|masked|clipped|held)\b)", ""),
+    (r"\bbehavior\b", "behaviour"),
     (r"kullback leibler( divergence)?", "kl"),
     (r"\bkl[d]?\s*\(\s*(q|teacher)\s*(\|\|?|,)\s*(p|student)\s*\)", "forward kl"),
     (r"\bkl[d]?\s*\(\s*(p|student)\s*(\|\|?|,)\s*(q|teacher)\s*\)", "reverse kl"),
@@ -73,6 +76,8 @@ WORDS_AROUND = (
     "skew beta alpha gamma discounted return returns later costs cost own mean from over position "
     "positions last first weighted by prefixes while two are close until they where masked times "
     "factor that depends pair vocabulary divided likeliest uniform labels other ones and its "
+    "stale ratio truncated no kept rollout cost power above below on up within held behaviour "
+    "ppo and dual clip high is there positive negative nothing mu "
     "clipped floored geometric mixture normalised weight standardized batch c each squared tanh "
     "sigmoid sign exp max least most target held fixed made outside e minus ||"
 )

@@ -26,7 +26,11 @@ ENDED = (
 )
 INPUTS = (
     "what the models' arguments are: logits (default), log_probs, probs, token_log_probs or "
-    "top_k; two with a comma between them are the student's and the teacher's"
+    "top_k; with commas between them the student's, the teacher's and the behaviour's"
+)
+BEHAVIOUR = (
+    "the loss's argument that belongs to a third model, whose tokens are trained on, or none; "
+    "found by its name (old, rollout, behaviour, sampling, ...) where not given"
 )
 LABELS = (
     "with --sequence: the loss takes labels, -100 where nothing counts, each beside its own "
@@ -72,6 +76,7 @@ def add(commands):
         default="student",
         help="whose tokens the loss is trained on (default: student)",
     )
+    add("--behaviour", metavar="ARGUMENT", help=BEHAVIOUR)
     add("--seed", type=int, default=0, help="seed of the random pairs (default: 0)")
     add("--format", choices=FORMATS, default="text", help="what is printed (default: text)")
     add("--json", dest="format", action="store_const", const="json", help="--format json")
@@ -112,6 +117,8 @@ def _contradiction(arguments):
     ):
         if given and not arguments.sequence:
             return f"{option} is for losses of sequences; give --sequence too"
+    if arguments.behaviour and arguments.sequence:
+        return "--behaviour is for losses of a token; leave out --sequence"
     if len(arguments.expect) not in (0, 1, len(arguments.losses)):
         return (
             f"--expect is given {len(arguments.expect)} times for {len(arguments.losses)} losses; "
@@ -148,7 +155,8 @@ def _report(arguments, loss):
     options = {name: getattr(arguments, name) for name in ("drawn_from", "seed", "batched")}
     options |= _inputs(arguments)
     if not arguments.sequence:
-        return audit(loss, **options)
+        third = arguments.behaviour
+        return audit(loss, behaviour=False if third == "none" else third, **options)
     reward = load(arguments.reward) if arguments.reward else None
     return audit_sequence(loss, reward=reward, labels=arguments.labels, **options)
 

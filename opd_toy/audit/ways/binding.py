@@ -55,16 +55,18 @@ class Argument:
     whole_number: bool = False
 
 
-def bind(parameters, level, forms, labels, names):
+def bind(parameters, level, forms, labels, names, third=None):
     """-> a list of Argument, in the order of the signature; AuditError where it cannot be.
 
     ``forms``: {"student": form, "teacher": form or "top_k"}; ``labels``: whether the loss is
-    said to take labels; ``names``: words for the refusals.
+    said to take labels; ``names``: words for the refusals; ``third``: the argument that is said
+    to be an old policy's.
     """
     plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    required = [p for p in plain if p.default is p.empty]
+    required = [p for p in plain if p.default is p.empty or p.name == third]
     spread = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     told = _told(plain, required, forms["teacher"] == TOP_K)
+    told |= {p.name: roles.OLD for p in plain if p.name == third}
     places = _places(level, forms)
     chosen = {p.name: told[p.name] for p in required if told[p.name]}
     for name, role in chosen.items():
@@ -95,7 +97,9 @@ def bind(parameters, level, forms, labels, names):
     )
     if few and not spread:
         which = "nothing in it is known for the student's" if chosen else "it takes nothing"
-        if len(chosen) == 1:
+        if third:
+            which = f"where {third} is the behaviour's nothing is left for the teacher"
+        elif len(chosen) == 1:
             which = "it takes one argument"
         raise AuditError(OTHER_INTERFACE.format(which=which, **names))
     found, gap = [], False
@@ -187,8 +191,9 @@ def _argument(p, role, told, forms, by_name):
     form = forms.get(role)
     if role == roles.OLD:
         named = roles.guess(p.name)[1]
-        drawn = named == "log_probs" and forms["student"] == "logits"
-        form = "token_log_probs" if drawn else forms["student"]
+        whole = {"log_probs", "probs"} & {forms["student"], forms["teacher"]}
+        drawn = named == "log_probs" and not whole
+        form = forms.get(role) or ("token_log_probs" if drawn else _whole_form(named, forms))
     return Argument(
         p.name,
         role,
@@ -197,6 +202,11 @@ def _argument(p, role, told, forms, by_name):
         keyword=by_name,
         whole_number=p.annotation in (int, "int"),
     )
+
+
+def _whole_form(named, forms):
+    """Of an old policy's distribution: what its name says, else as the student's."""
+    return named if named in ("log_probs", "probs", "logits") else forms["student"]
 
 
 def _refuse(p, names):

@@ -54,6 +54,8 @@ def _words(way, argument):
     if argument.role in OTHERS:
         return OTHERS[argument.role].format(k=way.k, read=read)
     form = FORMS[argument.form].format(k=way.k)
+    if argument.role == roles.BEHAVIOUR:
+        return f"the behaviour's {form}"
     if argument.role == roles.OLD:
         return f"the student's {form}, detached"
     return f"the {argument.role}'s {form}"

@@ -8,10 +8,12 @@ from opd_toy.audit.ways import roles
 from opd_toy.audit.ways.batch import USUAL
 from opd_toy.audit.ways.binding import FORMS, TOP_K, Argument, bind
 from opd_toy.audit.ways.described import EVERYTHING
+from opd_toy.audit.ways.third import settle_third
 from opd_toy.audit.ways.trial import check_forms, probe, shifts_inside, tried
 from opd_toy.audit.ways.way import TEXTS, TOKENS, Way
 
 INPUTS = (*FORMS, TOP_K)
+BEHAVIOUR = "give the name of the loss's argument, None where names tell, or False for none"
 LABELS = ("aligned", "shift_inside")
 BATCH_AXES = {
     "audit": "loss(student_logits (B, V), teacher_logits (B, V), token (B,))",
@@ -21,13 +23,18 @@ BATCH_AXES = {
 }
 
 
-def as_way(loss, level=TOKENS, *, inputs="logits", k=2, labels=None, batched=False):
+def as_way(
+    loss, level=TOKENS, *, inputs="logits", k=2, labels=None, batched=False, behaviour=False
+):
     """-> Way.  AuditError for a loss that cannot be called; a Way is handed back as it is.
 
     ``inputs``: what the two models' arguments are, one of ``INPUTS`` for both, or a pair
-    (student's, teacher's); with "top_k" the teacher's are ids and log-probabilities (K,) of its
-    ``k`` likeliest tokens.  ``labels``: "aligned" where label t belongs to logits t,
-    "shift_inside" where the loss holds logits t against label t + 1; None finds out.
+    (student's, teacher's), or three with the behaviour's; with "top_k" the teacher's are ids
+    and log-probabilities (K,) of its ``k`` likeliest tokens.
+    ``labels``: "aligned" where label t belongs to logits t, "shift_inside" where the loss holds
+    logits t against label t + 1; None finds out.
+    ``behaviour``: the argument that is the behaviour's: its name, None where the names tell,
+    False for none.
     """
     if isinstance(loss, Way):
         return loss
@@ -37,7 +44,9 @@ def as_way(loss, level=TOKENS, *, inputs="logits", k=2, labels=None, batched=Fal
     k = _validate.whole("k", k)
     found = read(loss, level.wanted)
     names = _names(loss, found, level, batched)
-    arguments = _arguments(found, level, forms, labels, names)
+    if behaviour not in (None, False) and not isinstance(behaviour, str):
+        raise ValueError(f"behaviour is {behaviour!r}; {BEHAVIOUR}")
+    arguments = _arguments(found, level, forms, labels, names, behaviour or None)
     axis = batched and level is TOKENS
     way = Way(found.function, level, arguments, names, k=k, axis=axis, form=forms["student"])
     way.note = found.note
@@ -47,6 +56,7 @@ def as_way(loss, level=TOKENS, *, inputs="logits", k=2, labels=None, batched=Fal
         way = tried(way, inputs_tried)
     if any(argument.role == roles.BATCH for argument in way.arguments):
         _read_batch(way, inputs_tried)
+    settle_third(way, behaviour)
     check_forms(way, inputs_tried)
     if labels is None and level is TEXTS and shifts_inside(way, inputs_tried):
         way.shift = True
@@ -54,11 +64,14 @@ def as_way(loss, level=TOKENS, *, inputs="logits", k=2, labels=None, batched=Fal
 
 
 def _forms(inputs):
-    """{"student": form, "teacher": form}"""
-    if isinstance(inputs, (tuple, list)) and len(inputs) == 2:
-        student, teacher = inputs
+    """{"student": form, "teacher": form}, and "old" where it is said"""
+    if isinstance(inputs, (tuple, list)) and len(inputs) in (2, 3):
+        student, teacher, *old = inputs
         _validate.choice("inputs[0]", student, FORMS)
-        return {"student": student, "teacher": _validate.choice("inputs[1]", teacher, INPUTS)}
+        forms = {"student": student, "teacher": _validate.choice("inputs[1]", teacher, INPUTS)}
+        if old:
+            forms[roles.OLD] = _validate.choice("inputs[2]", old[0], FORMS)
+        return forms
     _validate.choice("inputs", inputs, INPUTS)
     return {"student": "logits" if inputs == TOP_K else inputs, "teacher": inputs}
 
@@ -79,13 +92,13 @@ def _names(loss, found, level, batched):
     }
 
 
-def _arguments(found, level, forms, labels, names):
+def _arguments(found, level, forms, labels, names, third):
     parameters = found.parameters
     if found.spread and not [p for p in parameters if p.default is p.empty and _is_plain(p)]:
         parameters = [p for p in parameters if not _is_plain(p)]
     elif not any(_is_plain(p) for p in parameters):  # keywords alone
         return [Argument(None, roles.BATCH, told=True, keyword=True)]
-    return bind(parameters, level, forms, labels is not None, names)
+    return bind(parameters, level, forms, labels is not None, names, third)
 
 
 def _is_plain(p):

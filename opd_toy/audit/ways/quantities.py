@@ -27,21 +27,26 @@ def first_k(teacher, k):
     return ids, teacher.log_softmax(-1).gather(-1, ids)
 
 
-def shifted(student, teacher, tokens, mask):
+def shifted(student, teacher, tokens, mask, behaviour=None):
     """The same with a first token that is not trained on: logits t then predict token t + 1.
 
     The last row of logits predicts what comes after the end; a loss that shifts drops it.
     """
-    logits = [torch.cat([z, torch.zeros_like(z[..., :1, :])], -2) for z in (student, teacher)]
+    longer = lambda z: z if z is None else torch.cat([z, torch.zeros_like(z[..., :1, :])], -2)
+    student, teacher, behaviour = map(longer, (student, teacher, behaviour))
     tokens = torch.cat([torch.zeros_like(tokens[..., :1]), tokens], -1)
     if mask is None:
         mask = torch.ones_like(tokens[..., 1:], dtype=torch.bool)
-    return *logits, tokens, torch.cat([torch.zeros_like(mask[..., :1]), mask], -1)
+    mask = torch.cat([torch.zeros_like(mask[..., :1]), mask], -1)
+    return student, teacher, tokens, mask, behaviour
 
 
 def value_of(argument, given, k):
-    """``given``: student, teacher, tokens, mask as the auditor hands them over."""
-    student, teacher, tokens, mask = given
+    """``given``: student, teacher, tokens, mask, behaviour as the auditor hands them over.
+
+    Without a behaviour the student itself has drawn the tokens.
+    """
+    student, teacher, tokens, mask, behaviour = given
     role = argument.role
     if role == roles.LABELS:
         ignored = torch.full_like(tokens, IGNORED)
@@ -52,8 +57,10 @@ def value_of(argument, given, k):
     if role == roles.IDS:
         return first_k(teacher, k)[0]
     logits = teacher if role == roles.TEACHER else student
-    if role == roles.OLD:
+    if role in (roles.OLD, roles.BEHAVIOUR):
         logits = student.detach()
+    if role == roles.BEHAVIOUR and behaviour is not None:
+        logits = behaviour.clone()
     if argument.form == "top_k":
         return first_k(teacher, k)[1]
     value = in_form(argument.form, logits, tokens)

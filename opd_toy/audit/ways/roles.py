@@ -6,6 +6,7 @@
 import re
 
 STUDENT, TEACHER, OLD, REFERENCE = "student", "teacher", "old", "reference"
+BEHAVIOUR = "behaviour"  # the OLD one that drew the tokens
 TOKEN, LABELS, MASK, BATCH, IDS, SETTING = "tokens", "labels", "mask", "batch", "ids", "setting"
 TARGET = "target"  # the teacher's or the tokens: told by the other arguments
 
@@ -43,12 +44,28 @@ WHO = {
     "sampling": OLD,
     "sampler": OLD,
     "rollout": OLD,
+    "behav": OLD,
+    "behave": OLD,
+    "mu": OLD,
+    "gen": OLD,
+    "inference": OLD,
+    "infer": OLD,
+    "vllm": OLD,
+    "sglang": OLD,
+    "stale": OLD,
+    "prox": OLD,
+    "proximal": OLD,
     "ref": REFERENCE,
     "reference": REFERENCE,
     "base": REFERENCE,
 }
+# Of two old policies the one that drew the tokens; the other began the step.
+DRAWERS = {
+    *("behavior", "behaviour", "behav", "behave", "mu", "generation", "gen", "sampling"),
+    *("sampler", "rollout", "inference", "infer", "vllm", "sglang", "stale"),
+}
 LOG_PROBS = {"logprob", "logprobs", "logps", "logp", "logq", "logpi", "lp", "lq"}
-AFTER_LOG = {"p", "q", "pi", "ps", "prob", "probs", "probability", "probabilities"}
+AFTER_LOG = {"p", "q", "pi", "mu", "ps", "prob", "probs", "probability", "probabilities"}
 PROBS = {"prob", "probs", "probability", "probabilities", "proba"}
 LOGITS = {"logit", "logits", "output", "outputs", "hidden"}
 TOKEN_WORDS = {

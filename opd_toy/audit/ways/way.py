@@ -1,7 +1,10 @@
 """A loss as the auditor calls it."""
 
+import copy
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from opd_toy.audit.calling import AuditError, described
 from opd_toy.audit.ways import roles
@@ -55,15 +58,23 @@ class Way:
 
     ``arguments``: of ``binding.Argument``; ``count``: how many inputs it takes, 2 to 4;
     ``names``: words for refusals; ``returns``: where the loss was found in what it returns;
-    ``axis``: whether single positions get a batch axis.
+    ``axis``: whether single positions get a batch axis; ``third``: the name of the argument
+    that is the behaviour's, or None; ``behaviour``: its logits, None for the student's own.
     """
 
     def __init__(self, loss, level, arguments, names, *, k=2, axis=False, form="logits"):
         self.loss, self.level, self.arguments = loss, level, arguments
         self.names, self.k, self.axis, self.form = names, k, axis, form
         self.shift = False
+        self.third, self.behaviour = None, None
         self.returns, self.read, self.note = None, {}, None
         self.settle()
+
+    def drawn_by(self, behaviour):
+        """The same with tokens of ``behaviour``, logits shaped as the student's."""
+        other = copy.copy(self)
+        other.behaviour = torch.as_tensor(behaviour)
+        return other
 
     def settle(self):
         """Which inputs it takes follows from the arguments, and from what of a batch was read."""
@@ -80,7 +91,7 @@ class Way:
         )
 
     def __call__(self, student, teacher, tokens=None, mask=None):
-        given = student, teacher, tokens, mask
+        given = student, teacher, tokens, mask, self.behaviour
         if self.shift:
             given = shifted(*given)
         if self.axis:
@@ -106,7 +117,12 @@ class Way:
     def _value(self, argument, given):
         if argument.role != roles.BATCH:
             return value_of(argument, given, self.k)
-        give = lambda entry: value_of(entry, given, self.k)
+
+        def give(entry):
+            if entry.name == self.third:
+                entry = replace(entry, role=roles.BEHAVIOUR)
+            return value_of(entry, given, self.k)
+
         return Batch(give, self.form, has_mask=given[3] is not None)
 
     def _raised(self, error, values):

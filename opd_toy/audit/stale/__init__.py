@@ -1,0 +1,1 @@
+"""What a loss optimises from tokens that a third policy, the behaviour, drew."""

@@ -1,0 +1,153 @@
+"""Losses whose tokens a third model drew: the correction, the cost, where they rest."""
+
+import json
+
+import numpy as np
+import pytest
+
+from opd_toy import off_policy
+from opd_toy.audit import AuditError, audit, spelling
+from opd_toy.audit.expectation import UnknownName, assert_optimises, is_as_expected
+from opd_toy.audit.stale import names
+from opd_toy.audit.stale.measure import _table, _walk
+from opd_toy.audit.stale.triples import OLD, SIGNS, random_triples
+from opd_toy.audit.stale.verdict import law_of
+from opd_toy.audit.ways import TOKENS, as_way
+from opd_toy.estimators import expectation, policy_gradient, total_variance
+from opd_toy.example import STUDENT as P
+from opd_toy.example import TEACHER as Q
+from tests import audit_stale_losses as losses
+from tests import reference
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CORRECTIONS = {
+    ("none", None): losses.NO_RATIO,
+    ("ratio", None): "weighted by the ratio",
+    ("truncate", 2.1): "ratio truncated at 2.1 (biased where p/μ > 2.1)",
+    ("mask", (0.5, 2.1)): "ratio masked outside 0.5 to 2.1 (biased there)",
+    ("clip", (0.2, 0.3)): "ratio clipped at 0.2 and 0.3 (PPO)",
+}
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS, ids=lambda pair: pair[0])
+@pytest.mark.parametrize("cost", off_policy.COSTS)
+def test_every_correction_and_cost_is_told_and_is_the_engines(correction, cost):
+    loss = losses.trainers_loss(*correction, cost == "kept")
+    report = audit(loss, inputs=("logits", "log_probs"))
+    kept = losses.KEPT if cost == "kept" else ""
+    assert report.optimises == losses.STALE + kept + CORRECTIONS[correction]
+    assert (report.correction, report.limits, report.cost) == (*correction, cost)
+    assert report.rests_at_teacher == (cost == "recomputed")
+    table = off_policy.policy_gradient(P, Q, OLD, *correction, cost)
+    exact = expectation(P, policy_gradient(P, Q))
+    mean = expectation(OLD, table)
+    reference.close(report.expected_gradient, mean)
+    reference.close(report.variance, total_variance(OLD, table))
+    off = np.linalg.norm(mean - exact) / np.linalg.norm(exact)
+    assert abs(report.bias - off) < 1e-12
+    plain = total_variance(P, policy_gradient(P, Q))
+    reference.close(report.variance_compared["plain policy gradient"], plain)
+    assert ("does not rest at the teacher: the cost is the rollout's" in str(report)) == (
+        cost == "kept"
+    )
+    assert json.loads(report.to_json())["optimises"] == report.optimises
+
+
+@pytest.mark.parametrize("case", losses.OF_TOKENS, ids=lambda case: case[0].__name__)
+def test_losses_of_the_drawn_tokens_log_probability(case):
+    loss, verdict, rests = case
+    report = audit(loss, inputs="token_log_probs")
+    assert (report.optimises, report.rests_at_teacher) == (verdict, rests)
+    assert report.drawn_from == "behaviour"
+
+
+@pytest.mark.parametrize("case", losses.OF_LOGITS, ids=lambda case: case[0].__name__)
+def test_losses_of_logits_and_batches(case):
+    loss, verdict, rests = case
+    report = audit(loss)
+    assert (report.optimises, report.rests_at_teacher) == (verdict, rests)
+
+
+@pytest.mark.parametrize(
+    "correction", [("truncate", 2.1), ("mask", (0.5, 2.1)), ("clip", (0.2, 0.3))]
+)
+def test_one_law_for_every_seed(correction):
+    way = as_way(
+        losses.trainers_loss(*correction, False), inputs=("logits", "log_probs"), behaviour=None
+    )
+    walks = {
+        (moved, sign): _walk(way, moved, sign)
+        for moved in ("behaviour", "student")
+        for sign in SIGNS
+    }
+    for seed in range(20):
+        law = law_of(walks, [_table(way, triple) for triple in random_triples(seed)], 1e-9)
+        found = names.correction_of(law)
+        assert (found.kind, found.limits) == correction, seed
+
+
+def test_a_clip_narrower_or_wider_is_no_other():
+    """A law must hold on all triples: one limit's tables do not pass for another's."""
+    ways = {
+        limits: as_way(
+            losses.trainers_loss("clip", limits, False),
+            inputs=("logits", "log_probs"),
+            behaviour=None,
+        )
+        for limits in ((0.2, 0.2), (0.2, 0.6))
+    }
+    one, other = ways.values()
+    walks = {(m, s): _walk(one, m, s) for m in ("behaviour", "student") for s in SIGNS}
+    tables = {way: [_table(way, triple) for triple in random_triples(0)] for way in (one, other)}
+    assert law_of(walks, tables[one], 1e-9)
+    assert law_of(walks, tables[other], 1e-9) is None
+
+
+def test_who_drew_is_told_by_a_name_or_said():
+    loss = losses.k2_truncated
+    assert "rollout_lp: the behaviour's log-prob" in str(audit(loss, inputs="token_log_probs"))
+    assert audit(loss, inputs="token_log_probs", behaviour=False).optimises == "reverse KL"
+
+    def unnamed(student_lp, teacher_lp, other=None):
+        return loss(student_lp, teacher_lp, student_lp.detach() if other is None else other)
+
+    assert audit(unnamed, inputs="token_log_probs").optimises == "reverse KL"
+    report = audit(unnamed, inputs="token_log_probs", behaviour="other")
+    assert (report.correction, report.limits) == ("truncate", 2.0)
+    with pytest.raises(AuditError, match="behaviour is 'mu', and unnamed is"):
+        audit(unnamed, inputs="token_log_probs", behaviour="mu")
+    with pytest.raises(AuditError, match="nothing is left for the teacher"):
+        audit(unnamed, inputs="token_log_probs", behaviour="teacher_lp")
+    with pytest.raises(ValueError, match="behaviour is 3; give the name"):
+        audit(unnamed, behaviour=3)
+
+
+def test_of_two_old_policies_the_sampler_draws():
+    way = as_way(losses.sampler_and_old, TOKENS, inputs="token_log_probs", behaviour=None)
+    assert way.third == "rollout_log_probs"
+    roles = {argument.name: argument.role for argument in way.arguments}
+    assert roles["old_log_probs"] == "old"
+
+
+def test_spellings():
+    loss, verdict, _ = losses.OF_TOKENS[4]
+    short = "Reverse KL from stale tokens, truncated at 2.0"
+    report = assert_optimises(loss, short, inputs="token_log_probs")
+    assert is_as_expected(report, verdict)
+    assert not is_as_expected(report, short.replace("2.0", "3"))
+    with pytest.raises(AssertionError, match="expected 'reverse KL'"):
+        assert_optimises(loss, "reverse KL", inputs="token_log_probs")
+    with pytest.raises(UnknownName):
+        is_as_expected(report, "stale nonsense")
+    for _, name, _ in losses.OF_TOKENS + losses.OF_LOGITS:
+        assert spelling.is_known(name), name
+
+
+def test_half_precision_is_not_judged():
+    def coarse(student_lp, teacher_lp, rollout_lp):
+        return losses.k2_truncated(*(x.bfloat16() for x in (student_lp, teacher_lp, rollout_lp)))
+
+    report = audit(coarse, inputs="token_log_probs")
+    assert report.optimises == "none of these" and report.correction is None
+    assert "who drew the tokens cannot be told in bfloat16" in str(report)
