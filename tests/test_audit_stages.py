@@ -279,7 +279,7 @@ def test_a_report_in_words():
         "30 pairs (seed 3), V = 3 to 150, |log p/q| up to 12",
         "tokens enumerated as drawn from the teacher",
         "computes in float32; a bias below 2e-05 of the gradient cannot be seen",
-        "expected gradient at the notes' pair: (−0.5, 0.1, 0.4)",
+        "expected gradient at the book's pair: (−0.5, 0.1, 0.4)",
         "0.25 (GKD 0, plain policy gradient 1.5)",
         "from forward KL: 0.5 of its length (0.25 at the best scale)",
         "its value in expectation: H(q); identical models score 1.5 (a constant)",

@@ -183,7 +183,7 @@ def test_presets_and_reset(name, opened):
         widget.root.get_by_role("button", name="Reset").click()
         assert read(widget.root).__dict__ == first.__dict__, button.inner_text()
     assert moved >= 2
-    assert widget.root.get_by_role("button", name="The notes' example").count() or name in (
+    assert widget.root.get_by_role("button", name="The book's example").count() or name in (
         "ControlStudy",
         "Derail",
         "HardToSoft",

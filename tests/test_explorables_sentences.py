@@ -141,14 +141,14 @@ PRESETS = {
     ("ControlStudy", "The same, seed 2026"): lambda s: (
         (s["gamma"], s["iteration"], s["seed"]) == (1, 2000, 2026)
     ),
-    ("Baselines", "The notes' example"): is_notes,
+    ("Baselines", "The book's example"): is_notes,
     ("Baselines", "Even student"): lambda s: np.ptp(s["student"]) < 1e-3,
     ("Baselines", "Off by a factor of 4"): lambda s: np.allclose(
         np.abs(np.log(np.divide(s["student"], s["teacher"]))), np.log(4), atol=1e-3
     ),
     ("Baselines", "Student = teacher"): agree,
-    ("BiasAgainstVariance", "The notes' example"): is_notes,
-    ("Credit", "The notes' example"): is_notes,
+    ("BiasAgainstVariance", "The book's example"): is_notes,
+    ("Credit", "The book's example"): is_notes,
     ("Credit", "Cheap now, costly later"): costly(-1, 1),
     ("Credit", "Costly now, cheap later"): costly(1, -1),
     ("HardToSoft", "Sure teacher"): lambda s: max(s["teacher"]) > 0.9,
@@ -170,7 +170,7 @@ PRESETS = {
     ("StaleRollouts", "Top-p: a token cut away"): lambda s: s["sampler"] == "top_p",
     ("StaleRollouts", "Rounded engine"): rounded_engine,
     ("WhichToken", "Confident and wrong"): confident_and_wrong,
-    ("YourLoss", "The notes' example"): is_notes,
+    ("YourLoss", "The book's example"): is_notes,
     ("YourLoss", "A rare token"): lambda s: min(s["student"]) < 0.05,
     ("YourLoss", "Student = teacher"): agree,
 }

@@ -39,7 +39,7 @@ import { describeBaseline, describeEstimator } from "./baselines_words.js";
 
 const { teacher: TEACHER } = NOTES;
 const PRESETS = [
-  ["The notes' example", NOTES],
+  ["The book's example", NOTES],
   ["Even student", { student: [1 / 3, 1 / 3, 1 / 3], teacher: TEACHER }],
   ["Confident student", { student: [0.9, 0.05, 0.05], teacher: [0.3, 0.3, 0.4] }],
   ["Off by a factor of 4", { student: [0.1, 0.8, 0.1], teacher: [0.4, 0.2, 0.4] }],

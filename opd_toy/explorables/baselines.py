@@ -16,7 +16,7 @@ class Baselines(Explorable):
     """
 
     shown = (
-        "The notes' example. The total variance of the policy gradient as a parabola in the "
+        "The book's example. The total variance of the policy gradient as a parabola in the "
         "constant baseline b: .465 without a baseline, .538 with KL(p||q) = .68 as the baseline, "
         "1.395 with -1, least (.426) at .25. The expected gradient is the same for every b; "
         "KL(p||q) in the advantage's place has expected gradient 0."

@@ -26,7 +26,7 @@ import { discount, errorChart, figures, SIGNALS } from "./bias_against_variance_
 
 const RANDOM = { tree: "random", distance: 1 };
 const PRESETS = [
-  ["The notes' example", { tree: "notes", length: 6, samples: 64 }],
+  ["The book's example", { tree: "notes", length: 6, samples: 64 }],
   ["The best γ leaps", { ...RANDOM, vocabulary: 4, length: 6, seed: 28, samples: 1000 }],
   ["A bias that rises first", { ...RANDOM, vocabulary: 3, length: 3, seed: 126, samples: 1000 }],
   ["A variance that falls first", { ...RANDOM, vocabulary: 3, length: 3, seed: 80, samples: 10 }],

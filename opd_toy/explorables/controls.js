@@ -249,7 +249,7 @@ export function card(el, title, ...children) {
 
 export const TREES = [
   { value: "random", label: "random" },
-  { value: "notes", label: "the notes' p and q at every prefix" },
+  { value: "notes", label: "the book's p and q at every prefix" },
 ];
 
 export function anotherTree(self, tag = "p") {

@@ -16,7 +16,7 @@ import { POSITIONS, prepared, sequenceOf, T, tokensOf, V, weighed } from "./cred
 import { describe } from "./credit_words.js";
 
 const PRESETS = [
-  ["The notes' example", { tree: "notes", sequence: 100, position: 2 }],
+  ["The book's example", { tree: "notes", sequence: 100, position: 2 }],
   [
     "Cheap now, costly later",
     { tree: "random", seed: 248, sequence: 167, position: 2, gamma: 0.9 },

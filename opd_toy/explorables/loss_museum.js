@@ -16,7 +16,7 @@ import { klChart, museumKey, museumPushes, museumTriangle } from "./loss_museum_
 
 const { teacher: TEACHER } = NOTES;
 const PRESETS = [
-  ["The notes' example", NOTES],
+  ["The book's example", NOTES],
   ["A rare token", { student: [0.02, 0.28, 0.7], teacher: TEACHER }],
   ["Nearly there", { student: [0.6, 0.25, 0.15], teacher: TEACHER }],
   ["Student = teacher", { student: TEACHER, teacher: TEACHER }],

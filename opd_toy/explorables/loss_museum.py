@@ -66,7 +66,7 @@ class LossMuseum(Explorable):
     """
 
     shown = (
-        "k1, the log-ratio of the drawn token, as a loss, on the notes' example. Its expected "
+        "k1, the log-ratio of the drawn token, as a loss, on the book's example. Its expected "
         "gradient is zero on every token, where the policy gradient raises tokens 1 and 2 and "
         "lowers token 3. After 100 steps of descent the student is where it was, at a reverse KL "
         "of .676; with the policy gradient it has reached the teacher."

@@ -23,7 +23,7 @@ import { OBJECTIVES, PARAMETERS } from "./push_and_pull_objectives.js";
 import { fieldPicture, pushChart } from "./push_and_pull_pictures.js";
 
 const PRESETS = [
-  ["The notes' example", NOTES],
+  ["The book's example", NOTES],
   ["Nearly there", { student: [0.6, 0.25, 0.15], teacher: NOTES.teacher }],
   ["Confident and wrong", { student: [0.03, 0.07, 0.9], teacher: [0.9, 0.07, 0.03] }],
   ["Torn teacher", { student: [0.1, 0.8, 0.1], teacher: [0.475, 0.05, 0.475] }],

@@ -27,7 +27,7 @@ class PushAndPull(Explorable):
     """
 
     shown = (
-        "The notes' example. Student (.2, .3, .5), teacher (.7, .2, .1): under forward KL "
+        "The book's example. Student (.2, .3, .5), teacher (.7, .2, .1): under forward KL "
         "token 1 is raised, tokens 2 and 3 lowered; under reverse KL tokens 1 and 2 are "
         "raised, token 3 lowered. Beside it the probability triangle with the path of descent "
         "from student to teacher."

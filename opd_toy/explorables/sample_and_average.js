@@ -36,7 +36,7 @@ import {
 } from "./sample_and_average_walks.js";
 
 const PRESETS = [
-  ["The notes' example", NOTES],
+  ["The book's example", NOTES],
   ["Nearly there", { student: [0.6, 0.25, 0.15], teacher: NOTES.teacher }],
   ["A rare token", { student: [0.02, 0.48, 0.5], teacher: NOTES.teacher }],
 ];

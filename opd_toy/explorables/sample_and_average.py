@@ -15,7 +15,7 @@ class SampleAndAverage(Explorable):
     """
 
     shown = (
-        "The notes' example. The mean policy gradient on logit 2 over 256 drawn tokens, beside "
+        "The book's example. The mean policy gradient on logit 2 over 256 drawn tokens, beside "
         "the exact gradient −.08 and its band of two standard errors, σ/√N, which narrows as "
         "the number of draws N grows; of 100 such walks about 95 are inside the band. On "
         "logarithmic axes the error falls along a straight line of slope −1/2."

@@ -29,7 +29,7 @@ import { chartKey } from "./pictures.js";
 import { multiples, pushes, shareBars } from "./which_token_pictures.js";
 
 const PRESETS = [
-  ["The notes' example", { ...NOTES, token: 3 }],
+  ["The book's example", { ...NOTES, token: 3 }],
   ["Nearly there", { student: [0.6, 0.25, 0.15], teacher: NOTES.teacher }],
   ["Confident and wrong", { student: [0.03, 0.07, 0.9], teacher: [0.9, 0.07, 0.03] }],
 ];

@@ -15,7 +15,7 @@ class WhichToken(Explorable):
     """
 
     shown = (
-        "The notes' example. GKD's push raises t₁ and, slightly, t₂ and lowers t₃, whatever is "
+        "The book's example. GKD's push raises t₁ and, slightly, t₂ and lowers t₃, whatever is "
         "drawn. With t₃ drawn the policy gradient lowers t₃ and raises t₁ and t₂ in proportion "
         "to the student's own probabilities; with t₁ or t₂ drawn it lowers t₂. Averaged over "
         "the draws it is GKD's gradient; its total variance is .4650, GKD's is 0."

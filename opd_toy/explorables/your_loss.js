@@ -26,7 +26,7 @@ import { verdictOf } from "./your_loss_verdict.js";
 import { describe, followed, unread } from "./your_loss_words.js";
 
 const PRESETS = [
-  ["The notes' example", NOTES],
+  ["The book's example", NOTES],
   ["A rare token", { student: [0.02, 0.28, 0.7], teacher: NOTES.teacher }],
   ["Nearly there", { student: [0.6, 0.25, 0.15], teacher: NOTES.teacher }],
   ["Student = teacher", { student: NOTES.teacher, teacher: NOTES.teacher }],

@@ -28,7 +28,7 @@ class YourLoss(Explorable):
     """
 
     shown = (
-        "The policy gradient as a formula, sg(log p[k] − log q[k]) · log p[k], on the notes' "
+        "The policy gradient as a formula, sg(log p[k] − log q[k]) · log p[k], on the book's "
         "example. Averaged over tokens that the student draws its gradient is the reverse KL's: "
         "it raises tokens 1 and 2 and lowers token 3. Single draws spread widely about it. "
         "Descent on it ends at the teacher. Below the formula stands in PyTorch."

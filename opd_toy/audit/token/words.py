@@ -32,7 +32,7 @@ NOT_INCREASING = (
 )
 WEIGHT = "its weight w(log p/q), less w(0): {points}"
 POINTS = (-4, -2, -1, -0.5, 0.5, 1, 2, 4)
-MIXED = "on each pair a sum of {first} and {second}, {weights} at the notes' pair, {law}"
+MIXED = "on each pair a sum of {first} and {second}, {weights} at the book's pair, {law}"
 FACTOR = "the factor is {law}"
 ACTS_ON = "a draw acts on {what}"
 
@@ -66,7 +66,7 @@ def _lines(report):
     of = "of single draws" if report.optimises == ZERO else "of the gradient"
     tolerance = number(report.tolerance, 1)
     yield COMPUTES_IN.format(precision=report.precision, tolerance=tolerance, of=of)
-    yield f"expected gradient at the notes' pair: {vector(report.expected_gradient)}"
+    yield f"expected gradient at the book's pair: {vector(report.expected_gradient)}"
     plain = report.variance_compared["plain policy gradient"]
     yield VARIANCE.format(own=number(report.variance), plain=number(plain))
     distances = (f"{name}: {_distance(entry)}" for name, entry in report.bias.items())
