@@ -36,15 +36,7 @@ def policy_gradient(student, teacher, baseline=0.0):
     (or one for each batch row).
     """
     p, q = _validate.pair(student, teacher)
-    baseline = _validate.numbers("baseline", baseline)
-    if not np.isfinite(baseline).all():
-        raise ValueError(f"baseline is {baseline.tolist()!r}; give a finite number")
-    if baseline.ndim and baseline.shape != p.shape[:-1]:
-        raise ValueError(
-            f"baseline has shape {baseline.shape}; "
-            f"give one number, or one for each batch row, shape {p.shape[:-1]}"
-        )
-    return score_table(log_ratio(p, q) - baseline[..., None], p)
+    return score_table(log_ratio(p, q) - by_row("baseline", baseline, p)[..., None], p)
 
 
 def k_estimator(student, teacher, kind):
@@ -283,6 +275,19 @@ def schulman_table(mean):
 def squared_score_norm(p):
     """|delta_k - p|^2 for each token k, of probabilities (..., V)."""
     return sum_over_other_tokens(p) ** 2 + sum_over_other_tokens(p * p)
+
+
+def by_row(name, value, p):
+    """``value`` as an array: one finite number, or one for each batch row of p (..., V)."""
+    value = _validate.numbers(name, value)
+    if not np.isfinite(value).all():
+        raise ValueError(f"{name} is {value.tolist()!r}; give a finite number")
+    if value.ndim and value.shape != p.shape[:-1]:
+        raise ValueError(
+            f"{name} has shape {value.shape}; "
+            f"give one number, or one for each batch row, shape {p.shape[:-1]}"
+        )
+    return value
 
 
 def product(a, b):

@@ -15,7 +15,7 @@ import numpy as np
 
 from opd_toy import _validate
 from opd_toy.distributions import log_ratio
-from opd_toy.estimators import product, score_table
+from opd_toy.estimators import by_row, product, score_table
 
 CORRECTIONS = ("none", "ratio", "truncate", "mask", "clip")
 COSTS = ("recomputed", "kept")
@@ -34,14 +34,15 @@ def policy_gradient(
     "clip" rho_k, but 0 where PPO's clip has no gradient: where rho_k < 1 - low and the cost
     less its baseline is above 0, or rho_k > 1 + high and it is below, limits (low, high).
     With the ratio and the recomputed cost the expectation is the reverse-KL gradient, at every
-    ``baseline``, if mu > 0 wherever p > 0.  eq-token-ratio-is-exact.
+    ``baseline`` (a number, or one for each batch row), if mu > 0 wherever p > 0.
+    eq-token-ratio-is-exact.  Without a ratio a token with p_k = 0 < mu_k has an infinite row.
     """
     p, q = _validate.pair(student, teacher)
     _, mu = _validate.pair(p, behaviour, names=("student", "behaviour"))
     p, q, mu = np.broadcast_arrays(p, q, mu)
     _validate.choice("cost", cost, COSTS)
     centred = log_ratio(p if cost == "recomputed" else mu, q)
-    centred = centred - _validate.number("baseline", baseline)
+    centred = centred - by_row("baseline", baseline, p)[..., None]
     return score_table(product(_factor(p, mu, centred, correction, limits), centred), p)
 
 
@@ -58,7 +59,8 @@ def second_moment(student, behaviour):
     eq-ratio-variance-grows.
     """
     p, mu = _validate.pair(student, behaviour, names=("student", "behaviour"))
-    excess = np.divide((p - mu) ** 2, mu, out=np.where(p > 0, np.inf, 0.0), where=mu > 0)
+    with np.errstate(over="ignore"):
+        excess = np.divide((p - mu) ** 2, mu, out=np.where(p > 0, np.inf, 0.0), where=mu > 0)
     moment = 1 + excess.sum(axis=-1)
     return moment if moment.ndim else float(moment)
 

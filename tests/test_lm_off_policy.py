@@ -140,6 +140,10 @@ def test_effective_sample_size():
         == 0.5
     )
     assert effective_sample_size(torch.zeros(2, 2)) == 0
+    assert effective_sample_size(torch.full((1, 2), 1e200, dtype=torch.float64)) == 1
+    for wrong in (math.nan, math.inf, -1.0):
+        with pytest.raises(ValueError, match=f"^weights holds {wrong!r} at a valid place"):
+            effective_sample_size(torch.tensor([[wrong, 1.0]]))
     # in the mean over draws it is one over the engine's second moment
     p, mu = np.array([0.2, 0.3, 0.5]), np.array([0.4, 0.3, 0.3])
     counts = [4000, 3000, 3000]
@@ -170,7 +174,7 @@ def test_effective_sample_size():
         ),
         (
             {"student_log_probabilities": LOG_P + 1000},
-            'a weight is infinite: the ratio of a token is e^1001; give correction="truncate"',
+            'a weight is infinite: the ratio of a token is e^1001; give correction="truncate", or',
         ),
     ],
 )
@@ -205,11 +209,13 @@ def models(tmp_path_factory):
         yield pretraining.teacher(short, folder), pretraining.student(short, folder)
 
 
-def authors(models, age, monkeypatch, name="none"):
-    """For each step of a run: the step whose student wrote the text that is read."""
-    written, read, found = stale.written, stale.read, []
+@pytest.mark.parametrize("age, authors", [(0, [0, 1, 2, 3, 4, 5]), (2, [0, 0, 0, 1, 2, 3])])
+def test_texts_are_as_old_as_is_said_and_read_once(models, age, authors, monkeypatch):
+    """The steps done when each text was written; text n is read at step n."""
+    written, read, author, found = stale.written, stale.read, {}, []
 
     def noted(student, seed, step):
+        author[step] = len(found)
         texts, log_mu = written(student, seed, step)
         return texts, log_mu + 1000 * step
 
@@ -220,19 +226,14 @@ def authors(models, age, monkeypatch, name="none"):
 
     monkeypatch.setattr(stale, "written", noted)
     monkeypatch.setattr(stale, "read", noting)
-    stale.run(name, age, 1, *models)
-    return found
-
-
-@pytest.mark.parametrize("age, steps", [(0, [0, 1, 2, 3, 4, 5]), (2, [0, 0, 0, 1, 2, 3])])
-def test_texts_are_as_old_as_is_said(models, age, steps, monkeypatch):
-    assert authors(models, age, monkeypatch) == steps
+    stale.run("none", age, 1, *models)
+    assert found == list(range(6)) and [author[step] for step in found] == authors
 
 
 def test_all_begin_alike_and_fresh_texts_need_no_correction(models):
     curves = {name: stale.run(name, 0, 1, *models) for name in stale.VARIANTS}
     assert len({curve["kl"][0] for curve in curves.values()}) == 1
-    drawn = [curve["kl"] for name, curve in curves.items() if name != "gkd"]
+    drawn = [curve["kl"] for name, curve in curves.items() if name not in ("gkd", "baseline")]
     for other in drawn[1:]:
         np.testing.assert_allclose(other, drawn[0], rtol=1e-3)
     assert curves["gkd"]["kl"][-1] != drawn[0][-1]
@@ -247,6 +248,15 @@ def test_a_kept_cost_is_that_of_the_rollout(models):
     ratio = (batch.log_p - batch.log_mu).exp()
     wanted = ratio * (batch.log_mu - batch.log_q) / batch.normalizer
     assert torch.allclose(found, torch.where(batch.mask, wanted, 0.0).detach(), atol=1e-6)
+
+
+def test_the_baseline_is_the_mean_cost_of_valid_tokens(models):
+    teacher, student = models
+    batch = stale.read(student, teacher, *stale.written(student, 1, 0))
+    found = torch.autograd.grad(stale.less_the_mean(batch), batch.log_p)[0]
+    cost = (batch.log_p - batch.log_q).detach()
+    wanted = torch.where(batch.mask, cost - cost[batch.mask].mean(), 0.0) / batch.mask.sum()
+    assert torch.allclose(found, wanted, atol=1e-6) and abs(found.sum()) < 1e-5
 
 
 def test_an_interrupted_study_goes_on(models, tmp_path, monkeypatch):

@@ -339,3 +339,34 @@ def test_sampler_mismatch():
     missing = p[0] * np.log(p[0] / q[0]) * (np.eye(3)[0] - p)
     lost = np.linalg.norm(missing) / np.linalg.norm(off_reverse())
     assert off_policy_evidence.samplers().endswith(f"with the ratio {lost:.3f}")
+
+
+# --- edges that a hostile reading found ------------------------------------------------------
+
+
+def test_both_second_moments_are_infinite_where_a_token_is_barred():
+    uniform, barring = TokenTree.repeat(np.full(3, 1 / 3), 2), np.array([[0.0, -np.inf, 0.0]])
+    behaviour = TokenTree((barring, np.tile(barring, (3, 1))))
+    moments = sequences.ratio_second_moments(uniform, behaviour)
+    assert np.array_equal(moments, [np.inf, np.inf])
+    assert off_policy.second_moment(np.full(3, 1 / 3), [0.5, 0, 0.5]) == np.inf
+    assert off_policy.second_moment([0.5, 0.5], [1, 1e-320]) == np.inf
+
+
+@pytest.mark.parametrize("ratios", sequences.RATIOS)
+def test_a_product_that_overflows_is_the_behaviours(ratios):
+    far = np.array([[0.0, -400.0, 0.0]])
+    behaviour = TokenTree((far, np.tile(far, (3, 1))))
+    student, teacher = TokenTree.random(3, 2, 0), TokenTree.random(3, 2, 1)
+    with pytest.raises(ValueError, match="^behaviour gives a text so little probability"):
+        sequences.off_policy_reward_to_go(student, teacher, behaviour, 1.0, ratios)
+
+
+def test_a_baseline_for_each_row_of_a_batch():
+    p, q = np.stack([P, Q]), np.stack([Q, P])
+    both = off_policy.policy_gradient(p, q, MU, baseline=[1.0, 2.0])
+    for row, baseline in enumerate((1.0, 2.0)):
+        one = off_policy.policy_gradient(p[row], q[row], MU, baseline=baseline)
+        assert np.array_equal(both[row], one)
+    with pytest.raises(ValueError, match=r"^baseline has shape \(3,\); give one number, or one"):
+        off_policy.policy_gradient(p, q, MU, baseline=[1.0, 2.0, 3.0])

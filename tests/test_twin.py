@@ -38,7 +38,7 @@ def functions(module):
 
 
 # Parts of the engine's tables; the twin's own parts are tested as helpers.
-PARTS = {"product", "score_table"}
+PARTS = {"by_row", "product", "score_table"}
 ENGINE = {
     name: function
     for module in (distributions, objectives, estimators)

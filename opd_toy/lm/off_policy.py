@@ -8,8 +8,9 @@ of a small tree.
 
 TRL's ``vllm_importance_sampling_mode`` is a level and a correction in one word:
 "token_truncate" is ``level="token", correction="truncate"``.  verl's ``rollout_is`` is the level,
-its threshold the limit: one number truncates, a pair masks.  GSPO's ratio is level "mean".
-PPO's clip depends on the cost: it is ``policy_gradient_loss(..., clip=...)``.
+its threshold the limit: one number truncates, a pair masks.  Both take the trainer's weights when
+the batch was scored over the engine's; the steps after that have PPO's ratio and its clip, which
+depends on the cost: ``policy_gradient_loss(..., clip=...)``.  GSPO's ratio is level "mean".
 """
 
 import math
@@ -62,7 +63,7 @@ def importance_weights(
     if not weights.isfinite().all():
         raise ValueError(
             f"a weight is infinite: the ratio of a {level} is e^{float(log_ratio.max()):.4g}; "
-            'give correction="truncate" and a limit'
+            'give correction="truncate", or "mask" with a finite high'
         )
     return weights
 
@@ -70,15 +71,23 @@ def importance_weights(
 def effective_sample_size(weights, mask=None):
     """(sum w)^2 / (n sum w^2) of the n valid weights (B, T): a float from 0 to 1.
 
-    1 where all are equal; 0 where all are 0.  Of weights by text, hand in one a text.
+    1 where all are equal; 0 where all are 0.  Of weights by text, hand in one a text; n texts
+    cannot show a share below 1/n.  ValueError for a weight below 0 or not finite.
     """
     weights = checks.float_tensor("weights", weights, None).detach().double()
     valid = valid_tokens(mask, weights.shape, weights.device)
+    wrong = valid & ~((weights >= 0) & weights.isfinite())
+    if wrong.any():
+        raise ValueError(
+            f"weights holds {weights[wrong][0].item()!r} at a valid place; give finite weights of "
+            "at least 0"
+        )
     kept = torch.where(valid, weights, 0.0)
-    squares = (kept**2).sum()
-    if not squares > 0:
+    largest = kept.max() if kept.numel() else kept.sum()
+    if not largest > 0:
         return 0.0
-    return float(kept.sum() ** 2 / (valid.sum() * squares))
+    kept = kept / largest
+    return float(kept.sum() ** 2 / (valid.sum() * (kept**2).sum()))
 
 
 def _log_ratio(log_p, log_mu, valid):

@@ -1,8 +1,9 @@
 """Training on texts that are some steps old: which correction keeps the student on its way?
 
-A student learns from texts that it wrote ``age`` steps before: at step s from those of the
-student of step max(0, s - age), whose log probabilities are kept with them.  All runs of one
-seed begin with the same student, the same prompts and the same uniform numbers.  ``stale``
+A student learns from texts that it wrote ``age`` steps before: at step s from texts of the
+student of step max(0, s - age), whose log probabilities are kept with them.  No text is read
+twice.  Runs of one seed begin with the same student, and have the same prompts and uniform
+numbers at each step.  ``stale``
 returns a JSON-able dict, the results of ``figures/stale-rollouts.json``.
 
 p is the student, q the teacher, mu the student that wrote the text; KL in nats.
@@ -84,6 +85,12 @@ def policy_gradient(batch, **options):
     )
 
 
+def less_the_mean(batch):
+    """The mean cost of the batch as a baseline."""
+    cost = torch.where(batch.mask, batch.log_p.detach() - batch.log_q, 0.0)
+    return policy_gradient(batch, baseline=float(cost.sum() / batch.mask.sum()))
+
+
 def clipped(batch):
     return policy_gradient(batch, behaviour_log_probabilities=batch.log_mu, clip=CLIP)
 
@@ -107,6 +114,7 @@ def full_vocabulary(batch):
 
 VARIANTS = {
     "none": Variant("drawn token, no ratio", policy_gradient),
+    "baseline": Variant("drawn token, no ratio, less the batch's mean cost", less_the_mean),
     "ratio": Variant("drawn token, its ratio", weighted("token")),
     "truncate": Variant(
         f"drawn token, ratio truncated at {LIMIT:g}", weighted("token", "truncate", LIMIT)
@@ -120,7 +128,7 @@ VARIANTS = {
     "kept": Variant("drawn token, its ratio, cost kept from the rollout", kept_cost),
     "gkd": Variant("all tokens, reverse KL", full_vocabulary),
 }
-FRESH = ("none", "gkd")  # on texts of age 0 all drawn ones are one method, "none"
+FRESH = ("none", "gkd")  # on texts of age 0 the drawn ones are "none", but for the baseline
 
 
 def stale(folder, watch=None):
@@ -199,11 +207,10 @@ def run(name, age, seed, teacher, student):
     )
     curve = {"kl": [distance(student, teacher)], "moved": [0.0]}
     curve |= {"share_token": [1.0], "share_text": [1.0]}
-    waiting = deque()
+    waiting = deque(written(student, seed, step) for step in range(age))
     for step in range(settings.steps):
-        waiting.append(written(student, seed, step))
-        texts, log_mu = waiting.popleft() if len(waiting) > age else waiting[0]
-        batch = read(student, teacher, texts, log_mu)
+        waiting.append(written(student, seed, step + age))
+        batch = read(student, teacher, *waiting.popleft())
         optimizer.zero_grad()
         VARIANTS[name].loss(batch).backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), NORM, error_if_nonfinite=True)
@@ -216,7 +223,7 @@ def run(name, age, seed, teacher, student):
 
 
 def written(student, seed, step):
-    """Texts (B, P + T) of the student as it is, and their log probabilities (B, T)."""
+    """Texts (B, P + T) for this step, of the student as it is, and their log probabilities."""
     count = PRESET.distillation.batch
     prompts = TASK.prompts(count, seed, "stale", step, split="train")
     numbers = uniforms(seed, "stale", step, shape=(count, TASK.length))

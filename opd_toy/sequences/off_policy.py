@@ -41,7 +41,14 @@ def off_policy_reward_to_go(student, teacher, behaviour, gamma, ratios="token", 
     gamma = _validate.fraction("gamma", gamma)
     token = token_ratios(student, behaviour)
     own, later, local = signal_parts(student, teacher, signal)
-    product = np.cumprod(token, axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = np.cumprod(token, axis=1)
+    if not np.isfinite(product).all():
+        raise ValueError(
+            "behaviour gives a text so little probability, compared with the student, that its "
+            f"product of ratios is {float(np.nanmax(product))!r}; give it -inf there, a text that "
+            "is never drawn, or logits closer to the student's"
+        )
     before = np.concatenate([np.ones((len(token), 1)), product[:, :-1]], axis=1)
     if ratios == "each":
         sampled = signal == "sampled"
@@ -78,15 +85,18 @@ def token_ratios(student, behaviour):
 def ratio_second_moments(student, behaviour):
     """E_mu[(rho_1 ... rho_t)**2] for t = 1 ... T (T,): 1 + chi-squared of the first t tokens.
 
-    The share of texts that speak, the effective sample size, is one over it.  Prefixes that mu
-    never passes are left out.  eq-ratio-variance-grows.
+    The effective sample size, as a share of the texts, is one over it.  +inf where mu bars a text
+    of the student's.  eq-ratio-variance-grows.
     """
     _check_behaviour(student, behaviour)
     chances = [
         (*tree.prefix_probabilities()[1:], tree.sequence_probabilities())
         for tree in (student, behaviour)
     ]
-    return np.array([(p * quotient(p, mu)).sum() for p, mu in zip(*chances)])
+    barred = [((p > 0) & (mu == 0)).any() for p, mu in zip(*chances)]
+    with np.errstate(over="ignore"):
+        moments = [(p * quotient(p, mu)).sum() for p, mu in zip(*chances)]
+    return np.where(barred, np.inf, moments)
 
 
 def _check_behaviour(student, behaviour):
