@@ -231,7 +231,8 @@ ADVICE = (
         answer="stale",
         kinds=("drawn forward", "drawn reverse"),
         says="Compute log p anew, and weight each token by its ratio p/μ, cut at 2 (μ is the "
-        "student that wrote it) ([the numbers](symptoms.md#sec-stale)). Not every setting has "
+        "student that wrote it); renew texts that are many steps old "
+        "([the numbers](symptoms.md#sec-stale)). Not every setting has "
         "[a place for the ratio](#sec-decide-ratio).",
     ),
     Advice(

@@ -138,7 +138,7 @@ GOALS = (
         settings={
             "trl-iw-opd-top-2-0-tail": 'IWOPDConfig(distillation_objective="jsd", beta=0, '
             "loss_top_k=K): the tail is one more outcome",
-            "trl-iw-opd-top-2-0-renormalized": "avoid the same with loss_add_tail=False: it "
+            "trl-iw-opd-top-2-0-renormalized": "avoid IWOPDConfig(loss_add_tail=False): it "
             "renormalizes, and leaves the student's rest alone",
             "distillkit-uniform": "missing_probability_handling=symmetric_uniform: the tail is "
             "one more outcome",
@@ -186,7 +186,7 @@ GOALS = (
         settings={
             "trl-iw-opd-top-2-1-tail": 'IWOPDConfig(distillation_objective="jsd", beta=1, '
             "loss_top_k=K): the tail is one more outcome",
-            "trl-iw-opd-top-2-1-renormalized": "avoid the same with loss_add_tail=False: it "
+            "trl-iw-opd-top-2-1-renormalized": "avoid IWOPDConfig(loss_add_tail=False): it "
             "renormalizes, and leaves the rest alone",
             "trl-sdft-top-2-1-tail": 'SDFTConfig(distillation_mode="topk_logits", '
             "distillation_alpha=1, distillation_add_tail=True)",
