@@ -181,7 +181,7 @@ with sp.evaluate(False):
                         - total(g[j] ** 2, j),
                         baseline,
                     ),
-                    "Call w the squared length of the score of a token.",
+                    "Call ℓ the squared length of the score of a token.",
                 ),
                 (
                     2 * Expectation((baseline - C[k]) * score_norm[k], k, p),

@@ -111,7 +111,7 @@ with sp.evaluate(False):
             - total(p[v] / reverse_mixture[v] * Partial(reverse_mixture[v], z[j])),
             "The chain rule on p log(p/q̄), with the smoothed teacher q̄ = ε p + (1 − ε) q.",
         ),
-        (total((price(v) + 1) * Partial(p[v], z[j])), "The derivative of q̄ by p is s."),
+        (total((price(v) + 1) * Partial(p[v], z[j])), "The derivative of q̄ by p is ε."),
         (
             skewed_reverse_gradient,
             "The softmax Jacobian: the price less its mean, and the +1 goes with it.",
