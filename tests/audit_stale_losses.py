@@ -190,3 +190,99 @@ OF_LOGITS = [
     (old_weights, STALE + KEPT + "no ratio", False),
     (of_a_batch, STALE + CUT, True),
 ]
+
+
+# --- whole texts: log-probabilities (T,) of their tokens ---------------------------------
+
+
+def costs(log_p, log_q):
+    return (log_p - log_q).detach()
+
+
+def to_go(costs):
+    return costs.flip(-1).cumsum(-1).flip(-1)
+
+
+def token_ratios(student_lp, old_lp, teacher_lp):
+    return ((student_lp - old_lp).exp() * costs(student_lp, teacher_lp)).sum()
+
+
+def token_ratios_truncated(student_lp, old_lp, teacher_lp):
+    ratio = (student_lp - old_lp).exp().clamp(max=2).detach()
+    return (ratio * costs(student_lp, teacher_lp) * student_lp).sum()
+
+
+def texts_without_ratio(student_lp, old_lp, teacher_lp):
+    return (costs(student_lp, teacher_lp) * student_lp).sum()
+
+
+def texts_with_kept_costs(student_lp, old_lp, teacher_lp):
+    return ((student_lp - old_lp).exp() * costs(old_lp, teacher_lp)).sum()
+
+
+def kept_costs_to_go(student_lp, old_lp, teacher_lp):
+    return ((student_lp - old_lp).exp() * to_go(costs(old_lp, teacher_lp))).sum()
+
+
+def product_truncated(student_lp, old_lp, teacher_lp):
+    product = (student_lp - old_lp).sum().exp().clamp(max=2).detach()
+    return (product * to_go(costs(student_lp, teacher_lp)) * student_lp).sum()
+
+
+def mean_ratio_clipped(student_lp, old_lp, teacher_lp):
+    ratio = (student_lp - old_lp).mean().exp()
+    advantage = -costs(student_lp, teacher_lp).sum()
+    return torch.max(-ratio * advantage, -ratio.clamp(1 - 3e-4, 1 + 4e-4) * advantage)
+
+
+def each_cost_its_product(student_lp, old_lp, teacher_lp):
+    product = (student_lp - old_lp).cumsum(-1).exp().detach()
+    return (to_go(product * costs(student_lp, teacher_lp)) * student_lp).sum()
+
+
+def products_so_far(student_lp, old_lp, teacher_lp):
+    product = (student_lp - old_lp).cumsum(-1).exp().detach()
+    return (product * costs(student_lp, teacher_lp) * student_lp).sum()
+
+
+def clipped_mean(student_lp, old_lp, teacher_lp):
+    advantage = -costs(student_lp, teacher_lp)
+    return surrogate(student_lp, old_lp, advantage).mean()
+
+
+def past_ratio(student_lp, old_lp, teacher_lp):
+    """A ratio that is one place late: no level that is known."""
+    late = (student_lp - old_lp).roll(1).exp().detach()
+    return (late * costs(student_lp, teacher_lp) * student_lp).sum()
+
+
+LOCAL, WHOLE = (
+    "sum of local reverse KLs from stale texts, ",
+    "sequence reverse KL from stale texts, ",
+)
+OF_TEXTS = [  # loss, verdict, level
+    (token_ratios, LOCAL + "weighted by the ratio of the token", "token"),
+    (token_ratios_truncated, LOCAL + CUT.replace("ratio", "ratio of the token"), "token"),
+    (texts_without_ratio, LOCAL + "no ratio", "none"),
+    (texts_with_kept_costs, LOCAL + KEPT + "weighted by the ratio of the token", "token"),
+    (kept_costs_to_go, WHOLE + KEPT + "weighted by the ratio of the token", "token"),
+    (
+        product_truncated,
+        WHOLE + "product of the ratios over the text truncated at 2 (biased where it is > 2)",
+        "sequence",
+    ),
+    (
+        mean_ratio_clipped,
+        f"1/T × {WHOLE}product of the ratios over the text to the power 1/T clipped at "
+        "0.0003 and 0.0004 (PPO)",
+        "mean",
+    ),
+    (
+        each_cost_its_product,
+        WHOLE + "weighted by the product of the ratios up to each cost",
+        "each",
+    ),
+    (products_so_far, LOCAL + "weighted by the product of the ratios up to the token", "prefix"),
+    (clipped_mean, f"1/T × {LOCAL}ratio of the token clipped at 0.2 (PPO)", "token"),
+    (past_ratio, LOCAL[:-2] + ", in a way that is not known", None),
+]

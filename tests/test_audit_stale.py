@@ -18,6 +18,7 @@ from opd_toy.example import STUDENT as P
 from opd_toy.example import TEACHER as Q
 from tests import audit_stale_losses as losses
 from tests import reference
+from tests.audit_sequence_losses import audit_on_fewer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -140,7 +141,7 @@ def test_spellings():
         assert_optimises(loss, "reverse KL", inputs="token_log_probs")
     with pytest.raises(UnknownName):
         is_as_expected(report, "stale nonsense")
-    for _, name, _ in losses.OF_TOKENS + losses.OF_LOGITS:
+    for _, name, _ in [*losses.OF_TOKENS, *losses.OF_LOGITS, *losses.OF_TEXTS]:
         assert spelling.is_known(name), name
 
 
@@ -151,3 +152,39 @@ def test_half_precision_is_not_judged():
     report = audit(coarse, inputs="token_log_probs")
     assert report.optimises == "none of these" and report.correction is None
     assert "who drew the tokens cannot be told in bfloat16" in str(report)
+
+
+@pytest.mark.parametrize("case", losses.OF_TEXTS, ids=lambda case: case[0].__name__)
+def test_over_which_tokens_of_a_text_ratios_are_multiplied(case):
+    loss, verdict, level = case
+    report = audit_on_fewer(loss, inputs="token_log_probs")
+    assert (report.optimises, report.stale["level"]) == (verdict, level)
+    fresh = audit_on_fewer(loss, inputs="token_log_probs", behaviour=False)
+    assert report.stale["on_fresh_texts"] == fresh.optimises
+    assert fresh.stale is None
+    assert "on texts of the student's own" in str(report)
+
+
+def test_the_map_of_a_token_ratio_and_of_a_product():
+    token = audit_on_fewer(losses.token_ratios, inputs="token_log_probs").stale["map"]
+    assert np.allclose(token, np.eye(4), atol=1e-4)
+    so_far = audit_on_fewer(losses.products_so_far, inputs="token_log_probs").stale["map"]
+    assert np.allclose(so_far, np.tri(4), atol=1e-4)
+    whole = audit_on_fewer(losses.product_truncated, inputs="token_log_probs")
+    assert np.allclose(whole.stale["map"], 1, atol=1e-4)
+    assert (whole.stale["correction"], whole.stale["limits"]) == ("truncate", 2.0)
+
+
+def test_texts_whose_whole_vocabulary_is_used_need_no_ratio():
+    def whole(student_logits, teacher_logits, rollout_logits):
+        return losses.reverse(student_logits, teacher_logits)
+
+    report = audit_on_fewer(whole)
+    assert report.optimises == "sum of local reverse KLs from stale texts"
+
+    def batched(student_lp, rollout_lp, teacher_lp, mask):
+        weight = (student_lp - rollout_lp).exp().clamp(max=2).detach()
+        return (mask * weight * losses.costs(student_lp, teacher_lp) * student_lp).sum()
+
+    report = audit_on_fewer(batched, inputs="token_log_probs", batched=True)
+    assert report.optimises == losses.LOCAL + losses.CUT.replace("ratio", "ratio of the token")

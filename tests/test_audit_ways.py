@@ -13,6 +13,8 @@ from tests.audit_sequence_losses import audit_on_fewer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+WITH_RATIO = "sum of local reverse KLs from stale texts, weighted by the ratio of the token"
+
 
 @pytest.mark.parametrize("name", calls.NAMED)
 def test_a_name_wins_over_the_place(name):
@@ -79,7 +81,7 @@ def test_targets_are_the_tokens_beside_a_teacher():
 
 TEXT_VERDICTS = [
     (calls.k3_of_completions, {"inputs": "token_log_probs"}, "1/T × sum of local forward KLs"),
-    (calls.first_step, {"inputs": "token_log_probs"}, "sum of local reverse KLs"),
+    (calls.first_step, {"inputs": "token_log_probs"}, WITH_RATIO),
     (calls.gathers_itself, {"inputs": "log_probs"}, "sum of local reverse KLs"),
     (calls.with_labels, {}, "1/T × sum of local forward KLs"),
     (calls.with_labels, {"labels": "aligned"}, "1/T × sum of local forward KLs"),
@@ -93,7 +95,7 @@ TEXT_VERDICTS = [
     (calls.of_batch, {}, "sum of local reverse KLs"),
     (calls.of_shifted_batch, {}, "1/T × sum of local forward KLs"),
     (calls.of_keywords, {}, "sum of local reverse KLs"),
-    (calls.with_old_policy, {"inputs": "token_log_probs"}, "sum of local reverse KLs"),
+    (calls.with_old_policy, {"inputs": "token_log_probs"}, WITH_RATIO),
     (calls.with_data, {}, "sum of local reverse KLs"),
     (calls.labels_of_batch, {"batched": True}, "1/T × sum of local forward KLs"),
 ]

@@ -117,8 +117,6 @@ def _contradiction(arguments):
     ):
         if given and not arguments.sequence:
             return f"{option} is for losses of sequences; give --sequence too"
-    if arguments.behaviour and arguments.sequence:
-        return "--behaviour is for losses of a token; leave out --sequence"
     if len(arguments.expect) not in (0, 1, len(arguments.losses)):
         return (
             f"--expect is given {len(arguments.expect)} times for {len(arguments.losses)} losses; "
@@ -154,9 +152,10 @@ def _report(arguments, loss):
 
     options = {name: getattr(arguments, name) for name in ("drawn_from", "seed", "batched")}
     options |= _inputs(arguments)
+    third = arguments.behaviour
+    options["behaviour"] = False if third == "none" else third
     if not arguments.sequence:
-        third = arguments.behaviour
-        return audit(loss, behaviour=False if third == "none" else third, **options)
+        return audit(loss, **options)
     reward = load(arguments.reward) if arguments.reward else None
     return audit_sequence(loss, reward=reward, labels=arguments.labels, **options)
 

@@ -9,6 +9,7 @@ from opd_toy.audit.calling import AuditError
 from opd_toy.audit.sequence.calls import SequenceCall
 from opd_toy.audit.sequence.judge import is_described, judge, read, read_close
 from opd_toy.audit.sequence.measure import measure, measure_close, measure_limits, measure_rounding
+from opd_toy.audit.sequence.stale import with_stale_texts
 from opd_toy.audit.ways import TEXTS, as_way, reported
 
 
@@ -21,6 +22,7 @@ def audit_sequence(
     drawn_from="student",
     reward=None,
     batched=False,
+    behaviour=None,
     seed=0,
 ):
     """What a loss of whole sequences optimises -> SequenceReport.
@@ -34,6 +36,9 @@ def audit_sequence(
     holds logits t against label t + 1; None finds out which.
     ``batched``: all arguments have a batch axis in front.  Every sequence of seeded random
     trees is enumerated, as drawn from ``drawn_from`` ("student" or "teacher").
+    ``behaviour``: the argument of a third model, which wrote the texts, as in ``audit``: the
+    verdict then says over which tokens the ratios are multiplied; all numbers stay those of
+    texts that the student itself wrote.
     ``reward``: the function of tokens (T,) -> number that the loss itself uses, so that
     E[R grad log p] can be recognised.  AuditError for a loss that cannot be audited.
     """
@@ -44,7 +49,10 @@ def audit_sequence(
             f"reward is {reward!r}; "
             "give the function of tokens (T,) that returns the number the loss uses"
         )
-    way = as_way(loss, TEXTS, inputs=inputs, k=k, labels=labels, batched=batched)
+    if drawn_from == "teacher" and behaviour is None:
+        behaviour = False
+    options = {"k": k, "labels": labels, "batched": batched, "behaviour": behaviour}
+    way = as_way(loss, TEXTS, inputs=inputs, **options)
     call = SequenceCall(way, batched)
     measured = measure(call, drawn_from, reward, seed)
     reading = read(measured)
@@ -58,6 +66,7 @@ def audit_sequence(
         reading = read_close(measured, reading)
     if reading.verdict.known:
         measured = measure_limits(call, measured, reward, reading.verdict, reading.tolerance)
-    rest = {"drawn_from": drawn_from, "reward": reward, "batched": batched, "seed": seed}
-    again = lambda other: audit_sequence(loss, inputs=other, labels=labels, **rest)
-    return reported(judge(measured, reading), way, batched, again)
+    rest = {"drawn_from": drawn_from, "reward": reward, "seed": seed, **options}
+    again = lambda other: audit_sequence(loss, inputs=other, **rest)
+    report = judge(measured, reading)
+    return reported(with_stale_texts(report, call) if way.third else report, way, batched, again)

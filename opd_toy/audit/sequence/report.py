@@ -42,6 +42,9 @@ class SequenceReport(Report):
     ``tolerance``: on every ordinary pair of trees, relative to the length of the expected
     gradient; for "zero" and in half precision, to the root mean square of a draw.
     ``condition``: worst condition number of the least squares.
+    ``stale``: {"on_fresh_texts": the verdict without it, "level", "cost", "correction", "limits",
+    "map"} where a third model wrote the texts: the ratios of which tokens are multiplied, and
+    (T, T) by which powers row t of the gradient grows with the ratio at u.
     ``call``: {"loss", "arguments", "notes"}, how the loss was called and what each argument got.
     """
 
@@ -81,6 +84,7 @@ class SequenceReport(Report):
     calls: int
     seed: int
     call: dict | None = None
+    stale: dict | None = None
 
     def __str__(self):
         return words.text(self)

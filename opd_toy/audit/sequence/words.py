@@ -24,6 +24,7 @@ MEANINGS = {
 }
 MEAN_OVER_TOKENS = "1/T: the mean over tokens"
 NEAREST = "nearest: {name} (cosine {cosine}, {ratio} times its length)"
+FRESH = "on texts of the student's own, of which all that follows speaks: {name}"
 SHOWN_ON = (
     "shown on {pairs} pairs of trees (seed {seed}), T = {shortest} to {longest}, "
     "V = {smallest} to {largest}, |log p/q| up to {farthest}, in {calls} calls; "
@@ -41,6 +42,8 @@ def text(report):
 
 
 def _lines(report):
+    if report.stale:
+        yield FRESH.format(name=report.stale["on_fresh_texts"])
     yield from _what_it_is(report)
     if report.with_other_tokens:
         other = OTHER[report.drawn_from]

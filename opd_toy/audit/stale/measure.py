@@ -124,12 +124,12 @@ def _walk(way, moved, sign):
     rows = np.array([row(step) for step in WALK])
     there = rows.any(axis=1)
     turns = np.flatnonzero(there[1:] != there[:-1])
-    jumps = {int(n): _jump(row, WALK[n], WALK[n + 1], there[n]) for n in turns}
+    jumps = {int(n): jump_between(row, WALK[n], WALK[n + 1], there[n]) for n in turns}
     students = [softmax(triples.on_a_walk(moved, sign, step).student) for step in WALK]
     return Walk(moved, WALK, rows, np.array([np.eye(4)[0] - p for p in students]), jumps)
 
 
-def _jump(row, low, high, below):
+def jump_between(row, low, high, below):
     """Where the gradient is there (``below``: at ``low``) and from where on it is not."""
     for _ in range(HALVINGS):
         middle = (low + high) / 2
