@@ -397,6 +397,10 @@ def test_every_name_can_be_expected():
 def test_parameters_of_a_name():
     report = audit(NAMED["JSD at 2, squared"][0])
     assert (report.parameters, report.scale) == ({"beta": 0.3, "temperature": 2.0}, 4.0)
+    report = audit(NAMED["JSD, student alone"][0])
+    assert report.parameters == {"beta": 0.5, "student_temperature": 0.7}
+    report = audit(NAMED["JSD, teacher alone"][0])
+    assert report.parameters == {"beta": 0.1, "teacher_temperature": 1.5}
     report = audit(NAMED["floored at 1e-10"][0])
     assert report.parameters == {
         "k": 3,
@@ -439,6 +443,8 @@ def test_the_curve_is_the_weight():
     assert "its weight w(log p/q), less w(0): w(" in str(report)
     ratios, weights = curve_of(audit(NAMED["χ²(p‖q)"][0]))
     np.testing.assert_allclose(weights, 2 * np.expm1(ratios), rtol=1e-3, atol=2e-3)
+    ratios, weights = curve_of(audit(over_vocabulary(total_variation)))  # in front of it is 1/V
+    np.testing.assert_allclose(weights, np.sign(ratios) / 2, atol=1e-6)
     assert audit(reverse).weight is None
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from opd_toy.audit import audit_sequence
 from opd_toy.audit.sequence.alignment import alignment_findings, in_a_sentence, shifts
@@ -119,6 +120,20 @@ def test_what_is_aligned_is_not_called_shifted(name):
 def test_a_shift_is_said_of_positions(loss, sentence):
     ((severity, words),) = alignment_findings(dependence(loss))
     assert severity == "broken" and sentence in words and "shifted by one" in words
+
+
+def test_what_is_nearly_a_score_is_none():
+    """All but the token's entry follow the softmax: in a row that sums to no 0, or in turns."""
+
+    def drawn_logit(s, t, k):
+        return (2 * s.gather(-1, k[:, None])[:, 0] - s.logsumexp(-1)).sum()
+
+    def in_turns(s, t, k):
+        row = s.detach().softmax(-1) * (-1) ** torch.arange(s.shape[-1])
+        return (row * (s - s.gather(-1, k[:, None]))).sum()
+
+    for loss in (drawn_logit, in_turns):
+        assert (dependence(loss).scored == NOWHERE).all()
 
 
 def test_a_map_shows_who_pays_for_whom():
@@ -348,6 +363,17 @@ def test_masks_of_a_group_are_each_texts_own():
     rolled = mask_of(lambda s, t, k, mask: LEAVE_ONE_OUT(s, t, k, mask.roll(1, 0)))
     # Of (1, 1, 0, 0) beside (1, 0, 1, 1).
     assert rolled.gradient["padding at the end"] == ((0, 2), (0, 3), (1, 1))
+
+
+@pytest.mark.parametrize("what", ["student", "teacher", "tokens"])
+def test_a_leak_through_one_input_alone_is_seen(what):
+    def loss(student, teacher, tokens, mask):
+        read = {"student": student[..., 0], "teacher": teacher[..., 0], "tokens": tokens}[what]
+        hidden = (read.detach() * ~mask.bool()).sum()
+        return (1 + hidden**2) * (kl(student, teacher) * mask).sum()
+
+    leaks = observe_mask(SequenceCall(loss, batched=False), 0, copies=1).leak
+    assert [leak.what for leak in leaks.values()] == 3 * [what]
 
 
 def test_a_leak_from_anothers_padding_is_placed():

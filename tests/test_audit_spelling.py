@@ -65,6 +65,8 @@ def test_numbers_are_compared_as_numbers():
     assert same(read("JSD(β = 0.123457)"), read("jsd beta 0.12345678"))
     assert not same(read("JSD(β = 0.12)"), read("JSD(β = 0.123)"))
     assert not same(read("0.5 reverse KL"), read("reverse KL"))
+    assert not same(read("0.5 reverse KL"), read("0.50001 reverse KL"))
+    assert same(read("0.5 reverse KL"), read("0.5000001 reverse KL"))
 
 
 def test_bounds_are_words_around_a_name():

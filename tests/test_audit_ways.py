@@ -179,6 +179,7 @@ class Scripted(torch.nn.Module):
         lambda: torch.jit.script(Scripted()),
         lambda: functools.partial(scripted, beta=1.0),
         lambda: lambda *inputs: scripted(*inputs),
+        lambda: lambda *inputs: Scripted()(*reversed(inputs)),  # two, and no third
     ],
 )
 def test_whatever_can_be_called(make):

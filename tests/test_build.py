@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from docutils import nodes
 
 from tests.conftest import ROOT
 
@@ -235,6 +236,18 @@ def test_the_ledger_is_asked_for_when_what_it_reads_has_changed(tmp_path, extens
         )
         == []
     )
+
+
+def test_a_link_leads_to_a_place_of_the_book_or_to_none(extension):
+    from one_source import target
+
+    def led(**to):
+        return target(None, "book/a", nodes.reference("", "words", **to))
+
+    assert led(refid="x") == led(refuri="#x", internal=True) == ("book/a", "x")
+    assert led(refuri="b.html#y", internal=True) == ("book/b", "y")
+    assert led(refuri="b.html", internal=True) == (None, None)
+    assert led(refuri="https://example.org/book/b.html#y") == (None, None)
 
 
 def test_a_page_is_executed_again_when_what_its_cells_use_has_changed(tmp_path, extension):

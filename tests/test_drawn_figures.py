@@ -10,7 +10,13 @@ from matplotlib.colors import to_rgb
 from opd_toy import distributions, objectives, sequences
 from opd_toy.example import STUDENT, STUDENT_TREE, TEACHER, TEACHER_TREE
 from opd_toy.explorables import Derail
-from opd_toy.pages import chapter_figures, future_figures, study_figures, tree_figure
+from opd_toy.pages import (
+    chapter_figures,
+    future_figures,
+    stale_figures,
+    study_figures,
+    tree_figure,
+)
 from opd_toy.pages.drawing import Style
 from opd_toy.pages.figures import FIGURES
 from opd_toy.records.provenance import recorded
@@ -374,3 +380,31 @@ def test_three_markers_mark_the_recorded_answer(axes_of):
         column = record["tokens"].index(token)
         mark = np.log(max(q[row, column], 1e-4) / p[row, column])
         assert bar == pytest.approx(mark / 5)
+
+
+def test_old_texts_are_drawn_as_recorded(axes_of):
+    runs = recorded("stale-rollouts", "stale")["runs"]
+    left, right = axes_of("stale-rollouts")
+    heights = {text.get_text(): text.xy[1] for text in right.texts}
+    last = {}
+    for (name, (label, *_)), *drawn in zip(
+        stale_figures.LINES.items(), curves(left), curves(right), strict=True
+    ):
+        fresh = runs[name if name == "gkd" else "none"]["0"]
+        ends = [run["kl"][-1] for run in (fresh, *(runs[name][age] for age in ("1", "4", "16")))]
+        assert [list(line) for line in drawn] == [runs[name]["16"]["kl"], ends]
+        assert 0.999 < heights[label] / ends[-1] < 1.2  # moved up where another is near
+        last[name] = ends
+    says(
+        "stale-rollouts",
+        "GKD falls steadily, the drawn token with its ratio falls a little, without a ratio it "
+        "rises far above the start",
+        "GKD is flat, the ratio rises slowly, no ratio and a kept cost rise steeply",
+    )
+    along = {name: np.array(runs[name]["16"]["kl"]) for name in ("gkd", "ratio", "none")}
+    start = along["gkd"][0]
+    assert (along["gkd"][2:] < along["gkd"][:-2]).all()
+    assert max(along["ratio"]) == start > along["ratio"][-1] > 0.8 * start
+    assert along["none"][-1] > 1.5 * start
+    grown = {name: ends[-1] / ends[0] for name, ends in last.items()}
+    assert grown["gkd"] < 1.1 < grown["ratio"] < 1.5 < 2 < min(grown["kept"], grown["none"])

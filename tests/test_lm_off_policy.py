@@ -173,6 +173,10 @@ def test_effective_sample_size():
             "behaviour_log_probabilities holds -inf at a valid token",
         ),
         (
+            {"student_log_probabilities": LOG_P + math.inf},
+            "student_log_probabilities holds inf at a valid token",
+        ),
+        (
             {"student_log_probabilities": LOG_P + 1000},
             'a weight is infinite: the ratio of a token is e^1001; give correction="truncate", or',
         ),
@@ -190,6 +194,15 @@ def test_wrong_arguments(change, message):
 
 
 # --- training on old texts ---------------------------------------------------------------
+
+
+def test_drift_by_hand():
+    batch = stale.Batch(None, None, LOG_P, None, LOG_MU, MASK.bool(), None)
+    logs = np.array([0.5, -1, 0, -1, 0, 0.7])  # of the tokens that are not masked
+    tokens, texts = np.exp(logs), np.exp([-0.5, -0.3])
+    shares = [w.sum() ** 2 / (len(w) * (w**2).sum()) for w in (tokens, texts)]
+    wanted = {"moved": abs(logs).mean(), "share_token": shares[0], "share_text": shares[1]}
+    assert stale.drift(batch) == pytest.approx(wanted, rel=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +305,7 @@ def test_async_study():
     assert verdicts["no-ratio"] == "seen" and verdicts["gkd-hardly-minds"] == "seen"
     lost = f"{record['runs']['none']['16']['kl'][-1]:.2f}"
     assert lost in command.table(record) and lost in studies.old_texts()
+    assert f"{record['runs']['gkd']['0']['kl'][0]:.2f} at the start" in command.table(record)
     for runs in record["runs"].values():
         for run in runs.values():
             assert run["kl"][-1] == pytest.approx(np.mean(run["ends"]), rel=1e-12)

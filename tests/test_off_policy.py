@@ -90,6 +90,9 @@ def test_the_ratio_is_exact_and_each_correction_has_its_closed_form():
     reference.close(mean(baseline=3.0), exact)
     reference.close(mean("none") - exact, ((MU - P) * cost) @ score)
     reference.close(mean("truncate", 2.1), (np.minimum(P, 2.1 * MU) * cost) @ score)
+    quarters = np.array([0.5, 0.25, 0.25]), Q, np.array([0.25, 0.5, 0.25])  # ratios 2, 1/2 and 1
+    kept = off_policy.policy_gradient(*quarters, "mask", (0.5, 2))  # the limits are inside
+    assert np.array_equal(kept, off_policy.policy_gradient(*quarters))
     inside = (ratio >= 0.5) & (ratio <= 2.1)
     reference.close(mean("mask", (0.5, 2.1)), (P * inside * cost) @ score)
     # a kept cost descends E_p[log mu - log q], which is linear in p

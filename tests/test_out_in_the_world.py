@@ -5,16 +5,23 @@ import os
 import re
 import subprocess
 from html import unescape
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import yaml
 from docutils import nodes
+from matplotlib.text import Annotation
 from PIL import Image
 from pybtex.database import parse_string
 from sphinx.errors import ConfigError
 
+from opd_toy.example import STUDENT, TEACHER
 from opd_toy.explorables.palette import ROLES
+from opd_toy.objectives import forward_kl_logit_gradient, reverse_kl_logit_gradient
 from opd_toy.pages import social_card
+from opd_toy.pages.drawing import Style
 from tests.conftest import ROOT, new_page
 from tests.test_build import TinyBook
 from tests.test_pages import CHAPTERS, PAGES, PHONE, serious_faults
@@ -160,6 +167,27 @@ def test_the_picture_has_the_size_and_the_colours(tmp_path):
         used = {colour for count, colour in picture.convert("RGB").getcolors(10**6) if count > 300}
     for role in ("student", "teacher", "reverse_kl", "forward_kl"):
         assert tuple(bytes.fromhex(ROLES[role][0][1:])) in used, role
+
+
+def test_a_front_page_without_a_door_before_it_stays_as_it_is(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(world, "draw", lambda path: None)
+    app = SimpleNamespace(builder=SimpleNamespace(format="html"), outdir=tmp_path)
+    app.config = SimpleNamespace(root_doc="index")
+    (tmp_path / "index.html").write_text("the front page")
+    world.draw_card(app, None)
+    assert (tmp_path / "index.html").read_text() == "the front page"
+
+
+def test_the_arrows_of_the_picture_are_the_pushes():
+    axes = plt.figure().add_axes((0, 0, 1, 1))
+    social_card._bars(axes, Style())
+    arrows = [each for each in axes.texts if isinstance(each, Annotation)]
+    pushes = [each.xy[1] - each.xyann[1] for each in arrows]  # from the tail to the head
+    gradients = (reverse_kl_logit_gradient, forward_kl_logit_gradient)
+    wanted = np.stack([-gradient(STUDENT, TEACHER) for gradient in gradients], axis=1)
+    assert np.allclose(pushes, social_card.PUSH / 2 * wanted.ravel())
+    assert wanted[1, 0] > 0 > wanted[1, 1]  # opposite on the second token, as its words say
+    plt.close("all")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ PREVIEW = "#preview"
 WIDE = " + ".join(f"x_{{{at}}} y_{{{at}}}" for at in range(40))
 INDEX = """Words on RLVR, an [equation of this page](#eq-here) and
 [one elsewhere](other.md#eq-there), a [wide one](other.md#eq-wide),
-[Hinton et al. (2015)](references.md#hinton2015), a [section](other.md#sec-there), RLVR again.
+[Hinton et al. (2015)](references.md#hinton2015), a [section](other.md#sec-there), RLVR again,
+a verified reward.
 
 $$
 x = y
@@ -35,7 +36,7 @@ $$ (eq-wide)
 """
 NOTATION = """# Notation
 
-RLVR
+RLVR, verified reward
 : Its meaning, with a [link](other.md#sec-there) and $z$.
 
 text
@@ -101,7 +102,7 @@ def test_a_link_shows_what_it_leads_to(page, site, link, words):
 
 def test_the_first_mention_of_a_term_is_a_link_and_no_other(page, site):
     open_at(page, site)
-    assert page.locator("a.term").all_inner_texts() == ["RLVR"]  # once, and not "text"
+    assert page.locator("a.term").all_inner_texts() == ["RLVR"]  # by one name, and not "text"
     assert page.get_by_text("RLVR again").count() == 1
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from opd_toy import estimators, off_policy
-from opd_toy.distributions import softmax
+from opd_toy.distributions import kl, softmax
+from opd_toy.pages import symptoms
 from tests.conftest import ROOT
 from tests.pages_run import run
 
@@ -106,6 +107,14 @@ def test_the_bias_of_old_texts_is_that_of_the_engines_tables(names):
         table = np.where(gone[:, None], 0, weighted(p, q, mu))
         bias = estimators.expectation(mu, table) - goal
         assert found[0] == pytest.approx(np.linalg.norm(bias) / np.linalg.norm(goal), rel=1e-9)
+
+
+def test_how_far_a_student_has_drifted_by_its_definition():
+    generator = np.random.default_rng(0)
+    z = 3 * generator.normal(size=30)
+    p, mu = softmax(z), softmax(z + generator.normal(size=30))
+    wanted = [mu @ abs(np.log(p / mu)), mu[p > 2 * mu].sum(), -kl(mu, p)]
+    assert symptoms.drift(1, pairs=1, tokens=30) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_numbers_worked_out_by_hand(names):
