@@ -28,7 +28,7 @@ const SCHEMES = [
 ];
 const PARTS = {
   immediate: "its own r",
-  discounted: "γ to the distance × r",
+  discounted: "r × γ a step",
   reward_to_go: "r from here on",
   full_return: "r of all",
   gae: "γλ to the distance × surprise",

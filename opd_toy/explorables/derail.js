@@ -44,6 +44,7 @@ function render({ model, el }) {
   ];
   const says = sentence();
   const numbers = nextTable();
+  numbers.element.classList.add("opd-close");
   const [unseen, slipped] = ["unseen", "slipped"].map((name) => value({ "data-name": name }));
 
   card(
