@@ -156,6 +156,11 @@ def clipped_with_penalty(log_prob, old_log_prob, teacher_log_prob):
     return policy_loss(log_prob, old_log_prob, teacher_log_prob) + 0.1 * (log_prob - old_log_prob)
 
 
+def gated(student_lp, teacher_lp, rollout_lp):
+    ratio = (student_lp - rollout_lp).exp()
+    return torch.sigmoid(ratio - 1) * 4 * (student_lp - teacher_lp).detach()
+
+
 CUT = "ratio truncated at 2 (biased where p/μ > 2)"
 DUAL = "ratio clipped at 0.2 (PPO, and above 3 where the cost is high: dual clip)"
 # Loss, verdict, whether the teacher is a rest; those of the drawn token's log-probability first.
@@ -180,6 +185,7 @@ OF_TOKENS = [
     (with_baseline, STALE + CUT, False),
     (half_kept, "reverse KL − 0.5 × reverse KL to the behaviour", False),
     (k1, "−1 × forward KL to the behaviour", False),
+    (gated, STALE + "weighted by a function of the ratio (biased)", True),
     (masked_by_difference, "none of these", True),
     (clipped_with_penalty, "none of these", False),
 ]

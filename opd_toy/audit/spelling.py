@@ -77,7 +77,7 @@ WORDS_AROUND = (
     "positions last first weighted by prefixes while two are close until they where masked times "
     "factor that depends pair vocabulary divided likeliest uniform labels other ones and its "
     "stale texts text product ratios way not known truncated ratio no kept rollout cost power "
-    "above below on in up within held behaviour "
+    "above below function on in up within held behaviour "
     "ppo and dual clip high is there positive negative nothing mu "
     "clipped floored geometric mixture normalised weight standardized batch c each squared tanh "
     "sigmoid sign exp max least most target held fixed made outside e minus ||"

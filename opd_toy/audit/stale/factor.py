@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ENDS = 2  # cells between two pieces, in which one ends
+NOTHING = 1e-30  # a factor that is 0 but for its logarithm
 SHORT = 2  # cells that a piece has at the least
 
 
@@ -35,7 +36,7 @@ def pieces_of(walk, tolerance):
     values = _relative(walk, centre, tolerance)
     if values is None:
         return None
-    sign = int(np.sign(walk.rows[centre] @ walk.directions[centre]))
+    sign = _sign(walk, centre)
     runs = _runs(walk.steps, values, tolerance)
     if runs is None:
         return None
@@ -49,6 +50,24 @@ def pieces_of(walk, tolerance):
     bounds = [-np.inf, *joints, np.inf]
     pieces = tuple(Piece(low, high, *law) for low, high, law in zip(bounds, bounds[1:], laws))
     return pieces, sign
+
+
+def drawn_pieces_of(walk, tolerance):
+    """(pieces, sign) of any factor not below 0, a piece from each step to the next; or None."""
+    centre = len(walk.steps) // 2
+    values = _relative(walk, centre, tolerance)
+    if values is None or values.min() < 0:
+        return None
+    values = np.maximum(values, NOTHING)
+    powers = np.diff(np.log(values)) / np.diff(walk.steps)
+    levels = values[:-1] * np.exp(-powers * walk.steps[:-1])
+    bounds = [-np.inf, *walk.steps[1:-1], np.inf]
+    pieces = zip(bounds, bounds[1:], map(float, levels), map(float, powers))
+    return tuple(Piece(*piece) for piece in pieces), _sign(walk, centre)
+
+
+def _sign(walk, centre):
+    return int(np.sign(walk.rows[centre] @ walk.directions[centre]))
 
 
 def at(pieces, steps):

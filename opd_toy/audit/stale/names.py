@@ -27,6 +27,8 @@ class Correction:
 
 def correction_of(law):
     """Law -> Correction"""
+    if law.drawn:
+        return Correction(OTHER, None, "weighted by a function of the ratio (biased)")
     pieces = law.by_sign[1]
     if law.signs_alike:
         return _of_pieces(pieces)

@@ -10,6 +10,7 @@ from opd_toy.audit.stale import factor
 from opd_toy.audit.stale.triples import SIGNS
 
 FRESH, KEPT = "recomputed", "kept"
+BETWEEN_POINTS = 2e-4  # a hundredth of the error allowed where points are joined
 NEAR = 1e-5  # log ratios nearer to a limit than that are on neither side
 
 
@@ -18,11 +19,13 @@ class Law:
     """A token's gradient is a factor of its ratio times what it would be on a fresh token.
 
     ``cost``: "recomputed", the fresh token is the student's of now; "kept", the behaviour's of
-    then.  ``by_sign``: {sign of the cost: pieces of the factor}.
+    then.  ``by_sign``: {sign of the cost: pieces of the factor}.  ``drawn``: the factor has no
+    formula, its pieces lead from one point of a walk to the next.
     """
 
     cost: str
     by_sign: dict
+    drawn: bool = False
 
     @property
     def signs_alike(self):
@@ -37,16 +40,20 @@ class Law:
 
 def law_of(walks, tables, tolerance):
     """-> Law that all tables follow, or None."""
-    for moved, cost in (("behaviour", FRESH), ("student", KEPT)):
-        found = [factor.pieces_of(walks[moved, sign], tolerance) for sign in SIGNS]
+    for drawn, (moved, cost) in itertools.product(
+        (False, True), (("behaviour", FRESH), ("student", KEPT))
+    ):
+        read = factor.drawn_pieces_of if drawn else factor.pieces_of
+        found = [read(walks[moved, sign], tolerance) for sign in SIGNS]
         if None in found:
             continue
         by_sign = {sign: pieces for pieces, sign in found}
         if not set(by_sign) <= set(SIGNS):
             continue
         (_, (any_pieces, _)) = found
-        law = Law(cost, {sign: by_sign.get(sign, any_pieces) for sign in SIGNS})
-        if all(_follows(law, table, tolerance) for table in tables):
+        law = Law(cost, {sign: by_sign.get(sign, any_pieces) for sign in SIGNS}, drawn)
+        allowed = BETWEEN_POINTS if drawn else tolerance
+        if all(_follows(law, table, allowed) for table in tables):
             return law
     return None
 
@@ -69,7 +76,7 @@ def _follows(law, table, tolerance):
         weights > 0, factor.at(law.by_sign[1], steps), factor.at(law.by_sign[-1], steps)
     )
     limits = [end for pieces in law.by_sign.values() for end in factor.ends(pieces)]
-    known = (np.abs(steps[:, None] - limits) > NEAR).all(axis=1)
+    known = (np.abs(steps[:, None] - limits) > NEAR).all(axis=1) | law.drawn
     off = np.abs(table.rows - factors[:, None] * rows).max(axis=1)
     size = np.abs(table.rows).max() + np.abs(rows).max()
     return bool((off <= 100 * tolerance * size)[known].all())

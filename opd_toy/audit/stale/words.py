@@ -21,6 +21,7 @@ AT = (
 VARIANCE = (
     "variance of one draw there: {own} (on fresh tokens {fresh}, plain policy gradient {plain})"
 )
+RATIOS = (0.1, 0.5, 0.9, 1, 1.1, 2)
 SHOWN = (
     "shown on {triples} triples of student, teacher and behaviour and on walks of p/μ from "
     "0.002 to 480 (seed {seed}); tokens enumerated as drawn from the behaviour; computes in "
@@ -42,6 +43,8 @@ def _lines(report):
         yield EXACT
     elif report.correction == "ratio" and report.on_fresh_tokens == "reverse KL":
         yield DESCENDS
+    if report.correction == "other":
+        yield from _factor(report)
     if report.correction is None:
         coarse = report.precision not in ("float64", "float32")
         yield COARSE.format(precision=report.precision) if coarse else NO_LAW
@@ -57,6 +60,22 @@ def _lines(report):
         plain=number(compared["plain policy gradient"]),
     )
     yield SHOWN.format(triples=report.triples, seed=report.seed, precision=report.precision)
+
+
+def _factor(report):
+    """The factor at some round ratios, for either sign of the cost where they differ."""
+    points = {
+        sign: ", ".join(f"{number(_at(pieces, ratio), 3)} at {ratio:g}" for ratio in RATIOS)
+        for sign, pieces in report.pieces.items()
+    }
+    if len(set(points.values())) == 1:
+        points = {"p/μ": next(iter(points.values()))}
+    yield "the factor is " + "; ".join(f"{text} ({name})" for name, text in points.items())
+
+
+def _at(pieces, ratio):
+    piece = next(piece for piece in pieces if ratio <= piece["up_to"])
+    return piece["level"] * ratio ** piece["power"]
 
 
 def _why(report):
