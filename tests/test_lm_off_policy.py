@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from opd_toy import off_policy, sequences
+from opd_toy.__main__ import main
 from opd_toy.commands import stale as command
 from opd_toy.ledger.evidence import studies
 from opd_toy.lm import pretraining, stale, stale_claims
@@ -320,3 +321,21 @@ def test_a_claim_that_does_not_hold_is_not_seen():
     verdicts = {claim["id"]: claim["verdict"] for claim in stale_claims.judged(turned)}
     assert verdicts["no-ratio"] == "seen under conditions"  # at age 4 it is as it was
     assert verdicts["ratio-keeps"] == "seen under conditions"
+
+
+def test_the_exact_figures_by_their_seed(capsys):
+    """Two hundred pairs at once: the first of them by the engine's tables."""
+    main(["stale", "--exact", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["0.3"]["ratio"][0] < 1e-12 and found["1"]["ratio"][1] > 2
+    near = {"no ratio": 0.23, "dropped outside .5 to 2": 0.02, "PPO's clip at .2": 0.28}
+    for name, off in near.items():
+        assert found["0.3"][name][0] == pytest.approx(off, abs=0.02)
+    main(["stale", "--exact", "--json", "--seed", "1"])
+    other = json.loads(capsys.readouterr().out)
+    assert other != found
+    main(["stale", "--exact"])
+    assert f"{found['1']['no ratio'][0]:.3f}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["stale", "--exact", "--seed", "-1"])
+    assert "seed is -1" in capsys.readouterr().err

@@ -7,15 +7,17 @@ from opd_toy.distributions import softmax
 from opd_toy.example import TEACHER_TREE
 from opd_toy.sequences import TokenTree
 
+WEIGHTS = ("no ratio", "ratio", "ratio, cut at 2", "dropped outside .5 to 2", "PPO's clip at .2")
 
-def stale(noise, pairs=200, tokens=500):
+
+def stale(noise, pairs=200, tokens=500, seed=0):
     """Five weights on tokens that μ drew, μ being the student plus ``noise`` on its logits.
 
     For each weight (none, the ratio, cut at 2, dropped outside .5 to 2, PPO's clip at .2), in
     medians over random pairs: how far the mean gradient is off, over the exact one's length,
     and the variance, over that of fresh draws.
     """
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     z = 3 * generator.normal(size=(pairs, tokens))
     teacher, old = (z + scale * generator.normal(size=z.shape) for scale in (1, noise))
     p, q, mu = map(softmax, (z, teacher, old))
