@@ -15,7 +15,7 @@ from opd_toy.pages.figures import FIGURES
 from opd_toy.records import provenance
 
 FOLDER = Path(__file__).parent.parent / "figures"
-RECORDS = sorted(FOLDER.glob("*.json"))
+RECORDS = [path for path in sorted(FOLDER.glob("*.json")) if path.suffixes != [".schema", ".json"]]
 
 
 def test_there_are_records():

@@ -5,7 +5,8 @@ with.  An adapter brings one position (or one text) into the shapes that the lib
 calls the library, and returns its loss.  Nothing of a library is written again here; where
 a function is a method, it gets a plain namespace in the place of its trainer, and where its
 file imports more than the loss needs, ``loading`` puts stand-ins there.  ``as_read`` and
-``as_read_drawn`` are readings of code that is not to be had as a package.
+``as_read_drawn`` are readings of code that is not to be had as a package; ``old_texts`` has
+losses with a third model, by their own code and as read.
 
 ``record`` audits them all, ``measurements`` checks what the chapter says of them beside the
 verdicts, ``settings`` says which setting of which library does what, ``index`` puts the

@@ -33,20 +33,21 @@ WITHOUT = (
 def distillation(student, teacher, token, *, rl_loss_weight):
     """``grpo_loss_fn`` of one position, on the policy that drew, with advantage 0."""
     mine, theirs = (x.reshape(1) for x in log_probabilities(student, teacher, token))
-    return _loss(mine, theirs, torch.ones(1), rl_loss_weight)
+    return loss_of(mine, theirs, torch.ones(1), rl_loss_weight)
 
 
 def distillation_of_texts(student, teacher, tokens, mask, *, rl_loss_weight):
     """The same of a batch: (B, T, V), (B, T, V), tokens (B, T), mask (B, T)."""
     mine, theirs = log_probabilities_of_texts(student, teacher, tokens, mask)
-    return _loss(mine, theirs, mask, rl_loss_weight)
+    return loss_of(mine, theirs, mask, rl_loss_weight)
 
 
-def _loss(mine, theirs, mask, rl_loss_weight):
+def loss_of(mine, theirs, mask, rl_loss_weight, drew=None):
+    """``drew``: log-probabilities of the policy that drew; by default the student's."""
     # Its statistics take float32 only: so is all else here.
     mine, theirs, mask = mine.float(), theirs.float(), mask.float()
     batch = {
-        "logprobs": mine.detach(),
+        "logprobs": mine.detach() if drew is None else drew.float(),
         "prox_logp": mine.detach(),
         "advantages": torch.zeros_like(mask),
         "loss_mask": mask,

@@ -17,6 +17,7 @@ from opd_toy.audit.exhibits.libraries import (
     as_read_drawn,
     axolotl,
     liger,
+    old_texts,
     openrlhf,
     skyrl,
     swift,
@@ -59,6 +60,7 @@ MODULES = (
     axolotl,
     as_read,
     as_read_drawn,
+    old_texts,
 )
 LIBRARY_LOSSES = {loss.id: loss for module in MODULES for loss in module.LOSSES}
 

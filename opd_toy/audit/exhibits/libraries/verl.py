@@ -31,8 +31,13 @@ def distillation(student, teacher, token, **options):
     return distillation_of_texts(student[None, None], teacher[None, None], tokens, mask, **options)
 
 
-def distillation_of_texts(student, teacher, tokens, mask, *, loss_agg_mode="token-mean", **options):
-    """``distillation_loss`` of a batch: (B, T, V), (B, T, V), tokens (B, T), mask (B, T)."""
+def distillation_of_texts(
+    student, teacher, tokens, mask, *, loss_agg_mode="token-mean", old=None, weights=None, **options
+):
+    """``distillation_loss`` of a batch: (B, T, V), (B, T, V), tokens (B, T), mask (B, T).
+
+    ``old``: what stands for old_log_probs, and ``weights`` for rollout_is_weights, (B, T) both.
+    """
     from tensordict import TensorDict
     from verl.trainer.distillation.losses import distillation_loss
 
@@ -53,7 +58,8 @@ def distillation_of_texts(student, teacher, tokens, mask, *, loss_agg_mode="toke
         "attention_mask": tokens.new_ones(texts, length + 1),
         "response_mask": mask,
         "teacher_logprobs": unpadded(theirs)[:, None],
-        "old_log_probs": mine.detach(),
+        "old_log_probs": mine.detach() if old is None else old,
+        **({} if weights is None else {"rollout_is_weights": weights}),
         "dp_size": torch.tensor(1),
         "batch_num_tokens": mask.sum(),
         "global_batch_size": torch.tensor(texts),
