@@ -61,6 +61,7 @@ function render({ model, el }) {
   const play = player(self, model);
   const [walks, errors, all] = [walkChart(), errorChart(), allWalks()];
   const numbers = numberTable();
+  numbers.element.classList.add("opd-close");
   const says = sentence();
 
   card(
