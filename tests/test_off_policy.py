@@ -10,6 +10,7 @@ from opd_toy.ledger.evidence import off_policy as off_policy_evidence
 from opd_toy.objectives import reverse_kl_logit_gradient
 from opd_toy.sequences import SequenceTable, TokenTree
 from tests import reference
+from tests.audit_stale_losses import trainers_loss
 
 P, Q = np.array([0.8, 0.1, 0.1]), np.array([0.1, 0.1, 0.8])
 MU = np.array([0.35, 0.6, 0.05])  # ratios 2.29, 0.17 and 2
@@ -40,27 +41,6 @@ def test_mean_and_variance_are_those_of_the_definition(factor, cost, baseline):
         )
         reference.close(expectation(mu, table), mean)
         reference.close(total_variance(mu, table), variance)
-
-
-def trainers_loss(correction, limits, kept):
-    """The loss of one drawn token as trainers write it, of logits z and constants."""
-
-    def loss(z, log_q, log_mu, token):
-        log_p = z.log_softmax(-1)
-        ratio = (log_p - log_mu)[token].exp()
-        cost = ((log_mu if kept else log_p.detach()) - log_q)[token]
-        if correction == "none":
-            return cost * log_p[token]
-        if correction == "ratio":
-            return cost * ratio
-        if correction == "truncate":
-            return cost * ratio.detach().clamp(max=limits) * log_p[token]
-        if correction == "mask":
-            return cost * ratio * float(limits[0] <= ratio <= limits[1])
-        held = ratio.clamp(1 - limits[0], 1 + limits[1])
-        return torch.maximum(cost * ratio, cost * held)
-
-    return loss
 
 
 @every_factor
