@@ -171,6 +171,11 @@ def test_limits_are_said():
         lambda student, teacher, tokens: (kl(student, teacher) * (tokens != 77)).sum()
     )
     assert misses.optimises == NONE and not misses.unbiased_for
+    # At the scale of a loss of its own: it hides no limit, and its rounding is none.
+    assert audit_on_fewer(weighted(lambda r: r + 1e6)).holds_everywhere
+    for scale in (1e-6, 1.0, 1e6):
+        clipped = weighted(lambda r, scale=scale: scale * r.clamp(max=20))
+        assert audit_on_fewer(clipped).optimises.endswith("close"), scale
     assert report("float32").precision == "float32"
     # The format's tolerance, times lengths that cancel but for the rounding of a product.
     assert report("float32").tolerance == pytest.approx(2e-5, rel=1e-12)

@@ -15,7 +15,8 @@ from opd_toy.sequences import TokenTree
 FARTHEST, NEAR, STEPS = 36.0, 0.1, 10
 SLACK = 100  # times the tolerance, for more rounding far off
 CHANCE = 0.6  # of the token, under the likelier of the two
-FLOORS = {1e-9: 1e-14, 2e-5: 1e-6}  # by tolerance: the rounding of entries of a gradient near 1
+# By tolerance: the rounding of a gradient's entries, relative to the largest on ordinary trees.
+FLOORS = {1e-9: 1e-14, 2e-5: 1e-6}
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,15 @@ class Limits:
 def observe_limits(call, measured, reward, verdict, tolerance):
     """-> Limits of a verdict; None where it does not even hold close by, or nothing can be seen."""
 
+    largest = max(float(np.abs(sample.table).max()) for sample in measured.ordinary)
+    floor = FLOORS.get(tolerance, 0.0) * largest
+
     def holds(x):
         try:
             sample = tabulate(call, *apart(x), measured.drawn_from, reward, measured.copies)
         except AuditError:
             return False
-        return sample.is_finite and _off(sample, verdict, tolerance) <= SLACK * tolerance
+        return sample.is_finite and _off(sample, verdict, tolerance, floor) <= SLACK * tolerance
 
     if tolerance not in FLOORS or not (holds(-NEAR) and holds(NEAR)):
         return None
@@ -74,8 +78,11 @@ def _limit(holds, end):
     return float(inside)
 
 
-def _off(sample, verdict, tolerance):
-    """What a verdict leaves over at the last position, as ``Sample.left_over`` of all."""
+def _off(sample, verdict, tolerance, floor):
+    """What a verdict leaves over at the last position, as ``Sample.left_over`` of all.
+
+    ``floor``: so much of it is taken for rounding.
+    """
     bases = verdict.bases(sample) if verdict.bases else {}
     last, width = sample.length - 1, sample.blocks[-1].size
     of_last = [
@@ -89,5 +96,5 @@ def _off(sample, verdict, tolerance):
     draws = (sample.table[:, -width:] ** 2).sum(axis=1)
     size = float(np.sqrt(sample.chances[sample.drawer] @ draws))
     length = max(float(np.linalg.norm(block)), OF_A_DRAW[tolerance] * size)
-    off = float(np.linalg.norm(block - explained)) - FLOORS[tolerance]
+    off = float(np.linalg.norm(block - explained)) - floor
     return max(off, 0.0) / length if length else 0.0
