@@ -6,15 +6,20 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 
-from opd_toy.commands.bench_tables import HOW, as_text
+from opd_toy.commands.bench_tables import HOW
+from opd_toy.commands.bench_tables import as_text as as_text
 from opd_toy.commands.bench_tables import tables as tables
 from opd_toy.commands.running import Progress, read_record, unchanged, write_record
 
 ROOT = Path(__file__).parents[2]
 RECORD = "loss-benchmark.json"
 MODULES = ["opd_toy.lm.bench.processes"]
+# What else is measured, by flag.  ``opd_toy.commands.bench_FLAG`` has RECORD, the file's name,
+# make(path, arguments) -> results, which records them, and as_text(results).
+SUBJECTS = {}
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 
 
@@ -27,6 +32,15 @@ def add(commands):
         f"provenance. {HOW}; without them it measures the book's losses and the textbook's. It "
         "needs 8 GiB of memory.",
     )
+    subject = parser.add_mutually_exclusive_group()
+    for name, words in SUBJECTS.items():
+        subject.add_argument(
+            f"--{name}",
+            dest="subject",
+            action="store_const",
+            const=name,
+            help=f"in the place of the losses: {words}",
+        )
     parser.add_argument(
         "--repeats",
         type=int,
@@ -55,16 +69,18 @@ def add(commands):
     parser.add_argument(
         "--json", action="store_true", help="print the figures as JSON in the place of tables"
     )
-    parser.set_defaults(run=lambda arguments: run(parser, arguments))
+    parser.set_defaults(subject=None, run=lambda arguments: run(parser, arguments))
 
 
 def run(parser, arguments):
     trial = (arguments.quick or arguments.repeats is not None) and not arguments.show
     directory = arguments.directory or Path("_build/bench" if trial else "figures")
-    path = directory / RECORD
+    name = arguments.subject
+    subject = import_module(f"opd_toy.commands.bench_{name}") if name else sys.modules[__name__]
+    path = directory / subject.RECORD
     try:
-        results = read_record(path) if arguments.show else make(path, arguments)
-        print(json.dumps(results) if arguments.json else as_text(results))
+        results = read_record(path) if arguments.show else subject.make(path, arguments)
+        print(json.dumps(results) if arguments.json else subject.as_text(results))
     except (ValueError, RuntimeError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
