@@ -48,6 +48,7 @@ def setup(app):
     app.connect("env-updated", let_links_lead_to_references)
     app.connect("doctree-read", keep_numbers_whole)
     app.connect("doctree-resolved", add_equation_numbers)
+    app.connect("html-collect-pages", let_the_search_keep)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -100,6 +101,15 @@ def let_the_search_find(app, doctree):
         place = doctree.nameids[label]
         entries = [("single", each.strip(), place, "main", None) for each in typed.split(",")]
         doctree.append(addnodes.index(entries=entries))
+
+
+def let_the_search_keep(app):
+    """Sphinx forgets the index entries of pages that a build does not write again."""
+    search = app.builder.indexer
+    for name in app.env.all_docs.keys() - search._index_entries.keys():
+        file = app.env.doc2path(name, False)
+        search.feed(name, file, search._titles[name], app.env.get_doctree(name))
+    return []
 
 
 # Links -----------------------------------------------------------------------------------
