@@ -522,6 +522,11 @@ def test_a_record_makes_its_folder(tmp_path):
     path = tmp_path / "new" / "record.json"
     running.write_record(path, {"value": 1}, modules=["opd_toy.explorables.palette"])
     assert running.read_record(path) == {"value": 1}
+    whole = path.read_text()
+    for torn in ("", whole[: len(whole) // 2], "{}", "[]"):
+        path.write_text(torn)
+        with pytest.raises(ValueError, match="record.json is no whole record .* make it again"):
+            running.read_record(path)
 
 
 def test_threads_are_as_before_once_the_work_is_done():

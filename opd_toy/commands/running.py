@@ -107,7 +107,7 @@ def write_record(path, results, **of):
 
 
 def read_record(path):
-    """The results in the record at ``path``; ValueError where there is none."""
+    """The results in the record at ``path``; ValueError where there is none, or no whole one."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))["results"]
     except FileNotFoundError:
@@ -115,6 +115,11 @@ def read_record(path):
             f"directory is {str(path.parent)!r}, which holds no {path.name}; make it by the "
             "same command without --show, or run this in a checkout of the book, whose "
             "records are in figures/"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"directory is {str(path.parent)!r}, whose {path.name} is no whole record "
+            f"({error!r}); make it again by the same command without --show"
         ) from None
 
 
