@@ -19,7 +19,9 @@ RECORD = "loss-benchmark.json"
 MODULES = ["opd_toy.lm.bench.processes"]
 # What else is measured, by flag.  ``opd_toy.commands.bench_FLAG`` has RECORD, the file's name,
 # make(path, arguments) -> results, which records them, and as_text(results).
-SUBJECTS = {}
+SUBJECTS = {
+    "growth": "how time and memory grow with tokens, vocabulary and width",
+}
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 
 
