@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from opd_toy import objectives, sequences
 from opd_toy.distributions import softmax
-from opd_toy.lm import divergences, losses
+from opd_toy.lm import divergences, heads, losses
 from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
 from tests import jsd_faults
 from tests.conftest import ROOT
@@ -290,6 +290,19 @@ def test_only_the_gradients_asked_for():
         assert not value.requires_grad and value == fused_linear_distillation_loss(*both, g, u)
 
 
+@pytest.mark.parametrize(
+    "head, tokens",
+    [
+        ((128_000, 4096), 512),  # an eighth of the head: 4096 / 8 rows of V logits
+        ((128_000, 64), 32),  # 20 MiB: 40 rows, rounded down to whole sixteens
+        ((1000, 8), 5120),  # 20 MiB: 5242 rows, rounded down to whole 128s
+        ((2**23, 8), 1),
+    ],
+)
+def test_logits_held_at_a_time(head, tokens):
+    assert heads.chunk_size(torch.zeros(1).expand(head)) == tokens
+
+
 # --- precision ---------------------------------------------------------------------------
 
 
@@ -426,6 +439,14 @@ def test_low_precision_heads_accumulate_in_float32(dtype):
         assert (actual.grad.double() / scale - expected.grad).norm() <= torch.finfo(
             dtype
         ).eps * expected.grad.norm()
+
+
+def test_a_tiny_skew_where_the_student_has_next_to_nothing():
+    """M/q is then about 1e-9, which 1 + (M/q - 1) has lost in float32."""
+    z, y = torch.tensor([[0.0, -25.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0]])
+    _, gradient = value_and_gradient(z, y, "skewed_forward_kl", skew=1e-9)
+    engine = objectives.skewed_forward_kl_logit_gradient
+    near(gradient, engine(softmax(z), softmax(y), 1e-9), 1e-5)
 
 
 # --- robust where others are not ---------------------------------------------------------
