@@ -49,6 +49,7 @@ def test_every_correction_and_cost_is_told_and_is_the_engines(correction, cost):
     assert abs(report.bias - off) < 1e-12
     plain = total_variance(P, policy_gradient(P, Q))
     reference.close(report.variance_compared["plain policy gradient"], plain)
+    reference.close(report.variance_compared["the same on fresh tokens"], plain)
     assert ("does not rest at the teacher: the cost is the rollout's" in str(report)) == (
         cost == "kept"
     )
@@ -86,6 +87,12 @@ def test_one_law_for_every_seed(correction):
         law = law_of(walks, [_table(way, triple) for triple in random_triples(seed)], 1e-9)
         found = names.correction_of(law)
         assert (found.kind, found.limits) == correction, seed
+
+
+def test_a_mask_on_one_side_has_two_limits():
+    loss = losses.trainers_loss("mask", (0.5, np.inf), False)
+    assert audit(loss, inputs=("logits", "log_probs")).limits == (0.5, np.inf)
+    assert audit(losses.masked_above, inputs="token_log_probs").limits == (0.0, 2.0)
 
 
 def test_a_clip_narrower_or_wider_is_no_other():

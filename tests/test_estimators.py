@@ -542,6 +542,13 @@ def test_normalising_a_constant_cost_gives_zero():
     assert not normalized_policy_gradient([0.1, 0.3, 0.6, 0.0], [0.05, 0.15, 0.3, 0.5])[:3].any()
 
 
+def test_where_the_teacher_bars_all_that_the_student_draws_the_costs_still_differ():
+    p, small = [0.7, 0.3, 0.0], 1e-300
+    limit = normalized_policy_gradient(p, [0.0, 0.0, 1.0])[:2]
+    assert limit.any()
+    np.testing.assert_allclose(limit, normalized_policy_gradient(p, [small, small, 1.0])[:2])
+
+
 def test_variance_is_never_negative_and_survives_a_large_mean():
     table = 1e8 + np.array([[0.0, 1e-3], [1e-3, 0.0]])
     np.testing.assert_allclose(total_variance([0.5, 0.5], table), 2 * (5e-4) ** 2, rtol=1e-4)

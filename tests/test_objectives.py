@@ -522,6 +522,14 @@ def test_underflowing_mixture_is_not_infinite():
         assert 0 <= value < 1e-300
 
 
+def test_infinite_gradients_of_a_batch_are_those_of_its_rows():
+    """One row's token is barred, the other's power overflows."""
+    p, q = np.array([[0.5, 0.3, 0.2]] * 2), np.array([[0.0, 0.6, 0.4], [1e-300, 0.6, 0.4]])
+    batch = objectives.alpha_divergence_logit_gradient(p, q, 5.0)
+    rows = [objectives.alpha_divergence_logit_gradient(*row, 5.0) for row in zip(p, q)]
+    assert np.array_equal(batch, rows) and np.isinf(batch).all()
+
+
 # Descent --------------------------------------------------------------------------
 
 
