@@ -219,6 +219,8 @@ def test_pairs_are_moved_within_the_limits():
     log_p, log_q = (z - np.logaddexp.reduce(z) for z in (moved.student, moved.teacher))
     assert 0.4 < (log_p - log_q).max() <= 0.5
     assert min(log_p.min(), log_q.min()) >= np.log(1e-2)
+    flat = limits.inside(pair, (Limit("q", 1e-4), Limit("p", 1e-2)))  # the higher floor counts
+    assert (flat.student - np.logaddexp.reduce(flat.student)).min() >= np.log(1e-2)
     assert limits.inside(pair, (Limit("p", 0.5),)) is None
     kept = limits.inside(pair, (Limit("log q/p", 50.0),))
     np.testing.assert_array_equal(kept.student, pair.student)

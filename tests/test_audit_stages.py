@@ -360,6 +360,8 @@ def test_a_verdict_on_sequences_in_words():
     verdict = SequenceVerdict(tuple(pieces), named=True)
     assert verdict.name == "1/T × reverse KL with a discounted return, γ = 0.5"
     assert (verdict.scale, verdict.per_token) == ("1/T", True)
+    whole = credit_pieces("forward KL", {T: lags(T, 0.5) for T in (2, 3, 4)}, 1e-9)
+    assert SequenceVerdict(tuple(pieces + whole), named=True).per_token is None
     assert verdict.objective == "reverse KL with a discounted return, γ = 0.5"
     of_both = credit_pieces("forward KL", {T: np.eye(T) for T in (2, 3, 4)}, 1e-9) + pieces
     assert SequenceVerdict(tuple(of_both), named=True).credits()[1] == "reverse KL"

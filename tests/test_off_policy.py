@@ -332,6 +332,8 @@ def test_both_second_moments_are_infinite_where_a_token_is_barred():
     behaviour = TokenTree((barring, np.tile(barring, (3, 1))))
     moments = sequences.ratio_second_moments(uniform, behaviour)
     assert np.array_equal(moments, [np.inf, np.inf])
+    both = sequences.ratio_second_moments(behaviour, behaviour)  # what both bar counts for nothing
+    reference.close(both, [1, 1])
     assert off_policy.second_moment(np.full(3, 1 / 3), [0.5, 0, 0.5]) == np.inf
     assert off_policy.second_moment([0.5, 0.5], [1, 1e-320]) == np.inf
 

@@ -76,6 +76,12 @@ def test_the_books_notation(expression, written):
     assert latex(expression) == written
 
 
+def test_a_heading_begins_with_a_capital_but_a_symbol_stays_itself():
+    for title, heading in {"α to 1": "**α to 1.**", "to 1": "**To 1.**"}.items():
+        part = framework.chain(p[j], (p[j], "as it is"), title=title)
+        assert framework._chain_markdown(part).startswith(heading)
+
+
 def test_a_claim_alone_that_is_too_wide_is_broken_at_its_relation():
     wide = DERIVATIONS["pg-zero-gamma-is-gkd"]
     ((left, sign, right),) = {framework._claim_parts(part) for part in wide.chains}
