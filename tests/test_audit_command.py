@@ -13,6 +13,7 @@ import yaml
 
 from opd_toy.__main__ import main
 from opd_toy.audit.sequence import measure as sequence_level
+from opd_toy.commands.audit_output import Outcome, github
 from tests.audit_losses import forward, logs, ratio, reverse
 from tests.conftest import ROOT
 from tests.test_audit_unseen_sequence import FEWER, SEQUENCE
@@ -235,6 +236,7 @@ def test_junit(outcomes):
     right, wrong, refused = suites.iter("testcase")
     assert right.find("failure") is None and right.get("file") == "my/my_losses.py"
     assert wrong.find("failure").get("message") == "expected 'reverse KL', found 'forward KL'"
+    assert wrong.find("failure").text.startswith("optimises: forward KL\n")  # the report
     assert "inputs=" in refused.find("error").get("message")
 
 
@@ -257,6 +259,11 @@ def test_annotations(outcomes):
         "expected 'reverse KL', found 'forward KL'"
     )
     assert len(errors) == 2 and said.count("::group::") == said.count("::endgroup::") == 3
+
+
+def test_what_would_end_an_annotation_is_escaped():
+    refused = Outcome("a,b:c", None, None, "not-audited", "5 %\r\nno")
+    assert github([refused]).endswith("\n::error title=a%2Cb%3Ac::5 %25%0D%0Ano")
 
 
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))

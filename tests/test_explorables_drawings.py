@@ -221,6 +221,21 @@ def test_every_token_of_every_recorded_answer(opened):
         assert f"answer: {' '.join(answer['tokens'])};" in label
 
 
+def test_buttons_lead_to_the_first_slip_and_to_the_greatest_doubt(opened):
+    widget, record = opened("Derail"), recorded("derailing", "derail")
+    press = lambda name: widget.root.get_by_role("button", name=name).click()
+    for name, answer in record["answers"].items():
+        widget.set(answer=name, position=1)
+        right = [[record["tokens"].index(token) for token in each] for each in answer["right"]]
+        sure = [sum(row[i] for i in at) for row, at in zip(answer["probabilities"][0], right)]
+        press("Where the student knows least")
+        assert sure[int(widget.check().outputs["position"])] == min(sure)
+        slips = [t for t, token in enumerate(answer["tokens"]) if token not in answer["right"][t]]
+        if slips:
+            press("To the first slip")
+            assert widget.check().outputs["position"] == str(slips[0])
+
+
 def test_every_exhibit_where_its_mistake_bites(opened):
     widget = opened("LossMuseum")
     ends = {}
