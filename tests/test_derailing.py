@@ -10,7 +10,8 @@ import torch
 from opd_toy.__main__ import main
 from opd_toy.commands import derail
 from opd_toy.explorables.derail import ANSWERS, LAST
-from opd_toy.lm import derailing, pretraining
+from opd_toy.lm import derailing, derailing_after, pretraining
+from opd_toy.lm.model import fingerprint
 from opd_toy.lm.slips import first_slip, read_steps, slips
 from opd_toy.lm.tasks import is_test
 from opd_toy.records import provenance
@@ -299,8 +300,20 @@ def test_the_table_has_each_number_in_its_place():
         "planted": {"as_written": 0.25, "planted": 0.75},
         "outcomes": {"slipped": 12},
         "questions": 345,
+        "further": {
+            "steps": 7,
+            "batch": 8,
+            "start": dict(slipped=9, alike=0.1, after=0.2, planted=0.3),
+            "methods": {
+                "gkd": [
+                    dict(slipped=4, alike=0.01, after=0.05, planted=0.2),
+                    dict(slipped=6, alike=0.03, after=0.07, planted=0.4),
+                ]
+            },
+        },
     }
-    title, _, head, _, *rows, _, words = derail.table(record).split("\n")
+    first, after = derail.table(record).split("\n\nAfter ")
+    title, _, head, _, *rows, _, words = first.split("\n")
     assert title == "Probability that the next token is wrong"
     assert head.split() == ["tokens", "student", "teacher"]
     assert [row.split()[-3:] for row in rows] == [
@@ -315,6 +328,10 @@ def test_the_table_has_each_number_in_its_place():
         "12 of 345 answers slip. Slips an answer, after its first sum: 0.250; where a slip was "
         "planted there: 0.750."
     )
+    said, *_, start, gkd = after.split("\n")
+    assert said == "7 steps of 8 texts"
+    assert start.split() == ["start", "9", "0.1000", "0.2000", "0.3000"]
+    assert gkd.split() == ["gkd", "5", "0.0200", "0.0600", "0.3000"]
 
 
 # --- the record ---
@@ -364,10 +381,50 @@ def test_the_answers_of_the_record_are_what_their_names_say():
             assert steps[slip].place[0] == name and min(later) > derailing.SURE
 
 
-def test_the_record_names_both_seeds():
+def test_a_student_trained_further_starts_from_the_same_weights(monkeypatch, tmp_path):
+    """In no step nothing is learned; in one each way leads elsewhere, and each seed."""
+    monkeypatch.setattr(derailing, "PRESET", shortened(teacher=2, student=60))
+    settings = dataclasses.replace(derailing_after.DISTILLATION, batch=4, evaluation_prompts=2)
+    weights = []
+    monkeypatch.setattr(
+        derailing_after, "slips_of", lambda student, *rest: weights.append(fingerprint(student))
+    )
+    for steps, different in ((0, 1), (1, 10)):
+        shorter = dataclasses.replace(settings, steps=steps)
+        monkeypatch.setattr(derailing_after, "DISTILLATION", shorter)
+        weights.clear()
+        found = derailing_after.further(tmp_path)
+        assert {name: len(runs) for name, runs in found["methods"].items()} == dict.fromkeys(
+            derailing_after.METHODS, 3
+        )
+        assert len(weights) == 10 and len(set(weights)) == different
+
+
+def test_a_row_is_what_was_counted(counted, monkeypatch):
+    student, texts, _, prefixes = counted
+    asked = texts[:, : derailing.TASK.prompt_length]
+    monkeypatch.setattr(derailing, "questions", lambda: asked)
+    teacher = pretraining.pretrain(shortened(teacher=2).teacher, derailing.TASK, "teacher")
+    row = derailing_after.slips_of(student, teacher, prefixes)
+    answers = derailing.draw_answers(student, asked)
+    steps = [derailing.steps_of(text) for text in answers]
+    slipping = derailing.slipping(answers, steps, {"student": student}, prefixes)
+    planted = derailing.after_planting(student, answers, steps)
+    assert row == {
+        "right": int(derailing.TASK.rewards(answers).sum()),
+        "slipped": sum(bool(slips(answer)) for answer in steps),
+        "alike": slipping["alike"]["student"],
+        "after": slipping["after"]["student"],
+        "as_written": planted["as_written"],
+        "planted": planted["planted"],
+    }
+
+
+def test_the_record_names_all_seeds():
     path = provenance.ROOT / "figures" / "derailing.json"
     preset = derailing.PRESET
     assert json.loads(path.read_text())["provenance"]["seed"] == [
         preset.teacher.seed,
         preset.student.seed,
+        *derailing_after.SEEDS,
     ]

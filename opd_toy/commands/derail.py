@@ -20,7 +20,8 @@ def add(commands):
         "derail",
         help="how the answers of a small student derail, token by token",
         description="Train a small teacher and student on sums, read the student's answers token "
-        "by token, before a slip and after it, and record the figures with their provenance. "
+        "by token, before a slip and after it, train it further, by SFT and by distillation, read "
+        "its answers again, and record the figures with their provenance. "
         "Interrupted or killed, the same command goes on.",
     )
     option = parser.add_argument
@@ -44,19 +45,22 @@ def run(parser, arguments):
 
 
 def _made(path, folder):
+    from opd_toy.lm import derailing_after
     from opd_toy.lm.derailing import MODULES, PRESET, MissingKinds, derailing
 
+    modules = [*MODULES, *derailing_after.MODULES]
     try:
-        with threads(1), unchanged(path, MODULES):
+        with threads(1), unchanged(path, modules):
             results = derailing(folder, Progress)
+            results["further"] = derailing_after.further(folder, Progress)
     except MissingKinds as error:
         sys.exit(
             f"{error}. Another processor rounds otherwise and trains another student, and "
             "another --folder does not change that. Give the command on another machine, or "
             f"read the recorded figures with --show. Nothing is recorded; {path} stays as it was."
         )
-    seeds = [PRESET.teacher.seed, PRESET.student.seed]
-    write_record(path, results, modules=MODULES, seed=seeds)
+    seeds = [PRESET.teacher.seed, PRESET.student.seed, *derailing_after.SEEDS]
+    write_record(path, results, modules=modules, seed=seeds)
     return results
 
 
@@ -77,5 +81,15 @@ def table(results):
         f"Probability that the next token is wrong\n\n{aligned(rows, 1)}\n\n"
         f"{results['outcomes']['slipped']} of {results['questions']} answers slip. Slips an "
         f"answer, after its first sum: {planted['as_written']:.3f}; where a slip was planted "
-        f"there: {planted['planted']:.3f}."
+        f"there: {planted['planted']:.3f}.\n\n{_further(results['further'])}"
     )
+
+
+def _further(found):
+    """What a student trained further does: means over the seeds."""
+    columns = ("slipped", "alike", "after", "planted")
+    rows = [["", "slip", "wrong, no slip yet", "after a slip", "slips once planted"]]
+    for name, runs in {"start": [found["start"]], **found["methods"]}.items():
+        slipped, *rest = (sum(run[key] for run in runs) / len(runs) for key in columns)
+        rows.append([name, f"{slipped:.0f}", *(f"{value:.4f}" for value in rest)])
+    return f"After {found['steps']} steps of {found['batch']} texts\n\n{aligned(rows, 1)}"

@@ -56,7 +56,7 @@ def derailing(folder, watch=None):
     texts = draw_answers(student, prompts)
     steps = [steps_of(text) for text in texts]
     shown = shown_answers(texts, steps, models, prefixes)
-    _heed_stop()
+    heed_stop()
     results = {
         "tokens": SHOWN,
         "questions": len(prompts),
@@ -69,11 +69,11 @@ def derailing(folder, watch=None):
         "positions": by_position(texts, steps, prefixes),
         "answers": shown,
     }
-    _heed_stop()
+    heed_stop()
     return results
 
 
-def _heed_stop():
+def heed_stop():
     """Ends the work where an interrupt was heard, as ``Checkpoint.after`` does in training."""
     if Stop.asked:
         name = signal.Signals(Stop.asked).name
@@ -112,7 +112,7 @@ def training_prefixes():
         corpus = pretraining.corpus(TASK, recipe.batch, recipe.seed, "student", step)
         for text in map(TASK.read, corpus):
             found.update(text[:length] for length in range(TASK.prompt_length, len(text) + 1))
-        _heed_stop()
+        heed_stop()
     return found
 
 
