@@ -22,6 +22,7 @@ LONGEST = (
     "test_planted_faults.py",
     "test_variance_command.py",
     "test_lm_training.py",
+    "test_lm_parallel.py",
     "test_audit.py",
     "test_audit_unseen.py",
     "test_lm_losses.py",
