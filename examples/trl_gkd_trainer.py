@@ -13,7 +13,7 @@ import torch
 from trl import DistillationConfig, DistillationTrainer
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 
-from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
+from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss, token_count
 
 
 class ExactGKDTrainer(GKDTrainer):
@@ -68,10 +68,6 @@ class ExactGKDTrainer(GKDTrainer):
         student = model(**both).logits[:, :-1]
         with torch.no_grad():
             teacher = self.teacher_model.eval()(**both).logits[:, :-1]
-        # With lmbda > 0 the labels are those of freshly drawn texts, but num_items_in_batch
-        # counts the data set's: only a run without drawing (lmbda = 0) can use it.
-        # DistillationTrainer counts the drawn tokens.
-        normalizer = num_items_in_batch if self.lmbda == 0 else None
         mask = inputs["labels"][:, 1:] != -100
         return distillation_loss(
             student,
@@ -79,9 +75,22 @@ class ExactGKDTrainer(GKDTrainer):
             "generalized_jsd",
             mask,
             beta=self.beta,
-            normalizer=normalizer,
+            normalizer=self.normalizer(mask, num_items_in_batch),
             overwrite_logits=True,
         )
+
+    def normalizer(self, mask, num_items_in_batch):
+        """What each rank divides its sum by, if the ranks' gradients are averaged afterwards."""
+        if num_items_in_batch is None:  # the mean; the Trainer divides by the micro-batches
+            return None
+        if self.lmbda > 0:
+            # The labels are those of freshly drawn texts, num_items_in_batch counts the data
+            # set's.  So: the tokens of this micro-batch on all ranks, times the micro-batches.
+            # DistillationTrainer counts the drawn tokens of all micro-batches.
+            return token_count(mask) * getattr(self, "current_gradient_accumulation_steps", 1)
+        if self.args.average_tokens_across_devices:  # it counts the tokens of all ranks
+            return num_items_in_batch / self.accelerator.num_processes
+        return num_items_in_batch
 
 
 class FusedDistillationTrainer(DistillationTrainer):

@@ -108,6 +108,34 @@ def test_drawn_texts_are_not_divided_by_the_data_set_s_tokens(tmp_path):
     )
 
 
+def test_micro_batches_of_drawn_texts_are_averaged(tmp_path, monkeypatch):
+    """One text eight times, at once and as 4 micro-batches; the Trainer does not divide by 4."""
+    names = "input_ids", "attention_mask", "labels"
+    monkeypatch.setattr(
+        ExactGKDTrainer,
+        "generate_on_policy_outputs",
+        lambda trainer, model, inputs, settings: tuple(inputs[name] for name in names),
+    )
+    weights = []
+    for size, micro in ((8, 1), (2, 4)):
+        trainer = gkd(
+            tmp_path,
+            lmbda=1.0,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=micro,
+            max_steps=1,
+            max_grad_norm=0,
+            optim="sgd",
+            learning_rate=0.1,
+        )
+        trainer.train_dataset = trainer.train_dataset.select([0] * 8)
+        start = torch.cat([x.detach().flatten().clone() for x in trainer.model.parameters()])
+        trainer.train()
+        weights.append(torch.cat([x.detach().flatten() for x in trainer.model.parameters()]))
+    assert (weights[0] - weights[1]).norm() <= 1e-4 * (weights[0] - start).norm()
+    assert (weights[0] - start).norm() > 0
+
+
 @pytest.mark.parametrize("lmbda", [0.0, 1.0])
 def test_gkd_trains(tmp_path, lmbda):
     curve = losses(gkd(tmp_path, lmbda=lmbda, max_steps=16))
