@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opd_toy import estimators, objectives
+from opd_toy.distributions import log_softmax
 from opd_toy.example import STUDENT as P
 from opd_toy.example import TEACHER as Q
 from opd_toy.sequences import (
@@ -1074,6 +1075,25 @@ def test_lazy_tree_is_a_tree():
     same(found["kl"], again["kl"])
     same(found["variance"], again["variance"])
     assert abs(found["kl"] - sequence_kl(tree, other)) < 5 * found["kl_standard_error"]
+
+
+def test_each_logit_of_a_lazy_tree_has_two_hashed_numbers_of_its_own():
+    """Box and Muller on splitmix64, in Python's whole numbers."""
+
+    def scrambled(x):
+        x = (x * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+        return x ^ (x >> 31)
+
+    key = int(np.random.SeedSequence(7).generate_state(1, np.uint64)[0])
+    for token in (2, 0):
+        key = scrambled(key ^ (token + 1))
+    shares = [((scrambled((key + n) % 2**64) >> 11) + 0.5) / 2**53 for n in range(1, 7)]
+    pairs = zip(shares[::2], shares[1::2])
+    normals = [np.sqrt(-2 * np.log(one)) * np.cos(2 * np.pi * other) for one, other in pairs]
+    found = LazyTree.random(3, 4, 7).log_probabilities_after(np.array([[2, 0]]))[0]
+    np.testing.assert_allclose(found, log_softmax(normals), rtol=1e-12)
 
 
 def test_lazy_trees_of_different_seeds_share_no_row():
