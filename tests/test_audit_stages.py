@@ -18,7 +18,7 @@ from opd_toy.audit.sequence.normalisers import (
 )
 from opd_toy.audit.sequence.samples import Sample
 from opd_toy.audit.sequence.verdict import SequenceVerdict, explain
-from opd_toy.audit.token import candidates, words
+from opd_toy.audit.token import candidates, ratios, words
 from opd_toy.audit.token.beside import compared
 from opd_toy.audit.token.edges import EdgeCalls, Mean
 from opd_toy.audit.token.expected import Expected, expected
@@ -90,6 +90,20 @@ def test_a_verdict_needs_no_loss():
     assert (per_token.name, per_token.per_token) == ("1/V × forward KL", True)
     squared = identify(by_hand(lambda p, q: (p - q) * objectives.forward_kl(p, q)[:, None] ** 2))
     assert squared.factor.quantity == "KL(q‖p)" and squared.factor.power == 2
+
+
+def test_a_gradient_follows_a_curve_of_weights_only_if_it_sums_to_0():
+    steps = np.linspace(-40, 40, 4001)
+    curve = ratios.Curve(steps, np.tanh(steps), np.zeros(4001))
+
+    def alone(p, q):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(p > 0, p * np.tanh(np.log(p / q)), 0.0)
+
+    centred = lambda p, q: alone(p, q) - p * alone(p, q).sum(axis=-1, keepdims=True)
+    assert ratios.follows(by_hand(centred), curve).all()
+    apart = Pairs.of(random_pairs(0)).distance() > 0.1
+    assert not ratios.follows(by_hand(alone), curve)[apart].any()
 
 
 def test_a_verdict_in_words():

@@ -308,7 +308,7 @@ def test_a_finished_run_is_read_and_not_trained_again(pair, tmp_path):
     ) == trained and "is not what that run left; starting anew" in " ".join(said)
 
 
-@pytest.mark.parametrize("what", ["settings", "code", "torn"])
+@pytest.mark.parametrize("what", ["settings", "autocast", "code", "torn"])
 def test_a_checkpoint_of_something_else_is_not_taken_up(what, pair, tmp_path, monkeypatch):
     run = lambda preset=SMALL, **more: distill(
         "sft", preset, 1, *pair, folder=tmp_path, steps=2, **more
@@ -316,6 +316,8 @@ def test_a_checkpoint_of_something_else_is_not_taken_up(what, pair, tmp_path, mo
     first, said, preset = run(**QUIET), [], SMALL
     if what == "settings":
         preset = changed(rate=1e-2)
+    elif what == "autocast":
+        preset = dataclasses.replace(SMALL, autocast="bfloat16")
     elif what == "code":
         monkeypatch.setattr(training.provenance, "source_hash", lambda patterns: "changed")
     else:
@@ -324,7 +326,7 @@ def test_a_checkpoint_of_something_else_is_not_taken_up(what, pair, tmp_path, mo
     steps = []
     again = run(preset, say=said.append, report=lambda done, total: steps.append(done))
     assert steps == [1, 2] and "starting anew" in " ".join(said)
-    assert (but_for_seconds(again) == but_for_seconds(first)) == (what != "settings")
+    assert (but_for_seconds(again) == but_for_seconds(first)) == (what in ("code", "torn"))
 
 
 def test_killed_it_comes_to_the_same_curve_and_weights(folder, pair):
