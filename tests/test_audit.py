@@ -165,6 +165,8 @@ def test_inputs_written_into_and_a_teacher_that_learns_are_told():
 def test_a_token_taken_but_not_used():
     report = audit(lambda s, t, token: forward(s, t))
     assert (report.optimises, report.uses_token, report.variance) == ("forward KL", False, 0.0)
+    by_value = audit(lambda s, t, token: forward(s, t) + ratio(s, t, token).detach())
+    assert (by_value.uses_token, by_value.variance) == (True, 0.0)
 
 
 def found(report, edge):
