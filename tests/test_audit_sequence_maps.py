@@ -316,6 +316,8 @@ def test_a_reward_may_be_what_is_standardized():
 def test_no_group_where_costs_are_squashed_or_the_vocabulary_counts():
     squashed = SequenceCall(group(lambda costs, mask: whitened(summed(costs).tanh())), batched=True)
     assert describe(observe_group(squashed, 0)) is None
+    near = lambda costs, mask: whitened(summed(costs)) + 0.01 * summed(costs).tanh()
+    assert describe(observe_group(SequenceCall(group(near), batched=True), 0)) is None
     in_words = in_a_sentence(observe_dependence(squashed, 0, copies=2), True)
     assert "moves with the other texts" in in_words
     whole = SequenceCall(lambda s, t: kl(s, t).sum(), batched=True)

@@ -95,6 +95,16 @@ def test_a_mask_on_one_side_has_two_limits():
     assert audit(losses.masked_above, inputs="token_log_probs").limits == (0.0, 2.0)
 
 
+def test_a_jump_is_seen_where_one_logit_alone_has_a_gradient():
+    def loss(z, log_q, log_mu, token):
+        ratio = (z.log_softmax(-1) - log_mu)[token].exp().detach()
+        return (ratio <= 2) * ratio * z[token]
+
+    way = as_way(loss, inputs=("logits", "log_probs"), behaviour=None)
+    walk = _walk(way, "behaviour", 1)
+    assert list(walk.jumps.values()) == [pytest.approx(np.log(2))]
+
+
 def test_a_clip_narrower_or_wider_is_no_other():
     """A law must hold on all triples: one limit's tables do not pass for another's."""
     ways = {
