@@ -322,6 +322,13 @@ def test_a_coarser_format_is_tried_only_if_it_is_inside():
     assert formats.candidates("float32", {"bfloat16", "float64"}) == ["float32", "bfloat16"]
 
 
+def test_formats_inside_a_loss_are_those_of_its_arrays():
+    mixed = lambda s, t: (s.float().topk(2).values - t.bfloat16()[:2].half()).sum().double()
+    inside = formats.formats_inside(mixed, np.ones(3), np.ones(3))
+    assert inside == {"float32", "bfloat16", "float16"}
+    assert formats.formats_inside(lambda s, t: t.softmax(-1)[0], *np.ones((2, 3))) == {"float64"}
+
+
 def test_rounding_grows_with_the_gradients_and_values_that_a_loss_adds_up():
     def rounding(size, value):
         pair, *_ = random_pairs(0)
