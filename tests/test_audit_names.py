@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from opd_toy.audit import audit, spelling
 from opd_toy.audit.drawing import of_tokens
+from opd_toy.audit.token import geometric as geometric_targets
+from opd_toy.audit.token.pairs import Pairs
 from tests.audit_losses import (
     NONE,
     entropy,
@@ -452,6 +454,23 @@ def test_the_curve_is_drawn():
     page = of_tokens(audit(NAMED["arctan"][0]))
     assert "Beside it the weight of each log-ratio log p/q, from −1." in page
     assert "Beside it" not in of_tokens(audit(reverse))
+
+
+@pytest.mark.parametrize("power", [0.3, 1.5])
+def test_gradients_to_geometric_targets_are_autograds(power):
+    draw = torch.Generator().manual_seed(0)
+    s, t = torch.randn(2, 4, 5, generator=draw, dtype=torch.float64)
+    pairs = Pairs(s.numpy(), t.numpy())
+    p, q = s.requires_grad_().log_softmax(-1), t.log_softmax(-1)
+    mixed = power * q + (1 - power) * p
+    m, kl = mixed.log_softmax(-1), lambda a, b: (a.exp() * (a - b)).sum()
+    renyi = (power * p + (1 - power) * q).logsumexp(-1).sum() / (power - 1)
+    divergences = kl(m.detach(), p), kl(m, p), kl(p, m), kl(q, m), kl(m, q), renyi
+    families = *geometric_targets.FAMILIES[:5], geometric_targets.FAMILIES[5 if power < 1 else 6]
+    for family, divergence in zip(families, divergences):
+        (member,) = family.members(power)
+        (wanted,) = torch.autograd.grad(divergence, s, retain_graph=True)
+        np.testing.assert_allclose(member.gradient(pairs), wanted, atol=1e-12)
 
 
 def test_what_has_no_name_is_described():
