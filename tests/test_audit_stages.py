@@ -18,7 +18,7 @@ from opd_toy.audit.sequence.normalisers import (
 )
 from opd_toy.audit.sequence.samples import Sample
 from opd_toy.audit.sequence.verdict import SequenceVerdict, explain
-from opd_toy.audit.token import candidates, ratios, words
+from opd_toy.audit.token import candidates, head_search, ratios, words
 from opd_toy.audit.token.beside import compared
 from opd_toy.audit.token.edges import EdgeCalls, Mean
 from opd_toy.audit.token.expected import Expected, expected
@@ -104,6 +104,13 @@ def test_a_gradient_follows_a_curve_of_weights_only_if_it_sums_to_0():
     assert ratios.follows(by_hand(centred), curve).all()
     apart = Pairs.of(random_pairs(0)).distance() > 0.1
     assert not ratios.follows(by_hand(alone), curve)[apart].any()
+
+
+def test_the_number_of_first_tokens_is_read_off_an_ordinary_pair():
+    """Of those close to each other nothing may be left but rounding."""
+    measured = by_hand(lambda p, q: objectives.top_k_reverse_kl_logit_gradient(p, q, 2))
+    measured.gradients[measured.tier == 0] = 0
+    assert "1 in proportion to p" in head_search._heads(measured)[2]
 
 
 def test_a_verdict_in_words():
