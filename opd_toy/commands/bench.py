@@ -21,6 +21,7 @@ MODULES = ["opd_toy.lm.bench.processes"]
 # make(path, arguments) -> results, which records them, and as_text(results).
 SUBJECTS = {
     "growth": "how time and memory grow with tokens, vocabulary and width",
+    "training": "the lab's writing and training, beside a plain Hugging Face loop",
 }
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 
