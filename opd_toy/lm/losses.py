@@ -94,7 +94,7 @@ def distillation_loss(
         gradient = None
         if wanted:
             in_place = overwrite_logits and dtype == z.dtype
-            gradient = z if in_place else torch.empty(z.shape, dtype=dtype, device=z.device)
+            gradient = z if in_place else _empty(z.shape, dtype, z.device)
         total += rows(z, y, scale, gradient)
         return total.to(scale.dtype), [gradient]
 
@@ -163,25 +163,29 @@ def _by_chunks(rows, hidden, head, teacher, teacher_head, factors, size, wanted)
     """
     dtype, device = factors.dtype, factors.device
     total = torch.zeros((), dtype=torch.float64, device=device)
-    to_hidden, to_weight = (
-        torch.zeros(x.shape, dtype=dtype, device=device) if asked else None
-        for x, asked in zip((hidden, head), wanted)
-    )
     valid = factors.nonzero().flatten()
+    to_hidden = torch.zeros(hidden.shape, dtype=dtype, device=device) if wanted[0] else None
+    to_weight = _empty(head.shape, dtype, device) if wanted[1] else None
+    if to_weight is not None and not len(valid):
+        to_weight.zero_()
     shape = min(size, len(valid)), len(head)
-    z, y = torch.empty(2, *shape, dtype=dtype, device=device)
+    z, y = _empty((2, *shape), dtype, device)
     gradient = z  # takes the place of the logits, where it need not be rounded
     if hidden.dtype == torch.bfloat16 and heads.tensor_cores(hidden, head):
         gradient = z.new_empty(shape, dtype=torch.bfloat16)
-    for chosen in valid.split(size) if len(valid) else ():
+    for index, chosen in enumerate(valid.split(size) if len(valid) else ()):
         h, z, y, gradient = hidden[chosen], *(x[: len(chosen)] for x in (z, y, gradient))
         heads.logits(h, head, z), heads.logits(teacher[chosen], teacher_head, y)
         total += rows(z, y, factors[chosen], gradient if any(wanted) else None)
         if to_hidden is not None:
             to_hidden[chosen] = heads.times_head(gradient, head)
         if to_weight is not None:
-            heads.add_to_head(to_weight, gradient, h)
+            heads.add_to_head(to_weight, gradient, h, first=index == 0)
     return total, to_hidden, to_weight
+
+
+def _empty(shape, dtype, device):
+    return row_blocks.large_pages(torch.empty(shape, dtype=dtype, device=device))
 
 
 def _objective(name, like, vocabulary, temperature, parameters):

@@ -22,7 +22,7 @@ from opd_toy.lm import checks
 from opd_toy.lm.autograd import with_gradient
 from opd_toy.lm.checks import float_tensor
 from opd_toy.lm.checks import log_probabilities_like as _like
-from opd_toy.lm.rows import any_of, each_block, keep_freed_memory
+from opd_toy.lm.rows import any_of, each_block, keep_freed_memory, large_pages
 from opd_toy.lm.tokens import token_scale, valid_tokens, working_dtype
 
 # --- the log probability of a drawn token ------------------------------------------------
@@ -62,7 +62,8 @@ class _TokenLogProbabilities(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream):
         logits, tokens, normalizer = ctx.saved_tensors
-        gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+        like = {"dtype": logits.dtype, "device": logits.device}
+        gradient = large_pages(torch.empty(logits.shape, **like))
 
         def backward(z, token, norm, weight, out):
             rows = (z - norm[:, None]).exp_().mul_(-weight[:, None])

@@ -1,0 +1,112 @@
+"""Products with an output head, and the memory that gradients lie in."""
+
+import mmap
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from opd_toy.lm import heads
+from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
+from opd_toy.lm.rows import LARGE_BYTES, large_pages
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TOKENS, WORDS, WIDTH = 9, 70_000, 64  # 4.5 million entries, in tiles of unequal length
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def error(actual, expected):
+    return (actual.double() - expected).norm() / expected.norm()
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_products_with_a_head(onednn, monkeypatch):
+    if onednn and not heads._has_onednn():
+        pytest.skip("this processor has no AVX-512")
+    monkeypatch.setattr(heads, "_has_onednn", lambda: onednn)
+    hidden, head = drawn(TOKENS, WIDTH), drawn(WORDS, WIDTH, seed=1)
+    assert (heads._multiplication(hidden, head) is torch.mm) is not onednn
+    out = torch.full((TOKENS, WORDS), torch.nan)
+    heads.logits(hidden, head, out)
+    assert error(out, hidden.double() @ head.double().T) < 5e-7
+    assert error(heads.times_head(out, head), out.double() @ head.double()) < 5e-6
+    total, once = torch.full((WORDS, WIDTH), torch.nan), out.double().T @ hidden.double()
+    for times in (1, 2):
+        heads.add_to_head(total, out, hidden, first=times == 1)
+        assert error(total, times * once) < 5e-7
+
+
+def test_what_is_left_to_torch_mm():
+    head = torch.empty(WORDS, WIDTH)
+    for rows, other in (
+        (torch.empty(heads.LEAST_TOKENS - 1, WIDTH), head),
+        (torch.empty(TOKENS, WIDTH), head[: WORDS // 2]),
+        (torch.empty(TOKENS, WIDTH, dtype=torch.float64), head.double()),
+    ):
+        assert heads._multiplication(rows, other) is torch.mm
+
+
+def gradients(tokens=TOKENS, **parameters):
+    h, g = drawn(tokens, WIDTH), drawn(tokens, 8, seed=1)
+    w, u = drawn(WORDS, WIDTH, seed=2) / 8, drawn(WORDS, 8, seed=3)
+    h.requires_grad_(), w.requires_grad_()
+    fused_linear_distillation_loss(h, w, g, u, **parameters).backward()
+    return h.grad, w.grad
+
+
+def test_nothing_is_read_before_it_is_written():
+    """Empty tensors are NaN here."""
+    expected = gradients()
+    torch.use_deterministic_algorithms(True)
+    try:
+        for parameters in ({}, {"chunk_tokens": 4}, {"mask": torch.ones(TOKENS)}):
+            for actual, wanted in zip(gradients(**parameters), expected):
+                assert error(actual, wanted.double()) < 2e-6
+        for gradient in gradients(mask=torch.zeros(TOKENS)):
+            assert (gradient == 0).all()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_threads_change_no_product():
+    alone = gradients()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert all(map(torch.equal, alone, gradients()))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def flags(tensor):
+    """The kernel's flags of the memory in the middle of the tensor."""
+    middle, inside = tensor.data_ptr() + tensor.nbytes // 2, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if span := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(span[1], 16) <= middle < int(span[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    return []
+
+
+@pytest.mark.skipif(
+    not hasattr(mmap, "MADV_HUGEPAGE")
+    or not Path("/sys/kernel/mm/transparent_hugepage").exists()
+    or not Path("/proc/self/smaps").exists(),
+    reason="no large pages here",
+)
+def test_large_pages_are_asked_for():
+    large = torch.empty(2 * LARGE_BYTES, dtype=torch.uint8)
+    assert "hg" not in flags(large)
+    assert large_pages(large) is large and "hg" in flags(large)
+    assert large.fill_(3).eq(3).all()
+    _, gradient = gradients(tokens=1)
+    assert gradient.nbytes < LARGE_BYTES and "hg" not in flags(gradient)
+    logits = drawn(1, 2 * LARGE_BYTES // 4).requires_grad_()
+    distillation_loss(logits, -logits.detach()).backward()
+    assert "hg" in flags(logits.grad)
