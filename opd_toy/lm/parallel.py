@@ -30,6 +30,10 @@ __all__ = [
     "vocabulary_parallel_loss",
 ]
 
+# Of float32 logits.  More than ``rows`` takes at a time: after each block a process waits three
+# times for the others.
+CPU_BLOCK_BYTES = 4 << 20
+
 
 def vocabulary_parallel_loss(
     student_logits,
@@ -57,7 +61,7 @@ def vocabulary_parallel_loss(
     group, block = _objective(objective, z, mesh, temperature, parameters)
     mask, weights, normalizer = map(_whole, (mask, weights, normalizer))
     scale = token_scale(z, z.shape[:-1], mask, weights, normalizer)
-    together = row_blocks.CPU_BLOCK_BYTES if z.is_cpu else row_blocks.DEVICE_BLOCK_BYTES
+    together = CPU_BLOCK_BYTES if z.is_cpu else row_blocks.DEVICE_BLOCK_BYTES
     size = _agreed(scale, max(1, together // (4 * max(1, z.shape[-1]))), group)
     # float16 cannot hold the gradient of a mean until a loss scale has multiplied it
     dtype = torch.float32 if z.dtype == torch.float16 else z.dtype
