@@ -14,6 +14,7 @@ import {
   NOTES,
   number,
   showNumber,
+  showText,
   signed,
   state,
   TOKENS,
@@ -79,7 +80,7 @@ function render({ model, el }) {
     view.update(shown);
     for (const [key, each] of Object.entries(views))
       each.parts.forEach((node) => (node.hidden = key !== shown));
-    says.textContent = views[shown].update(p, q);
+    showText(says, views[shown].update(p, q));
   }
 
   update();
@@ -239,7 +240,7 @@ function estimatorView(self) {
       ];
       kind.update(chosen[0]);
       use.update(chosen[1]);
-      followed.textContent = follows(found);
+      showText(followed, follows(found));
       showNumber(variance, total, number(total, 3));
       const difference = reverse.map((g, j) => g - forward[j]);
       matches.update([[reverse], [forward], [difference], [mean, deviations(p, rows)]]);

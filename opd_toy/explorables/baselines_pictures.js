@@ -1,4 +1,4 @@
-import { html, number, put, said, svg, TOKENS, uniqueId } from "./interface.js";
+import { html, number, put, said, showText, svg, TOKENS, uniqueId } from "./interface.js";
 import { chartKey, draggable, pathThrough, roleStyle, scale } from "./pictures.js";
 
 const AREA = { left: 40, right: 348, top: 70, bottom: 210 };
@@ -110,7 +110,7 @@ function placeMarks(marks, points, variance, across, up) {
     const middle = Math.min(Math.max(x, half), 360 - half);
     const free = rows.findIndex((end) => end <= middle - half);
     rows[free] = middle + half;
-    text.textContent = words;
+    showText(text, words);
     put(text, { x: middle, y: AREA.top - 6 - 15 * free });
     put(stem, { d: `M${x} ${AREA.top - 4 - 15 * free}V${y}` });
     put(dot, { cx: x, cy: y });
@@ -133,7 +133,7 @@ function tickMarks(anchor) {
       texts.forEach((text, i) => {
         const at = (first + i) * size;
         const shown = at <= to;
-        text.textContent = shown ? number(at, digits) : "";
+        showText(text, shown ? number(at, digits) : "");
         if (shown) put(text, place(at));
         if (across) put(lines[i], { d: shown ? across(at) : "" });
       });

@@ -1,5 +1,5 @@
 import { sum } from "./mathematics.js";
-import { html, NOTES, percent, said, state } from "./interface.js";
+import { html, NOTES, percent, said, showText, state } from "./interface.js";
 import {
   anotherTree,
   caption,
@@ -118,7 +118,7 @@ function render({ model, el }) {
     const best = exact.signals.map((signal) => signal.best(n));
     numbers.update(tableRows(exact, n, gamma, best));
     curves.update(exact, n, gamma, best);
-    says.textContent = describe(exact, n, gamma, best);
+    showText(says, describe(exact, n, gamma, best));
   }
 
   update();

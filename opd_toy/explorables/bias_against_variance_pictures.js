@@ -1,4 +1,4 @@
-import { number, put, raised, said, svg, uniqueId } from "./interface.js";
+import { number, put, raised, said, showText, svg, uniqueId } from "./interface.js";
 import { draggable, pathThrough, roleStyle, scale } from "./pictures.js";
 
 // Three figures, and below a ten-thousandth two and a power of ten.
@@ -124,7 +124,7 @@ const label = (ticks, marks) =>
   ticks.forEach(({ line, text }, i) => {
     put(line, { d: marks[i] ? `M${AREA.left} ${marks[i][0]}H${AREA.right}` : "" });
     put(text, { y: marks[i] ? marks[i][0] + 4 : 0 });
-    text.textContent = marks[i] ? marks[i][1] : "";
+    showText(text, marks[i] ? marks[i][1] : "");
   });
 
 function drawErrors({ ticks, level, levelText, biasLine, lines }, exact, n, at, best) {
@@ -147,7 +147,7 @@ function drawErrors({ ticks, level, levelText, biasLine, lines }, exact, n, at, 
     const [x, y] = [across(best[i]), up(exact.signals[i].error(best[i], n))];
     put(each.ring, { cx: x, cy: y });
     put(each.stem, { d: `M${x} ${top - 22 + 15 * i}V${y}` });
-    each.label.textContent = `least at ${discount(best[i])}`;
+    showText(each.label, `least at ${discount(best[i])}`);
     const before = best[i] > 0.6;
     put(each.label, {
       x: x + (before ? -5 : 5),

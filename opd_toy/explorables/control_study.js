@@ -1,4 +1,4 @@
-import { animation, html, number, put, reducedMotion, said, state } from "./interface.js";
+import { animation, html, number, put, reducedMotion, said, showText, state } from "./interface.js";
 import {
   button,
   caption,
@@ -81,7 +81,7 @@ function render({ model, el }) {
       end: study.end(i, at.s, at.c, at.t),
     }));
     numbers.update(all, at);
-    if (!play.running()) says.textContent = describe(study, at, all);
+    if (!play.running()) showText(says, describe(study, at, all));
   }
 
   update();
@@ -124,7 +124,7 @@ function player(self, model, block, last, within) {
     },
     8,
     () => {
-      playing.textContent = "Play";
+      showText(playing, "Play");
       self.set({ iteration: self.get("iteration") });
     },
   );
@@ -132,7 +132,7 @@ function player(self, model, block, last, within) {
     if (play.running()) return play.stop();
     if (reducedMotion()) return self.set({ iteration: last });
     if (self.get("iteration") >= last) model.set("iteration", block);
-    playing.textContent = "Pause";
+    showText(playing, "Pause");
     play.start();
   });
   return { button: playing, running: play.running, stop: play.stop };
@@ -170,11 +170,14 @@ function gammaTable(study) {
         [{ text: "" }, { text: "" }, ...pair(study.teacher.map((each) => each[at.t]))],
       ]);
       rows.forEach((row, i) => (row.dataset.on = String(i === at.g)));
-      title.textContent = said(
-        `Seed ${study.seeds[at.s]}, ${study.tasks[at.t]} task:`,
-        `geometric mean of the variance at iterations ${span(study, at)}.`,
-        `${study.after(at.c)}: the end of the trajectories,`,
-        `target ${number(study.targets[at.t], 0)}`,
+      showText(
+        title,
+        said(
+          `Seed ${study.seeds[at.s]}, ${study.tasks[at.t]} task:`,
+          `geometric mean of the variance at iterations ${span(study, at)}.`,
+          `${study.after(at.c)}: the end of the trajectories,`,
+          `target ${number(study.targets[at.t], 0)}`,
+        ),
       );
     },
   };

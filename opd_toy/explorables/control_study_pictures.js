@@ -1,4 +1,4 @@
-import { number, put, raised, said, svg, uniqueId } from "./interface.js";
+import { number, put, raised, said, showText, svg, uniqueId } from "./interface.js";
 import { draggable, pathThrough, roleStyle, scale } from "./pictures.js";
 
 // The longer its dash, the further ahead a γ looks.
@@ -213,10 +213,10 @@ export function trajectoryChart(study) {
       const [first, side] = [paths[0][0], targets[t] > 0 ? -1 : 1];
       put(target, { d: `M${BOX.left} ${down(targets[t])}H${BOX.right}` });
       put(targetLabel, { y: down(targets[t]) + (side > 0 ? 16 : -8) });
-      targetLabel.textContent = `target ${number(targets[t], 0)}`;
+      showText(targetLabel, `target ${number(targets[t], 0)}`);
       put(start, { cy: down(first) });
       put(startLabel, { y: down(first) + (side > 0 ? -10 : 18) });
-      startLabel.textContent = `start ${number(first, 0)}`;
+      showText(startLabel, `start ${number(first, 0)}`);
       whiskers[0].update(...study.end(g, s, c, t));
       whiskers[1].update(...study.teacher.map((each) => each[t]));
     },

@@ -3,7 +3,7 @@
 // of style.css.
 
 import { setProbability } from "./mathematics.js";
-import { html, number, put, showNumber, uniqueId, value } from "./interface.js";
+import { html, number, put, showNumber, showText, uniqueId, value } from "./interface.js";
 
 export function button(label, onclick, attributes) {
   return html("button", { type: "button", class: "opd-button", onclick, ...attributes }, label);
@@ -37,7 +37,7 @@ export function slider({ label, min, max, step, text = (x) => number(x), role, n
       input.value = x;
       input.style.setProperty("--at", (x - min) / (max - min || 1));
       input.setAttribute("aria-valuetext", text(x));
-      output.textContent = text(x);
+      showText(output, text(x));
       output.dataset.value = String(x);
     },
   };
@@ -59,7 +59,7 @@ function bars({ title, role, name, tokens, onchange }) {
   );
   rows.forEach((row, index) => {
     row.element.classList.add("opd-bar");
-    row.element.querySelector(".opd-label").textContent = tokens[index];
+    showText(row.element.querySelector(".opd-label"), tokens[index]);
   });
   const element = html(
     "fieldset",
@@ -215,7 +215,7 @@ export function table({ caption: title, columns: heads, rows, roles = [] }) {
         row.forEach((cell, j) => {
           const { value: x, text, mark } = typeof cell === "object" ? cell : { value: cell };
           const node = body[i][j];
-          node.textContent = text ?? number(x);
+          showText(node, text ?? number(x));
           if (x === undefined) delete node.dataset.value;
           else node.dataset.value = String(x);
           node.dataset.mark = mark ?? "";

@@ -1,5 +1,5 @@
 import { drawn, uniforms } from "./draws.js";
-import { html, state } from "./interface.js";
+import { html, showText, state } from "./interface.js";
 import {
   anotherTree,
   button,
@@ -69,7 +69,7 @@ function render({ model, el }) {
     parts.update();
     path.update(exact, sequence, t);
     rows.update(result, scheme, t);
-    says.textContent = describe(result, scheme, t, tokensOf(sequence), setting);
+    showText(says, describe(result, scheme, t, tokensOf(sequence), setting));
   }
 
   update();

@@ -1,5 +1,15 @@
 import { sum } from "./mathematics.js";
-import { direction, html, put, showNumber, signed, svg, TOKENS, value } from "./interface.js";
+import {
+  direction,
+  html,
+  put,
+  showNumber,
+  showText,
+  signed,
+  svg,
+  TOKENS,
+  value,
+} from "./interface.js";
 import { button, choice } from "./controls.js";
 import { roleStyle, scale } from "./pictures.js";
 import { POSITIONS, prefixOf, T, tokensOf, V } from "./credit_weights.js";
@@ -202,8 +212,8 @@ function showGroup({ more, schemes }, parts, result, scheme, position) {
   if (!open) return;
   const found = result.parts(scheme, position);
   const what = scheme === "fipo" ? "FutureKL" : "weight";
-  parts.title.textContent = `Token ${position + 1}'s ${what}, ${signed(sum(found))}, as a sum`;
-  parts.name.textContent = PARTS[scheme];
+  showText(parts.title, `Token ${position + 1}'s ${what}, ${signed(sum(found))}, as a sum`);
+  showText(parts.name, PARTS[scheme]);
   const shifts = scheme === "fipo"; // of log p: no weights, so a scale of their own and no arrows
   showBars(parts.bars, found, range(shifts ? found : [...shared, ...found]), position);
   if (shifts) parts.bars.forEach(({ text, cell }, u) => write(text, cell, found[u]));
@@ -225,6 +235,6 @@ function showBars(bars, weights, [low, high], position) {
 }
 
 function write(text, cell, x, arrow = "") {
-  text.textContent = `${signed(x)}${arrow}`;
+  showText(text, `${signed(x)}${arrow}`);
   cell.dataset.value = String(x);
 }

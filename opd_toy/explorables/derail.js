@@ -1,4 +1,4 @@
-import { html, number, percent, showNumber, state, value } from "./interface.js";
+import { html, number, percent, showNumber, showText, state, value } from "./interface.js";
 import {
   button,
   caption,
@@ -73,7 +73,7 @@ function render({ model, el }) {
   function update() {
     const { answer, at } = current();
     const [step, recorded] = [answer[at], record.answers[self.get("answer")]];
-    asked.textContent = question(recorded);
+    showText(asked, question(recorded));
     parts.answer.update(self.get("answer"));
     parts.position.input.max = answer.length - 1;
     parts.position.update(at);
@@ -85,7 +85,7 @@ function render({ model, el }) {
     showNumber(unseen, record.positions.unseen[at], percent(record.positions.unseen[at], 1));
     showNumber(slipped, record.positions.slipped[at], percent(record.positions.slipped[at], 1));
     parts.update(answer, at);
-    says.textContent = describe(answer, at);
+    showText(says, describe(answer, at));
   }
 
   update();

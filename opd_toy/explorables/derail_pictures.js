@@ -1,4 +1,4 @@
-import { put, said, svg } from "./interface.js";
+import { put, said, showText, svg } from "./interface.js";
 import { pathThrough, roleStyle, scale } from "./pictures.js";
 
 // ---- the answer as a strip of tokens ----
@@ -41,15 +41,15 @@ export function tokenStrip(length) {
     update(answer, at, newAt) {
       positions.forEach((t) => {
         const step = answer[t];
-        tokens[t].textContent = step?.token ?? "";
-        slips[t].textContent = step && !step.isRight ? "▼" : "";
+        showText(tokens[t], step?.token ?? "");
+        showText(slips[t], step && !step.isRight ? "▼" : "");
         put(frames[t], { visibility: t === at ? "visible" : "hidden" });
       });
       const slip = answer.findIndex((step) => !step.isRight);
       const from = newAt > answer.length ? null : left(newAt - 1);
       const end = left(answer.length);
       put(region, { d: from === null ? "" : `M${from + 2} ${STRIP_TOP + 34}H${end}` });
-      words.textContent = from === null ? "all of it in a training text" : "in no training text";
+      showText(words, from === null ? "all of it in a training text" : "in no training text");
       const anchored = from !== null && from > 200;
       put(words, {
         x: from === null ? left(0) + 2 : anchored ? end : from + 2,
@@ -115,7 +115,7 @@ export function tokenBars(names) {
       names.forEach((name, row) => {
         [student, teacher].forEach((who, i) => put(rows[row][i], { width: across(who.all[row]) }));
         put(frames[row], { visibility: right.includes(name) ? "visible" : "hidden" });
-        marks[row].textContent = name === token ? "◀ written" : "";
+        showText(marks[row], name === token ? "◀ written" : "");
       });
     },
   };

@@ -1,5 +1,14 @@
 import { entropy, forwardKl, forwardKlLogitGradient, sum } from "./mathematics.js";
-import { direction, number, said, showNumber, signed, state, value } from "./interface.js";
+import {
+  direction,
+  number,
+  said,
+  showNumber,
+  showText,
+  signed,
+  state,
+  value,
+} from "./interface.js";
 import {
   button,
   card,
@@ -91,7 +100,7 @@ function render({ model, el }) {
     const distances = [seqkd, soft].map((gradient) => norm(gradient.map((g, v) => g - sft[v])));
     showNumber(apart, distances[0], number(distances[0], 3));
     showNumber(atFirst, distances[1], number(distances[1], 3));
-    says.textContent = describe({ p, q, n, s, soft, seqkd, sft });
+    showText(says, describe({ p, q, n, s, soft, seqkd, sft }));
   }
 
   update();

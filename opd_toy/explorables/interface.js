@@ -25,10 +25,16 @@ export const html = (tag, attributes, ...children) =>
 export const svg = (tag, attributes, ...children) =>
   build(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
-// Set attributes only: cheap enough to call on every frame.
+// Set attributes only: cheap enough to call on every frame.  What is there already is left
+// alone, for the browser lays out and paints whatever was written, new or not.
 export function put(node, attributes) {
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  for (const [name, value] of Object.entries(attributes))
+    if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
   return node;
+}
+// The same for a text.
+export function showText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
 }
 
 // ---- numbers in words ----
@@ -61,7 +67,7 @@ export const TOKENS = [0, 1, 2].map(tokenName);
 // A number that a reader sees rounded and a test reads whole.
 export const value = (attributes) => html("span", { class: "opd-number", ...attributes });
 export function showNumber(node, x, text = number(x)) {
-  node.textContent = text;
+  showText(node, text);
   node.dataset.value = String(x);
 }
 

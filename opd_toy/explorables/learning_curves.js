@@ -1,4 +1,4 @@
-import { html, number, put, state } from "./interface.js";
+import { html, number, put, showText, state } from "./interface.js";
 import { caption, card, choiceOf, presetBar, sentence, sliderOf, table } from "./controls.js";
 import { curveChart, stroke } from "./learning_curves_pictures.js";
 import { GROUPS, METHODS, PLACES, QUANTITIES, shown, unpacked } from "./learning_curves_study.js";
@@ -51,10 +51,10 @@ function render({ model, el }) {
   function update() {
     const reading = readingOf(self, studies);
     parts.update(reading, self.get("at"));
-    title.textContent = reading.measure.axis;
+    showText(title, reading.measure.axis);
     chart.update(reading);
     numbers.update(reading);
-    says.textContent = describe(reading);
+    showText(says, describe(reading));
   }
 
   update();
@@ -112,7 +112,7 @@ function controls(self, studies) {
     text: (at) => `${at} %`,
   });
   scrub.element.classList.add("opd-long-output");
-  scrub.element.querySelector(".opd-label").textContent = "Read";
+  showText(scrub.element.querySelector(".opd-label"), "Read");
   const switches = methodSwitches(self);
   return {
     record,
@@ -127,7 +127,7 @@ function controls(self, studies) {
       scrub.update(at);
       put(scrub.input, { "aria-valuetext": `${at} % of the axis, ${reading.place}` });
       const brief = PLACES[reading.along].brief(reading.x);
-      scrub.element.querySelector("output").textContent = `at ${brief}`;
+      showText(scrub.element.querySelector("output"), `at ${brief}`);
       switches.update(reading);
     },
   };
@@ -199,16 +199,15 @@ function rankedTable() {
       const found = new Map(readings.map((each) => [each.name, each]));
       METHODS.forEach(({ name }, i) => {
         const count = found.get(name)?.count;
-        notes[i].textContent =
-          count && count < study.seeds ? ` ${count} of ${study.seeds} seeds` : "";
+        showText(notes[i], count && count < study.seeds ? ` ${count} of ${study.seeds} seeds` : "");
       });
       numbers.update([
         ...METHODS.map(({ name }) => methodRow(reading, found.get(name))),
         ...[study.teacher, study.start].map((known) => [cellOf(measure, known[what]), ...BLANKS]),
       ]);
       order(rows, ranking(reading));
-      cost.textContent = along === "seconds" ? "tokens so far" : "seconds so far";
-      title.textContent = captionOf(reading);
+      showText(cost, along === "seconds" ? "tokens so far" : "seconds so far");
+      showText(title, captionOf(reading));
     },
   };
 }

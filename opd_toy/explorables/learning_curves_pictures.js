@@ -1,4 +1,4 @@
-import { put, svg, uniqueId } from "./interface.js";
+import { put, showText, svg, uniqueId } from "./interface.js";
 import { draggable, pathThrough, roleStyle, scale } from "./pictures.js";
 import { METHODS, PLACES, QUANTITIES } from "./learning_curves_study.js";
 
@@ -213,7 +213,7 @@ function drawGrid({ grid, axis }, study, along, measure, across, { heights, down
       ),
     ),
   );
-  axis.textContent = along === "seconds" ? study.clock : PLACES[along].title;
+  showText(axis, along === "seconds" ? study.clock : PLACES[along].title);
 }
 
 // Bounds of the axis: the values and a little room.

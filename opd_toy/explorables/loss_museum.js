@@ -1,4 +1,14 @@
-import { direction, html, NOTES, number, said, signed, state, TOKENS } from "./interface.js";
+import {
+  direction,
+  html,
+  NOTES,
+  number,
+  said,
+  showText,
+  signed,
+  state,
+  TOKENS,
+} from "./interface.js";
 import {
   caption,
   card,
@@ -75,7 +85,7 @@ function render({ model, el }) {
     const [exhibit, p, q, count, how, seed] = names.map((each) => self.get(each));
     const found = find(exhibit, p, q, how === "drawn" ? seed : null);
     parts.exhibit.update(exhibit);
-    code.forEach((node, i) => (node.textContent = losses[exhibit][i]));
+    code.forEach((node, i) => showText(node, losses[exhibit][i]));
     inputs[0].update(p);
     inputs[1].update(q);
     parts.update.update(how);
@@ -95,7 +105,7 @@ function render({ model, el }) {
       );
     tables.numbers.update(q.map((x, v) => numberRow(found, count, x, v)));
     tables.divergences.update(divergenceRows(found, count, p, q));
-    says.textContent = describe({ exhibit, p, q, count, update: how, found });
+    showText(says, describe({ exhibit, p, q, count, update: how, found }));
   }
 
   update();

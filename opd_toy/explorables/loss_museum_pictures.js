@@ -1,6 +1,6 @@
 // ---- pictures: solid is right, hollow or dashed is wrong ----
 
-import { html, put, said, svg, TOKENS, uniqueId } from "./interface.js";
+import { html, put, said, showText, svg, TOKENS, uniqueId } from "./interface.js";
 import { chartKey, pathThrough, triangle } from "./pictures.js";
 import { LAST, SIDES } from "./loss_museum_exhibits.js";
 
@@ -179,7 +179,7 @@ export function klChart(words, symbol, role) {
         const there = n * size <= most;
         put(line, { d: there ? `M${left} ${down(n * size)}H${right}` : "" });
         put(text, { y: down(n * size) + 4 });
-        text.textContent = there ? String(Number((n * size).toFixed(2))) : "";
+        showText(text, there ? String(Number((n * size).toFixed(2))) : "");
       });
       [wrong, correct].forEach((values, i) => {
         const through = (list, first) =>

@@ -6,7 +6,7 @@ import {
   reverseKlLogitGradient,
   step,
 } from "./mathematics.js";
-import { direction, NOTES, number, said, signed, state, TOKENS } from "./interface.js";
+import { direction, NOTES, number, said, showText, signed, state, TOKENS } from "./interface.js";
 import {
   button,
   card,
@@ -95,7 +95,7 @@ function render({ model, el }) {
       evaluate(chosen, "gradient", x, y),
     );
     const cost = evaluate(chosen, "cost", p, q);
-    says.textContent = describe(p, q, self.get("token") - 1, OBJECTIVES[chosen].label, cost);
+    showText(says, describe(p, q, self.get("token") - 1, OBJECTIVES[chosen].label, cost));
   }
 
   update();

@@ -6,6 +6,7 @@ import {
   number,
   reducedMotion,
   said,
+  showText,
   signed,
   state,
   TOKENS,
@@ -109,14 +110,17 @@ function render({ model, el }) {
     errors.update(n, norm(off));
     numbers.update(tableRows({ exact, mine: now[0], off, deviations, spread, n }));
     if (!play.running())
-      says.textContent = describe({
-        n,
-        logit: LOGITS[j],
-        exact: exact[j],
-        deviation: deviations[j],
-        means: now.map((mean) => mean[j]),
-        rarest: Math.min(...p),
-      });
+      showText(
+        says,
+        describe({
+          n,
+          logit: LOGITS[j],
+          exact: exact[j],
+          deviation: deviations[j],
+          means: now.map((mean) => mean[j]),
+          rarest: Math.min(...p),
+        }),
+      );
   }
 
   update();
@@ -146,7 +150,7 @@ function player(self, model) {
     },
     24,
     () => {
-      playing.textContent = "Play";
+      showText(playing, "Play");
       self.set({ draws: count() });
     },
   );
@@ -154,7 +158,7 @@ function player(self, model) {
     if (play.running()) return play.stop();
     if (reducedMotion()) return self.set({ draws: MOST });
     if (count() >= MOST) model.set("draws", 0);
-    playing.textContent = "Pause";
+    showText(playing, "Pause");
     play.start();
   });
   return { button: playing, running: play.running, stop: play.stop };

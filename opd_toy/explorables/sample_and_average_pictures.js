@@ -1,6 +1,6 @@
 // ---- two charts over the number of draws, on a log axis ----
 
-import { number, put, svg, uniqueId } from "./interface.js";
+import { number, put, showText, svg, uniqueId } from "./interface.js";
 import { MOST, NOTHING, STOPS, WALKS } from "./sample_and_average_walks.js";
 
 const [LEFT, RIGHT, TOP, BOTTOM] = [46, 346, 10, 190];
@@ -50,7 +50,7 @@ function frameOver(label, title, ...layers) {
       ticks.forEach(({ line, text }, i) => {
         put(line, { d: marks[i] ? `M${LEFT} ${marks[i][0]}H${RIGHT}` : "" });
         put(text, { y: marks[i] ? marks[i][0] + 4 : 0 });
-        text.textContent = marks[i] ? marks[i][1] : "";
+        showText(text, marks[i] ? marks[i][1] : "");
       });
     },
     // Uncover what has been drawn, and set the dot at its end.

@@ -6,6 +6,7 @@ import {
   reducedMotion,
   said,
   showNumber,
+  showText,
   state,
   value,
 } from "./interface.js";
@@ -109,7 +110,7 @@ function render({ model, el }) {
     losses.update(steps, at, COSTS[self.get("objective")]);
     numbers.update([teacherRow(descent.teacher()), studentRow(steps[at])]);
     now.update(steps, at, self.get("family") === "bump");
-    buttons.play.textContent = player.running() ? "Pause" : "Play";
+    showText(buttons.play, player.running() ? "Pause" : "Play");
     buttons.step.disabled = buttons.end.disabled = at === steps.length - 1;
     buttons.rewind.disabled = at === 0;
   }
@@ -131,7 +132,7 @@ function render({ model, el }) {
       ...KEYS.map((each) => studentRow(last[each])),
     ]);
     rowsOn(key);
-    if (!player.running()) says.textContent = describe(descent.shown(player.at(), last));
+    if (!player.running()) showText(says, describe(descent.shown(player.at(), last)));
   }
 
   update();

@@ -1,4 +1,4 @@
-import { html, number, put, svg, uniqueId } from "./interface.js";
+import { html, number, put, showText, svg, uniqueId } from "./interface.js";
 import { chartKey, draggable, pathThrough } from "./pictures.js";
 import { COSTS, POSITIONS, VOCABULARY } from "./seek_or_cover_descent.js";
 
@@ -150,9 +150,9 @@ export function lossChart() {
       put(taken, { d: through(path.slice(0, at + 1)), style });
       const [x, y] = point(path[at], at);
       put(mark, { cx: x.toFixed(1), cy: y.toFixed(1), style });
-      title.textContent = `${label} at each step`;
-      high.textContent = number(path[0].cost, path[0].cost < 0.995 ? 2 : 1);
-      count.textContent = String(path.length - 1);
+      showText(title, `${label} at each step`);
+      showText(high, number(path[0].cost, path[0].cost < 0.995 ? 2 : 1));
+      showText(count, String(path.length - 1));
     },
   };
 }

@@ -1,5 +1,5 @@
 import { floored, softmax } from "./mathematics.js";
-import { direction, html, number, said, signed, state, TOKENS } from "./interface.js";
+import { direction, html, number, said, showText, signed, state, TOKENS } from "./interface.js";
 import {
   barsOf,
   button,
@@ -104,7 +104,7 @@ function render({ model, el }) {
     lines.forEach(
       (line, i) => (line.dataset.on = String(CORRECTIONS[i]?.key === shown.correction)),
     );
-    says.textContent = describe(shown, setting);
+    showText(says, describe(shown, setting));
   }
 
   update();

@@ -1,4 +1,4 @@
-import { html, put, said, svg } from "./interface.js";
+import { html, put, said, showText, svg } from "./interface.js";
 import { chartKey, pathThrough, roleStyle, triangle } from "./pictures.js";
 import { CORRECTIONS } from "./stale_rollouts_descent.js";
 
@@ -183,7 +183,7 @@ export function comparison(chosen) {
         of.forEach((x, row) => {
           put(bars[i][row], { width: length(x) });
           put(numbers[i][row], { x: left + length(x) + 5 });
-          numbers[i][row].textContent = Number.isFinite(x) ? figure(x) : "–";
+          showText(numbers[i][row], Number.isFinite(x) ? figure(x) : "–");
         });
         if (i) put(one, { d: `M${left + length(1)} ${TOP}V${height - 4}` });
       });

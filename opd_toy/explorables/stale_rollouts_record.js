@@ -1,6 +1,6 @@
 // The lab's record: the KL to the teacher along training, on texts some steps old.
 
-import { number, put, showNumber, svg, value } from "./interface.js";
+import { number, put, showNumber, showText, svg, value } from "./interface.js";
 import { caption, note } from "./controls.js";
 import { chartKey, pathThrough, roleStyle, scale } from "./pictures.js";
 
@@ -88,7 +88,7 @@ export function recordPanel({ steps, curves, words }) {
     ],
     update(correction, cost) {
       const key = runOf(correction, cost);
-      run.textContent = words[key];
+      showText(run, words[key]);
       AGES.forEach(([age], i) => {
         const along = curves[key][age] ?? curves.none[age];
         put(lines[i], { d: through(along) });

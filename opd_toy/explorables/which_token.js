@@ -7,6 +7,7 @@ import {
   number,
   said,
   showNumber,
+  showText,
   signed,
   state,
   TOKENS,
@@ -110,7 +111,7 @@ function render({ model, el }) {
     possible.update(p, estimates, mean, spread, exact, k, scale);
     shares.update(p, q, othersThan(k));
     const names = othersThan(k).map((v) => TOKENS[v]);
-    swap.textContent = `Swap the teacher's ${names.join(" and ")}`;
+    showText(swap, `Swap the teacher's ${names.join(" and ")}`);
     tables.rows.update(gradientRows(shown));
     tables.draws.update(drawRows(shown));
     lines.forEach((each) => each.forEach((line, v) => (line.dataset.on = String(v === k))));
@@ -119,7 +120,7 @@ function render({ model, el }) {
     showNumber(still, none, number(none, none ? 4 : 0));
     const counts = TOKENS.map((name, v) => `${name} ${tally[v]}×`).join(", ");
     showNumber(times, sum(tally), sum(tally) ? `so far ${counts}` : "");
-    says.textContent = describe(shown);
+    showText(says, describe(shown));
   }
 
   update();

@@ -1,4 +1,4 @@
-import { number, put, said, svg, TOKENS } from "./interface.js";
+import { number, put, said, showText, svg, TOKENS } from "./interface.js";
 import { chances } from "./tree_mathematics.js";
 
 // A bar from the middle to `length`, with a head, pointing to the right where the token is raised.
@@ -61,7 +61,7 @@ export function pushes() {
   return {
     element,
     update(exact, estimate, k, scale) {
-      heading.textContent = `PG, ${TOKENS[k]} drawn`;
+      showText(heading, `PG, ${TOKENS[k]} drawn`);
       [exact, estimate].forEach((gradient, side) =>
         gradient.forEach((g, v) =>
           put(shapes[side][v], {
@@ -150,7 +150,7 @@ export function multiples(chosen) {
         const [a, b] = [-1, 1].map((side) => middles[3] + length(mean[v] + side * spread[v]));
         put(line, { d: `M${a} ${level(v)}H${b}M${a} ${level(v) - 4}v8M${b} ${level(v) - 4}v8` });
       });
-      chances.forEach((text, i) => (text.textContent = `p = ${number(p[i])}`));
+      chances.forEach((text, i) => showText(text, `p = ${number(p[i])}`));
       frames.forEach((frame, i) => put(frame, { visibility: i === k ? "visible" : "hidden" }));
     },
   };
@@ -205,7 +205,7 @@ export function shareBars() {
         });
         const whole = Math.round(100 * share);
         [share, 1 - share].forEach((x, side) => {
-          labels[i][side].textContent = `${TOKENS[tokens[side]]} ${side ? 100 - whole : whole} %`;
+          showText(labels[i][side], `${TOKENS[tokens[side]]} ${side ? 100 - whole : whole} %`);
           labels[i][side].dataset.value = String(x);
         });
       });

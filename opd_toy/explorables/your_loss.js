@@ -4,7 +4,7 @@ import {
   reverseKl,
   reverseKlLogitGradient,
 } from "./mathematics.js";
-import { direction, html, NOTES, number, signed, state, TOKENS } from "./interface.js";
+import { direction, html, NOTES, number, showText, signed, state, TOKENS } from "./interface.js";
 import {
   button,
   caption,
@@ -95,7 +95,7 @@ function render({ model, el }) {
     picture.update(p, q, way);
     tables.gradients.update(p.map((_, v) => gradientRow(here, kls, v)));
     tables.ends.update(endRows(p, q, way.path.at(-1)));
-    code.textContent = torchCode(formula);
+    showText(code, torchCode(formula));
     shown.forEach((each) => (each.dataset.stale = Boolean(error)));
     say.now(error ? unread(error) : describe({ found, drawnFrom, here, way, q, formula }));
   }
@@ -151,7 +151,7 @@ function sayer() {
     },
     now(text) {
       clearTimeout(waiting);
-      const write = () => (element.textContent = text);
+      const write = () => showText(element, text);
       if (typing) waiting = setTimeout(write, PAUSE);
       else write();
     },

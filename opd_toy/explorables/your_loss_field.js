@@ -1,6 +1,6 @@
 // Where the formula is typed, what is wrong with it, and formulas to begin with.
 
-import { html, put, uniqueId } from "./interface.js";
+import { html, put, showText, uniqueId } from "./interface.js";
 import { choice } from "./controls.js";
 
 const K3 = "r = log q[k] - log p[k]; ";
@@ -74,8 +74,8 @@ export function formulaField(typed) {
       put(input, { "aria-invalid": fault ? "true" : "false" });
       error.hidden = !fault;
       told.hidden = Boolean(fault);
-      place.textContent = fault ? around(fault) : "";
-      words.textContent = fault ? `${fault.message}.` : "";
+      showText(place, fault ? around(fault) : "");
+      showText(words, fault ? `${fault.message}.` : "");
     },
   };
 }

@@ -1,6 +1,6 @@
 // What is said of a formula.
 
-import { html, listed, number, said, TOKENS, value } from "./interface.js";
+import { html, listed, number, said, showText, TOKENS, value } from "./interface.js";
 import { NONE, ZERO } from "./your_loss_verdict.js";
 
 // The verdict in a line of its own.
@@ -10,12 +10,13 @@ export function followed() {
   return {
     element: html("p", { class: "opd-verdict" }, before, name, after),
     update(found) {
-      before.textContent = "On average this loss follows: ";
-      name.textContent = found.name;
+      showText(before, "On average this loss follows: ");
+      showText(name, found.name);
       const { nearest } = found;
-      after.textContent = nearest
-        ? `, nearest ${nearest.name} (cosine ${number(nearest.cosine)})`
-        : "";
+      showText(
+        after,
+        nearest ? `, nearest ${nearest.name} (cosine ${number(nearest.cosine)})` : "",
+      );
     },
   };
 }
