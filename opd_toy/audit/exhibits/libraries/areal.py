@@ -56,7 +56,10 @@ def loss_of(mine, theirs, mask, rl_loss_weight, drew=None):
         "distill_loss_weight": 1.0,
     }
     entropy, clip = torch.zeros_like(mask), {"eps_clip": 0.2, "eps_clip_higher": None}
-    return load(ACTOR, WITHOUT).grpo_loss_fn(mine, entropy, batch, c_clip=None, **clip)
+    actor = load(ACTOR, WITHOUT)
+    # It keeps statistics of every call until they are exported, and goes through all of them.
+    actor.stats_tracker.DEFAULT_TRACKER.stats.clear()
+    return actor.grpo_loss_fn(mine, entropy, batch, c_clip=None, **clip)
 
 
 # --- what is audited -------------------------------------------------------------------
