@@ -22,7 +22,10 @@ MODULES = ["opd_toy.lm.bench.processes"]
 SUBJECTS = {
     "growth": "how time and memory grow with tokens, vocabulary and width",
     "training": "the lab's writing and training, beside a plain Hugging Face loop",
+    "audits": "how long an audit takes, of each loss that the book audits",
+    "sliders": "how long the book's sliders take to appear and to follow",
 }
+THREADS = min(2, os.cpu_count() or 1)
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 
 
@@ -52,7 +55,7 @@ def add(commands):
     parser.add_argument(
         "--threads",
         type=int,
-        default=min(2, os.cpu_count() or 1),
+        default=THREADS,
         help="threads PyTorch may use (default: 2)",
     )
     parser.add_argument(

@@ -21,7 +21,7 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 ADVICE = (
-    "No Chromium was found and none could be installed, so the pages cannot be tested or "
+    "No Chromium was found and none could be installed, so the pages cannot be tested, timed or "
     "photographed. Install one (Debian, Ubuntu: apt install chromium; elsewhere: "
     ".venv/bin/playwright install chromium), or set CHROMIUM to the path of one."
 )

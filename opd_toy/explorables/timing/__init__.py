@@ -1,0 +1,1 @@
+"""How long the sliders take: to appear, and to follow a control."""
