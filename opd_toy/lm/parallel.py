@@ -68,10 +68,12 @@ def vocabulary_parallel_loss(
 
     def compute(wanted):
         total = torch.zeros((), dtype=torch.float64, device=z.device)
-        gradients = [torch.empty(z.shape, dtype=dtype, device=z.device)] if wanted else []
-        for rows in _blocks(size, z.detach(), y.detach(), scale, *gradients):
+        written = ()
+        if wanted:
+            written = (row_blocks.large_pages(torch.empty(z.shape, dtype=dtype, device=z.device)),)
+        for rows in _blocks(size, z.detach(), y.detach(), scale, *written):
             total += block(*rows)
-        return total.to(scale.dtype), gradients or [None]
+        return total.to(scale.dtype), written or [None]
 
     return with_gradient(compute, z)
 
