@@ -120,15 +120,19 @@ def times(laid_out, count=9):
 
 
 def results():
-    fast = {"one": times(1.0), "two": times(3.5)}
+    widget = {"controls": {"one": times(1.0), "two": times(3.5)}}
     return {
         "browser": "Chromium 1.2",
         "viewport": {"width": 1280, "height": 900},
         "throttle": 1,
         "rounds": 9,
         "widgets": [
-            {"name": "Fast", "update": times(4.0), "mount": times(50.0), "controls": fast},
-            {"name": "Slow", "update": times(4.1), "mount": times(50.1), "controls": fast},
+            widget
+            | {"name": name, "update": times(update), "mount": times(mount), "idle": times(idle)}
+            for name, update, mount, idle in (
+                ("Fast", 4.0, 50.0, 0.1),
+                ("Slow", 4.1, 50.1, 0.3),
+            )
         ],
     }
 
@@ -171,6 +175,7 @@ def measured(monkeypatch):
 def test_the_command_records_and_shows(tmp_path, measured, capsys):
     main(["bench", "--sliders", "--quick", "--directory", str(tmp_path)])
     shown = capsys.readouterr().out
+    assert "which takes 0.4 where nothing happens" in shown
     assert "NOT met: Slow" in shown and "Chromium 1.2, 1280 × 900" in shown
     assert measured == [(explorables.__all__, 3)]
     main(["bench", "--sliders", "--show", "--directory", str(tmp_path)])

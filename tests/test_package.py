@@ -177,6 +177,8 @@ def test_the_script_and_the_module_are_one(installed):
         ["variance", "all", "--show", "--directory", ROOT / "figures"],
         ["study", "--show", "--directory", ROOT / "figures"],
         ["bench", "--show", "--directory", ROOT / "figures"],
+        ["bench", "--sliders", "--show", "--directory", ROOT / "figures"],
+        ["bench", "--audits", "--show", "--directory", ROOT / "figures"],
         ["derail", "--show", "--directory", ROOT / "figures"],
         ["stale", "--show", "--directory", ROOT / "figures"],
     ],

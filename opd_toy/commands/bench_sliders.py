@@ -1,5 +1,6 @@
 """``python -m opd_toy bench --sliders``: how long sliders take to appear and to follow."""
 
+import statistics
 import sys
 
 from opd_toy.commands.running import Progress, aligned, unchanged, write_record
@@ -97,13 +98,14 @@ def table(results):
 
 def as_text(results):
     width, height = results["viewport"].values()
+    idle = statistics.median(widget["idle"]["drawn"]["median"] for widget in results["widgets"])
     blocks = [
         f"{results['browser']}, {width} × {height}, {results['processor']}; {results['rounds']} "
-        "values of each control, as many mounts in a fresh process; ms",
+        "values of each control, as many mounts in a fresh process; times in ms",
         aligned(table(results), left=2),
         "Medians until the scripts have ended, until all is laid out, and until the frame is "
-        "painted; 95 % and worst are of what is laid out, and so are the goals: what a slider "
-        "causes before the browser paints.",
+        f"painted, which takes {idle:.1f} where nothing happens. 95 % and worst are until all is "
+        "laid out, and so are the goals: what a slider causes before the browser paints.",
         "\n".join(map(goal_text, goals(results))),
     ]
     return "\n\n".join(blocks)
