@@ -29,6 +29,8 @@ class Setting:
     """Inputs and the cases run on them.
 
     width 0: from logits (1, tokens, vocabulary); else from hidden states (tokens, width).
+    alone: one process after another, since together they would not fit the memory; else the
+    cases take turns.  threads 0: as many as the run has.
     """
 
     name: str
@@ -39,11 +41,14 @@ class Setting:
     width: int = 0
     dtype: str = "float32"
     share: float = 1.0  # of the repeats
+    threads: int = 0
+    alone: bool = False
 
     def words(self):
         loss = {0: "forward KL", 1: "reverse KL"}.get(self.beta, f"JSD, beta = {self.beta:g}")
         source = f"hidden states of width {self.width}" if self.width else "logits"
-        return f"{loss} from {source}, {self.tokens} tokens, V = {self.vocabulary}, {self.dtype}"
+        inputs = f"{self.tokens} tokens, V = {self.vocabulary}, {self.dtype}"
+        return f"{loss} from {source}, {inputs}{', one thread' if self.threads == 1 else ''}"
 
 
 SETTINGS = (
@@ -63,12 +68,43 @@ SETTINGS = (
         share=0.4,
     ),
     Setting(
+        "hidden_64_bfloat16",
+        ("ours", "trl_chunked", "liger_64_compiled"),
+        width=64,
+        dtype="bfloat16",
+        share=0.4,
+    ),
+    Setting(
         "hidden_896",
         ("ours", "trl_chunked", "liger_64", "liger_64_compiled"),
         tokens=64,
         width=896,
         share=0.4,
     ),  # the width of Qwen2.5-0.5B
+    *(
+        Setting(
+            name,
+            ("ours", "liger_64_compiled"),
+            tokens=32,
+            width=4096,
+            dtype=dtype,
+            share=0.4,
+            alone=True,
+        )
+        for name, dtype in (("hidden_4096", "float32"), ("hidden_4096_bfloat16", "bfloat16"))
+    ),
+)
+ONE_THREAD = (
+    Setting("logits_one_thread", ("ours", "ours_overwrite"), share=0.6, threads=1),
+    Setting("hidden_64_one_thread", ("ours", "liger_64_compiled"), width=64, share=0.4, threads=1),
+    Setting(
+        "hidden_896_one_thread",
+        ("ours", "liger_64_compiled"),
+        tokens=64,
+        width=896,
+        share=0.4,
+        threads=1,
+    ),
 )
 
 

@@ -1,9 +1,9 @@
 """The losses on one card, beside other libraries' and what the card could do at best.
 
 ``python -m opd_toy gpu`` runs this module in a process of its own.  In the same run it
-measures how fast the card copies memory and multiplies matrices.  From those follows a bound
-for each setting: the time in which a copy moves as many bytes as the loss must read and write,
-or, from hidden states, in which the card makes the four products of the head.
+measures how fast the card copies memory and multiplies matrices.  From those follows the floor
+of each setting: the time in which a copy moves as many bytes as the loss must read and write,
+or, from hidden states, in which the card makes the four products with the heads.
 
 Memory is the peak of a pass that PyTorch allocates beside the inputs.  Seconds are wall time
 with the card waited for before and after.  The gradient's error is as in ``measuring``.
@@ -44,6 +44,10 @@ SETTINGS = (
 )
 SMALL = {"tokens": 8, "vocabulary": 500, "dtype": "float32"}  # to rehearse on the processor
 COPY_BYTES, PRODUCT_SIZE = 1 << 30, 8192
+FLOORS = {
+    "products": "floor: the four products alone",
+    "apart": "floor: reads both logits, writes the gradient",
+}
 PASSES = 20  # of a copy and a product; the fastest counts
 
 
@@ -66,8 +70,8 @@ def measure(device, repeats, small, report):
             rows.append(measure_case(case, setting, exact, gradients, repeats, device))
             done += 1
             report(done, total)
-        bound = bound_seconds(setting, rates)
-        found.append(asdict(setting) | {"words": setting.words(), "bound": bound, "rows": rows})
+        figures = {"floors": [floor(setting, rates)], "rows": rows}
+        found.append(asdict(setting) | {"words": setting.words()} | figures)
     return {
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
@@ -144,15 +148,18 @@ def fastest(work, like):
     return min(seconds[1:])
 
 
-def bound_seconds(setting, rates):
-    """What no loss of this setting can beat, by the rates."""
+def floor(setting, rates):
+    """What no loss of this setting can beat, by the rates, as a row of ``floors``."""
     if setting.width:
         products = 4  # both models' logits; the gradients of the student's states and head
-        work = 2 * products * setting.tokens * setting.vocabulary * setting.width
-        return work / rates["product"]
-    bytes_of_logit = getattr(torch, setting.dtype).itemsize
-    moved = 3 * setting.tokens * setting.vocabulary * bytes_of_logit  # two read, one written
-    return moved / rates["copy"]
+        operations = 2 * products * setting.tokens * setting.vocabulary * setting.width
+        kind, seconds = "products", operations / rates["product"]
+    else:
+        bytes_of_logit = getattr(torch, setting.dtype).itemsize
+        moved = 3 * setting.tokens * setting.vocabulary * bytes_of_logit  # two read, one written
+        kind, seconds = "apart", moved / rates["copy"]
+    words = f"{FLOORS[kind]}, at the card's rate"
+    return {"kind": kind, "words": words, "median": seconds, "least": seconds}
 
 
 def main():

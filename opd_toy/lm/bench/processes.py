@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from opd_toy.lm.bench.cases import CASES, PEERS, Setting, loss_function
+from opd_toy.lm.bench.floors import WORDS, kinds, pace_floor
 from opd_toy.lm.bench.measuring import pace, reference, weigh
 
 
@@ -70,41 +71,69 @@ def once(function, *arguments):
 
 
 def side_by_side(setting, cases, repeats, threads, report):
-    """Rows of one setting, one a case.
+    """Figures of one setting: rows, one a case, its floors, and ``parts`` in seconds.
 
     A library's case that fails has its reason in the place of figures.
     """
-    rows, running = [], []
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            exact = once(reference, setting, threads, folder)
-            for case in cases:
-                row = {"case": case, "words": CASES[case]}
-                rows.append(row)
-                try:
-                    row |= once(weigh, case, setting, threads, folder)
-                    running.append((Fork(pace, case, setting, threads), row))
-                    running[-1][0].answer()
-                except RuntimeError as error:
-                    if case.split("_")[0] not in PEERS:
-                        raise
-                    row["failed"] = f"{case}: {error}"
-                else:
-                    row |= {"loss_error": abs(row["loss"] / exact - 1), "seconds": []}
+        exact = once(reference, setting, threads, folder)
+        rows = []
+        for case in cases:
+            rows.append(weighed(case, setting, threads, folder, exact))
+            report()
+    floors = [{"kind": kind, "words": WORDS[kind]} for kind in kinds(setting)]
+    takers = [(pace, row["case"], row) for row in rows if "failed" not in row]
+    takers += [(pace_floor, floor["kind"], floor) for floor in floors]
+    for group in [[taker] for taker in takers] if setting.alone else [takers]:
+        take_turns(group, setting, repeats, threads, report)
+    return {"rows": rows, "floors": floors, "parts": floors[0].pop("parts")}
+
+
+def weighed(case, setting, threads, folder, exact):
+    """A row with memory and rounding, or with the reason why a library's case failed."""
+    row = {"case": case, "words": CASES[case]}
+    try:
+        row |= once(weigh, case, setting, threads, folder)
+    except RuntimeError as error:
+        return failed(row, case, error)
+    return row | {"loss_error": abs(row["loss"] / exact - 1)}
+
+
+def failed(row, case, error):
+    """The row with the reason; ours has to run."""
+    if case.split("_")[0] not in PEERS:
+        raise error
+    row["failed"] = f"{case}: {error}"
+    return row
+
+
+def take_turns(takers, setting, repeats, threads, report):
+    """Fill in the seconds of each (function of a process, case, row)."""
+    running = []
+    try:
+        for function, case, row in takers:
+            running.append((Fork(function, case, setting, threads), row))
+            try:
+                said = running[-1][0].answer()
+            except RuntimeError as error:
+                running.pop()[0].close()
+                failed(row, case, error)
+            else:
+                row |= {"seconds": []} if function is pace else {"best": said, "seconds": []}
+        for repeat in range(repeats):
+            turn = repeat % len(running)
+            for fork, row in running[turn:] + running[:turn]:
+                fork.pipe.send("again")
+                row["seconds"].append(fork.answer())
                 report()
-            running = [(fork, row) for fork, row in running if "failed" not in row]
-            for repeat in range(repeats):
-                turn = repeat % len(running)
-                for fork, row in running[turn:] + running[:turn]:
-                    fork.pipe.send("again")
-                    row["seconds"].append(fork.answer())
-                    report()
-        finally:
-            for fork, _ in running:
-                fork.close()
-    for _, row in running:
-        row |= {"median": statistics.median(row["seconds"]), "least": min(row["seconds"])}
-    return rows
+        for fork, row in running:
+            row |= {"median": statistics.median(row["seconds"]), "least": min(row["seconds"])}
+            if row.get("kind") == kinds(setting)[0]:
+                fork.pipe.send("parts")
+                row["parts"] = fork.answer()
+    finally:
+        for fork, _ in running:
+            fork.close()
 
 
 def measure(settings, repeats, threads, report):
@@ -118,7 +147,10 @@ def measure(settings, repeats, threads, report):
     for setting in settings:
         for case in cases[setting]:
             loss_function(case, setting)  # imports its library once for all forks
-    done, total = 0, sum((1 + times[each]) * len(cases[each]) for each in settings)
+    steps = (
+        len(cases[each]) + times[each] * (len(cases[each]) + len(kinds(each))) for each in settings
+    )
+    done, total = 0, sum(steps)
 
     def step():
         nonlocal done
@@ -127,8 +159,10 @@ def measure(settings, repeats, threads, report):
 
     found = []
     for setting in settings:
-        rows = side_by_side(setting, cases[setting], times[setting], threads, step)
-        found.append(asdict(setting) | {"words": setting.words(), "rows": rows})
+        number = setting.threads or threads
+        figures = side_by_side(setting, cases[setting], times[setting], number, step)
+        words = {"words": setting.words(), "threads": number}
+        found.append(asdict(setting) | words | figures)
     missing = [name for name in PEERS.values() if name not in here]
     return {
         "processor": processor(),
