@@ -13,6 +13,7 @@ from opd_toy.explorables import Derail
 from opd_toy.pages import (
     chapter_figures,
     future_figures,
+    growth_figures,
     stale_figures,
     study_figures,
     tree_figure,
@@ -408,3 +409,39 @@ def test_old_texts_are_drawn_as_recorded(axes_of):
     assert along["none"][-1] > 1.5 * start
     grown = {name: ends[-1] / ends[0] for name, ends in last.items()}
     assert grown["gkd"] < 1.1 < grown["ratio"] < 1.5 < 2 < min(grown["kept"], grown["none"])
+
+
+def test_the_growth_of_the_losses_is_drawn_as_recorded(axes_of):
+    record = recorded("loss-growth", "bench --growth")
+    panels = axes_of("loss-growth")
+    costs = [(cost, unit) for cost, (_, unit) in growth_figures.COSTS.items()]
+    columns = [(cost, unit, over) for cost, unit in costs for over in growth_figures.COLUMNS]
+    for panel, (cost, unit, over) in zip(panels, columns, strict=True):
+        points = [point for point in record["points"] if point["over"] == over and point[cost]]
+        lines = dict.fromkeys(point["line"] for point in points)
+        for drawn, line in zip(panel.lines, lines, strict=True):
+            here = [point for point in points if point["line"] == line]
+            assert list(drawn.get_xdata()) == [point["value"] for point in here]
+            assert list(drawn.get_ydata()) == [point[cost] / unit for point in here]
+            assert drawn.get_label() == growth_figures.LINES[line][0]
+    says(
+        "loss-growth",
+        "From logits both costs rise with tokens and with the vocabulary",
+        "in memory the textbook's line lies above the book's",
+        "From hidden states the extra memory grows less with tokens than from logits",
+    )
+    slopes = {
+        (row["over"], row["line"]): row["exponent"]
+        for row in record["exponents"]
+        if row["cost"] == "extra_bytes"
+    }
+    ends = {(point["over"], point["line"], point["value"]): point for point in record["points"]}
+    for over in ("tokens", "vocabulary"):
+        for line in ("textbook", "ours"):
+            values = [value for place, name, value in ends if (place, name) == (over, line)]
+            first, last = (ends[over, line, value] for value in (min(values), max(values)))
+            assert all(first[cost] < last[cost] for cost, _ in costs)
+    for (over, line, value), point in ends.items():
+        if line == "textbook":
+            assert point["extra_bytes"] > ends[over, "ours", value]["extra_bytes"]
+    assert slopes["tokens", "hidden"] < slopes["tokens", "ours"]

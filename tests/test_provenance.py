@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from opd_toy.commands import bench, bench_audits, bench_sliders, bench_training
+from opd_toy.commands import bench, bench_audits, bench_growth, bench_sliders, bench_training
 from opd_toy.commands.running import unchanged
 from opd_toy.lm.study import stages
 from opd_toy.pages.monte_carlo import monte_carlo
@@ -275,6 +275,7 @@ RECORDS = {  # what computes each; tests/test_figures.py and test_library_record
     "control-sensitivity": ["opd_toy.control.sensitivity"],
     "lm-study-cpu": stages.MODULES,
     "loss-benchmark": bench.MODULES,
+    "loss-growth": bench_growth.MODULES,
     "training-benchmark": bench_training.MODULES,
     "audit-times": bench_audits.SOURCES["modules"],
     "slider-times": bench_sliders.SOURCES["modules"],
@@ -291,13 +292,16 @@ OUT_OF_DATE = {  # a module that changes, and the records that are out of date t
     "_validate": set(RECORDS) - {"slider-times"},
     "records/checkpoints": {"lm-study-cpu", "training-benchmark"},
     "records/provenance": set(),
-    "lm/losses": {"lm-study-cpu", "loss-benchmark", "training-benchmark"},
-    "lm/divergences": {"lm-study-cpu", "loss-benchmark", "training-benchmark"},
+    "lm/losses": {"lm-study-cpu", "loss-benchmark", "loss-growth", "training-benchmark"},
+    "lm/divergences": {"lm-study-cpu", "loss-benchmark", "loss-growth", "training-benchmark"},
     "lm/study/frozen": {"lm-study-cpu"},
     "lm/study/claims": {"lm-study-cpu"},
     "lm/training": {"lm-study-cpu", "training-benchmark"},
     "lm/presets": {"lm-study-cpu", "training-benchmark"},
-    "lm/bench/cases": {"loss-benchmark", "training-benchmark"},
+    "lm/bench/cases": {"loss-benchmark", "loss-growth", "training-benchmark"},
+    "lm/bench/floors": {"loss-benchmark"},
+    "lm/bench/forks": {"loss-benchmark", "loss-growth", "training-benchmark"},
+    "lm/bench/growth": {"loss-growth"},
     "lm/bench/hugging_face": {"training-benchmark"},
     "commands/running": set(),
     "commands/variance": set(),

@@ -7,6 +7,7 @@ from opd_toy.commands.running import aligned, unchanged, write_record
 
 RECORD = "loss-growth.json"
 MODULES = ["opd_toy.lm.bench.growth"]
+STEP = 1.25  # times the least time a logit: what counts as a row that no longer fits
 COSTS = {"seconds": "time", "extra_bytes": "extra memory"}
 
 
@@ -28,6 +29,27 @@ def make(path, arguments):
     return found
 
 
+def by_row(results):
+    """How the time a logit changes: (bytes of a float32 row, multiple of the least time)."""
+    points = [point for point in results["points"] if point["over"] == "row"]
+    rows = [
+        (4 * point["vocabulary"], point["seconds"] / point["tokens"] / point["vocabulary"])
+        for point in points
+    ]
+    least = min(seconds for _, seconds in rows)
+    return [(size, seconds / least) for size, seconds in rows]
+
+
+def too_large(results):
+    """(size, times) of the smallest row from which on all take STEP times the least, or None."""
+    found = None
+    for size, times in reversed(by_row(results)):
+        if times < STEP:
+            break
+        found = size, times
+    return found
+
+
 def as_text(results):
     head = f"{results['processor']}, {results['threads']} threads, the fastest of "
     head += f"{results['repeats']} passes or more; torch {results['versions']['torch']}"
@@ -42,8 +64,20 @@ def as_text(results):
     for row in results["exponents"]:
         slopes = (f"{row[name]:.2f}" for name in ("exponent", "first", "last"))
         rows.append((COSTS[row["cost"]], lines[row["line"]], row["over"], *slopes))
-    blocks.append(aligned(rows, left=3))
+    blocks += [aligned(rows, left=3), _cache_text(results)]
     return "\n\n".join(blocks)
+
+
+def _cache_text(results):
+    caches = ", ".join(
+        f"level {level} {size / 2**20:g} MiB" for level, size in results["cache_bytes"].items()
+    )
+    times = ", ".join(f"{size / 2**20:g} MiB {times:.2f}" for size, times in by_row(results))
+    return (
+        f"A block of rows is one row or {results['block_bytes'] / 2**20:g} MiB of a model's logits "
+        f"at most; caches: {caches or 'not known'}.\nTime a logit by the row, as a multiple of "
+        f"the least: {times}"
+    )
 
 
 def _cells(point):

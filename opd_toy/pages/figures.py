@@ -7,13 +7,21 @@ Chapters show them by ``opd_toy.pages.page.figure(**FIGURES[name], caption=…)`
 from opd_toy.pages import (
     chapter_figures,
     future_figures,
+    growth_figures,
     stale_figures,
     study_figures,
     why_figures,
 )
 from opd_toy.pages.drawing import draw_svg
 
-_DRAWN = (chapter_figures, future_figures, stale_figures, study_figures, why_figures)
+_DRAWN = (
+    chapter_figures,
+    future_figures,
+    growth_figures,
+    stale_figures,
+    study_figures,
+    why_figures,
+)
 FIGURES = {name: figure for module in _DRAWN for name, figure in module.FIGURES.items()}
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from opd_toy.lm.bench.cases import Setting, one_pass
+from opd_toy.lm.bench.forks import once, processor, versions
 from opd_toy.lm.bench.measuring import prepare, weigh
-from opd_toy.lm.bench.processes import once, processor, versions
 from opd_toy.lm.rows import CPU_BLOCK_BYTES
 
 LINES = {

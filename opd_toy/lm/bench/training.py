@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 
 from opd_toy.lm import pretraining
-from opd_toy.lm.bench.processes import Fork, once, processor, versions
+from opd_toy.lm.bench.forks import Fork, once, processor, versions
 from opd_toy.lm.losses import token_count
 from opd_toy.lm.methods import Batch, find_method
 from opd_toy.lm.model import load, response_logits, response_mask, sample, save, uniforms
