@@ -290,13 +290,16 @@ def test_a_sweep_reads_both_and_writes_the_gradient(beta):
     assert all(one() > 0 for one in apart.values()) and torch.equal(z, before)
 
 
-@pytest.mark.parametrize("threaded", [True, False])
-def test_the_products_are_the_four_of_the_heads(threaded):
+@pytest.mark.parametrize("tile", [(128, True), (300, False), None])
+def test_the_products_are_the_four_of_the_heads(tile):
     setting = Setting("hidden", ("ours",), tokens=10, vocabulary=300, width=8)
     h, w, t, u = inputs = make_inputs(setting)
     logits, to_hidden, to_head = torch.zeros(2, 10, 300), torch.zeros(10, 8), torch.ones(300, 8)
     for here in (slice(0, 6), slice(6, 12)):
-        floors.four_products(inputs, logits, to_hidden, to_head, here, 128, threaded)
+        if tile is None:
+            floors.losses_products(inputs, logits, to_hidden, to_head, here)
+        else:
+            floors.four_products(inputs, logits, to_hidden, to_head, here, *tile)
     torch.testing.assert_close(to_hidden, h @ w.T @ w)
     torch.testing.assert_close(to_head, (h @ w.T).T @ h)
     torch.testing.assert_close(logits[1][:4], t[6:] @ u.T)

@@ -9,7 +9,9 @@ no softmax, whose largest logit and sum a loss must know before its first probab
 writes to pages that are there already.
 
 From hidden states the floor is the four products with the heads: both models' logits, and the
-student's gradients of hidden states and of head.  Results are float32.
+student's gradients of hidden states and of head.  Results are float32.  torch.mm makes them,
+or, as one of the candidates, what the losses use (``opd_toy.lm.heads``): the two gradients'
+products by oneDNN where that is faster.
 
 Both use torch's operations alone and as many threads as the loss.  Several block sizes are
 tried, and the fastest counts.
@@ -17,12 +19,14 @@ tried, and the fastest counts.
 
 import gc
 import time
+from functools import partial
 
 import torch
 
+from opd_toy.lm import heads
 from opd_toy.lm.bench.cases import make_inputs
 from opd_toy.lm.losses import distillation_loss
-from opd_toy.lm.rows import in_threads, keep_freed_memory
+from opd_toy.lm.rows import in_threads, keep_freed_memory, large_pages
 
 SWEPT = (1 << 16, 1 << 17, 1 << 18)  # logits in a block, of 4 bytes
 TILE_BYTES = (1 << 20, 4 << 20)  # of a float32 head
@@ -85,7 +89,7 @@ def sweeps(setting, inputs, kind):
     """{the block in words: a function that makes a pass and returns its seconds}."""
     student, teacher = (each.view(-1) for each in inputs)
     kept = student.clone() if kind == "over" else None
-    gradient = student if kind == "over" else torch.zeros_like(student)
+    gradient = student if kind == "over" else large_pages(torch.empty_like(student)).zero_()
     work = sweep_of_jsd if 0 < setting.beta < 1 else sweep_of_kl
 
     def one_pass(size):
@@ -116,29 +120,38 @@ def sweep_of_jsd(z, y, gradient):
 
 def products(setting, inputs):
     """{the blocks in words: a function that makes the products and returns their seconds}."""
-    n, found = setting.tokens, {}
-    to_hidden, to_head = (
-        torch.zeros(n, setting.width),
-        torch.zeros(setting.vocabulary, setting.width),
-    )
-    logits = torch.zeros(2, n, setting.vocabulary)
+    n, V, found = setting.tokens, setting.vocabulary, {}
+    to_hidden = torch.zeros(n, setting.width)
+    to_head = large_pages(torch.empty(V, setting.width)).zero_()
+    logits = large_pages(torch.empty(2, n, V)).zero_()
     for rows in dict.fromkeys((n, min(n, TOKENS_TOGETHER))):
         if setting.dtype == "float32":
-            found[f"{rows} tokens, whole heads"] = (rows, setting.vocabulary, False)
+            found[f"{rows} tokens, whole heads"] = (rows, V, False)
         for size in TILE_BYTES:
-            tile = min(setting.vocabulary, max(LEAST_TILE_ROWS, size // (4 * setting.width)))
+            tile = min(V, max(LEAST_TILE_ROWS, size // (4 * setting.width)))
             found[f"{rows} tokens, {tile} rows of the heads"] = (rows, tile, True)
 
-    def one_pass(rows, tile, threaded):
-        def work():
-            for a in range(0, n, rows):
-                four_products(
-                    inputs, logits, to_hidden, to_head, slice(a, a + rows), tile, threaded
-                )
+    def by_torch(rows, *how):
+        for a in range(0, n, rows):
+            four_products(inputs, logits, to_hidden, to_head, slice(a, a + rows), *how)
 
-        return seconds_of(work)
+    def by_loss(rows):
+        for a in range(0, n, rows):
+            losses_products(inputs, logits, to_hidden, to_head, slice(a, a + rows))
 
-    return {how: lambda blocks=blocks: one_pass(*blocks) for how, blocks in found.items()}
+    works = {how: partial(by_torch, *blocks) for how, blocks in found.items()}
+    for rows in dict.fromkeys((n, min(n, heads.chunk_size(inputs[1])))):
+        works[f"{rows} tokens, as the loss makes them"] = partial(by_loss, rows)
+    return {how: partial(seconds_of, work) for how, work in works.items()}
+
+
+def losses_products(inputs, logits, to_hidden, to_head, here):
+    """Those of the tokens ``here`` by the functions that the loss calls."""
+    hidden, head, teacher, teacher_head = inputs
+    z, y = logits[:, : len(hidden[here])]
+    heads.logits(hidden[here], head, z), heads.logits(teacher[here], teacher_head, y)
+    to_hidden[here] = heads.times_head(z, head)
+    heads.add_to_head(to_head, z, hidden[here], first=here.start == 0)
 
 
 def four_products(inputs, logits, to_hidden, to_head, here, tile, threaded):
@@ -205,7 +218,7 @@ def parts(setting, inputs):
 
 def _parts_of_sweep(setting, inputs):
     student, teacher = (each.view(-1) for each in inputs)
-    gradient, size = torch.zeros_like(student), SWEPT[1]
+    gradient, size = large_pages(torch.empty_like(student)), SWEPT[1]
     work = sweep_of_jsd if 0 < setting.beta < 1 else sweep_of_kl
     blocks = [each.split(size) for each in (student, teacher, gradient)]
     add = lambda a, b, out: torch.add(a, b, out=out)
@@ -225,7 +238,7 @@ def _seconds_of_pages(size):
     """What so many bytes of fresh memory cost when they are first written to."""
     measured = min(size, PAGES_BYTES)
     warm = torch.zeros(measured, dtype=torch.uint8)
-    fresh = _fastest(lambda: torch.empty(measured, dtype=torch.uint8).zero_())
+    fresh = _fastest(lambda: large_pages(torch.empty(measured, dtype=torch.uint8)).zero_())
     return max(0.0, fresh - _fastest(warm.zero_)) * size / measured
 
 
