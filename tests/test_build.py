@@ -157,6 +157,13 @@ $$ (eq-sum)
 """
 
 
+def test_a_number_stays_with_its_sign_its_thousands_and_its_error(extension):
+    from one_source import TORN
+
+    torn = "0.017 ± 0.060, 83 % of 150 000, 5.9 · 10, 3 or 4 of 12"
+    assert TORN.sub("_", torn) == "0.017_±_0.060, 83_% of 150_000, 5.9_·_10, 3 or 4 of 12"
+
+
 def test_text_holds_numbers_folds_and_links(tiny):
     (tiny.folder / "_toc.yml").write_text(
         "format: jb-book\nroot: book/index\nchapters:\n- file: book/other\n"
