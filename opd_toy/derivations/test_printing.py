@@ -1,5 +1,7 @@
 """Notation: each symbol of the book in LaTeX, which side stands where above all."""
 
+import re
+
 import pytest
 import sympy as sp
 
@@ -80,6 +82,14 @@ def test_a_heading_begins_with_a_capital_but_a_symbol_stays_itself():
     for title, heading in {"α to 1": "**α to 1.**", "to 1": "**To 1.**"}.items():
         part = framework.chain(p[j], (p[j], "as it is"), title=title)
         assert framework._chain_markdown(part).startswith(heading)
+
+
+@pytest.mark.parametrize("name", DERIVATIONS)
+def test_formulas_stand_in_the_order_in_which_they_are_written(name):
+    """In sympy's own a number comes first, and a gradient before what it is multiplied with."""
+    printed = DERIVATIONS[name].markdown()
+    turned = r"\b1 \+ [Ttu]\b|\\left\[ \\left\( \\nabla \\log [^()]*\\right\) \\, "
+    assert not re.search(turned, printed)
 
 
 def test_a_claim_alone_that_is_too_wide_is_broken_at_its_relation():
