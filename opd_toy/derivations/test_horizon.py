@@ -353,3 +353,9 @@ def test_whatever_the_normal_form_calls_equal_is_equal_in_numbers():
         if verdicts[-1]:
             assert counterexample(before, after) is None, (before, after)
     assert 10 < sum(verdicts) < 50
+
+
+def test_an_exponent_without_a_rule_is_refused():
+    half = gamma ** sp.Rational(1, 2)
+    with pytest.raises(DerivationError, match="no rule for the exponent 1/2 of γ"):
+        horizon.is_zero(half * SequenceMean(over_positions(cost[t])))

@@ -78,12 +78,6 @@ def test_the_books_notation(expression, written):
     assert latex(expression) == written
 
 
-def test_a_heading_begins_with_a_capital_but_a_symbol_stays_itself():
-    for title, heading in {"α to 1": "**α to 1.**", "to 1": "**To 1.**"}.items():
-        part = framework.chain(p[j], (p[j], "as it is"), title=title)
-        assert framework._chain_markdown(part).startswith(heading)
-
-
 @pytest.mark.parametrize("name", DERIVATIONS)
 def test_formulas_stand_in_the_order_in_which_they_are_written(name):
     """In sympy's own a number comes first, and a gradient before what it is multiplied with."""
