@@ -357,6 +357,11 @@ def test_setting_one_probability_keeps_a_distribution(twin_page):
     assert 50 <= kept <= 350
 
 
+def test_a_token_that_has_all_gives_to_the_others_alike(twin_page):
+    (found,) = call(twin_page, "setProbability(...x, 0.005)", [[[1, 0, 0], 0, 0.4]])
+    np.testing.assert_allclose(found, [0.4, 0.3, 0.3], rtol=TOLERANCE)
+
+
 def test_the_floor_is_kept_and_the_rest_pays(twin_page):
     results = np.array(
         call(
