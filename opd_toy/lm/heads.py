@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import torch
 
 from opd_toy.lm.rows import in_threads
@@ -108,9 +109,21 @@ def _each_tile(work, head, like):
     else:
         step = len(head) if head.dtype == like.dtype else _block_rows(head)
     tiles = ((a, min(a + step, len(head))) for a in range(0, len(head), step))
-    total = 0
+    total = None
     for part in in_threads(work, tiles, like):
-        total = total if part is None else total + part
+        total = part if total is None else _add(total, part)
+    return total
+
+
+def _add(total, part):
+    """Add ``part`` (n, H) to ``total``.
+
+    By NumPy, in this thread alone: after each sum of its own torch keeps a second thread
+    waiting for more, at full speed and in the way of those that multiply.
+    """
+    if not part.is_cpu:
+        return total.add_(part)
+    np.add(total.numpy(), part.numpy(), out=total.numpy())
     return total
 
 
