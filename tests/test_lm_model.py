@@ -20,7 +20,7 @@ from opd_toy.lm.model import (
     save,
     uniforms,
 )
-from opd_toy.lm.transformer import rotate
+from opd_toy.lm.transformer import _attend, rotate
 
 SHAPE = Shape(vocabulary=11, width=16, layers=2, heads=2, length=12)
 END, PAD = 9, 10
@@ -103,6 +103,20 @@ def test_scores_of_attention_depend_on_the_distance_alone():
     assert len({round(score[0], 6) for score in scores.values()}) == 5
     assert at(query, 0).equal(query)
     assert at(query, 23).norm().item() == pytest.approx(query.norm().item(), abs=1e-14)
+
+
+def test_attention_and_its_gradient_are_torch_s():
+    """Over a whole text, which is written out where torch's kernels take longer."""
+    drawn = torch.randn(3, 2, 4, 7, 6, generator=torch.Generator().manual_seed(3))
+    for dtype, close in ((torch.float64, CLOSE), (torch.float32, dict(rtol=0, atol=1e-5))):
+        found = []
+        for attend in (torch.nn.functional.scaled_dot_product_attention, _attend):
+            parts = drawn.to(dtype).requires_grad_()
+            out = attend(*parts, is_causal=True)
+            out.square().sum().backward()
+            found.append([out.detach(), parts.grad])
+        for theirs, ours in zip(*found):
+            torch.testing.assert_close(ours, theirs, **close)
 
 
 def test_gradients_reach_every_weight():
