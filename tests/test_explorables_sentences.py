@@ -49,6 +49,7 @@ SAID = [
     ("LossMuseum", {"exhibit": "stop_gradient", "teacher": EVEN}, "here the even teacher itself"),
     ("LossMuseum", {"steps": 1}, "After 1 step reverse KL, 0.676 at first"),
     ("SampleAndAverage", {"student": undecided(1e-5)}, "no number of draws here settles its sign"),
+    ("SeekOrCover", {"separation": 20.0}, "It will end on the right mode"),
     ("StaleRollouts", KEPT, "runs to t₁ alone; with μ renewed every 4 steps it reaches the teach"),
     ("StaleRollouts", KEPT | {"renew": 16}, "every 16 steps it still moves after 400 steps"),
     ("StaleRollouts", {"correction": "mask"}, r"drops t₁ and t₃\. .* stops at \(0\.20, 0\.20, 0"),
