@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from opd_toy.__main__ import main
+from opd_toy.commands import train
 from opd_toy.lm import methods, presets, pretraining, training
 from opd_toy.lm.methods import METHODS, Batch, find_method
 from opd_toy.lm.model import load, response_mask, sample, uniforms
@@ -666,6 +667,18 @@ def test_interrupted_it_says_so_and_goes_on(folder, pair, tmp_path):
     )
     kept = torch.load(student_path(tmp_path, "pg_0.9", SMALL, 1, 400).with_suffix(".pt"))["state"]
     assert kept["iteration"] == reached and 1 <= reached < 400
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_first_process_makes_and_the_others_wait_for_it(rank, monkeypatch):
+    done = []
+    for name in ("init_process_group", "barrier", "destroy_process_group"):
+        noted = lambda *arguments, name=name, **options: done.append(name)
+        monkeypatch.setattr(torch.distributed, name, noted)
+    monkeypatch.setenv("WORLD_SIZE", "2"), monkeypatch.setenv("RANK", rank)
+    with train._processes(torch.device("cpu"), lambda: done.append("make") or "made") as made:
+        assert made == "made"
+    assert done.index("make") == {"0": 0, "1": 2}[rank] and done.count("make") == 1
 
 
 @pytest.mark.parametrize(
