@@ -137,6 +137,8 @@ print(json.dumps([found, steps]))
         (floor,) = setting["floors"]
         assert floor["kind"] == kind and floor["best"] and len(floor["seconds"]) == repeats
         assert floor["least"] > 0 and setting["parts"]["formula"] > 0 <= setting["parts"]["pages"]
+        names = {"apart": {"memory", "exponentials"}, "products": {"products"}}[kind]
+        assert setting["parts"].keys() == {"formula", "pages", *names}
         assert setting["threads"] == 1 and len(setting["rows"][0]["seconds"]) == repeats
 
 
@@ -260,6 +262,9 @@ def test_what_is_above_the_floor():
     assert list(apart.values()) == pytest.approx([0.03, 0.05, 0.02])
     assert list(over.values()) == pytest.approx([0.03, 0, -0.01])
     assert bench_goals.parts_above(hidden, hidden["rows"][0]) == {}
+    hidden["parts"] = {"products": 0.3, "formula": 0.08, "pages": 0.03}
+    found = bench_goals.parts_above(hidden, hidden["rows"][0])
+    assert list(found.values()) == pytest.approx([0.05, 0.08, 0.03, 0.09])
     assert bench_goals.above_the_floor(logits)[0] == (
         "logits, this book: 100 ms: further operations of the formula 30 ms, fresh pages 50 ms, "
         "the rest 20 ms"

@@ -93,11 +93,17 @@ def parts_above(setting, row):
     parts = setting.get("parts")
     if not parts:
         return {}
-    formula = parts["formula"] - parts.get("exponentials", 0.0)
-    of_gradient = 0.0 if row["case"] == "ours_overwrite" else parts["pages"]
-    above = {"further operations of the formula": formula, "fresh pages": of_gradient}
-    beyond = row["least"] - floor_of(setting, row)["least"]
-    return above | {"the rest": beyond - sum(above.values())}
+    floor = floor_of(setting, row)["least"]
+    if "products" in parts:
+        above = {
+            "the products in the loss's own chunks": parts["products"] - floor,
+            "the formula": parts["formula"],
+        }
+    else:
+        further = parts["formula"] - parts["exponentials"]
+        above = {"further operations of the formula": further}
+    above["fresh pages"] = 0.0 if row["case"] == "ours_overwrite" else parts["pages"]
+    return above | {"the rest": row["least"] - floor - sum(above.values())}
 
 
 def _milliseconds(seconds):

@@ -19,13 +19,13 @@ tried, and the fastest counts.
 
 import gc
 import time
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from opd_toy.lm import heads
-from opd_toy.lm.bench.cases import make_inputs
-from opd_toy.lm.losses import distillation_loss
+from opd_toy.lm.bench.cases import loss_function, make_inputs, one_pass
 from opd_toy.lm.rows import in_threads, keep_freed_memory, large_pages
 
 SWEPT = (1 << 16, 1 << 17, 1 << 18)  # logits in a block, of 4 bytes
@@ -67,7 +67,7 @@ def pace_floor(pipe, kind, setting, threads):
         except EOFError:
             return
         gc.collect()
-        pipe.send(parts(setting, inputs) if message == "parts" else passes[best]())
+        pipe.send(parts(setting, inputs, passes) if message == "parts" else passes[best]())
 
 
 def seconds_of(work):
@@ -141,8 +141,12 @@ def products(setting, inputs):
 
     works = {how: partial(by_torch, *blocks) for how, blocks in found.items()}
     for rows in dict.fromkeys((n, min(n, heads.chunk_size(inputs[1])))):
-        works[f"{rows} tokens, as the loss makes them"] = partial(by_loss, rows)
+        works[by_loss_words(rows)] = partial(by_loss, rows)
     return {how: partial(seconds_of, work) for how, work in works.items()}
+
+
+def by_loss_words(rows):
+    return f"{rows} tokens, as the loss makes them"
 
 
 def losses_products(inputs, logits, to_hidden, to_head, here):
@@ -190,30 +194,42 @@ def four_products(inputs, logits, to_hidden, to_head, here, tile, threaded):
 # --- what a loss's time consists of --------------------------------------------------------
 
 
-def parts(setting, inputs):
+def parts(setting, inputs, passes):
     """Seconds of what a loss does, each measured alone.
 
-    memory: both logits read and the gradient written, by an addition (from logits).
-    exponentials: the floor's sweep, over one block that stays in the cache (from logits).
-    formula: the loss's value and gradient of as many tokens, all of one row, which stays in the
-    cache; not written.
+    From logits, memory: both logits read and the gradient written, by an addition;
+    exponentials: the floor's sweep, over one block that stays in the cache; formula: the loss's
+    value and gradient of as many tokens, all of one row, which stays in the cache; not written.
+    From hidden states, products: the four as the loss makes them, in its own chunks; formula:
+    the loss of as many logits, which the gradient overwrites.
     pages: what fresh memory for the largest gradient costs beyond memory that is there.
     """
-    V, found = setting.vocabulary, {}
-    if setting.width:
-        row = [3 * torch.randn(1, V) for _ in range(2)]
-        size, dtype = (V, setting.width), torch.float32
+    n, V, H = setting.tokens, setting.vocabulary, setting.width
+    if H:
+        rows = min(n, heads.chunk_size(inputs[1]))
+        own = passes[by_loss_words(rows)]
+        found = {"products": min(own() for _ in range(PASSES))}
+        found["formula"] = _seconds_of_formula(replace(setting, width=0, tokens=rows)) * n / rows
+        size = 4 * V * H
     else:
-        row = [each[0, :1].clone() for each in inputs]
-        size, dtype = (setting.tokens, V), inputs[0].dtype
-        found |= _parts_of_sweep(setting, inputs)
-    z, y = (each.expand(setting.tokens, V) for each in row)
-    with torch.no_grad():
-        found["formula"] = _fastest(
-            lambda: distillation_loss(z, y, "generalized_jsd", beta=setting.beta)
-        )
-    found["pages"] = _seconds_of_pages(size[0] * size[1] * dtype.itemsize)
-    return found
+        found = _parts_of_sweep(setting, inputs)
+        z, y = (each[0, :1].expand(n, V) for each in inputs)
+        loss = loss_function("ours", setting)
+        with torch.no_grad():
+            found["formula"] = _fastest(lambda: loss(z, y))
+        size = inputs[0].nbytes
+    return found | {"pages": _seconds_of_pages(size)}
+
+
+def _seconds_of_formula(setting):
+    """The fastest pass of the loss from float32 logits, which the gradient overwrites."""
+    setting = replace(setting, dtype="float32")
+    loss, inputs = loss_function("ours_overwrite", setting), make_inputs(setting)
+    kept, seconds = inputs[0].clone(), []
+    for _ in range(PASSES):
+        inputs[0].copy_(kept)
+        seconds.append(one_pass(loss, inputs)[0])
+    return min(seconds)
 
 
 def _parts_of_sweep(setting, inputs):
