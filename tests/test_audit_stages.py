@@ -92,18 +92,31 @@ def test_a_verdict_needs_no_loss():
     assert squared.factor.quantity == "KL(q‖p)" and squared.factor.power == 2
 
 
+def weighted_by(weight, less_the_mean=True):
+    """p_j w_j of each pair, w a function of log p/q."""
+
+    def gradient(p, q):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rows = np.where(p > 0, p * weight(np.log(p / q)), 0.0)
+        return rows - less_the_mean * p * rows.sum(axis=-1, keepdims=True)
+
+    return by_hand(gradient)
+
+
 def test_a_gradient_follows_a_curve_of_weights_only_if_it_sums_to_0():
     steps = np.linspace(-40, 40, 4001)
     curve = ratios.Curve(steps, np.tanh(steps), np.zeros(4001))
-
-    def alone(p, q):
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(p > 0, p * np.tanh(np.log(p / q)), 0.0)
-
-    centred = lambda p, q: alone(p, q) - p * alone(p, q).sum(axis=-1, keepdims=True)
-    assert ratios.follows(by_hand(centred), curve).all()
+    assert ratios.follows(weighted_by(np.tanh), curve).all()
     apart = Pairs.of(random_pairs(0)).distance() > 0.1
-    assert not ratios.follows(by_hand(alone), curve)[apart].any()
+    assert not ratios.follows(weighted_by(np.tanh, False), curve)[apart].any()
+
+
+def test_a_gradient_follows_a_curve_that_falls_from_above_and_from_below():
+    bump, steps = lambda x: np.exp(-(x**2)), np.linspace(-40, 40, 4001)
+    curve = ratios.Curve(steps, bump(steps), np.zeros(4001))
+    assert ratios.follows(weighted_by(bump), curve).all()
+    assert not ratios.follows(weighted_by(lambda x: 0.5 * bump(x)), curve).all()
+    assert not ratios.follows(weighted_by(lambda x: 1.5 * bump(x)), curve).all()
 
 
 def test_the_number_of_first_tokens_is_read_off_an_ordinary_pair():

@@ -9,9 +9,9 @@ from opd_toy import off_policy
 from opd_toy.audit import AuditError, audit, spelling
 from opd_toy.audit.expectation import UnknownName, assert_optimises, is_as_expected
 from opd_toy.audit.stale import names
-from opd_toy.audit.stale.measure import _table, _walk
+from opd_toy.audit.stale.measure import Table, _table, _walk
 from opd_toy.audit.stale.triples import OLD, SIGNS, random_triples
-from opd_toy.audit.stale.verdict import law_of
+from opd_toy.audit.stale.verdict import does_not_matter, law_of
 from opd_toy.audit.ways import TOKENS, as_way
 from opd_toy.estimators import expectation, policy_gradient, total_variance
 from opd_toy.example import STUDENT as P
@@ -103,6 +103,14 @@ def test_a_jump_is_seen_where_one_logit_alone_has_a_gradient():
     way = as_way(loss, inputs=("logits", "log_probs"), behaviour=None)
     walk = _walk(way, "behaviour", 1)
     assert list(walk.jumps.values()) == [pytest.approx(np.log(2))]
+
+
+def test_a_token_that_matters_on_one_triple_matters():
+    triples = random_triples(0)[:2]
+    one, other = (len(triple.student) for triple in triples)
+    rows = np.tile(triples[0].student, (one, 1)), np.eye(other)
+    alike, apart = (Table(triple, each, each, each) for triple, each in zip(triples, rows))
+    assert does_not_matter([alike, alike], 1e-9) and not does_not_matter([alike, apart], 1e-9)
 
 
 def test_a_clip_narrower_or_wider_is_no_other():

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from opd_toy.audit import AuditError, audit
 from opd_toy.audit.ways import TEXTS, TOKENS, as_way, roles
+from opd_toy.audit.ways.described import words_of
 from tests import audit_calls as calls
 from tests.audit_sequence_losses import audit_on_fewer
 
@@ -184,6 +185,11 @@ class Scripted(torch.nn.Module):
 )
 def test_whatever_can_be_called(make):
     assert audit(make()).optimises == "reverse KL"
+
+
+def test_arguments_without_a_name_are_counted_from_1():
+    way = as_way(lambda *inputs: calls.reverse(*inputs[:2]), TOKENS)
+    assert list(words_of(way))[:2] == ["argument 1", "argument 2"]
 
 
 def test_compiled_code_keeps_its_names():
