@@ -54,7 +54,7 @@ class Setting:
 SETTINGS = (
     Setting("logits", FROM_LOGITS),
     Setting("logits_jsd", FROM_LOGITS, beta=0.5, share=0.6),
-    Setting("logits_bfloat16", FROM_LOGITS, dtype="bfloat16", share=0.4),
+    Setting("logits_bfloat16", FROM_LOGITS, dtype="bfloat16", share=0.6),
     Setting(
         "hidden_64",
         ("ours", "trl_chunked", *(f"liger_{size}" for size in (16, 32, 64, "64_compiled"))),
@@ -65,21 +65,20 @@ SETTINGS = (
         ("ours", "trl_chunked", "liger_32", "liger_64_compiled"),
         beta=0.5,
         width=64,
-        share=0.4,
+        share=0.6,
     ),
     Setting(
         "hidden_64_bfloat16",
         ("ours", "trl_chunked", "liger_64_compiled"),
         width=64,
         dtype="bfloat16",
-        share=0.4,
+        share=0.6,
     ),
     Setting(
         "hidden_896",
         ("ours", "trl_chunked", "liger_64", "liger_64_compiled"),
         tokens=64,
         width=896,
-        share=0.4,
     ),  # the width of Qwen2.5-0.5B
     *(
         Setting(
@@ -88,7 +87,7 @@ SETTINGS = (
             tokens=32,
             width=4096,
             dtype=dtype,
-            share=0.4,
+            share=0.6,
             alone=True,
         )
         for name, dtype in (("hidden_4096", "float32"), ("hidden_4096_bfloat16", "bfloat16"))
@@ -96,13 +95,13 @@ SETTINGS = (
 )
 ONE_THREAD = (
     Setting("logits_one_thread", ("ours", "ours_overwrite"), share=0.6, threads=1),
-    Setting("hidden_64_one_thread", ("ours", "liger_64_compiled"), width=64, share=0.4, threads=1),
+    Setting("hidden_64_one_thread", ("ours", "liger_64_compiled"), width=64, share=0.6, threads=1),
     Setting(
         "hidden_896_one_thread",
         ("ours", "liger_64_compiled"),
         tokens=64,
         width=896,
-        share=0.4,
+        share=0.6,
         threads=1,
     ),
 )
