@@ -1,8 +1,8 @@
 """What several processes compute against one: a script that torchrun starts.
 
-``torchrun --nproc-per-node 2 tests/parallel_cases.py FOLDER`` runs all CASES and leaves in
-FOLDER a file RANK.json, {case: what is wrong, or ""}.  All processes draw the same numbers, and
-each also computes the whole alone.
+``torchrun --nproc-per-node 2 tests/parallel_cases.py FOLDER`` runs all CASES, on four processes
+those OF_FOUR, and leaves in FOLDER a file RANK.json, {case: what is wrong, or ""}.  All processes
+draw the same numbers, and each also computes the whole alone.
 """
 
 import datetime
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
@@ -79,6 +79,14 @@ def mesh(*shape, names=None):
 
 def sharded(whole, dimension=-1):
     return distribute_tensor(whole.detach(), mesh(), [Shard(dimension)])
+
+
+def placed(whole, placement):
+    """``whole`` as a DTensor of this placement."""
+    if placement.is_partial():  # each process has a share of every number
+        share = whole / dist.get_world_size()
+        return DTensor.from_local(share, mesh(), [placement]).detach()
+    return distribute_tensor(whole, mesh(), [placement])
 
 
 def near(actual, expected, tolerance, what):
@@ -168,6 +176,30 @@ def masks_and_weights(name, parameters):
 
 
 @case
+def weights_that_are_nan_or_differ_by_rounding():
+    z, y = (sharded(x) for x in pair(3, 11))
+    assert vocabulary_parallel_loss(z, y, weights=torch.tensor([1.0, math.nan, 1.0])).isnan()
+    one = vocabulary_parallel_loss(z, y)
+    weights = torch.tensor([1.0, 1.0 + 1e-7 * dist.get_rank(), 1.0], dtype=torch.float64)
+    near(vocabulary_parallel_loss(z, y, weights=weights), one, 1e-6, "value")
+
+
+@case
+def masks_and_numbers_that_are_sharded():
+    z, y = pair(4, 11)
+    mask, weights = torch.tensor([1, 0, 1, 1]), draw(4, seed=3)
+    expected = distillation_loss(z, y, mask=mask, weights=weights, normalizer=2.0)
+    found = vocabulary_parallel_loss(
+        sharded(z),
+        sharded(y),
+        mask=sharded(mask),
+        weights=sharded(weights),
+        normalizer=distribute_tensor(torch.tensor(2.0), mesh(), [Replicate()]),
+    )
+    near(found, expected, EXACT, "value")
+
+
+@case
 def shapes_of_any_kind():
     for shape in ((11,), (0, 11), (2, 2, 3, 11)):
         same(*pair(*shape), "reverse_kl", {})
@@ -211,8 +243,8 @@ def hidden_states_and_heads(name, parameters):
             *one, their_h, their_w, name, **options, **parameters
         )
         expected.backward()
-        for placement in (None, Replicate(), Shard(1)):
-            mine = h.clone() if placement is None else distribute_tensor(h, mesh(), [placement])
+        for placement in (None, Replicate(), Shard(1), Partial()):
+            mine = h.clone() if placement is None else placed(h, placement)
             slices = [mine.requires_grad_(), sharded(w, 0).requires_grad_()]
             found = fused_linear_vocabulary_parallel_loss(
                 *slices, their_h, sharded(their_w, 0), name, **options, **parameters
@@ -258,25 +290,37 @@ def a_few_bytes_a_token(name, parameters):
     a_token = bytes_a_token(name, **parameters)
     with counted() as found:
         vocabulary_parallel_loss(z.requires_grad_(), y, name, **parameters).backward()
-    assert sum(found) == 20 * a_token + 56, (found, a_token)
+    assert sum(found) == 20 * a_token + 72, (found, a_token)
     with counted() as found:
         fused_linear_vocabulary_parallel_loss(
             hidden, heads[0], hidden, heads[1], name, **parameters
         ).backward()
-    assert sum(found) == 20 * (a_token + 6 * 8) + 56, (found, a_token)
+    assert sum(found) == 20 * (a_token + 6 * 8) + 72, (found, a_token)
+
+
+@case
+def bytes_of_an_infinite_divergence():
+    z, y = pair(4, 5, 40)
+    y[2, 1, 30] = -INF
+    slices, teacher = sharded(z).requires_grad_(), sharded(y)
+    with counted() as found:
+        vocabulary_parallel_loss(slices, teacher).backward()
+    assert sum(found) == 20 * bytes_a_token() + 5 * 3 * 8 + 72, found  # the text's 5 rows
 
 
 @case
 def texts_that_differ_are_refused():
     rank = dist.get_rank()
-    for shape, mask, quoted in (
-        ((2 + rank, 11), None, "2 to 3 tokens"),
-        ((3, 11), torch.arange(3) > rank, "1 to 2 of them valid"),
-        ((3, 11), torch.arange(3) != rank, "the same texts, mask"),
+    for shape, options, quoted in (
+        ((2 + rank, 11), {}, "2 to 3 tokens"),
+        ((3, 11), {"mask": torch.arange(3) > rank}, "1 to 2 of them valid"),
+        ((3, 11), {"mask": torch.arange(3) != rank}, "the same texts, mask"),
+        ((3, 11), {"weights": 1 + 1e-5 * rank * torch.ones(3)}, "the same texts, mask, weights"),
+        ((3, 11), {"normalizer": 1.0 + rank}, "and normalizer"),
     ):
         slices = DTensor.from_local(torch.ones(shape), mesh(), [Shard(-1)], run_check=False)
         try:
-            vocabulary_parallel_loss(slices, slices, mask=mask)
+            vocabulary_parallel_loss(slices, slices, **options)
         except ValueError as error:
             assert quoted in str(error), error
         else:
@@ -303,10 +347,10 @@ def models():
     return Transformer(SHAPE, seed=1).double(), Transformer(SHAPE, seed=2).double()
 
 
-def mine():
-    """The texts of this process: a run of them."""
-    share = len(TEXTS) // dist.get_world_size()
-    return slice(share * dist.get_rank(), share * (dist.get_rank() + 1))
+def mine(group=None):
+    """The texts of this process, a run of them, among those of a group or of all processes."""
+    share = len(TEXTS) // dist.get_world_size(group)
+    return slice(share * dist.get_rank(group), share * (dist.get_rank(group) + 1))
 
 
 def as_one_process(model, loss, mask):
@@ -378,7 +422,7 @@ def texts_and_vocabulary(mask, texts, vocabulary):
     for block in student.blocks:
         fully_shard(block, mesh=both["texts"])
     fully_shard(student, mesh=both["texts"])
-    here = mine() if texts > 1 else slice(None)
+    here = mine(both["texts"].get_group())
     logits, count = (student(TEXTS[here]), teacher(TEXTS[here])), token_count(mask[here])
     loss = vocabulary_parallel_loss(*logits, mask=mask[here], normalizer=count)
     loss.backward()
@@ -395,12 +439,24 @@ def texts_over_one_and_the_vocabulary_over_all(mask):
     texts_and_vocabulary(mask, 1, dist.get_world_size())
 
 
+# An axis of both kinds at once, and slices of three tokens of eleven, of one and of none.
+OF_FOUR = {
+    f"both_cuts, {title}": partial(texts_and_vocabulary, torch.tensor(mask), 2, 2)
+    for title, mask in MASKS.items()
+}
+OF_FOUR |= {
+    name: run
+    for name, run in CASES.items()
+    if name.startswith(("logits_in_float64", "barred", "masks")) or name == "a_head_of_one_token"
+}
+
+
 def main(folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
     found = {}
     try:
-        for name, run in CASES.items():
+        for name, run in (OF_FOUR if dist.get_world_size() == 4 else CASES).items():
             found[name] = "did not end"
             try:
                 run()

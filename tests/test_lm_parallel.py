@@ -22,15 +22,23 @@ from tests import parallel_cases
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-PROCESSES = 2
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """{case: what is wrong} of each process; one start of torchrun for all cases."""
-    folder = tmp_path_factory.mktemp("ranks")
+    """{case: what is wrong} of both processes; one start of torchrun for all cases."""
+    return started(tmp_path_factory.mktemp("ranks"), 2)
+
+
+@pytest.fixture(scope="module")
+def found_of_four(tmp_path_factory):
+    return started(tmp_path_factory.mktemp("four_ranks"), 4)
+
+
+def started(folder, processes):
+    """{case: what is wrong} of each process that torchrun starts."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(PROCESSES), parallel_cases.__file__, str(folder)]
+    command += ["--nproc-per-node", str(processes), parallel_cases.__file__, str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command,
@@ -40,26 +48,31 @@ def found(tmp_path_factory):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    ) as started:
+    ) as torchrun:
         try:
-            said, _ = started.communicate(timeout=400)
+            said, _ = torchrun.communicate(timeout=400)
         except subprocess.TimeoutExpired:
-            os.killpg(started.pid, signal.SIGTERM)  # torchrun ends the processes that it started
+            os.killpg(torchrun.pid, signal.SIGTERM)  # it ends the processes that it started
             pytest.fail("the processes did not end within 400 seconds", pytrace=False)
     files = sorted(folder.glob("*.json"))
     ranks = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-    if started.returncode:
+    if torchrun.returncode:
         wrong = [
             f"{path.stem}: {wrong}" for path, rank in zip(files, ranks) for wrong in rank.items()
         ]
         pytest.fail("\n".join([said, *wrong]), pytrace=False)
-    assert len(ranks) == PROCESSES
+    assert len(ranks) == processes
     return ranks
 
 
 @pytest.mark.parametrize("case", parallel_cases.CASES)
 def test_several_processes_are_one(found, case):
-    assert [rank[case] for rank in found] == [""] * PROCESSES
+    assert [rank[case] for rank in found] == ["", ""]
+
+
+@pytest.mark.parametrize("case", parallel_cases.OF_FOUR)
+def test_four_processes_are_one(found_of_four, case):
+    assert [rank[case] for rank in found_of_four] == [""] * 4
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def vocabulary_parallel_loss(
     student_logits, teacher_logits: DTensors on one mesh of one axis, [Shard(-1)], such as
     ``ColwiseParallel(output_layouts=Shard(-1), use_local_output=False)`` makes of a head.
     mask, weights (...): the same on all processes.  The value is the same on all; the gradient
-    is a DTensor like the logits.  Between processes go ``bytes_a_token`` a token and 56 a call.
+    is a DTensor like the logits.  Between processes go ``bytes_a_token`` a token and 72 a call.
     All objectives of ``distillation_loss`` but "top_k_reverse_kl".
     """
     z, mesh = _slice("student_logits", student_logits, -1, "logits")
@@ -136,7 +136,8 @@ def bytes_a_token(objective="reverse_kl", **parameters):
 
     Two greatest logits, two sums of exponentials, two sums for each KL of the objective and
     one that centres the gradient: six to nine numbers, whatever V.  Where the teacher bars a
-    token of the student's, and the reverse KL is +inf, three more.
+    token of the student's, so that the reverse KL is +inf, three more for the gradient of that
+    row and of those computed together with it.
     """
     function, parameters = _find(objective, parameters)
     parts, g = function(*torch.full((3, 1, 2), 0.5), **parameters)
@@ -247,14 +248,17 @@ def _agreed(scale, size, group):
     """The least ``size`` of all processes, whose factors of tokens (...) must be the same.
 
     With unequal ones they would wait for each other for ever, or add up what is not one text.
+    Which tokens are valid has to be equal, the weights to rounding: each process may have
+    computed its own.
     """
-    valid, places = scale != 0, torch.arange(1, scale.numel() + 1, device=scale.device)
-    same = [scale.numel(), int(valid.sum()), float(scale.double().flatten() @ places.double())]
-    numbers = [-size, *same, *(-each for each in same)]
-    numbers = torch.tensor(numbers, dtype=torch.float64, device=scale.device)
+    factors = scale.flatten().double()
+    valid, places = (factors != 0).double(), torch.arange(1, len(factors) + 1).to(factors)
+    weighted = factors.abs().nan_to_num() @ places  # a weight may be NaN, as may then the loss
+    same = torch.stack([factors.new_tensor(len(factors)), valid.sum(), valid @ places, weighted])
+    numbers = torch.cat([factors.new_tensor([-size]), same, -same])
     size, *most = slices.greatest(numbers, group).tolist()
-    most, least = most[:3], [-each for each in most[3:]]
-    if most != least:
+    most, least = most[:4], [-each for each in most[4:]]
+    if most[:3] != least[:3] or most[3] - least[3] > 1e-6 * most[3]:
         raise ValueError(
             f"the processes have {least[0]:.0f} to {most[0]:.0f} tokens, {least[1]:.0f} to "
             f"{most[1]:.0f} of them valid; give all processes that share a vocabulary the same "
