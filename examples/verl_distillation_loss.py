@@ -1,8 +1,8 @@
 """This book's losses as distillation losses of verl 0.9.1, registered by their names.
 
-verl imports this file in each of its processes if it is told to:
+verl imports this file in each of its processes if it is told to before ray starts:
 
-    export PYTHONPATH=examples VERL_USE_EXTERNAL_MODULES=verl_distillation_loss
+    export PYTHONPATH=$PWD/examples VERL_USE_EXTERNAL_MODULES=verl_distillation_loss
 
 Then they are chosen in the configuration of a distillation run like verl's own:
 
@@ -23,12 +23,14 @@ Then they are chosen in the configuration of a distillation run like verl's own:
 reverse_kl_of_texts    the policy gradient of log p - log q, each token with the sum of the costs
                        from it to the end of the text: the gradient of KL(p || q) between texts
 reverse_kl_of_tokens   the same with the token's own cost: the gradient of the sum of the local
-                       KLs, with the texts that reach them held fixed.  What verl's k2 does too.
+                       KLs, with the texts that reach them held fixed; verl's k2 has it too.
 top_k_reverse_kl       that sum from the logits, without the noise of the drawn token: the
                        reverse KL over the teacher's K likeliest tokens and one for all others
 
 All take the texts for the student's own: with several updates a batch (ppo_mini_batch_size
 below train_batch_size) the later ones would need importance ratios, which are not here.
+top_k_reverse_kl sees the logits in verl's FSDP engine alone, and there with whole texts on each
+process (ulysses_sequence_parallel_size 1).
 """
 
 from functools import partial
@@ -47,12 +49,11 @@ def policy_gradient(config, distillation_config, model_output, data):
     """From drawn tokens: the cost of each token (B, T), with the policy gradient's gradient."""
     log_p = no_padding_2_padding(model_output["log_probs"], data)
     log_q = no_padding_2_padding(data["teacher_logprobs"], data).squeeze(-1)
-    mask = data["response_mask"]
-    mask = (mask.to_padded_tensor(0) if mask.is_nested else mask).bool()
+    mask = _valid(data)
     cost = torch.where(mask, (log_p - log_q).detach(), 0.0)
     gamma = GAMMAS[distillation_config.distillation_loss.loss_mode]
     weight = discounted_return(cost, gamma, mask)
-    return cost + weight * (log_p - log_p.detach()), {}  # the last factor is 0
+    return cost + weight * (log_p - log_p.detach()), {}  # the last factor is 0, its gradient not
 
 
 def top_k_at_the_logits(
@@ -74,15 +75,22 @@ def top_k_at_the_logits(
 
 
 def top_k(config, distillation_config, model_output, data):
-    """Behind the logits: what they left, text by text (B, T), and how much the K tokens hold."""
+    """The losses made at the logits, text by text (B, T); the mean masses go to verl's log."""
+    if config.strategy == "megatron":  # whose logits went to verl's own forward KL
+        raise ValueError("actor.strategy is 'megatron'; top_k_reverse_kl needs 'fsdp2' or 'fsdp'")
     loss, student, teacher = (
         no_padding_2_padding(model_output[name], data)
         for name in ("distillation_losses", "student_mass", "teacher_mass")
     )
-    mask = data["response_mask"]
-    mask = (mask.to_padded_tensor(0) if mask.is_nested else mask).bool()
+    mask = _valid(data)
     masses = {"student_mass": student, "teacher_mass": teacher}
     return loss, {f"distillation/{name}": x[mask].mean().item() for name, x in masses.items()}
+
+
+def _valid(data):
+    """Which tokens of the responses count (B, T)."""
+    mask = data["response_mask"]
+    return (mask.to_padded_tensor(0) if mask.is_nested else mask).bool()
 
 
 def _either(verl_s, *, config, **named):

@@ -77,6 +77,7 @@ def test_what_the_readme_says_of_gkd_trainer(sharding):
     """trl 1.16.0 divides by the tokens of all processes, and the gradients are averaged then."""
     found = compared(*LAUNCHERS[sharding], "examples/trl_two_processes.py")["GKDTrainer"]
     assert float(found["length"]) == pytest.approx(0.5, abs=1e-3)
+    assert float(found["loss"]) == pytest.approx(float(found["alone"]) / 2, abs=2e-6)
 
 
 def test_verl_s_update_with_the_book_s_losses():
@@ -88,6 +89,35 @@ def test_verl_s_update_with_the_book_s_losses():
     assert {*names[:2], names[2] + "8", names[2] + "64"} == {*found}
     for each in found.values():
         check_equal(each)
+
+
+def test_verl_finds_the_losses():
+    """As the first lines of their file say; where it would be another loss it is refused."""
+    names = "reverse_kl_of_texts", "reverse_kl_of_tokens", "top_k_reverse_kl"
+    code = f"""
+from types import SimpleNamespace
+import verl
+from verl.trainer.distillation.losses import get_distillation_loss_fn
+functions = [get_distillation_loss_fn(name) for name in {names}]
+try:
+    functions[-1](SimpleNamespace(strategy="megatron"), None, None, None)
+except ValueError as error:
+    print(error)
+print([function.__module__ for function in functions])
+"""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "examples")])
+    named = {"PYTHONPATH": path, "VERL_USE_EXTERNAL_MODULES": "verl_distillation_loss"}
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **named},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert said.returncode == 0, said.stderr[-4000:]
+    *_, refused, modules = said.stdout.splitlines()
+    assert modules == str(["verl_distillation_loss"] * 3)
+    assert refused.startswith("actor.strategy is 'megatron'; top_k_reverse_kl needs")
 
 
 def test_what_the_readme_says_of_verl_s_default():
