@@ -40,6 +40,7 @@ def test_the_losses_and_the_study_are_rehearsed_and_recorded(tmp_path, monkeypat
 
 
 def test_the_kernels_outcome_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu.bench, "interpreter", lambda: gpu.sys.executable)
     monkeypatch.setattr(subprocess, "run", lambda *a, **o: subprocess.CompletedProcess(a, 0))
 
     def ended(command, seconds, environment):
