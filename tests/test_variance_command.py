@@ -529,6 +529,21 @@ def test_a_record_makes_its_folder(tmp_path):
             running.read_record(path)
 
 
+def test_what_was_measured_is_not_lost_on_a_full_disk(tmp_path, monkeypatch, capsys):
+    full = lambda *a, **o: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    modules = ["opd_toy.explorables.palette"]
+    path = tmp_path / "record.json"
+    assert running.recorded(path, lambda: {"ms": 1.5}, modules=modules) == {"ms": 1.5}
+    monkeypatch.setattr(running.provenance, "record", full)
+    capsys.readouterr()
+    with pytest.raises(
+        SystemExit, match=r"could not write .*record.json .*No space left.*Make room"
+    ):
+        running.recorded(path, lambda: {"ms": 2.5}, modules=modules)
+    assert json.loads(capsys.readouterr().out) == {"ms": 2.5}
+    assert running.read_record(path) == {"ms": 1.5}
+
+
 def test_threads_are_as_before_once_the_work_is_done():
     before = torch.get_num_threads()
     with running.threads(before + 1):

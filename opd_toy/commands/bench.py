@@ -12,7 +12,7 @@ from pathlib import Path
 from opd_toy.commands.bench_tables import HOW
 from opd_toy.commands.bench_tables import as_text as as_text
 from opd_toy.commands.bench_tables import tables as tables
-from opd_toy.commands.running import Progress, read_record, unchanged, write_record
+from opd_toy.commands.running import Progress, read_record, recorded
 
 ROOT = Path(__file__).parents[2]
 RECORD = "loss-benchmark.json"
@@ -117,14 +117,7 @@ def make(path, arguments):
         "repeats": repeats,
         "threads": arguments.threads,
     }
-    with unchanged(path, MODULES):
-        found = measure(job)
-    try:
-        write_record(path, found, modules=MODULES, seed=[1])
-    except OSError as error:
-        sys.exit(f"could not write {path} ({error}); make room and give the same command again")
-    print(f"recorded in {path}", file=sys.stderr)
-    return found
+    return recorded(path, lambda: measure(job), modules=MODULES, seed=[1])
 
 
 def measure(job, module="opd_toy.lm.bench.processes", progress="bench", seconds=None):

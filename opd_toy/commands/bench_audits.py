@@ -2,9 +2,8 @@
 
 import math
 import statistics
-import sys
 
-from opd_toy.commands.running import aligned, unchanged, write_record
+from opd_toy.commands.running import aligned, recorded
 
 RECORD = "audit-times.json"
 SOURCES = {"modules": ["opd_toy.audit.exhibits.timing"], "files": ["requirements-peers.txt"]}
@@ -25,12 +24,9 @@ def make(path, arguments):
     repeats = REPEATS if arguments.repeats is None else arguments.repeats
     _validate.whole("repeats", repeats)
     job = {"of": "museum" if arguments.quick else None, "repeats": repeats, "threads": 1}
-    with unchanged(path, **SOURCES):
-        found = bench.measure(job, SOURCES["modules"][0], "audits")
-    found = {"processor": processor(), "threads": 1, "repeats": repeats} | found
-    write_record(path, found, **SOURCES)
-    print(f"recorded in {path}", file=sys.stderr)
-    return found
+    here = {"processor": processor(), "threads": 1, "repeats": repeats}
+    work = lambda: here | bench.measure(job, SOURCES["modules"][0], "audits")
+    return recorded(path, work, **SOURCES)
 
 
 def of_level(results, level):

@@ -1,9 +1,7 @@
 """What `python -m opd_toy bench --growth` does; it measures by ``opd_toy.lm.bench.growth``."""
 
-import sys
-
 from opd_toy import _validate
-from opd_toy.commands.running import aligned, unchanged, write_record
+from opd_toy.commands.running import aligned, recorded
 
 RECORD = "loss-growth.json"
 MODULES = ["opd_toy.lm.bench.growth"]
@@ -19,14 +17,9 @@ def make(path, arguments):
     for name, value in (("repeats", repeats), ("threads", arguments.threads)):
         _validate.whole(name, value)
     job = {"small": arguments.quick, "repeats": repeats, "threads": arguments.threads}
-    with unchanged(path, MODULES):
-        found = measure(job, *MODULES, progress="growth")
-    try:
-        write_record(path, found, modules=MODULES, seed=[1])
-    except OSError as error:
-        sys.exit(f"could not write {path} ({error}); make room and give the same command again")
-    print(f"recorded in {path}", file=sys.stderr)
-    return found
+    return recorded(
+        path, lambda: measure(job, *MODULES, progress="growth"), modules=MODULES, seed=[1]
+    )
 
 
 def by_row(results):

@@ -1,9 +1,8 @@
 """``python -m opd_toy bench --sliders``: how long sliders take to appear and to follow."""
 
 import statistics
-import sys
 
-from opd_toy.commands.running import Progress, aligned, unchanged, write_record
+from opd_toy.commands.running import Progress, aligned, recorded
 
 RECORD = "slider-times.json"
 SOURCES = {
@@ -29,15 +28,11 @@ def make(path, arguments):
     if arguments.repeats is not None:
         rounds = arguments.repeats
     _validate.whole("repeats", rounds)
-    with unchanged(path, **SOURCES):
-        try:
-            found = measure(explorables.__all__, rounds, Progress("sliders"))
-        except FileNotFoundError as error:
-            raise RuntimeError(str(error)) from None
-    found = {"processor": processor()} | found
-    write_record(path, found, **SOURCES)
-    print(f"recorded in {path}", file=sys.stderr)
-    return found
+    work = lambda: measure(explorables.__all__, rounds, Progress("sliders"))
+    try:
+        return recorded(path, lambda: {"processor": processor()} | work(), **SOURCES)
+    except FileNotFoundError as error:  # no browser
+        raise RuntimeError(str(error)) from None
 
 
 def goals(results):

@@ -1,9 +1,7 @@
 """What `python -m opd_toy bench --training` does; by ``opd_toy.lm.bench.training``."""
 
-import sys
-
 from opd_toy.commands.bench import measure
-from opd_toy.commands.running import aligned, unchanged, write_record
+from opd_toy.commands.running import aligned, recorded
 
 RECORD = "training-benchmark.json"
 MODULES = ["opd_toy.lm.bench.training"]
@@ -41,14 +39,9 @@ def make(path, arguments):
         "counts": sorted({1, arguments.threads}),
         "threads": arguments.threads,
     }
-    with unchanged(path, MODULES):
-        found = measure(job, *MODULES, progress="training")
-    try:
-        write_record(path, found, modules=MODULES, seed=[1])
-    except OSError as error:
-        sys.exit(f"could not write {path} ({error}); make room and give the same command again")
-    print(f"recorded in {path}", file=sys.stderr)
-    return found
+    return recorded(
+        path, lambda: measure(job, *MODULES, progress="training"), modules=MODULES, seed=[1]
+    )
 
 
 # --- what the record says ----------------------------------------------------------------

@@ -106,6 +106,25 @@ def write_record(path, results, **of):
     provenance.record(path, results, **of)
 
 
+def recorded(path, compute, *, modules, files=(), **of):
+    """The results of ``compute()``, which took minutes, in a record at ``path``.
+
+    Ends the program where they cannot be written, after printing them as JSON: none is lost.
+    """
+    with unchanged(path, modules, files):
+        found = compute()
+    try:
+        write_record(path, found, modules=modules, files=files, **of)
+    except OSError as error:
+        print(json.dumps(found))
+        sys.exit(
+            f"could not write {path} ({error}); what was measured is printed above. Make room and "
+            "give the same command again"
+        )
+    print(f"recorded in {path}", file=sys.stderr)
+    return found
+
+
 def read_record(path):
     """The results in the record at ``path``; ValueError where there is none, or no whole one."""
     try:

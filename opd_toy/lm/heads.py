@@ -79,9 +79,8 @@ def _multiplication(rows, head):
     """The faster function of a, b that makes a @ b, for these rows (n, ...) and head (V, H).
 
     torch.mm leaves the product to MKL, which makes no use of AVX-512 on AMD's processors;
-    oneDNN does and takes half to two thirds of the time, a millisecond for each new shape.
-    It adds the terms in longer sums, though.  Logits made so, at a width of 896, had the error
-    of the gradient 2.6 times as large: they are left to torch.mm.
+    oneDNN does.  It adds the terms in longer sums, though, and logits made so would cost the
+    gradient digits: they are left to torch.mm.
     """
     large = len(rows) >= LEAST_TOKENS and head.numel() >= LEAST_TILES * HEAD_TILE_BYTES // 4
     served = rows.is_cpu and rows.dtype == torch.float32 and _has_onednn()

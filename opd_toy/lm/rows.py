@@ -99,8 +99,7 @@ def keep_freed_memory():
 def large_pages(tensor):
     """``tensor``, just made by torch.empty, in pages of 2 MiB where Linux has them.
 
-    Fresh memory costs time when a page of it is first written.  In pages of 4 KiB that took
-    as long as all else that the reverse KL from logits does; in large ones a fifth of it.
+    Fresh memory costs time when a page of it is first written; large pages are fewer.
     """
     if tensor.is_cpu and tensor.nbytes >= LARGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
         start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
