@@ -533,13 +533,13 @@ def test_what_was_measured_is_not_lost_on_a_full_disk(tmp_path, monkeypatch, cap
     full = lambda *a, **o: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     modules = ["opd_toy.explorables.palette"]
     path = tmp_path / "record.json"
-    assert running.recorded(path, lambda: {"ms": 1.5}, modules=modules) == {"ms": 1.5}
+    assert running.make_record(path, lambda: {"ms": 1.5}, modules=modules) == {"ms": 1.5}
     monkeypatch.setattr(running.provenance, "record", full)
     capsys.readouterr()
     with pytest.raises(
         SystemExit, match=r"could not write .*record.json .*No space left.*Make room"
     ):
-        running.recorded(path, lambda: {"ms": 2.5}, modules=modules)
+        running.make_record(path, lambda: {"ms": 2.5}, modules=modules)
     assert json.loads(capsys.readouterr().out) == {"ms": 2.5}
     assert running.read_record(path) == {"ms": 1.5}
 

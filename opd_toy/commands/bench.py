@@ -12,7 +12,7 @@ from pathlib import Path
 from opd_toy.commands.bench_tables import HOW
 from opd_toy.commands.bench_tables import as_text as as_text
 from opd_toy.commands.bench_tables import tables as tables
-from opd_toy.commands.running import Progress, read_record, recorded
+from opd_toy.commands.running import Progress, make_record, read_record
 
 ROOT = Path(__file__).parents[2]
 RECORD = "loss-benchmark.json"
@@ -117,7 +117,7 @@ def make(path, arguments):
         "repeats": repeats,
         "threads": arguments.threads,
     }
-    return recorded(path, lambda: measure(job), modules=MODULES, seed=[1])
+    return make_record(path, lambda: measure(job), modules=MODULES, seed=[1])
 
 
 def measure(job, module="opd_toy.lm.bench.processes", progress="bench", seconds=None):

@@ -3,7 +3,7 @@
 import math
 import statistics
 
-from opd_toy.commands.running import aligned, recorded
+from opd_toy.commands.running import aligned, make_record
 
 RECORD = "audit-times.json"
 SOURCES = {"modules": ["opd_toy.audit.exhibits.timing"], "files": ["requirements-peers.txt"]}
@@ -26,7 +26,7 @@ def make(path, arguments):
     job = {"of": "museum" if arguments.quick else None, "repeats": repeats, "threads": 1}
     here = {"processor": processor(), "threads": 1, "repeats": repeats}
     work = lambda: here | bench.measure(job, SOURCES["modules"][0], "audits")
-    return recorded(path, work, **SOURCES)
+    return make_record(path, work, **SOURCES)
 
 
 def of_level(results, level):

@@ -1,7 +1,7 @@
 """What `python -m opd_toy bench --growth` does; it measures by ``opd_toy.lm.bench.growth``."""
 
 from opd_toy import _validate
-from opd_toy.commands.running import aligned, recorded
+from opd_toy.commands.running import aligned, make_record
 
 RECORD = "loss-growth.json"
 MODULES = ["opd_toy.lm.bench.growth"]
@@ -17,7 +17,7 @@ def make(path, arguments):
     for name, value in (("repeats", repeats), ("threads", arguments.threads)):
         _validate.whole(name, value)
     job = {"small": arguments.quick, "repeats": repeats, "threads": arguments.threads}
-    return recorded(
+    return make_record(
         path, lambda: measure(job, *MODULES, progress="growth"), modules=MODULES, seed=[1]
     )
 

@@ -2,7 +2,7 @@
 
 import statistics
 
-from opd_toy.commands.running import Progress, aligned, recorded
+from opd_toy.commands.running import Progress, aligned, make_record
 
 RECORD = "slider-times.json"
 SOURCES = {
@@ -30,7 +30,7 @@ def make(path, arguments):
     _validate.whole("repeats", rounds)
     work = lambda: measure(explorables.__all__, rounds, Progress("sliders"))
     try:
-        return recorded(path, lambda: {"processor": processor()} | work(), **SOURCES)
+        return make_record(path, lambda: {"processor": processor()} | work(), **SOURCES)
     except FileNotFoundError as error:  # no browser
         raise RuntimeError(str(error)) from None
 

@@ -1,7 +1,7 @@
 """What `python -m opd_toy bench --training` does; by ``opd_toy.lm.bench.training``."""
 
 from opd_toy.commands.bench import measure
-from opd_toy.commands.running import aligned, recorded
+from opd_toy.commands.running import aligned, make_record
 
 RECORD = "training-benchmark.json"
 MODULES = ["opd_toy.lm.bench.training"]
@@ -39,7 +39,7 @@ def make(path, arguments):
         "counts": sorted({1, arguments.threads}),
         "threads": arguments.threads,
     }
-    return recorded(
+    return make_record(
         path, lambda: measure(job, *MODULES, progress="training"), modules=MODULES, seed=[1]
     )
 

@@ -106,7 +106,7 @@ def write_record(path, results, **of):
     provenance.record(path, results, **of)
 
 
-def recorded(path, compute, *, modules, files=(), **of):
+def make_record(path, compute, *, modules, files=(), **of):
     """The results of ``compute()``, which took minutes, in a record at ``path``.
 
     Ends the program where they cannot be written, after printing them as JSON: none is lost.
