@@ -1,7 +1,7 @@
-"""Chapter 2: the policy gradient."""
+"""Chapter 2: the policy gradient and the score."""
 
 import sympy as sp
-from sympy import log
+from sympy import exp, log
 
 from opd_toy.derivations.framework import Derivation, chain
 from opd_toy.derivations.notation import (
@@ -9,16 +9,22 @@ from opd_toy.derivations.notation import (
     C,
     Expectation,
     Gradient,
+    Partial,
     R,
     StopGradient,
+    delta,
+    j,
     k,
     p,
     q,
     total,
+    v,
     y,
+    z,
 )
 
 with sp.evaluate(False):
+    score = Gradient(log(p[k]))
     log_derivative = Derivation(
         "log-derivative",
         "A gradient of a probability is the probability times the gradient of its logarithm.",
@@ -54,7 +60,39 @@ with sp.evaluate(False):
         ),
     )
 
+    log_softmax_jacobian = Derivation(
+        "log-softmax-jacobian",
+        "The score of one token: one at that token, minus the student's probabilities.",
+        (
+            chain(
+                Partial(log(p[v]), z[j]),
+                (Partial(z[v] - log(total(exp(z[k]), k)), z[j]), "The logarithm of the softmax."),
+                (
+                    delta(v, j) - exp(z[j]) / total(exp(z[k]), k),
+                    "The chain rule on the log of the normaliser.",
+                ),
+                (delta(v, j) - p[j], "The last term is the softmax again."),
+            ),
+        ),
+    )
+
+    score_mean_zero = Derivation(
+        "score-mean-zero",
+        "Averaged over the student's own draws, the gradient of the log-probability vanishes.",
+        (
+            chain(
+                Expectation(score, k, p),
+                (total(p[k] * score, k), "The mean, written out."),
+                (total(Gradient(p[k]), k), "The log-derivative trick."),
+                (Gradient(total(p[k], k)), "A sum of gradients is the gradient of the sum."),
+                (Gradient(sp.S.One), "Probabilities sum to 1."),
+                (sp.S.Zero, "A constant."),
+            ),
+        ),
+    )
+
     frozen = StopGradient(C[k])
+    ratio = log(p[k]) - log(q[k])
     pg_opd_cost = Derivation(
         "pg-opd-cost",
         (
@@ -73,13 +111,28 @@ with sp.evaluate(False):
                     "The policy gradient, read backwards, with the detached cost as the reward.",
                 ),
                 (
-                    total((log(p[k]) - log(q[k])) * Gradient(p[k]), k),
+                    total(ratio * Gradient(p[k]), k),
                     "The definition of the cost C; only the probabilities are differentiated.",
                 ),
-                (Gradient(KL(p, q)), "The reverse-KL gradient for any parameter."),
+                (
+                    total(ratio * Gradient(p[k]), k) + Expectation(score, k, p),
+                    "The mean score is 0.",
+                ),
+                (
+                    total(ratio * Gradient(p[k]), k) + total(p[k] * Gradient(ratio), k),
+                    "The mean, written out; the teacher does not depend on the parameters.",
+                ),
+                (Gradient(total(p[k] * ratio, k)), "The product rule, read backwards."),
+                (Gradient(KL(p, q)), "The definition of reverse KL."),
             ),
         ),
         "any vocabulary size V; C is log p − log q of the drawn token",
     )
 
-DERIVATIONS = [log_derivative, policy_gradient, pg_opd_cost]
+DERIVATIONS = [
+    log_derivative,
+    policy_gradient,
+    log_softmax_jacobian,
+    score_mean_zero,
+    pg_opd_cost,
+]

@@ -30,22 +30,6 @@ with sp.evaluate(False):
         ),
     )
 
-    log_softmax_jacobian = Derivation(
-        "log-softmax-jacobian",
-        "The score of one token: one at that token, minus the student's probabilities.",
-        (
-            chain(
-                Partial(log(p[v]), z[j]),
-                (Partial(z[v] - log(total(exp(z[k]), k)), z[j]), "The logarithm of the softmax."),
-                (
-                    delta(v, j) - exp(z[j]) / total(exp(z[k]), k),
-                    "The chain rule on the log of the normaliser.",
-                ),
-                (delta(v, j) - p[j], "The last term is the softmax again."),
-            ),
-        ),
-    )
-
     rkl_parameter_gradient = Derivation(
         "rkl-parameter-gradient",
         (
@@ -224,7 +208,6 @@ with sp.evaluate(False):
 
 DERIVATIONS = [
     softmax_jacobian,
-    log_softmax_jacobian,
     rkl_parameter_gradient,
     rkl_logit_gradient,
     rkl_sign_rule,

@@ -118,21 +118,6 @@ with sp.evaluate(False):
         ),
     )
 
-    score_mean_zero = Derivation(
-        "score-mean-zero",
-        "Averaged over the student's own draws, the gradient of the log-probability vanishes.",
-        (
-            chain(
-                Expectation(score, k, p),
-                (total(p[k] * score, k), "The mean, written out."),
-                (total(Gradient(p[k]), k), "The log-derivative trick."),
-                (Gradient(total(p[k], k)), "A sum of gradients is the gradient of the sum."),
-                (Gradient(sp.S.One), "Probabilities sum to 1."),
-                (sp.S.Zero, "A constant."),
-            ),
-        ),
-    )
-
     full_vocab_advantage_is_zero = Derivation(
         "full-vocab-advantage-is-zero",
         (
@@ -278,7 +263,6 @@ DERIVATIONS = [
     kl_nonnegative,
     rkl_baseline_structure,
     pg_unbiased_local,
-    score_mean_zero,
     full_vocab_advantage_is_zero,
     optimal_baseline,
     open_question_full_vocab_pg,

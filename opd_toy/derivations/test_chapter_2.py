@@ -11,5 +11,13 @@ def test_policy_gradient():
     DERIVATIONS["policy-gradient"].check()
 
 
+def test_log_softmax_jacobian():
+    DERIVATIONS["log-softmax-jacobian"].check()
+
+
+def test_score_mean_zero():
+    DERIVATIONS["score-mean-zero"].check()
+
+
 def test_pg_opd_cost():
     DERIVATIONS["pg-opd-cost"].check()

@@ -7,10 +7,6 @@ def test_softmax_jacobian():
     DERIVATIONS["softmax-jacobian"].check()
 
 
-def test_log_softmax_jacobian():
-    DERIVATIONS["log-softmax-jacobian"].check()
-
-
 def test_rkl_parameter_gradient():
     DERIVATIONS["rkl-parameter-gradient"].check()
 

@@ -15,10 +15,6 @@ def test_pg_unbiased_local():
     DERIVATIONS["pg-unbiased-local"].check()
 
 
-def test_score_mean_zero():
-    DERIVATIONS["score-mean-zero"].check()
-
-
 def test_full_vocab_advantage_is_zero():
     DERIVATIONS["full-vocab-advantage-is-zero"].check()
 

@@ -112,6 +112,7 @@ CLAIMS = (
     ),
     in_chapter_3(
         id="log-softmax-jacobian",
+        page="02-policy-gradient",
         statement="The derivative of one log-probability by one logit: δᵥⱼ − pⱼ.",
         shown_by=("proof",),
     ),
@@ -261,6 +262,7 @@ CLAIMS = (
     ),
     in_chapter_5(
         id="score-mean-zero",
+        page="02-policy-gradient",
         statement="The mean score is 0.",
         shown_by=("proof",),
     ),
