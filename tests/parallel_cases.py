@@ -135,6 +135,13 @@ def logits_in_bfloat16(name, parameters):
     same(*pair(3, 201, dtype=torch.bfloat16), name, parameters, COARSE)
 
 
+@case
+def a_small_skew():
+    for name in ("skewed_forward_kl", "skewed_reverse_kl"):
+        z, y = pair(4, 51, scale=8.0, dtype=torch.float32)
+        same(z, y, name, {"skew": 1e-6}, ROUNDED)
+
+
 @of_each_objective
 def nearly_equal_models(name, parameters):
     z, y = draw(4, 51), draw(4, 51) + 1e-3 * draw(4, 51, seed=5)

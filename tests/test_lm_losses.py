@@ -441,12 +441,47 @@ def test_low_precision_heads_accumulate_in_float32(dtype):
         ).eps * expected.grad.norm()
 
 
-def test_a_tiny_skew_where_the_student_has_next_to_nothing():
-    """M/q is then about 1e-9, which 1 + (M/q - 1) has lost in float32."""
-    z, y = torch.tensor([[0.0, -25.0, 1.0]]), torch.tensor([[0.0, 0.0, 1.0]])
-    _, gradient = value_and_gradient(z, y, "skewed_forward_kl", skew=1e-9)
-    engine = objectives.skewed_forward_kl_logit_gradient
-    near(gradient, engine(softmax(z), softmax(y), 1e-9), 1e-5)
+NEAR_0_AND_1 = (1e-300, 1e-30, 1e-9, 1e-6, 1e-5, 1e-3, 0.3, 0.7, 1 - 1e-3, 1 - 1e-5, 1 - 1e-9)
+
+
+def far_apart(spread, barred):
+    """float32 logits (64, 40) whose differences are within +-spread."""
+    y, noise = pair(64, 40, scale=1.0, seed=8)
+    z, y = (y + spread * (noise / noise.abs().max())).float(), y.float()
+    if barred:
+        z[:, 0] = y[:, 1] = -INF
+    return z, y
+
+
+def of_rows(name, z, y, **parameters):
+    """The values and gradients of the lab, and those of the engine in float64."""
+    p, q = softmax(z.double().numpy()), softmax(y.double().numpy())
+    engine = [getattr(objectives, name + end) for end in ("", "_logit_gradient")]
+    expected = [function(p, q, **parameters) for function in engine]
+    return divergences.OBJECTIVES[name].rows(z, y, True, **parameters), expected
+
+
+@pytest.mark.parametrize("barred", [False, True])
+@pytest.mark.parametrize("spread", [0.01, 1, 8, 20, 90])
+@pytest.mark.parametrize("name", ["skewed_forward_kl", "skewed_reverse_kl"])
+def test_no_skew_costs_digits(name, spread, barred):
+    """With a small one M/q may be as small: 1 + (M/q - 1) has lost it.  Near 1 all is small."""
+    z, y = far_apart(spread, barred)
+    for skew in NEAR_0_AND_1:
+        for actual, expected in zip(*of_rows(name, z, y, skew=skew)):
+            assert actual.dtype == torch.float32
+            largest = np.abs(expected).max()
+            assert np.abs(actual.numpy() - expected).max() <= 2e-7 * largest + 1e-15, skew
+
+
+@pytest.mark.parametrize("barred", [False, True])
+@pytest.mark.parametrize("spread", [1, 8, 20, 90])
+def test_few_digits_are_lost_to_a_beta_near_0_or_1(spread, barred):
+    z, y = far_apart(spread, barred)
+    for beta in NEAR_0_AND_1[2:]:
+        for actual, expected in zip(*of_rows("generalized_jsd", z, y, beta=beta)):
+            largest = np.abs(expected).max()
+            assert np.abs(actual.numpy() - expected).max() <= 1e-5 * largest, beta
 
 
 # --- robust where others are not ---------------------------------------------------------

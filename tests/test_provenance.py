@@ -294,6 +294,7 @@ OUT_OF_DATE = {  # a module that changes, and the records that are out of date t
     "records/provenance": set(),
     "lm/losses": {"lm-study-cpu", "loss-benchmark", "loss-growth", "training-benchmark"},
     "lm/divergences": {"lm-study-cpu", "loss-benchmark", "loss-growth", "training-benchmark"},
+    "lm/terms": {"lm-study-cpu", "loss-benchmark", "loss-growth", "training-benchmark"},
     "lm/study/frozen": {"lm-study-cpu"},
     "lm/study/claims": {"lm-study-cpu"},
     "lm/training": {"lm-study-cpu", "training-benchmark"},

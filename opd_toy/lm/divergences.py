@@ -2,7 +2,8 @@
 
 Each function takes the student's logits z and the teacher's y, both (n, V), and returns the
 values and the gradients in z.  ``careful`` says that a logit may be -inf.  Chapter 3 derives
-the gradients; here they are written so that few digits are lost to rounding.
+the gradients; here they are written so that few digits are lost to rounding.  The skewed KLs
+compute in float64: see ``opd_toy.lm.terms``, where the formulas are.
 """
 
 import math
@@ -12,65 +13,51 @@ from dataclasses import dataclass, field
 import torch
 
 from opd_toy import _validate
+from opd_toy.lm import terms
 from opd_toy.lm.rows import any_of
+from opd_toy.lm.terms import FAR_BELOW, dot, log_ratio, without_nothing
 
 OUTSIDE = ("renormalize", "drop", "tail")
 SUPPORT = ("teacher", "student")
 NEAR_ZERO = 1e-2  # nats; a smaller divergence is summed without cancellation
-FAR_BELOW = -30  # a log ratio whose exponential needs care
 
 
 def _reverse_kl(z, y, careful):
     p, log_total = _softmax(z)
-    d = _log_ratio(z, y, log_total - _exponentials(y)[2], careful)
-    d = _without_nothing(p, d) if careful else d
-    mean = _dot(p, d)
+    d = log_ratio(z, y, log_total - _exponentials(y)[2], careful)
+    d = without_nothing(p, d) if careful else d
+    mean = dot(p, d)
     return _divergence(p, d, mean, lambda: _softmax(y)[0]), _centred(p, d, mean, careful)
 
 
 def _forward_kl(z, y, careful):
     p, q, d = _compare(z, y, careful)
-    d = _without_nothing(q, -d) if careful else d.neg_()
-    return _divergence(q, d, _dot(q, d), lambda: p), p.sub_(q)
+    d = without_nothing(q, -d) if careful else d.neg_()
+    return _divergence(q, d, dot(q, d), lambda: p), p.sub_(q)
 
 
 def _generalized_jsd(z, y, careful, beta):
     p, q, d = _compare(z, y, careful)
-    d = _bounded(d)
-    # log p/M and log q/M differ by d. First the one nearer to 0, so that the other loses no
-    # digits to the subtraction.
-    if beta < 0.5:
-        to_p = torch.expm1(-d).mul_(beta).log1p_().neg_()
-        to_q = to_p - d
-    else:
-        to_q = torch.expm1(d).mul_(1 - beta).log1p_().neg_()
-        to_p = d.add_(to_q)
-    mixture, mean = lambda: torch.lerp(p, q, beta), _dot(p, to_p)
-    of_teacher = _divergence(q, to_q, _dot(q, to_q), mixture)
+    to_p, to_q = terms.jsd_ratios(d, beta)
+    mixture, mean = lambda: terms.mixed(p, q, beta), dot(p, to_p)
+    of_teacher = _divergence(q, to_q, dot(q, to_q), mixture)
     of_student = _divergence(p, to_p, mean, mixture)
     gradient = _centred(p, to_p, mean, careful).mul_(1 - beta)
     return beta * of_teacher + (1 - beta) * of_student, gradient
 
 
 def _skewed_forward_kl(z, y, careful, skew):
-    p, q, d = _compare(z, y, careful)
-    growth = torch.expm1(_bounded(d)).mul_(1 - skew)  # M/q - 1
-    to_q = torch.log1p(growth).neg_()  # log q/M
-    # M/q; 1 + growth has lost it where p/q and skew are both as small as the rounding
-    share = growth + 1 if skew > 1e-2 else d.exp_().mul_(1 - skew).add_(skew)
-    g = growth.mul_(1 - skew).div_(share) if skew < 1 else growth.zero_()  # (1-skew)^2 (p - q)/M
-    return _divergence(q, to_q, _dot(q, to_q), lambda: torch.lerp(p, q, skew)), _centred(
-        p, g, _dot(p, g), careful
-    )
+    p, q, d = _compare(z.double(), y.double(), careful)
+    to_q, g = terms.skewed_forward_terms(d, skew)
+    value = _divergence(q, to_q, dot(q, to_q), lambda: terms.mixed(p, q, skew))
+    return value.to(z.dtype), _centred(p, g, dot(p, g), careful).to(z.dtype)
 
 
 def _skewed_reverse_kl(z, y, careful, skew):
-    p, q, d = _compare(z, y, careful)
-    growth = torch.expm1(_bounded(d).neg_()).mul_(1 - skew)  # M/p - 1
-    to_p = torch.log1p(growth).neg_()  # log p/M
-    value = _divergence(p, to_p, _dot(p, to_p), lambda: torch.lerp(q, p, skew))
-    g = to_p.add_(growth.div_(growth + 1), alpha=skew)  # log p/M - skew (p/M - 1)
-    return value, _centred(p, g, _dot(p, g), careful)
+    p, q, d = _compare(z.double(), y.double(), careful)
+    to_p, g = terms.skewed_reverse_terms(d, skew)
+    value = _divergence(p, to_p, dot(p, to_p), lambda: terms.mixed(q, p, skew))
+    return value.to(z.dtype), _centred(p, g, dot(p, g), careful).to(z.dtype)
 
 
 def _top_k_reverse_kl(z, y, careful, k, outside, support):
@@ -86,9 +73,9 @@ def _top_k_reverse_kl(z, y, careful, k, outside, support):
     if outside == "drop":
         p, _, d = _compare(z, y, True)
         head_p = p.gather(-1, head)
-        d = _without_nothing(head_p, d.gather(-1, head))
+        d = without_nothing(head_p, d.gather(-1, head))
         g = torch.zeros_like(p).scatter_(-1, head, d + 1)
-        return _dot(head_p, d), _centred(p, g, _dot(p, g), True)
+        return dot(head_p, d), _centred(p, g, dot(p, g), True)
     rest_z, rest_y = z.scatter(-1, head, -math.inf), y.scatter(-1, head, -math.inf)
     tail_z, tail_y = rest_z.logsumexp(-1, keepdim=True), rest_y.logsumexp(-1, keepdim=True)
     value, gradient = _reverse_kl(
@@ -102,13 +89,7 @@ def _top_k_reverse_kl(z, y, careful, k, outside, support):
 def _compare(z, y, careful):
     """p, q and d = log p - log q (n, V); tokens that both models bar have d = 0."""
     (p, log_total), (q, log_other) = _softmax(z), _softmax(y)
-    return p, q, _log_ratio(z, y, log_total - log_other, careful)
-
-
-def _log_ratio(z, y, normalizers, careful):
-    # Logits are subtracted first: log p and log q, rounded one by one, would lose d near 0.
-    d = (z - y).sub_(normalizers.to(z.dtype))
-    return d.masked_fill_(z.isneginf() & y.isneginf(), 0.0) if careful else d
+    return p, q, log_ratio(z, y, log_total - log_other, careful)
 
 
 def _softmax(z):
@@ -131,21 +112,6 @@ def _exponentials(z):
     return p, total, total.double().log().sub_(shift, alpha=1 / bits)
 
 
-def _without_nothing(p, ratio):
-    """``ratio``, finite where p is 0, so that p * ratio is 0 there."""
-    return ratio.clamp_min(-1e30).masked_fill_((p == 0) & ratio.isposinf(), 0.0)
-
-
-def _bounded(d):
-    """d held where exp(d) is finite: beyond, one of the two probabilities is 0 to rounding."""
-    limit = 0.7 * math.log(torch.finfo(d.dtype).max)
-    return d.clamp_(-limit, limit)
-
-
-def _dot(a, b):
-    return torch.linalg.vecdot(a, b)  # adds pairwise; torch.dot is off by 2e-6 at 150k terms
-
-
 def _divergence(p, ratio, value, other):
     """KL(p||m) (n,) from ratio = log p/m, ``value`` = sum of p * ratio, and ``other()`` = m.
 
@@ -156,11 +122,8 @@ def _divergence(p, ratio, value, other):
     if not any_of(small):
         return value
     if not any_of(ratio.amin() < FAR_BELOW):
-        return torch.where(small, _dot(p, torch.expm1(-ratio).add_(ratio)), value)
-    # Some p is 0 to rounding, but not its m.
-    near = p * (ratio + torch.expm1(-ratio.clamp_min(FAR_BELOW)))
-    far = p * (ratio - 1) + other()
-    return torch.where(small, torch.where(ratio < FAR_BELOW, far, near).sum(-1), value)
+        return torch.where(small, dot(p, torch.expm1(-ratio).add_(ratio)), value)
+    return torch.where(small, terms.bregman(p, ratio, other()).sum(-1), value)
 
 
 def _centred(p, g, mean, careful):
@@ -175,7 +138,7 @@ def _centred(p, g, mean, careful):
         beyond = (p.masked_fill(barred, 0.0) > 0).any(-1, keepdim=True)
         infinite = torch.where(p > 0, torch.where(barred, math.inf, -math.inf), 0.0)
         finite = torch.where(barred, p.log(), g).masked_fill(p == 0, 0.0)
-        finite = p * (finite - _dot(p, finite).unsqueeze(-1))
+        finite = p * (finite - dot(p, finite).unsqueeze(-1))
         return torch.where(barred.any(-1, keepdim=True) & beyond, infinite, finite)
     return g.sub_(mean).mul_(p)
 

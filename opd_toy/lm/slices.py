@@ -6,7 +6,7 @@ that centres the gradient (chapter 3).  No logit leaves its process.
 
 Each objective takes p, q and d = log p/q of the slice, (n, V/N), and returns ``parts``, a list
 of (weight, a, log a/m, m) for the sum of weight * KL(a||m), and ``g`` for the gradient
-p_j (g_j - sum p g), None for p - q.  They are written as in ``opd_toy.lm.divergences``.
+p_j (g_j - sum p g), None for p - q.  The formulas are those of ``opd_toy.lm.terms``.
 """
 
 import math
@@ -14,7 +14,9 @@ import math
 import torch
 import torch.distributed as dist
 
-from opd_toy.lm.divergences import FAR_BELOW, NEAR_ZERO
+from opd_toy.lm import terms
+from opd_toy.lm.divergences import NEAR_ZERO
+from opd_toy.lm.terms import dot, log_ratio, without_nothing
 from opd_toy.lm.tokens import working_dtype
 
 
@@ -25,11 +27,12 @@ def add_rows(z, y, factor, out, group, function, parameters, temperature):
     The value is the same on all processes of ``group``.
     """
     masked = factor == 0
-    z, y = (x.to(working_dtype(z)) / temperature for x in (z, y))
+    dtype = torch.float64 if "skew" in parameters else working_dtype(z)  # as in ``terms``
+    z, y = (x.to(dtype) / temperature for x in (z, y))
     p, q, d = _compare(z, y, group)
     parts, g = function(p, q, d, **parameters)
     sums = [each for _, *part in parts for each in _sums(*part)]
-    sums = total(_columns(*sums, *([] if g is None else [_dot(p, g)])), group)
+    sums = total(_columns(*sums, *([] if g is None else [dot(p, g)])), group)
     values = _values([weight for weight, *_ in parts], sums)
     if out is not None:
         gradient = p - q if g is None else _centred(p, g, sums[:, -1:], group)
@@ -62,16 +65,14 @@ def _columns(*numbers):
 
 
 def _compare(z, y, group):
-    """p, q and d = log p - log q of the slice; tokens that both models bar have d = 0."""
+    """p, q and d = log p/q of the slice."""
     tops = greatest(_columns(_greatest(z), _greatest(y)), group)
     p, q = (torch.exp(x - top[:, None]) for x, top in zip((z, y), tops.to(z.dtype).unbind(-1)))
     sums = total(_columns(p.sum(-1), q.sum(-1)), group)
     logs = tops + sums.log()
     p /= sums[:, :1].to(z.dtype)
     q /= sums[:, 1:].to(z.dtype)
-    # Logits are subtracted first: log p and log q, rounded one by one, would lose d near 0.
-    d = (z - y).sub_((logs[:, :1] - logs[:, 1:]).to(z.dtype))
-    return p, q, d.masked_fill_(z.isneginf() & y.isneginf(), 0.0)
+    return p, q, log_ratio(z, y, logs[:, :1] - logs[:, 1:])
 
 
 def _greatest(z):
@@ -84,9 +85,7 @@ def _sums(a, ratio, m):
 
     Over the whole vocabulary the additions are 0.  The terms of the second sum are >= 0.
     """
-    near = a * (ratio + torch.expm1(-ratio.clamp_min(FAR_BELOW)))
-    far = a * (ratio - 1) + m  # a is 0 to rounding
-    return _dot(a, ratio), torch.where(ratio < FAR_BELOW, far, near).sum(-1)
+    return dot(a, ratio), terms.bregman(a, ratio, m).sum(-1)
 
 
 def _values(weights, sums):
@@ -104,66 +103,39 @@ def _centred(p, g, mean, group):
     barred = g.isposinf()
     finite = torch.where(barred, p.log(), g).masked_fill(p == 0, 0.0)
     others = p.masked_fill(barred, 0.0) > 0
-    numbers = total(_columns(barred.any(-1), others.any(-1), _dot(p, finite)), group)
+    numbers = total(_columns(barred.any(-1), others.any(-1), dot(p, finite)), group)
     some_barred, some_other, mean = numbers.split(1, -1)
     infinite = torch.where(p > 0, torch.where(barred, math.inf, -math.inf), 0.0)
     finite = p * (finite - mean.to(g.dtype))
     return torch.where((some_barred > 0) & (some_other > 0), infinite, finite)
 
 
-def _dot(a, b):
-    return torch.linalg.vecdot(a, b)
-
-
 # --- objectives --------------------------------------------------------------------------
 
 
 def reverse_kl(p, q, d):
-    d = _without_nothing(p, d)
+    d = without_nothing(p, d)
     return [(1.0, p, d, q)], d
 
 
 def forward_kl(p, q, d):
-    return [(1.0, q, _without_nothing(q, -d), p)], None
+    return [(1.0, q, without_nothing(q, -d), p)], None
 
 
 def generalized_jsd(p, q, d, beta):
-    d = _bounded(d)
-    # First the ratio nearer to 0, so that the other loses no digits to the subtraction.
-    if beta < 0.5:
-        to_p = -torch.log1p(beta * torch.expm1(-d))
-        to_q = to_p - d
-    else:
-        to_q = -torch.log1p((1 - beta) * torch.expm1(d))
-        to_p = d + to_q
-    m = torch.lerp(p, q, beta)
+    to_p, to_q = terms.jsd_ratios(d, beta)
+    m = terms.mixed(p, q, beta)
     return [(beta, q, to_q, m), (1 - beta, p, to_p, m)], (1 - beta) * to_p
 
 
 def skewed_forward_kl(p, q, d, skew):
-    d = _bounded(d)
-    growth = (1 - skew) * torch.expm1(d)  # M/q - 1
-    # 1 + growth has lost M/q where p/q and skew are both as small as the rounding
-    share = growth + 1 if skew > 1e-2 else (1 - skew) * d.exp() + skew
-    g = (1 - skew) * growth / share
-    return [(1.0, q, -torch.log1p(growth), torch.lerp(p, q, skew))], g
+    to_q, g = terms.skewed_forward_terms(d, skew)
+    return [(1.0, q, to_q, terms.mixed(p, q, skew))], g
 
 
 def skewed_reverse_kl(p, q, d, skew):
-    growth = (1 - skew) * torch.expm1(-_bounded(d))  # M/p - 1
-    to_p = -torch.log1p(growth)
-    return [(1.0, p, to_p, torch.lerp(q, p, skew))], to_p + skew * growth / (growth + 1)
-
-
-def _without_nothing(a, ratio):
-    """``ratio``, finite where a is 0, so that a * ratio is 0 there."""
-    return ratio.clamp_min(-1e30).masked_fill_((a == 0) & ratio.isposinf(), 0.0)
-
-
-def _bounded(d):
-    """d held where exp(d) is finite: beyond, one of the two probabilities is 0 to rounding."""
-    limit = 0.7 * math.log(torch.finfo(d.dtype).max)
-    return d.clamp(-limit, limit)
+    to_p, g = terms.skewed_reverse_terms(d, skew)
+    return [(1.0, p, to_p, terms.mixed(q, p, skew))], g
 
 
 OBJECTIVES = {

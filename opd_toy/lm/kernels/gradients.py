@@ -7,7 +7,7 @@ from opd_toy.lm.kernels.numbers import LOG2_E, bregman, clamp, expm1, log_share,
 from opd_toy.lm.kernels.statistics import INFINITY, _load, _read
 
 LARGE = tl.constexpr(1e30)  # in place of an infinite log ratio: 0 * 1e30 is 0
-BOUND = tl.constexpr(62.1)  # divergences._bounded
+BOUND = tl.constexpr(62.1)  # terms.jsd_ratios
 NEAR_ZERO = tl.constexpr(1e-2)  # divergences.NEAR_ZERO
 
 
@@ -54,7 +54,7 @@ def _finish_kl(
 
 @triton.jit
 def _compare(a, b, ROW, inverse_temperature):
-    """p, q and log p/q, bounded as in divergences._bounded.
+    """p, q and log p/q, bounded as in terms.jsd_ratios.
 
     Where both models bar a token p and q are 0.
     """

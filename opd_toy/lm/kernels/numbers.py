@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-FAR_BELOW = tl.constexpr(-30.0)  # divergences.FAR_BELOW
+FAR_BELOW = tl.constexpr(-30.0)  # terms.FAR_BELOW
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def clamp(x, bound, logs):
 
 @triton.jit
 def bregman(p, ratio, other):
-    """p * ratio + other - p >= 0 from ratio = log p/other, as in divergences._divergence."""
+    """p * ratio + other - p >= 0 from ratio = log p/other, as in terms.bregman."""
     r = tl.where(tl.abs(ratio) < 0.5, ratio, 0.0)
     tail = 1 / 24 + r * (-1 / 120 + r * (1 / 720 + r * (-1 / 5040 + r * (1 / 40320))))
     series = r * r * (0.5 + r * (-1 / 6 + r * tail))
