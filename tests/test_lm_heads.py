@@ -3,6 +3,7 @@
 import mmap
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,6 +40,33 @@ def test_products_with_a_head(onednn, monkeypatch):
     for times in (1, 2):
         heads.add_to_head(total, out, hidden, first=times == 1)
         assert error(total, times * once) < 5e-7
+
+
+def product(a, b, bias, attribute, scalars, algorithm):
+    """In place of oneDNN's."""
+    return a @ b.T
+
+
+def no_onednn(*arguments):
+    raise RuntimeError("Could not run 'mkldnn::_linear_pointwise'")
+
+
+@pytest.mark.parametrize(
+    "capability, operations, has",
+    [
+        ("AVX512", {"_linear_pointwise": product}, True),
+        ("AVX2", {"_linear_pointwise": product}, False),
+        ("AVX512", {}, False),
+        ("AVX512", {"_linear_pointwise": lambda a, b: a @ b.T}, False),
+        ("AVX512", {"_linear_pointwise": no_onednn}, False),
+        ("AVX512", {"_linear_pointwise": lambda a, b, *others: a @ b}, False),
+    ],
+    ids=["all", "other processor", "no operation", "other arguments", "not built", "other result"],
+)
+def test_onednn_is_asked_for_a_product_first(capability, operations, has, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**operations))
+    assert heads._has_onednn.__wrapped__() is has
 
 
 def test_what_is_left_to_torch_mm():

@@ -89,6 +89,20 @@ def same_vocabulary(first, student, second, teacher):
         )
 
 
+def hidden_and_heads(student_hidden, student_weight, teacher_hidden, teacher_weight):
+    """Hidden states (..., H) and output heads (V, H) of two models, all on one device.
+
+    H may differ between the models; the vocabularies are looked at elsewhere.
+    """
+    for name, hidden, weight in (
+        ("student", student_hidden, student_weight),
+        ("teacher", teacher_hidden, teacher_weight),
+    ):
+        hidden_and_head(name, hidden, weight)
+        same_device("student_hidden", student_hidden, f"{name}_weight", weight)
+    pair("student_hidden", student_hidden, "teacher_hidden", teacher_hidden)
+
+
 def hidden_and_head(name, hidden, weight):
     """Hidden states (..., H) and an output head (V, H) of the model called ``name``."""
     float_tensor(f"{name}_hidden", hidden, "H"), float_tensor(f"{name}_weight", weight, "H")

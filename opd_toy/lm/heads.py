@@ -1,11 +1,13 @@
 """Products with an output head (V, H) of float32 sums, a part of the head at a time."""
 
 import functools
+import sys
 
 import numpy as np
 import torch
 
-from opd_toy.lm.rows import in_threads
+from opd_toy import _validate
+from opd_toy.lm.rows import in_threads, large_empty
 
 HEAD_BLOCK_BYTES = 20 << 20  # of float32 logits of one model, or an eighth of its head
 # Off the CPU the gradient of the head is read and written once a chunk: fewer, larger chunks.
@@ -17,11 +19,44 @@ LEAST_TILE_ROWS = 128
 LEAST_TOKENS, LEAST_TILES = 8, 8  # of a product that is left to oneDNN
 
 
-def chunk_size(weight):
-    """Tokens whose logits are held at a time, by default, for a student's head (V, H)."""
+def chunk_size(weight, chunk_tokens=None):
+    """Tokens whose logits are held at a time for a student's head (V, H), unless given."""
+    if chunk_tokens is not None:
+        return _validate.whole("chunk_tokens", chunk_tokens, 1)
+    if not len(weight):
+        return sys.maxsize  # an empty slice of a head
     most = max(_block_bytes(weight), weight.numel() // 2) // (4 * len(weight))
     multiple = 128 if most > 128 else 16  # matrix products run fastest so
     return most - most % multiple if most > multiple else max(1, most)
+
+
+def by_chunks(rows, hidden, head, teacher, teacher_head, factors, size, wanted):
+    """The loss and the gradients of the student's hidden states and head, None if not wanted.
+
+    rows(z, y, factors, out): the sum over rows of logits, and their gradients in ``out``.  The
+    logits of ``size`` tokens are held at a time, those of masked tokens never made.
+    """
+    dtype, device = factors.dtype, factors.device
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    valid = factors.nonzero().flatten()
+    to_hidden = torch.zeros(hidden.shape, dtype=dtype, device=device) if wanted[0] else None
+    to_weight = large_empty(head.shape, dtype, device) if wanted[1] else None
+    if to_weight is not None and not len(valid):
+        to_weight.zero_()
+    shape = min(size, len(valid)), len(head)
+    z, y = large_empty((2, *shape), dtype, device)
+    gradient = z  # takes the place of the logits, where it need not be rounded
+    if hidden.dtype == torch.bfloat16 and tensor_cores(hidden, head):
+        gradient = z.new_empty(shape, dtype=torch.bfloat16)
+    for index, chosen in enumerate(valid.split(size) if len(valid) else ()):
+        h, z, y, gradient = hidden[chosen], *(x[: len(chosen)] for x in (z, y, gradient))
+        logits(h, head, z), logits(teacher[chosen], teacher_head, y)
+        total += rows(z, y, factors[chosen], gradient if any(wanted) else None)
+        if to_hidden is not None and len(head):
+            to_hidden[chosen] = times_head(gradient, head)
+        if to_weight is not None:
+            add_to_head(to_weight, gradient, h, first=index == 0)
+    return total, to_hidden, to_weight
 
 
 def logits(hidden, head, out):
@@ -93,9 +128,18 @@ def _by_onednn(a, b):
 
 @functools.cache
 def _has_onednn():
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(
-        torch.ops.mkldnn, "_linear_pointwise"
-    )
+    """Whether this processor and this torch have what ``_by_onednn`` needs.
+
+    The operation is one of torch's own, which may take other arguments in another release or
+    be there without oneDNN: it makes one small product first.
+    """
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    a = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float32, device="cpu")
+    try:
+        return torch.equal(_by_onednn(a, a), a @ a)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
 
 
 def _each_tile(work, head, like):

@@ -4,11 +4,11 @@ The loss is a scalar in nats, float32 (float64 for float64 students):
 
     sum over valid tokens of weight * divergence / number of valid tokens.
 
-Rows are taken a few at a time, in float32 whatever the model computes in.  The forward
-pass writes each row's analytic gradient (chapter 3) while the row is in the cache, the
-backward pass only scales it, so nothing of size (tokens, V) is made but the gradient.
-The teacher gets none.  On CUDA the same is done by one kernel (``opd_toy.lm.kernels``)
-where Triton is installed, but for the top-K objective and float64.
+Rows are taken a few at a time, in float32 whatever the model computes in (the skewed KLs in
+float64).  The forward pass writes each row's analytic gradient (chapter 3) while the row is
+in the cache, the backward pass only scales it, so nothing of size (tokens, V) is made but
+the gradient.  The teacher gets none.  On CUDA the same is done by one kernel
+(``opd_toy.lm.kernels``) where Triton is installed, but for the top-K objective and float64.
 
 A logit of -inf is a masked token.  Barred by both models it counts for nothing.  Where
 the teacher bars a token that the student gives a probability the reverse KL is +inf, in
@@ -94,7 +94,7 @@ def distillation_loss(
         gradient = None
         if wanted:
             in_place = overwrite_logits and dtype == z.dtype
-            gradient = z if in_place else _empty(z.shape, dtype, z.device)
+            gradient = z if in_place else row_blocks.large_empty(z.shape, dtype, z.device)
         total += rows(z, y, scale, gradient)
         return total.to(scale.dtype), [gradient]
 
@@ -124,21 +124,12 @@ def fused_linear_distillation_loss(
     matrices, exact in float32, are left to the tensor cores, and the gradient of the logits
     is rounded to bfloat16 before its products if the student is bfloat16.
     """
-    for name, hidden, weight in (
-        ("student", student_hidden, student_weight),
-        ("teacher", teacher_hidden, teacher_weight),
-    ):
-        checks.hidden_and_head(name, hidden, weight)
-        checks.same_device("student_hidden", student_hidden, f"{name}_weight", weight)
-    checks.pair("student_hidden", student_hidden, "teacher_hidden", teacher_hidden)
+    checks.hidden_and_heads(student_hidden, student_weight, teacher_hidden, teacher_weight)
     vocabulary = len(student_weight)
     checks.same_vocabulary("student_weight", vocabulary, "teacher_weight", len(teacher_weight))
     rows = _objective(objective, student_hidden, vocabulary, temperature, parameters)
     scale = token_scale(student_hidden, student_hidden.shape[:-1], mask, weights, normalizer)
-    if chunk_tokens is None:
-        chunk_tokens = heads.chunk_size(student_weight)
-    else:
-        chunk_tokens = _validate.whole("chunk_tokens", chunk_tokens, 1)
+    size = heads.chunk_size(student_weight, chunk_tokens)
     factors = scale.reshape(-1)
     hidden, teacher = (
         x.detach().reshape(len(factors), x.shape[-1]) for x in (student_hidden, teacher_hidden)
@@ -146,46 +137,14 @@ def fused_linear_distillation_loss(
     student_head, teacher_head = student_weight.detach(), teacher_weight.detach()
 
     def compute(*wanted):
-        total, to_hidden, to_weight = _by_chunks(
-            rows, hidden, student_head, teacher, teacher_head, factors, chunk_tokens, wanted
+        total, to_hidden, to_weight = heads.by_chunks(
+            rows, hidden, student_head, teacher, teacher_head, factors, size, wanted
         )
         if to_hidden is not None:
             to_hidden = to_hidden.view(student_hidden.shape)
         return total.to(scale.dtype), [to_hidden, to_weight]
 
     return with_gradient(compute, student_hidden, student_weight)
-
-
-def _by_chunks(rows, hidden, head, teacher, teacher_head, factors, size, wanted):
-    """The loss and the gradients of the student's hidden states and head, None if not wanted.
-
-    The logits of ``size`` tokens are held at a time, those of masked tokens never made.
-    """
-    dtype, device = factors.dtype, factors.device
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    valid = factors.nonzero().flatten()
-    to_hidden = torch.zeros(hidden.shape, dtype=dtype, device=device) if wanted[0] else None
-    to_weight = _empty(head.shape, dtype, device) if wanted[1] else None
-    if to_weight is not None and not len(valid):
-        to_weight.zero_()
-    shape = min(size, len(valid)), len(head)
-    z, y = _empty((2, *shape), dtype, device)
-    gradient = z  # takes the place of the logits, where it need not be rounded
-    if hidden.dtype == torch.bfloat16 and heads.tensor_cores(hidden, head):
-        gradient = z.new_empty(shape, dtype=torch.bfloat16)
-    for index, chosen in enumerate(valid.split(size) if len(valid) else ()):
-        h, z, y, gradient = hidden[chosen], *(x[: len(chosen)] for x in (z, y, gradient))
-        heads.logits(h, head, z), heads.logits(teacher[chosen], teacher_head, y)
-        total += rows(z, y, factors[chosen], gradient if any(wanted) else None)
-        if to_hidden is not None:
-            to_hidden[chosen] = heads.times_head(gradient, head)
-        if to_weight is not None:
-            heads.add_to_head(to_weight, gradient, h, first=index == 0)
-    return total, to_hidden, to_weight
-
-
-def _empty(shape, dtype, device):
-    return row_blocks.large_pages(torch.empty(shape, dtype=dtype, device=device))
 
 
 def _objective(name, like, vocabulary, temperature, parameters):

@@ -12,8 +12,6 @@ normalizer serves here where both are done.
 The backend is the group's own: gloo on processors; on cards nccl, which is not tried here.
 """
 
-import sys
-
 import torch
 from torch.distributed.tensor import DTensor
 
@@ -70,7 +68,7 @@ def vocabulary_parallel_loss(
         total = torch.zeros((), dtype=torch.float64, device=z.device)
         written = ()
         if wanted:
-            written = (row_blocks.large_pages(torch.empty(z.shape, dtype=dtype, device=z.device)),)
+            written = (row_blocks.large_empty(z.shape, dtype, z.device),)
         for rows in _blocks(size, z.detach(), y.detach(), scale, *written):
             total += block(*rows)
         return total.to(scale.dtype), written or [None]
@@ -103,25 +101,19 @@ def fused_linear_vocabulary_parallel_loss(
     head, mesh = _slice("student_weight", student_weight, 0, "heads")
     teacher_head, _ = _slice("teacher_weight", teacher_weight, 0, "heads", mesh)
     student_hidden, teacher_hidden = _whole(student_hidden), _whole(teacher_hidden)
-    checks.hidden_and_head("student", student_hidden, student_weight)
-    checks.hidden_and_head("teacher", teacher_hidden, teacher_weight)
-    checks.pair("student_hidden", student_hidden, "teacher_hidden", teacher_hidden)
+    checks.hidden_and_heads(student_hidden, student_weight, teacher_hidden, teacher_weight)
     _same_slice("student_weight", len(head), "teacher_weight", len(teacher_head))
     group, block = _objective(objective, student_hidden, mesh, temperature, parameters)
     mask, weights, normalizer = map(_whole, (mask, weights, normalizer))
     scale = token_scale(student_hidden, student_hidden.shape[:-1], mask, weights, normalizer)
-    if chunk_tokens is not None:
-        chunk_tokens = _validate.whole("chunk_tokens", chunk_tokens, 1)
-    elif len(head):
-        chunk_tokens = heads.chunk_size(head)
-    size = _agreed(scale, chunk_tokens or sys.maxsize, group)
+    size = _agreed(scale, heads.chunk_size(head, chunk_tokens), group)
     factors = scale.reshape(-1)
     hidden, teacher = (
         x.detach().reshape(len(factors), x.shape[-1]) for x in (student_hidden, teacher_hidden)
     )
 
     def compute(*wanted):
-        total, to_hidden, to_weight = _by_chunks(
+        total, to_hidden, to_weight = heads.by_chunks(
             block, hidden, head.detach(), teacher, teacher_head.detach(), factors, size, wanted
         )
         if to_hidden is not None:
@@ -142,27 +134,6 @@ def bytes_a_token(objective="reverse_kl", **parameters):
     function, parameters = _find(objective, parameters)
     parts, g = function(*torch.full((3, 1, 2), 0.5), **parameters)
     return 8 * (4 + 2 * len(parts) + (g is not None))
-
-
-def _by_chunks(block, hidden, head, teacher, teacher_head, factors, size, wanted):
-    """The loss and this slice's share of the gradients of the hidden states and of the head."""
-    dtype, device = factors.dtype, factors.device
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    to_hidden, to_weight = (
-        torch.zeros(x.shape, dtype=dtype, device=device) if asked else None
-        for x, asked in zip((hidden, head), wanted)
-    )
-    valid = factors.nonzero().flatten()
-    logits = torch.empty(2, min(size, len(valid)), len(head), dtype=dtype, device=device)
-    for chosen in valid.split(size) if len(valid) else ():
-        (z, y), h = logits[:, : len(chosen)], hidden[chosen]
-        heads.logits(h, head, z), heads.logits(teacher[chosen], teacher_head, y)
-        total += block(z, y, factors[chosen], z if any(wanted) else None)
-        if to_hidden is not None and len(head):
-            to_hidden[chosen] = heads.times_head(z, head)
-        if to_weight is not None:
-            heads.add_to_head(to_weight, z, h)
-    return total, to_hidden, to_weight
 
 
 def _blocks(size, *tensors):

@@ -110,6 +110,11 @@ def large_pages(tensor):
     return tensor
 
 
+def large_empty(shape, dtype, device):
+    """torch.empty in ``large_pages``."""
+    return large_pages(torch.empty(shape, dtype=dtype, device=device))
+
+
 def device_kernels(*tensors):
     """``opd_toy.lm.kernels`` where it serves these tensors; else None.
 
