@@ -21,8 +21,9 @@ class Derail(Explorable):
         "An answer of the small student to a sum of four numbers, token by token, at its first "
         "slip. It uses a number a second time, and from this slip on no training text begins like "
         "it; two more slips follow. Bars show the next token: both models' are on the two numbers "
-        "that are left, but the student draws another. A chart over all questions shows the share of answers that "
-        "no training text begins like, and the share with a slip; both grow with the position."
+        "that are left, but the student draws another. A chart over all questions shows the share "
+        "of answers that no training text begins like, and the share with a slip; both grow with "
+        "the position."
     )
     answer = traitlets.Enum(ANSWERS, "number").tag(sync=True)
     position = traitlets.Int(7, min=0, max=LAST).tag(sync=True)
