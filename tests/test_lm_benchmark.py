@@ -311,6 +311,29 @@ def test_the_products_are_the_four_of_the_heads(tile):
     assert all(one() > 0 for one in floors.products(setting, inputs).values())
 
 
+def test_fresh_pages_are_the_least_of_each_filling():
+    assert floors.seconds_of_pages([[0.9, 0.2], [0.5, 0.3], [0.6, 0.1]]) == pytest.approx(0.4)
+    assert floors.seconds_of_pages([[0.1, 0.2]]) == 0
+
+
+@pytest.mark.parametrize("width, largest", [(0, 300 * 10 * 2), (8, 300 * 8 * 4)])
+def test_what_is_filled_is_as_large_as_the_largest_gradient(width, largest, monkeypatch):
+    filled = []
+    monkeypatch.setattr(
+        floors, "large_pages", lambda memory: filled.append(memory.nbytes) or memory
+    )
+    monkeypatch.setattr(floors, "seconds_of", lambda fill: 1.0)
+    setting = Setting("s", ("ours",), tokens=10, vocabulary=300, width=width, dtype="bfloat16")
+    assert floors.fill_twice(setting) == [1.0, 1.0] and filled == [largest]
+    monkeypatch.setattr(floors, "PAGES_BYTES", largest // 2)
+    assert floors.fill_twice(setting) == [2.0, 2.0] and filled[1:] == [largest // 2]
+
+
+def test_the_words_of_a_setting():
+    words = Setting("s", ("ours",), tokens=10, vocabulary=32_768).words()
+    assert words == "reverse KL from logits, 10 tokens, V = 32,768, float32"
+
+
 def test_growth_is_fitted_between_logarithms():
     sweep = growth.Sweep("tokens", growth.doubled(64, 256))
     assert sweep.values == (64, 128, 256)

@@ -47,7 +47,7 @@ class Setting:
     def words(self):
         loss = {0: "forward KL", 1: "reverse KL"}.get(self.beta, f"JSD, beta = {self.beta:g}")
         source = f"hidden states of width {self.width}" if self.width else "logits"
-        inputs = f"{self.tokens} tokens, V = {self.vocabulary}, {self.dtype}"
+        inputs = f"{self.tokens} tokens, V = {self.vocabulary:,}, {self.dtype}"
         return f"{loss} from {source}, {inputs}{', one thread' if self.threads == 1 else ''}"
 
 

@@ -52,7 +52,7 @@ def kinds(setting):
 def pace_floor(pipe, kind, setting, threads):
     """A process: says which block is best, then answers each message with the seconds of a pass.
 
-    The message "parts" is answered with ``parts``.
+    The message "parts" is answered with ``parts``, "pages" with ``fill_twice``.
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -67,7 +67,12 @@ def pace_floor(pipe, kind, setting, threads):
         except EOFError:
             return
         gc.collect()
-        pipe.send(parts(setting, inputs, passes) if message == "parts" else passes[best]())
+        if message == "parts":
+            pipe.send(parts(setting, inputs, passes))
+        elif message == "pages":
+            pipe.send(fill_twice(setting))
+        else:
+            pipe.send(passes[best]())
 
 
 def seconds_of(work):
@@ -202,23 +207,20 @@ def parts(setting, inputs, passes):
     value and gradient of as many tokens, all of one row, which stays in the cache; not written.
     From hidden states, products: the four as the loss makes them, in its own chunks; formula:
     the loss of as many logits, which the gradient overwrites.
-    pages: what fresh memory for the largest gradient costs beyond memory that is there.
     """
-    n, V, H = setting.tokens, setting.vocabulary, setting.width
-    if H:
+    n, V = setting.tokens, setting.vocabulary
+    if setting.width:
         rows = min(n, heads.chunk_size(inputs[1]))
         own = passes[by_loss_words(rows)]
         found = {"products": min(own() for _ in range(PASSES))}
         found["formula"] = _seconds_of_formula(replace(setting, width=0, tokens=rows)) * n / rows
-        size = 4 * V * H
     else:
         found = _parts_of_sweep(setting, inputs)
         z, y = (each[0, :1].expand(n, V) for each in inputs)
         loss = loss_function("ours", setting)
         with torch.no_grad():
             found["formula"] = _fastest(lambda: loss(z, y))
-        size = inputs[0].nbytes
-    return found | {"pages": _seconds_of_pages(size)}
+    return found
 
 
 def _seconds_of_formula(setting):
@@ -250,13 +252,24 @@ def _parts_of_sweep(setting, inputs):
     }
 
 
-def _seconds_of_pages(size):
-    """What so many bytes of fresh memory cost when they are first written to."""
-    measured = min(size, PAGES_BYTES)
-    warm = torch.zeros(measured, dtype=torch.uint8)
-    fresh = _fastest(lambda: large_pages(torch.empty(measured, dtype=torch.uint8)).zero_())
-    return max(0.0, fresh - _fastest(warm.zero_)) * size / measured
-
-
 def _fastest(work):
     return min(seconds_of(work) for _ in range(PASSES))
+
+
+def fill_twice(setting):
+    """Seconds to write fresh memory for the setting's largest gradient, and to write it again."""
+    if setting.width:
+        size = 4 * setting.vocabulary * setting.width
+    else:
+        size = setting.tokens * setting.vocabulary * getattr(torch, setting.dtype).itemsize
+    measured = min(size, PAGES_BYTES)
+    memory = large_pages(torch.empty(measured, dtype=torch.uint8))
+    return [seconds_of(memory.zero_) * size / measured for _ in range(2)]
+
+
+def seconds_of_pages(fills):
+    """What fresh memory costs beyond memory that is there, of many ``fill_twice``.
+
+    The least of each: the system now and then takes long to find large pages.
+    """
+    return max(0.0, min(fresh for fresh, _ in fills) - min(again for _, again in fills))

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import asdict
 
 from opd_toy.lm.bench.cases import CASES, PEERS, Setting, loss_function
-from opd_toy.lm.bench.floors import WORDS, kinds, pace_floor
+from opd_toy.lm.bench.floors import WORDS, kinds, pace_floor, seconds_of_pages
 from opd_toy.lm.bench.forks import Fork, once, processor, versions
 from opd_toy.lm.bench.measuring import pace, reference, weigh
 
@@ -56,8 +56,11 @@ def failed(row, case, error):
 
 
 def take_turns(takers, setting, repeats, threads, report):
-    """Fill in the seconds of each (function of a process, case, row)."""
-    running = []
+    """Fill in the seconds of each (function of a process, case, row).
+
+    The first floor's row gets ``parts`` as well; of them fresh pages take turns with the cases.
+    """
+    running, fills = [], []
     try:
         for function, case, row in takers:
             running.append((Fork(function, case, setting, threads), row))
@@ -73,12 +76,15 @@ def take_turns(takers, setting, repeats, threads, report):
             for fork, row in running[turn:] + running[:turn]:
                 fork.pipe.send("again")
                 row["seconds"].append(fork.answer())
+                if row.get("kind") == kinds(setting)[0]:
+                    fork.pipe.send("pages")
+                    fills.append(fork.answer())
                 report()
         for fork, row in running:
             row |= {"median": statistics.median(row["seconds"]), "least": min(row["seconds"])}
             if row.get("kind") == kinds(setting)[0]:
                 fork.pipe.send("parts")
-                row["parts"] = fork.answer()
+                row["parts"] = fork.answer() | {"pages": seconds_of_pages(fills)}
     finally:
         for fork, _ in running:
             fork.close()
