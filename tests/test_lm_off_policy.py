@@ -118,7 +118,7 @@ def test_levels_by_hand():
         "mean": [[e(-0.5 / 3)] * 3 + [0], [0] + [e(-0.1)] * 3],
     }
     for level, rows in wanted.items():
-        found = importance_weights(LOG_P, LOG_MU, MASK, level)
+        found = importance_weights(LOG_P.clone().requires_grad_(), LOG_MU, MASK, level)
         assert torch.allclose(found, torch.tensor(rows), rtol=1e-6), level
         assert found.dtype == torch.float32 and not found.requires_grad
 
@@ -126,6 +126,10 @@ def test_levels_by_hand():
 def test_truncated_and_masked():
     cut = importance_weights(LOG_P, LOG_MU, MASK, "token", "truncate", 1.2)
     assert torch.allclose(cut[0, :3], torch.tensor([1.2, math.exp(-1), 1.0]))
+    edges = torch.log(torch.tensor([[0.5, 2.0, 0.49, 2.1]], dtype=torch.float64))
+    limits = tuple(edges.exp()[0, :2].tolist())
+    inside = importance_weights(edges, torch.zeros_like(edges), None, "token", "mask", limits)
+    assert (inside > 0).tolist() == [[True, True, False, False]]
     kept = importance_weights(LOG_P, LOG_MU, MASK, "sequence", "mask", (0.65, 2))
     assert not kept[0].any() and kept[1, 1:].all()
     far = importance_weights(LOG_P + 1000, LOG_MU, MASK, "token", "truncate", 2.0)

@@ -73,6 +73,9 @@ def test_the_ratio_is_exact_and_each_correction_has_its_closed_form():
     quarters = np.array([0.5, 0.25, 0.25]), Q, np.array([0.25, 0.5, 0.25])  # ratios 2, 1/2 and 1
     kept = off_policy.policy_gradient(*quarters, "mask", (0.5, 2))  # the limits are inside
     assert np.array_equal(kept, off_policy.policy_gradient(*quarters))
+    edges = [0.1875, 0.3125, 0.5], [0.1, 0.5, 0.4], [0.25, 0.25, 0.5]  # ratios 3/4, 5/4 and 1
+    passed = off_policy.policy_gradient(*edges, "clip", (0.25, 0.25))  # PPO's too
+    assert np.array_equal(passed, off_policy.policy_gradient(*edges))
     inside = (ratio >= 0.5) & (ratio <= 2.1)
     reference.close(mean("mask", (0.5, 2.1)), (P * inside * cost) @ score)
     # a kept cost descends E_p[log mu - log q], which is linear in p

@@ -6,9 +6,26 @@ import pytest
 import sympy as sp
 
 from opd_toy.derivations import DERIVATIONS, DerivationError
-from opd_toy.derivations.chapter_9 import kept, ratio, score
+from opd_toy.derivations.chapter_9 import kept, ratio, ratio2, score, score2
 from opd_toy.derivations.framework import chain
-from opd_toy.derivations.notation import KL, C, Expectation, Gradient, c, k, old, p, q, total
+from opd_toy.derivations.notation import (
+    C2,
+    KL,
+    C,
+    Expectation,
+    Gradient,
+    a,
+    b,
+    c,
+    k,
+    old,
+    old2,
+    p,
+    p2,
+    q,
+    q2,
+    total,
+)
 
 
 def test_token_ratio_is_exact():
@@ -59,6 +76,19 @@ with sp.evaluate(False):
         "chi-squared of the other": (
             Expectation(ratio**2, k, old),
             1 + Expectation((ratio - 1) ** 2, k, p),
+        ),
+        "the token's ratio for its prefix too": (
+            Expectation(Expectation(ratio2 * C2[a, b] * score2, b, old2, a), a, old),
+            Expectation(Gradient(KL(p2, q2, a)), a, p),
+        ),
+        "the bias of old prefixes turned round": (
+            Expectation(Gradient(KL(p2, q2, a)), a, old)
+            - Expectation(Gradient(KL(p2, q2, a)), a, p),
+            total((p[a] - old[a]) * Gradient(KL(p2, q2, a)), a),
+        ),
+        "moments of two tokens that add": (
+            Expectation(Expectation((p[a] / old[a] * ratio2) ** 2, b, old2, a), a, old),
+            Expectation((p[a] / old[a]) ** 2 + Expectation(ratio2**2, b, old2, a), a, old),
         ),
     }
 
