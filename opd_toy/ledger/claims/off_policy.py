@@ -71,8 +71,8 @@ CLAIMS = (
     claim(
         id="forward-kl-and-staleness",
         statement=(
-            "“Forward KL is robust to stale rollouts, reverse KL is not”: true of stored weights, "
-            "not of the direction."
+            "Forward KL is more robust to stale rollouts than reverse KL: true where weights are "
+            "stored, as the teacher's do not age; not by its direction alone."
         ),
         shown_by=("exact",),
         evidence=off_policy.directions,
@@ -89,8 +89,8 @@ CLAIMS = (
     claim(
         id="async-study",
         statement=(
-            "On a transformer, texts 16 steps old: the drawn token without a ratio is lost, with "
-            "it the student holds its ground, and the full vocabulary hardly minds."
+            "On a transformer, texts 16 steps old: drawn tokens without a ratio lead away from the "
+            "teacher, with it still nearer, and the full vocabulary hardly minds."
         ),
         shown_by=("experiment",),
         evidence=studies.old_texts,
