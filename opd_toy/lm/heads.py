@@ -30,13 +30,18 @@ def chunk_size(weight, chunk_tokens=None):
     return most - most % multiple if most > multiple else max(1, most)
 
 
-def by_chunks(rows, hidden, head, teacher, teacher_head, factors, size, wanted):
-    """The loss and the gradients of the student's hidden states and head, None if not wanted.
+def by_chunks(rows, student_hidden, head, teacher_hidden, teacher_head, scale, size, wanted):
+    """The loss of hidden states (..., H) and heads (V, H), and the student's two gradients.
 
-    rows(z, y, factors, out): the sum over rows of logits, and their gradients in ``out``.  The
-    logits of ``size`` tokens are held at a time, those of masked tokens never made.
+    rows(z, y, factors, out): the sum over rows of logits, and their gradients in ``out``.
+    scale (...): the factors.  The logits of ``size`` tokens are held at a time, those of masked
+    tokens never made.  A gradient that is not ``wanted`` is None.
     """
-    dtype, device = factors.dtype, factors.device
+    factors, dtype, device = scale.reshape(-1), scale.dtype, scale.device
+    hidden, teacher = (
+        x.detach().reshape(len(factors), x.shape[-1]) for x in (student_hidden, teacher_hidden)
+    )
+    head, teacher_head = head.detach(), teacher_head.detach()
     total = torch.zeros((), dtype=torch.float64, device=device)
     valid = factors.nonzero().flatten()
     to_hidden = torch.zeros(hidden.shape, dtype=dtype, device=device) if wanted[0] else None
@@ -56,7 +61,9 @@ def by_chunks(rows, hidden, head, teacher, teacher_head, factors, size, wanted):
             to_hidden[chosen] = times_head(gradient, head)
         if to_weight is not None:
             add_to_head(to_weight, gradient, h, first=index == 0)
-    return total, to_hidden, to_weight
+    if to_hidden is not None:
+        to_hidden = to_hidden.view(student_hidden.shape)
+    return total.to(dtype), [to_hidden, to_weight]
 
 
 def logits(hidden, head, out):

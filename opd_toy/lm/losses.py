@@ -130,19 +130,10 @@ def fused_linear_distillation_loss(
     rows = _objective(objective, student_hidden, vocabulary, temperature, parameters)
     scale = token_scale(student_hidden, student_hidden.shape[:-1], mask, weights, normalizer)
     size = heads.chunk_size(student_weight, chunk_tokens)
-    factors = scale.reshape(-1)
-    hidden, teacher = (
-        x.detach().reshape(len(factors), x.shape[-1]) for x in (student_hidden, teacher_hidden)
-    )
-    student_head, teacher_head = student_weight.detach(), teacher_weight.detach()
+    models = student_hidden, student_weight, teacher_hidden, teacher_weight
 
     def compute(*wanted):
-        total, to_hidden, to_weight = heads.by_chunks(
-            rows, hidden, student_head, teacher, teacher_head, factors, size, wanted
-        )
-        if to_hidden is not None:
-            to_hidden = to_hidden.view(student_hidden.shape)
-        return total.to(scale.dtype), [to_hidden, to_weight]
+        return heads.by_chunks(rows, *models, scale, size, wanted)
 
     return with_gradient(compute, student_hidden, student_weight)
 

@@ -107,18 +107,13 @@ def fused_linear_vocabulary_parallel_loss(
     mask, weights, normalizer = map(_whole, (mask, weights, normalizer))
     scale = token_scale(student_hidden, student_hidden.shape[:-1], mask, weights, normalizer)
     size = _agreed(scale, heads.chunk_size(head, chunk_tokens), group)
-    factors = scale.reshape(-1)
-    hidden, teacher = (
-        x.detach().reshape(len(factors), x.shape[-1]) for x in (student_hidden, teacher_hidden)
-    )
+    models = student_hidden, head, teacher_hidden, teacher_head
 
     def compute(*wanted):
-        total, to_hidden, to_weight = heads.by_chunks(
-            block, hidden, head.detach(), teacher, teacher_head.detach(), factors, size, wanted
-        )
-        if to_hidden is not None:
-            to_hidden = slices.total(to_hidden, group).view(student_hidden.shape)
-        return total.to(scale.dtype), [to_hidden, to_weight]
+        value, gradients = heads.by_chunks(block, *models, scale, size, wanted)
+        if gradients[0] is not None:
+            slices.total(gradients[0], group)
+        return value, gradients
 
     return with_gradient(compute, student_hidden, head)
 
