@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from opd_toy import distributions, estimators, objectives, sequences
 from opd_toy.example import STUDENT, STUDENT_TREE, TEACHER, TEACHER_TREE
@@ -21,6 +22,16 @@ def test_the_front_page_calls_each_chapter_by_its_title():
     assert {page for _, page in named} == pages | {"decide.md", "symptoms.md", "notation.md"}
     for title, page in named:
         assert f"\n# {title}\n" in (ROOT / "book" / page).read_text(encoding="utf-8")
+
+
+def test_the_loss_of_the_front_page_is_the_mean_reverse_kl():
+    front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    [lines] = re.findall(r"^```python\n(.*?)^```", front, re.MULTILINE | re.DOTALL)
+    pairs = np.log([[STUDENT, TEACHER], [TEACHER, [0.1, 0.3, 0.6]]])
+    names = dict(zip(("student_logits", "teacher_logits"), torch.tensor(pairs)))
+    exec(lines, names)
+    wanted = objectives.reverse_kl(*np.exp(pairs)).mean()
+    assert float(names["loss"]) == pytest.approx(wanted, rel=1e-12)
 
 
 # --- opening chapter --------------------------------------------------------------------
