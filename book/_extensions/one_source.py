@@ -212,4 +212,6 @@ def used(code):
         modules |= {f"opd_toy.explorables.{path.stem}" for path in sliders}
     if "opd_toy.pages.decide" in modules:
         files.add("opd_toy/pages/decide.*")
+    if "opd_toy.pages.remember" in modules:
+        files.add("book/[0-9]*.md")
     return sorted(modules), sorted(files)
