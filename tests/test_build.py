@@ -142,6 +142,10 @@ from opd_toy.value import value
 Press a button.
 :::
 
+**In short.** The sum.
+
+Not **In short.** either.
+
 (sec-here)=
 ## Here
 
@@ -180,6 +184,9 @@ def test_text_holds_numbers_folds_and_links(tiny):
     assert code == 0, said
     page = tiny.page()
     assert "Press a button" not in page
+    assert re.findall(r'<p class="in-short">(.*?)</p>', page) == [
+        "<strong>In short.</strong> The sum."
+    ]
     assert page.index('id="sec-fold"') < page.index("<summary>Solution"), "its label is lost"
     fold = re.search(
         r"<details class=.opd-folded.><summary>Solution</summary>(.*?)</details>", page, re.S

@@ -21,6 +21,7 @@ from opd_toy.audit.exhibits.libraries.record import RECORD
 from opd_toy.audit.exhibits.libraries.settings import GOALS, as_code
 from opd_toy.pages.decide import as_html
 from opd_toy.pages.page import BUILDING
+from opd_toy.records.provenance import ROOT
 from tests.pages_run import run
 
 KEYS = [each.key for each in QUESTIONS]
@@ -245,6 +246,22 @@ def test_without_scripts_the_chart_gives_way_to_the_tables(browser, chart, page)
     assert not bare.locator(".opd-decide").is_visible()
     assert "tables below" in bare.locator("noscript").inner_text()
     bare.context.close()
+
+
+@pytest.mark.parametrize("labels", [[], ["teacher"]], ids=["three columns", "with a teacher"])
+def test_on_a_phone_a_cell_says_whose_word_it_is(page, labels):
+    """The last column is the audit's, whether or not the one before names a teacher."""
+    labels = ["", "", *labels, "the audit says"]
+    css = (ROOT / "book/_static/book.css").read_text(encoding="utf-8")
+    table = f"<table>{'<td>words</td>' * len(labels)}</table>"
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.set_content(
+        f"<style>{css}</style><section id=what-to-set-in-your-library>{table}</section>"
+    )
+    said = page.evaluate(
+        "[...document.querySelectorAll('td')].map(it => getComputedStyle(it, '::before').content)"
+    )
+    assert said == [f'"{label}: "' if label else "none" for label in labels]
 
 
 def test_an_option_with_its_value_is_code_as_a_whole():

@@ -1,12 +1,15 @@
 """The palette: every role legible on its paper, every two roles apart for every eye."""
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from opd_toy.explorables.palette import PAPER, ROLES, css_variables
 
+ROOT = Path(__file__).parents[1]
 SIDES = {"light": 0, "dark": 1}
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB.
@@ -109,6 +112,12 @@ def test_roles_stay_apart(eye, mode):
     assert distance >= LEAST_DISTANCE[eye], (
         f"{one} and {other} are {distance:.1f} apart in {mode} to {eye}"
     )
+
+
+def test_the_pages_stand_on_the_paper_of_their_pictures():
+    css = (ROOT / "book/_static/book.css").read_text(encoding="utf-8")
+    ground = re.search(r'html\[data-theme="dark"\] \{\s*--pst-color-background: (#\w+);', css)
+    assert ground[1] == PAPER["paper"][1]
 
 
 def test_the_style_sheet_carries_the_palette():

@@ -6,6 +6,7 @@
 * ``:::{dropdown} Title`` folds, as it does under jupyterlab-myst.
 * Words in the front matter under ``search`` are found by the search, digits too.
 * An admonition of the class ``only-jupyterlab`` is left out of the page.
+* A paragraph that begins with **In short.** is set apart.
 * A line does not break inside 83 %, 150 000 or 0.017 ± 0.060.
 * A page is executed while it is read, so that its text can say ``{eval}`value```; it is read
   again when something that its cells use has changed.
@@ -43,6 +44,7 @@ def setup(app):
     app.add_directive("dropdown", Dropdown)
     app.connect("env-get-outdated", whose_ingredients_changed)
     app.connect("doctree-read", leave_out_what_is_for_jupyterlab)
+    app.connect("doctree-read", set_the_summary_apart)
     app.connect("doctree-read", let_links_lead_to_labels)
     app.connect("doctree-read", let_the_search_find)
     app.connect("env-updated", let_links_lead_to_references)
@@ -74,6 +76,15 @@ def leave_out_what_is_for_jupyterlab(app, doctree):
     for node in list(doctree.findall(nodes.Admonition)):
         if "only-jupyterlab" in node["classes"]:
             node.parent.remove(node)
+
+
+def set_the_summary_apart(app, doctree):
+    """Its class is styled in book.css.  JupyterLab, which knows no such class, shows the words."""
+    for paragraph in doctree.findall(nodes.paragraph):
+        said = (child for child in paragraph.children if child.astext())  # MyST has empty texts
+        first = next(said, None)
+        if isinstance(first, nodes.strong) and first.astext() == "In short.":
+            paragraph["classes"].append("in-short")
 
 
 def keep_numbers_whole(app, doctree):

@@ -40,8 +40,10 @@ for (const code of document.querySelectorAll("div.highlight")) {
   code.append(button);
 }
 
-// Long names in tables and signatures may break after a dot, an underscore, a comma, a sign.
-for (const name of document.querySelectorAll("td code .pre, dt.sig .pre")) {
+// Long names in tables, signatures and lists of contents may break after a dot, an underscore,
+// a comma, a sign.
+const long = "td code .pre, dt.sig .pre, .bd-sidebar-secondary a .pre, .opd-index code";
+for (const name of document.querySelectorAll(long)) {
   const pieces = name.textContent.split(/(?<=[._,(=/])(?=\w)/);
   name.replaceChildren(
     ...pieces.flatMap((piece, i) => (i ? [document.createElement("wbr"), piece] : [piece])),
