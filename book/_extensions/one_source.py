@@ -47,6 +47,7 @@ def setup(app):
     app.connect("doctree-read", set_the_summary_apart)
     app.connect("doctree-read", let_links_lead_to_labels)
     app.connect("doctree-read", let_the_search_find)
+    app.connect("html-page-context", let_words_come_in_any_order)
     app.connect("env-updated", let_links_lead_to_references)
     app.connect("doctree-read", keep_numbers_whole)
     app.connect("doctree-resolved", add_equation_numbers)
@@ -110,8 +111,15 @@ def let_the_search_find(app, doctree):
         if label not in doctree.nameids:
             raise SphinxError(f"{app.env.docname}: search names {label!r}, no label of this page")
         place = doctree.nameids[label]
+        # The search knows a heading by the first of its anchors.
+        doctree.ids[place]["ids"].sort(key=lambda anchor: anchor != place)
         entries = [("single", each.strip(), place, "main", None) for each in typed.split(",")]
         doctree.append(addnodes.index(entries=entries))
+
+
+def let_words_come_in_any_order(app, page, template, context, doctree):
+    if page == "search":
+        app.add_js_file("search.js", defer="defer")
 
 
 def let_the_search_keep(app):
