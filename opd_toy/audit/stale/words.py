@@ -15,7 +15,7 @@ COARSE = "who drew the tokens cannot be told in {precision}: hand it float32 or 
 RESTS = "rests at the teacher, whoever drew the tokens"
 PUSHES = "does not rest at the teacher"
 AT = (
-    "at the notes' pair, tokens of μ = (.4, .3, .3): mean gradient {gradient}, "
+    "at the book's pair, tokens of μ = (.4, .3, .3): mean gradient {gradient}, "
     "off the fresh one by {bias} of its length"
 )
 VARIANCE = (

@@ -19,7 +19,7 @@ COMPUTES_IN = "computes in {precision}; a bias below {tolerance} {of} cannot be 
 VARIANCE = "variance of single draws there: {own} (GKD 0, plain policy gradient {plain})"
 VALUE = "its value in expectation: {value_is}; identical models score {score}{meaning}"
 DESCENT = (
-    "descent from the notes' student is at {where} after {steps} steps{settled}: "
+    "descent from the book's student is at {where} after {steps} steps{settled}: "
     "KL(p‖q) {reverse}, KL(q‖p) {forward}"
 )
 
@@ -170,7 +170,7 @@ def _fixed_point(fixed):
         at = f"the gradient is not 0 at student = teacher: {relative} of an ordinary gradient"
     end = fixed["descent"]
     if end["steps"] == 0:
-        return f"{at}; descent does not move the notes' student"
+        return f"{at}; descent does not move the book's student"
     descent = DESCENT.format(
         where=vector(end["ends_at"], 3),
         steps=end["steps"],

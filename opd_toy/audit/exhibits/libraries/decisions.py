@@ -141,11 +141,11 @@ WAYS = (
     Way(
         when={"teacher": ("top",), "tokenizer": ("same",), "keep": ("one",)},
         follow="the reverse KL on K + 1 outcomes: the teacher's first K, and the rest as one",
-        estimate="exactly, over these K + 1. Or the first K exactly and the rest by the drawn "
-        "token: unbiased on fresh texts at temperature 1 and top-p 1; on older ones times p/μ "
-        "(μ is the student that wrote them)",
+        estimate="exactly, over these K + 1. Or the first K exactly and the rest by the sampled "
+        "token (fresh texts, temperature and top-p 1; on older texts times p/μ, where μ is the "
+        "student that wrote them)",
         kind="exact reverse",
-        read="[chapter 6](06-relatives.md#claim-top-k)",
+        read="[chapter 3](03-logit-gradients.md#claim-top-k-head-pushes-the-wrong-token)",
         instead="No audited setting has it: copy one of [two losses](#sec-decide-top-k).",
     ),
     Way(
@@ -232,8 +232,8 @@ ADVICE = (
         kinds=("drawn forward", "drawn reverse"),
         says="Compute log p anew, and weight each token by its ratio p/μ, cut at 2 (μ is the "
         "student that wrote it); renew texts that are many steps old "
-        "([the numbers](symptoms.md#sec-stale)). Not every setting has "
-        "[a place for the ratio](#sec-decide-ratio).",
+        "([the numbers](symptoms.md#sec-stale)). Some settings take no ratio: see "
+        "[Old texts](#sec-decide-ratio).",
     ),
     Advice(
         question="rollouts",
@@ -258,9 +258,9 @@ ADVICE = (
         answer="yes",
         kinds=("exact reverse", "drawn reverse"),
         says="A second sum: with γ = 1 for the reward, since every token answers for it, and "
-        "γ = 0 for the KL, where each answers for itself. On short texts its weight w is about "
-        "the logarithm of the factor on the odds of passing; on long ones the factor can be much "
-        "larger ([the numbers, and what to set in TRL and verl](symptoms.md#sec-reward-weight)).",
+        "γ = 0 for the KL, where each answers for itself. Its weight w is about the logarithm of "
+        "the factor that you want on the odds of passing; on long texts start lower "
+        "([the numbers, and what to set in TRL and verl](symptoms.md#sec-reward-weight)).",
     ),
     Advice(
         question="reward",
