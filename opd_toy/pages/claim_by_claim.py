@@ -105,12 +105,6 @@ def plus_minus(pair):
     return f"{plain(value, digits)} ± {plain(error, digits)}"
 
 
-def in_brackets(pair, digits):
-    """A value with its standard error in units of the last digit, such as "1.46 (0)"."""
-    value, error = pair
-    return f"{plain(value, digits)}\u00a0({round(error * 10**digits)})"
-
-
 def in_words(text):
     """A text of the record without its code names."""
     for name in sorted(PLAIN_WORDS, key=len, reverse=True):
