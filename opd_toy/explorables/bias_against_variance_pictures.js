@@ -129,8 +129,9 @@ const label = (ticks, marks) =>
 
 function drawErrors({ ticks, level, levelText, biasLine, lines }, exact, n, at, best) {
   const { left, right, top, bottom } = AREA;
-  const errors = exact.signals.map((signal) => GAMMAS.map((x) => signal.error(x, n)));
+  const biases = GAMMAS.map(exact.bias);
   const variances = exact.signals.map((signal) => GAMMAS.map((x) => signal.variance(x) / n));
+  const errors = variances.map((each) => each.map((x, i) => biases[i] + x));
   const [high, low] = [
     Math.log10(1.2 * Math.max(exact.squared, ...errors.flat())),
     Math.log10(Math.min(exact.squared, ...variances.flat(), exact.bias(0.7) || Infinity) / 1.5),
@@ -138,7 +139,7 @@ function drawErrors({ ticks, level, levelText, biasLine, lines }, exact, n, at, 
   const height = scale(low, high, bottom, top);
   const up = (x) => height(Math.max(Math.log10(x), low - 1));
   const path = (values) => pathThrough(values.map((x, i) => [across(GAMMAS[i]), up(x)]));
-  put(biasLine, { d: exact.unbiased ? "" : path(GAMMAS.map(exact.bias)) });
+  put(biasLine, { d: exact.unbiased ? "" : path(biases) });
   put(level, { d: `M${left} ${up(exact.squared)}H${right}` });
   put(levelText, { y: up(exact.squared) + 14 });
   lines.forEach((each, i) => {

@@ -37,9 +37,8 @@ function ascended(student, step) {
   const logits = [];
   for (let t = T - 1; t >= 0; t--) {
     const p = student.probabilities[t];
-    const values = Array.from({ length: V ** t }, (_, s) =>
-      sum([0, 1, 2].map((a) => p[s * V + a] * ahead[s * V + a])),
-    );
+    const values = Array(V ** t).fill(0);
+    for (let i = 0; i < p.length; i++) values[Math.floor(i / V)] += p[i] * ahead[i];
     logits.unshift(
       p.map(
         (x, i) =>
@@ -74,9 +73,9 @@ export function weighed({ student, costs, expectedReward }, sequence, gamma, lam
   const value = stateValues(student, costs, gamma).map((level, t) => level[prefixOf(sequence, t)]);
   const surprises = r.map((x, t) => x + (t < T - 1 ? gamma * value[t + 1] : 0) - value[t]);
   const moved = ascended(student, step);
-  const shift = tokenCosts(moved, student)[sequence];
+  const [shift] = tokenCosts(moved, student, [sequence]);
   const ratio = shift.map(Math.exp);
-  const f = fipoWeight(moved, student, gamma, LOW, HIGH, RATIO_LIMIT)[sequence];
+  const [f] = fipoWeight(moved, student, gamma, LOW, HIGH, RATIO_LIMIT, [sequence]);
   const kept = shift.map((x) => (x <= Math.log(RATIO_LIMIT) ? x : 0));
   return {
     r,

@@ -119,6 +119,11 @@ def module(name):
     return "".join(map(_inlined, files(name)))
 
 
+# Chromium then reads a function once, and not again when it is first called: nearly all of a
+# slider's functions are, as it appears.  Only at the very beginning of a script does it count.
+EAGER = "//# allFunctionsCalledOnLoad\n"
+
+
 @cache
 def library():
     """The shared modules and the page's host as one script: the same for every widget, so
@@ -209,7 +214,7 @@ class Explorable(anywidget.AnyWidget):
             f"<style>{style()}</style>{library()}"
             f'<div class="opd-host" id="{place}" data-explorable="{self.name}">'
             f"<noscript>{self._still()}</noscript></div>"
-            f'<script type="module">const {{ {names} }} = globalThis.opd;\n{script}'
+            f'<script type="module">{EAGER}const {{ {names} }} = globalThis.opd;\n{script}'
             f'mount(widget, document.getElementById("{place}"), '
             f"{json.dumps(initial)}, {options});</script>"
         )

@@ -10,14 +10,21 @@ let counter = 0;
 export const uniqueId = (stem) => `opd-${stem}-${copy}${++counter}`;
 
 function build(node, attributes, children) {
-  for (const [name, value] of Object.entries(attributes ?? {})) {
+  for (const name in attributes) {
+    const value = attributes[name];
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "style") node.style.cssText = value;
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  append(node, children);
   return node;
+}
+function append(node, children) {
+  for (const child of children) {
+    if (Array.isArray(child)) append(node, child);
+    else if (child !== null && child !== undefined) node.append(child);
+  }
 }
 
 export const html = (tag, attributes, ...children) =>

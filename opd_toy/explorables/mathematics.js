@@ -8,14 +8,20 @@ export const sum = (x) => {
   return total;
 };
 
-// The likeliest token's exp(0) = 1 is left out of the sum and put back by log1p: it would
-// swallow the others.
-export function logSoftmax(logits) {
-  const top = logits.indexOf(Math.max(...logits));
-  const shifted = logits.map((z) => z - logits[top]);
-  const others = sum(shifted.map((z, v) => (v === top ? 0 : Math.exp(z))));
-  return shifted.map((z) => z - Math.log1p(others));
+// Of `size` logits from `start` on, written to the same places of `found`.  The likeliest token's
+// exp(0) = 1 is left out of the sum and put back by log1p: it would swallow the others.
+export function logSoftmaxInto(found, logits, start, size) {
+  let top = start;
+  for (let v = start; v < start + size; v++) if (logits[v] > logits[top]) top = v;
+  let others = 0;
+  for (let v = start; v < start + size; v++)
+    if (v !== top) others += Math.exp(logits[v] - logits[top]);
+  const rest = Math.log1p(others);
+  const most = logits[top]; // which may be written over
+  for (let v = start; v < start + size; v++) found[v] = logits[v] - most - rest;
+  return found;
 }
+export const logSoftmax = (logits) => logSoftmaxInto([], logits, 0, logits.length);
 
 export function softmax(logits) {
   const top = Math.max(...logits);
@@ -205,15 +211,23 @@ export function skewedReverseKlLogitGradient(student, teacher, skew) {
 // The sum over all other tokens, for each token; nothing cancels at the largest.
 const others = (x) => {
   const top = x.indexOf(Math.max(...x));
-  const rest = sum(x.filter((_, v) => v !== top));
   const total = sum(x);
+  let rest = 0;
+  for (let v = 0; v < x.length; v++) if (v !== top) rest += x[v];
   return x.map((value, v) => (v === top ? rest : total - value));
 };
 
 // weight_k (delta_kj - p_j), with 1 - p_k as the others' sum
 export function scoreTable(student, weight) {
   const rest = others(student);
-  return student.map((_, k) => student.map((p, j) => times(weight[k], j === k ? rest[k] : -p)));
+  const table = [];
+  for (let k = 0; k < student.length; k++) {
+    const row = [];
+    for (let j = 0; j < student.length; j++)
+      row.push(times(weight[k], j === k ? rest[k] : -student[j]));
+    table.push(row);
+  }
+  return table;
 }
 
 const times = (a, b) => (a === 0 || b === 0 ? 0 : a * b); // 0 ∞ = 0
@@ -257,10 +271,14 @@ export function kEstimatorAsLoss(student, teacher, kind) {
 export const kEstimatorAsReward = (student, teacher, kind) =>
   scoreTable(student, kEstimator(student, teacher, kind));
 
-export const expectation = (probabilities, table) =>
-  table[0].map((_, j) =>
-    sum(table.map((row, k) => (probabilities[k] === 0 ? 0 : probabilities[k] * row[j]))),
-  );
+export function expectation(probabilities, table) {
+  const mean = table[0].map(() => 0);
+  for (let k = 0; k < table.length; k++) {
+    if (probabilities[k] === 0) continue;
+    for (let j = 0; j < mean.length; j++) mean[j] += probabilities[k] * table[k][j];
+  }
+  return mean;
+}
 
 // Rows are measured from one that can be drawn: equal rows vary by exactly 0.
 export function totalVariance(probabilities, table) {

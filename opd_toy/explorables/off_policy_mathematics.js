@@ -21,15 +21,17 @@ export function passed(ratio, cost, correction, limits) {
 export const staleCost = (student, teacher, behaviour, cost) =>
   logRatio(cost === "kept" ? behaviour : student, teacher);
 
-export function stalePolicyGradient(student, teacher, behaviour, correction, limits, cost) {
+// What each drawn token's score is multiplied by.
+export function staleWeights(student, teacher, behaviour, correction, limits, cost) {
   const costs = staleCost(student, teacher, behaviour, cost);
   const ratios = tokenRatio(student, behaviour);
-  const weights = costs.map((c, k) => {
+  return costs.map((c, k) => {
     const factor = passed(ratios[k], c, correction, limits);
     return factor === 0 || c === 0 ? 0 : factor * c;
   });
-  return scoreTable(student, weights);
 }
+export const stalePolicyGradient = (student, ...rule) =>
+  scoreTable(student, staleWeights(student, ...rule));
 
 // E[ratio²] under mu, 1 + chi-squared: infinite where mu bars a token of the student's.
 export const secondMoment = (student, behaviour) =>

@@ -1,14 +1,11 @@
 // ---- two charts over the number of draws, on a log axis ----
 
 import { number, put, showText, svg, uniqueId } from "./interface.js";
-import { MOST, NOTHING, STOPS, WALKS } from "./sample_and_average_walks.js";
+import { EVERY, MOST, NOTHING, SOME, STOPS, WALKS } from "./sample_and_average_walks.js";
 
 const [LEFT, RIGHT, TOP, BOTTOM] = [46, 346, 10, 190];
 const across = (n) => LEFT + (Math.log2(n) / Math.log2(MOST)) * (RIGHT - LEFT);
 const PLACES = STOPS.map((n) => (n ? across(n).toFixed(1) : ""));
-const EVERY = STOPS.map((_, s) => s).slice(1);
-// enough for the faint walks
-const SOME = EVERY.filter((s) => s <= 12 || (STOPS.length - 1 - s) % 4 === 0);
 // A line over the given stops, `down` giving each one's height in the picture.
 const lineOver = (down, stops) => {
   let path = "M";

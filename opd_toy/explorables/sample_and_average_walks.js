@@ -1,4 +1,4 @@
-import { uniforms } from "./draws.js";
+import { fillUniforms } from "./draws.js";
 import { TOKENS } from "./interface.js";
 
 export const LOGITS = TOKENS.map((name) => name.replace("t", "z"));
@@ -11,6 +11,10 @@ while (STOPS[STOPS.length - 1] < MOST) {
   const last = STOPS[STOPS.length - 1];
   STOPS.push(Math.min(MOST, Math.max(last + 1, Math.round(last * 1.06))));
 }
+// Every stop but the first; the faint walks need fewer.
+export const EVERY = STOPS.map((_, s) => s).slice(1);
+export const SOME = EVERY.filter((s) => s <= 12 || (STOPS.length - 1 - s) % 4 === 0);
+const stopsOf = (w) => (w ? SOME : EVERY);
 // The settings of the slider of draws: 0, 1, 2, 3, 4, 6, 8, 12, … 4096.
 export const SETTINGS = [
   0,
@@ -26,31 +30,39 @@ export const SETTINGS = [
 // so a walk bends, not jumps, when the student changes.  Extends every walk to `end` draws.
 function extend(numbers, seed, from, end) {
   for (let w = 0; w < WALKS; w++) {
-    const next = uniforms(seed, w * MOST + from);
-    for (let i = from; i < end; i++) numbers[w * MOST + i] = next();
+    const first = w * MOST;
+    fillUniforms(numbers, first + from, first + end, seed, first + from);
   }
 }
 
 // Count on from counts[from], counts[from + 1] over draws `first` to `end` of walk w and write to
 // counts[to], counts[to + 1]: how often the first token, and the first or the second.
 function tally(numbers, counts, from, to, first, end, w, p) {
-  const both = p[0] + p[1];
-  let [a, b] = [counts[from], counts[from + 1]];
-  for (let i = w * MOST + first; i < w * MOST + end; i++) {
-    a += numbers[i] < p[0];
-    b += numbers[i] < both;
+  const [one, both] = [p[0], p[0] + p[1]];
+  let a = counts[from];
+  let b = counts[from + 1];
+  const last = w * MOST + end;
+  for (let i = w * MOST + first; i < last; i++) {
+    if (numbers[i] >= both) continue;
+    b += 1;
+    if (numbers[i] < one) a += 1;
   }
   counts[to] = a;
   counts[to + 1] = b;
 }
 
-// The counts of every walk w at STOPS[s], at placeOf(w, s), as far as STOPS[end].
+// The counts of every walk w at its stops as far as STOPS[end]: at STOPS[s] those of placeOf(w, s).
 const placeOf = (w, s) => 2 * (w * STOPS.length + s);
 function record(numbers, p, end) {
   const counts = new Int32Array(2 * WALKS * STOPS.length + 2); // and two to work with
-  for (let w = 0; w < WALKS; w++)
-    for (let s = 1; s <= end; s++)
-      tally(numbers, counts, placeOf(w, s - 1), placeOf(w, s), STOPS[s - 1], STOPS[s], w, p);
+  for (let w = 0; w < WALKS; w++) {
+    let before = 0;
+    for (const s of stopsOf(w)) {
+      if (s > end) break;
+      tally(numbers, counts, placeOf(w, before), placeOf(w, s), STOPS[before], STOPS[s], w, p);
+      before = s;
+    }
+  }
   return counts;
 }
 
@@ -62,12 +74,15 @@ const meanAt = (rows, j, counts, place, n) =>
   n;
 export const norm = (x) => Math.hypot(...x);
 
-// means[j][w][s]: the mean gradient on logit j of walk w at STOPS[s].
+// means[j][w][s]: the mean gradient on logit j of walk w at STOPS[s], one of its stops.
 const meansOf = (counts, rows, end) =>
   LOGITS.map((_, j) =>
     Array.from({ length: WALKS }, (__, w) => {
-      const means = new Float64Array(STOPS.length);
-      for (let s = 1; s <= end; s++) means[s] = meanAt(rows, j, counts, placeOf(w, s), STOPS[s]);
+      const means = Array(end + 1).fill(NaN);
+      for (const s of stopsOf(w)) {
+        if (s > end) break;
+        means[s] = meanAt(rows, j, counts, placeOf(w, s), STOPS[s]);
+      }
       return means;
     }),
   );
@@ -95,9 +110,10 @@ export function allWalks() {
     },
     // Every walk's mean after exactly n draws.
     latest(n, p, rows) {
-      const s = STOPS.findLastIndex((stop) => stop <= n);
+      const spare = counts.length - 2;
+      const last = [0, 1].map((w) => stopsOf(w).findLast((s) => STOPS[s] <= n) ?? 0);
       return Array.from({ length: WALKS }, (_, w) => {
-        const spare = counts.length - 2;
+        const s = last[Math.min(w, 1)];
         tally(decided, counts, placeOf(w, s), spare, STOPS[s], n, w, p);
         return LOGITS.map((_, j) => meanAt(rows, j, counts, spare, n));
       });

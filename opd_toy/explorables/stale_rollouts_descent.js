@@ -14,6 +14,7 @@ import {
   secondMoment,
   staleCost,
   stalePolicyGradient,
+  staleWeights,
   tokenRatio,
 } from "./off_policy_mathematics.js";
 
@@ -50,9 +51,11 @@ function descentFrom({ p, q, mu, sampler, correction, cost, limits }, every) {
   let [logits, now, behaviour] = [p.map(Math.log), p, mu];
   for (let n = 0; n < STEPS; n++) {
     if (every && n && n % every === 0) behaviour = drawnFrom(now, sampler);
-    const rows = stalePolicyGradient(now, q, behaviour, correction, limits, cost);
-    const mean = expectation(behaviour, rows);
-    logits = logits.map((z, v) => z - RATE * mean[v]);
+    const weights = staleWeights(now, q, behaviour, correction, limits, cost);
+    const pushes = weights.map((w, v) => (behaviour[v] === 0 ? 0 : behaviour[v] * w));
+    const total = sum(pushes);
+    // the mean of w_k (δ_kj - p_j), without its table: the same to rounding
+    logits = logits.map((z, v) => z - RATE * (pushes[v] - now[v] * total));
     now = softmax(logits);
     path.push(now);
   }

@@ -2,8 +2,8 @@
 // holds a row of V numbers for every prefix, level by level: level t has V**t rows, prefixes
 // in base-V order, the first token most significant; sequences stand in the same order.
 
-import { kl, logSoftmax } from "./mathematics.js";
-import { uniforms } from "./draws.js";
+import { kl, logSoftmaxInto, sum } from "./mathematics.js";
+import { fillUniforms } from "./draws.js";
 
 // ---- trees ----
 
@@ -11,8 +11,7 @@ export function tokenTree(logits) {
   const vocabulary = logits[0].length;
   const logProbabilities = logits.map((level) => {
     const rows = new Float64Array(level.length);
-    for (let i = 0; i < level.length; i += vocabulary)
-      rows.set(logSoftmax(level.subarray(i, i + vocabulary)), i);
+    for (let i = 0; i < level.length; i += vocabulary) logSoftmaxInto(rows, level, i, vocabulary);
     return rows;
   });
   return {
@@ -23,20 +22,17 @@ export function tokenTree(logits) {
   };
 }
 
-// Standard normal numbers, Box and Muller's two at a time.
-function normals(seed) {
-  const next = uniforms(seed);
-  let spare = null;
-  return () => {
-    if (spare !== null) {
-      const given = spare;
-      spare = null;
-      return given;
-    }
-    const [radius, angle] = [Math.sqrt(-2 * Math.log1p(-next())), 2 * Math.PI * next()];
-    spare = radius * Math.sin(angle);
-    return radius * Math.cos(angle);
-  };
+// An even count of standard normal numbers, Box and Muller's two at a time.
+function normals(seed, count) {
+  const found = new Float64Array(count);
+  fillUniforms(found, 0, count, seed);
+  for (let i = 0; i < count; i += 2) {
+    const radius = Math.sqrt(-2 * Math.log1p(-found[i]));
+    const angle = 2 * Math.PI * found[i + 1];
+    found[i] = radius * Math.cos(angle);
+    found[i + 1] = radius * Math.sin(angle);
+  }
+  return found;
 }
 
 // A student with standard normal logits, and a teacher whose logits are the student's plus
@@ -46,14 +42,13 @@ let latest = {}; // a teacher that only moves needs no new numbers
 export function randomTrees(vocabulary, length, seed, distance) {
   const key = [vocabulary, length, seed].join();
   if (latest.key !== key) {
-    const normal = normals(seed);
-    const numbers = Array.from({ length: 2 * length }, (_, i) => {
-      const level = new Float64Array(vocabulary ** (1 + Math.floor(i / 2)));
-      for (let j = 0; j < level.length; j++) level[j] = normal();
-      return level;
-    });
-    const logits = numbers.filter((_, i) => i % 2 === 0);
-    latest = { key, logits, moves: numbers.filter((_, i) => i % 2), student: tokenTree(logits) };
+    const sizes = Array.from({ length }, (_, t) => vocabulary ** (t + 1));
+    const numbers = normals(seed, 2 * sum(sizes));
+    const [logits, moves] = [[], []];
+    let taken = 0;
+    for (const size of sizes)
+      for (const levels of [logits, moves]) levels.push(numbers.subarray(taken, (taken += size)));
+    latest = { key, logits, moves, student: tokenTree(logits) };
   }
   const { logits, moves, student } = latest;
   return [
@@ -73,22 +68,30 @@ export const repeated = (p, length) =>
 // The probability of passing each prefix, level by level, and last of each sequence.
 export function chances(tree) {
   const levels = [Float64Array.of(1)];
-  for (const p of tree.probabilities)
-    levels.push(p.map((x, i) => x * levels.at(-1)[Math.floor(i / tree.vocabulary)]));
+  for (const p of tree.probabilities) {
+    const above = levels.at(-1);
+    levels.push(p.map((x, i) => x * above[Math.floor(i / tree.vocabulary)]));
+  }
   return levels;
 }
 
-// ---- costs along every sequence: (S, T) ----
+// ---- costs along the chosen sequences, (S, T): along all, if none are named ----
 
-const along = (tree, values) =>
-  Array.from({ length: tree.vocabulary ** tree.length }, (_, sequence) =>
-    Array.from({ length: tree.length }, (__, t) =>
-      values(t, Math.floor(sequence / tree.vocabulary ** (tree.length - 1 - t))),
-    ),
-  );
+const everySequence = ({ vocabulary, length }) =>
+  Array.from({ length: vocabulary ** length }, (_, sequence) => sequence);
 
-export const tokenCosts = (student, teacher) =>
-  along(student, (t, i) => student.logProbabilities[t][i] - teacher.logProbabilities[t][i]);
+export function tokenCosts(student, teacher, chosen = everySequence(student)) {
+  const [mine, theirs] = [student.logProbabilities, teacher.logProbabilities];
+  return chosen.map((sequence) => {
+    const row = Array(student.length);
+    let i = sequence;
+    for (let t = student.length - 1; t >= 0; t--) {
+      row[t] = mine[t][i] - theirs[t][i];
+      i = Math.floor(i / student.vocabulary);
+    }
+    return row;
+  });
+}
 
 export function discountedReturn(costs, gamma) {
   const total = [...costs];
@@ -99,24 +102,25 @@ export function discountedReturn(costs, gamma) {
 // E[G_t | s_t] at every prefix, level by level.
 export function stateValues(student, costs, gamma) {
   const [levels, returns] = [chances(student), costs.map((row) => discountedReturn(row, gamma))];
-  return levels.slice(0, -1).map((level, t) => {
-    const [values, span] = [new Float64Array(level.length), levels.at(-1).length / level.length];
-    levels.at(-1).forEach((chance, i) => (values[Math.floor(i / span)] += chance * returns[i][t]));
+  const last = levels.pop();
+  return levels.map((level, t) => {
+    const [values, span] = [new Float64Array(level.length), last.length / level.length];
+    for (let i = 0; i < last.length; i++) values[Math.floor(i / span)] += last[i] * returns[i][t];
     return values.map((x, s) => x / level[s]);
   });
 }
 
 // FIPO: how the log-probabilities of a token and of those after it have moved since `old`.
-export const futureKl = (student, old, gamma, ratioLimit) =>
-  tokenCosts(student, old).map((row) =>
+export const futureKl = (student, old, gamma, ratioLimit, chosen) =>
+  tokenCosts(student, old, chosen).map((row) =>
     discountedReturn(
       row.map((x) => (x <= Math.log(ratioLimit) ? x : 0)),
       gamma,
     ),
   );
 
-export const fipoWeight = (student, old, gamma, low, high, ratioLimit) =>
-  futureKl(student, old, gamma, ratioLimit).map((row) =>
+export const fipoWeight = (student, old, gamma, low, high, ratioLimit, chosen) =>
+  futureKl(student, old, gamma, ratioLimit, chosen).map((row) =>
     row.map((x) => Math.min(Math.max(Math.exp(x), 1 - low), 1 + high)),
   );
 
@@ -151,23 +155,26 @@ export function lagMoments(student, teacher, signal) {
       const divergence = sampled
         ? 0
         : kl(p.subarray(here, here + V), teacher.probabilities[t].subarray(here, here + V));
-      let [squares, squaresOfLocal, localMean] = [0, 0, 0];
+      let squares = 0;
       expected.fill(0);
       product.fill(0);
       for (let a = 0; a < V; a++) {
-        const [i, at] = [here + a, a * L];
+        const i = here + a;
+        const at = a * L;
         squares += p[i] * p[i];
         cost[at] = sampled ? logP[i] - logQ[i] : divergence;
         for (let k = 1; k < L; k++) cost[at + k] = ones[i * (L - 1) + k - 1];
         for (let k = 0; k < L; k++) expected[k] += p[i] * cost[at + k];
       }
       const local = (i) => (sampled ? 0 : p[i] * (logP[i] - logQ[i] - divergence));
-      for (let a = 0; a < V; a++) {
-        squaresOfLocal += local(here + a) ** 2;
-        localMean += p[here + a] * local(here + a);
+      let localMean = 0;
+      for (let i = here; i < here + V && !sampled; i++) {
+        second[0] += visit * local(i) ** 2;
+        localMean += p[i] * local(i);
       }
       for (let a = 0; a < V; a++) {
-        const [i, at] = [here + a, a * L];
+        const i = here + a;
+        const at = a * L;
         const length = 1 - 2 * p[i] + squares; // |e_a - p|²
         const own = visit * p[i] * (local(i) - localMean); // of <local, e_a - p>
         for (let k = 0; k < L; k++) {
@@ -185,7 +192,6 @@ export function lagMoments(student, teacher, signal) {
           }
         }
       }
-      if (!sampled) second[0] += visit * squaresOfLocal;
       for (let k = 0; k < L; k++) {
         nextOnes[s * L + k] = expected[k];
         for (let l = 0; l < L; l++)
@@ -209,13 +215,11 @@ export function biasAndVariance([second, mean]) {
     for (let l = 0; l < T; l++) {
       const x = mean[k * T + l];
       variance[k + l] += second[k * T + l] - x;
-      if (k && l)
-        [
-          [k + l, x],
-          [k, -x],
-          [l, -x],
-          [0, x],
-        ].forEach(([power, term]) => (bias[power] += term));
+      if (!k || !l) continue;
+      bias[k + l] += x;
+      bias[k] -= x;
+      bias[l] -= x;
+      bias[0] += x;
     }
   return [bias, variance];
 }
@@ -223,15 +227,19 @@ export function biasAndVariance([second, mean]) {
 // |bias|² at one γ: near γ = 1 the polynomial would lose its digits.
 export function squaredBias(mean, gamma) {
   const T = Math.sqrt(mean.length);
-  let [short, total] = [0, 0]; // γ^k - 1, as (γ - 1) (1 + γ + ...)
-  const shorts = Array.from({ length: T }, (_, k) => (k ? (short = short * gamma + gamma - 1) : 0));
+  const shorts = [0]; // γ^k - 1, as (γ - 1) (1 + γ + ...)
+  for (let k = 1; k < T; k++) shorts.push(shorts[k - 1] * gamma + gamma - 1);
+  let total = 0;
   for (let k = 1; k < T; k++)
     for (let l = 1; l < T; l++) total += shorts[k] * shorts[l] * mean[k * T + l];
   return Math.max(total, 0);
 }
 
-export const polynomial = (coefficients, x) =>
-  coefficients.reduceRight((total, c) => total * x + c, 0);
+export function polynomial(coefficients, x) {
+  let total = 0;
+  for (let n = coefficients.length - 1; n >= 0; n--) total = total * x + coefficients[n];
+  return total;
+}
 
 // The γ in [0, 1] at which |bias|² + variance/samples is least: an end, or where the slope
 // turns from falling to rising; it may do so more than once.
@@ -240,9 +248,12 @@ export function leastErrorGamma([bias, variance], samples) {
   const slope = error.map((c, n) => n * c).slice(1);
   const candidates = [0, 1];
   const steps = 256;
+  let falls = polynomial(slope, 0) < 0;
   for (let i = 0; i < steps; i++) {
     let [low, high] = [i / steps, (i + 1) / steps];
-    if (!(polynomial(slope, low) < 0 && polynomial(slope, high) >= 0)) continue;
+    const fell = falls;
+    falls = polynomial(slope, high) < 0;
+    if (!fell || falls) continue;
     for (let pass = 0; pass < 50; pass++) {
       const middle = (low + high) / 2;
       if (polynomial(slope, middle) < 0) low = middle;

@@ -106,14 +106,14 @@ function render({ model, el }) {
 
 // What was typed or set, and the last formula that could be read: that one is shown.
 function formulaSource(self) {
-  const attempt = (text) => {
+  const attempt = kept((text) => {
     try {
       return { text, formula: parse(text), error: null };
     } catch (error) {
       if (!error.column) throw error;
       return { text, formula: null, error };
     }
-  };
+  });
   let [typed, under] = [null, null]; // what cannot be read, and what was set when it was typed
   let last = attempt(self.get("formula")).formula ?? parse(FORMULAS[0].formula);
   self.initial.formula = last.text;

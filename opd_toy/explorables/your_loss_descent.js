@@ -1,7 +1,7 @@
 // Where descent on a formula's expected gradient leads.
 
 import { softmax } from "./mathematics.js";
-import { lossTable, moments } from "./your_loss_duals.js";
+import { lossTable, meanGradient } from "./your_loss_duals.js";
 
 const EVALUATIONS = 250;
 const STRAY = 0.01; // how far, in logits, a step may end beside the true way
@@ -15,7 +15,7 @@ const most = (vector) => Math.max(...vector.map(Math.abs));
 export function descentOf(formula, drawnFrom, student, teacher) {
   const t = teacher.map(Math.log);
   const gradientAt = (z) =>
-    moments(lossTable(formula, z, t), drawnFrom === "student" ? softmax(z) : teacher).mean;
+    meanGradient(lossTable(formula, z, t), drawnFrom === "student" ? softmax(z) : teacher);
   let z = student.map(Math.log);
   let g = gradientAt(z);
   const first = most(g);

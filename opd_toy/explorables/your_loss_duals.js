@@ -14,7 +14,12 @@ const two = (x, a, slopeA, b, slopeB) => {
 const weighed = (list, weights) => {
   const moving = list.find(({ d }) => d);
   if (!moving) return null;
-  return moving.d.map((_, j) => sum(list.map(({ d }, i) => (d ? weights[i] * d[j] : 0))));
+  const total = moving.d.map(() => 0);
+  for (let i = 0; i < list.length; i++) {
+    const { d } = list[i];
+    for (let j = 0; d && j < total.length; j++) total[j] += weights[i] * d[j];
+  }
+  return total;
 };
 const whole = (list) =>
   weighed(
@@ -113,19 +118,22 @@ const spread = (of, parts) => {
 
 // ---- a formula ----
 
-// What the names stand for at these logits.
-function givens(student, teacher) {
-  const z = student.map((x, i) => ({ x, d: student.map((_, j) => (i === j ? 1 : 0)) }));
-  const [t, q, logQ] = [teacher, softmax(teacher), logSoftmax(teacher)].map((list) =>
-    list.map(constant),
-  );
-  const logs = { p: logSoftened(z), q: logQ };
-  return { z, t, q, p: softened(z), V: constant(student.length), logs };
-}
+// What the names stand for at these logits; few formulas ask for all of them.
+const givens = (student, teacher) => ({
+  z: () => student.map((x, i) => ({ x, d: student.map((_, j) => (i === j ? 1 : 0)) })),
+  t: () => teacher.map(constant),
+  p: (of) => softened(of("z")),
+  q: () => softmax(teacher).map(constant),
+  "log p": (of) => logSoftened(of("z")),
+  "log q": () => logSoftmax(teacher).map(constant),
+  V: () => constant(student.length),
+});
 
 // { values, rows }: the loss and its gradient for each drawn token k, at logits of both.
 export function lossTable({ settings, loss }, student, teacher) {
   const known = givens(student, teacher);
+  const given = {};
+  const named = (name) => (given[name] ??= known[name](named));
   const mine = Object.fromEntries(settings);
   const fixed = new Map(); // what does not depend on the drawn token is computed once
   let [kept, token] = [new Map(), 0];
@@ -137,10 +145,10 @@ export function lossTable({ settings, loss }, student, teacher) {
   }
   function computed({ kind, name, parts }) {
     if (kind === "number") return constant(Number(name));
-    if (kind === "name") return Object.hasOwn(mine, name) ? of(mine[name]) : known[name];
+    if (kind === "name") return Object.hasOwn(mine, name) ? of(mine[name]) : named(name);
     if (kind === "at") return of(parts[0])[token];
-    if (kind === "of" && name === "log" && parts[0].kind === "name" && known.logs[parts[0].name])
-      return known.logs[parts[0].name];
+    if (name === "log" && parts[0].kind === "name" && ["p", "q"].includes(parts[0].name))
+      return named(`log ${parts[0].name}`);
     const inner = parts.map(of);
     if (kind === "minus") return spread((a) => one(-a.x, a, -1), inner);
     if (kind === "op") return spread(OPERATIONS[name], inner);
@@ -166,6 +174,7 @@ export function lossTable({ settings, loss }, student, teacher) {
 }
 
 // The expected gradient over tokens drawn from `weights`, and how single draws spread about it.
+export const meanGradient = ({ rows }, weights) => expectation(weights, rows);
 export function moments({ rows }, weights) {
   const mean = expectation(weights, rows);
   const deviation = mean.map((m, j) =>

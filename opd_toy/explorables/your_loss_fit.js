@@ -111,10 +111,9 @@ const gridOf = (family) => {
 };
 const holds = (samples, bases, coefficients) =>
   samples.every((sample, i) => {
-    const each = sample.gradient.map((_, v) =>
-      sum(bases.map((base, j) => coefficients[j] * base[i][v])),
-    );
-    return agrees(sample, each);
+    const total = sample.gradient.map(() => 0);
+    bases.forEach((base, j) => base[i].forEach((x, v) => (total[v] += coefficients[j] * x)));
+    return agrees(sample, total);
   });
 
 const decimals = (x) => [1, 2, 3, 4, 5, 6].map((digits) => Number(x.toPrecision(digits)));

@@ -20,7 +20,7 @@ import {
   TERMS_OVER_VOCABULARY,
   WEIGHTS,
 } from "./your_loss_candidates.js";
-import { lossTable, moments } from "./your_loss_duals.js";
+import { lossTable, meanGradient } from "./your_loss_duals.js";
 import {
   agrees,
   combined,
@@ -88,7 +88,7 @@ function measured(formula, drawnFrom) {
   const samples = allPairs().map((pair) => {
     const table = lossTable(formula, pair.z, pair.t);
     const weights = drawnFrom === "student" ? pair.p : pair.q;
-    const { mean } = moments(table, weights);
+    const mean = meanGradient(table, weights);
     const size = sum(table.rows.map((row, k) => weights[k] * sizeOf(row)));
     return { ...pair, pair, gradient: mean, size, value: meanSize(table.values, weights) };
   });
@@ -143,12 +143,13 @@ function explained(samples, thorough) {
     samples.some(({ gradient, rounding }) => Math.abs(sum(gradient)) > allowed(gradient, rounding))
   )
     return null;
-  const perToken = samples.map(timesVocabulary);
+  let perToken = null;
   const plain = [ofTerms(1), ofTerms(2), ofTerms(3), ofDivergence, ofTemperedKl];
   for (const search of plain)
-    for (const part of [samples, perToken]) {
+    for (const divided of [false, true]) {
+      const part = divided ? (perToken ??= samples.map(timesVocabulary)) : samples;
       const terms = plainer(search(part));
-      if (terms) return sumOfTerms(terms, part === perToken);
+      if (terms) return sumOfTerms(terms, divided);
     }
   const slow = [ofTemperedDivergence, ofTermsOverVocabulary, ofFamilyAndTerm, ofBothSkews];
   for (const search of [ofNamedAndKl, ...(thorough ? slow : [])]) {
@@ -292,7 +293,7 @@ function stopsShort(formula, drawnFrom) {
   return [0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001].some((apart) => {
     const student = teacher.map((x, v) => x + apart * [0.5, -0.5, 0][v]);
     const weights = softmax(drawnFrom === "student" ? student : teacher);
-    return moments(lossTable(formula, student, teacher), weights).mean.every((g) => g === 0);
+    return meanGradient(lossTable(formula, student, teacher), weights).every((g) => g === 0);
   });
 }
 
