@@ -176,6 +176,13 @@ def test_a_file_is_named_by_its_path(files):
     assert sys.path == before and json.loads("1") == 1
 
 
+def test_a_file_that_ends_half_read_is_read_anew(files, tmp_path, capsys):
+    (tmp_path / "half.py").write_text("def loss(s, t):\n    return s.sum()\n\n1 / 0\n")
+    for _ in range(2):
+        assert status("half.py:loss") == 2
+        assert "half.py cannot be imported" in capsys.readouterr().err
+
+
 def test_inputs_are_options(files, capsys, monkeypatch):
     assert status(f"{files}:drawn", "--expect", "reverse KL") == 2
     assert 'inputs="token_log_probs"' in capsys.readouterr().err

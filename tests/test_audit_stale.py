@@ -47,6 +47,7 @@ def test_every_correction_and_cost_is_told_and_is_the_engines(correction, cost):
     reference.close(report.variance, total_variance(OLD, table))
     off = np.linalg.norm(mean - exact) / np.linalg.norm(exact)
     assert abs(report.bias - off) < 1e-12
+    assert ("off the fresh one by 0 of its length" in str(report)) == (off < 1e-12)
     plain = total_variance(P, policy_gradient(P, Q))
     reference.close(report.variance_compared["plain policy gradient"], plain)
     reference.close(report.variance_compared["the same on fresh tokens"], plain)

@@ -199,8 +199,9 @@ def test_compiled_code_keeps_its_names():
         assert [argument.role for argument in way.arguments] == ["teacher", "student"]
 
 
-def test_an_annotated_token_is_a_number():
-    def loss(student, teacher, token: int):
+@pytest.mark.parametrize("annotation", [int, "int"])  # a string where annotations are postponed
+def test_an_annotated_token_is_a_number(annotation):
+    def loss(student, teacher, token: annotation):
         assert isinstance(token, int)
         ratio = calls.logs(student)[token] - calls.logs(teacher)[token]
         return ratio.detach() * calls.logs(student)[token]
@@ -269,6 +270,8 @@ def test_without_names_a_report_says_what_the_loss_may_want():
     assert report.optimises == "none of these"
     assert 'inputs="token_log_probs": then it optimises sum of local reverse KLs' in str(report)
     assert audit(lambda s, t: (calls.logs(s) - calls.logs(t)).abs().max()).call["notes"] == []
+    # Of the token drawn alone it would be zero in expectation, which nobody means.
+    assert 'inputs="log_probs"' in str(audit(lambda a, b: (a - b).mean()))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from opd_toy.ledger import CLAIMS
 from opd_toy.ledger.evidence import figure
 from opd_toy.pages import claim_by_claim
+from opd_toy.pages.drawing import Style
 from opd_toy.pages.numbers import plain
 from opd_toy.records.provenance import recorded
 
@@ -159,6 +160,15 @@ def test_reward_mixing(study):
     assert verdict(study, "reward-mixing") == words(parts)
     shown_by, shown = row("reward-mixing")
     assert "experiment" in shown_by and shown.endswith(f": {words(parts)}")
+
+
+def test_each_panel_names_the_method_that_it_draws(study):
+    panels = claim_by_claim.exposed(Style()).axes
+    names = [panel.get_title().split(",")[0] for panel in panels]
+    assert names == ["SeqKD", "GKD"]
+    for panel, name in zip(panels, names):
+        own = study["exposure"][name.lower()]["own"]
+        assert panel.lines[0].get_ydata()[:3].tolist() == own[:3]
 
 
 def test_exposure_bias(study):

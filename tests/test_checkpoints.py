@@ -47,6 +47,22 @@ def test_a_checkpoint_of_other_settings_or_torn_is_told_of_and_left(tmp_path):
     )
 
 
+class Plants:
+    """Reading it as a pickle makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_foreign_file_is_not_read_as_code(tmp_path):
+    torch.save({"settings": [], "state": Plants(tmp_path / "planted")}, tmp_path / "c.pt")
+    assert Checkpoint(tmp_path / "c.pt", [], say=lambda text: None).load() is None
+    assert not (tmp_path / "planted").exists()
+
+
 KILLED = """
 import sys, torch
 from opd_toy import control

@@ -43,6 +43,18 @@ def says(name, *phrases):
     assert [phrase for phrase in phrases if phrase not in FIGURES[name]["alt"]] == []
 
 
+@pytest.mark.parametrize(
+    "name", sorted(FIGURES.keys() - {"training-with-few-draws"})
+)  # trains first
+def test_no_word_is_cut_off_at_the_edge(name, axes_of):
+    figure = axes_of(name)[0].figure
+    figure.draw_without_rendering()
+    picture = figure.bbox.padded(1)
+    for text in itertools.chain(*(axes.texts for axes in figure.axes)):
+        box = text.get_window_extent()
+        assert picture.contains(*box.min) and picture.contains(*box.max), text.get_text()
+
+
 def test_the_second_token_under_both_kls(axes_of):
     lines = curves(axes_of("second-token-along-descent")[0])[:2]
     gradients = (objectives.reverse_kl_logit_gradient, objectives.forward_kl_logit_gradient)
@@ -239,6 +251,8 @@ def test_two_tokens_are_drawn_with_their_kls_and_both_pushes(axes_of):
         np.array([bar.get_width() for bar in axes.patches]) for axes in (chances, costs, pushes)
     ]
     after = distributions.kl(STUDENT_TREE.probabilities[1], TEACHER_TREE.probabilities[1])
+    titles = [axes.get_title() for axes in (chances, costs, pushes)]
+    assert titles == ["first token", "KL after it", "its logit is …"]
     np.testing.assert_allclose(bars[0], [*STUDENT, *TEACHER], rtol=1e-12)
     np.testing.assert_allclose(bars[1], after, rtol=1e-12)
     gkd, whole = np.split(bars[2], 2)
@@ -334,7 +348,7 @@ def test_a_tree_of_two_steps_has_bars_and_branches_as_long_and_wide_as_its_chanc
         ends = [line.get_ydata()[1] for line in branches]
         assert ends == sorted(ends, reverse=True)
         [word] = [text for text in axes.texts if text.get_text() == role]
-        assert word.get_color() == style[role]
+        assert word.get_color() == style[role] and word.get_position()[1] > heights[-1].max()
     assert (heights[0] > heights[1]).all()  # the student's above the teacher's
     plt.close("all")
 

@@ -1,5 +1,6 @@
 """The benchmark of the losses: memory, rounding, processes, tables; without other libraries."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import torch
 
 from opd_toy.__main__ import main
 from opd_toy.commands import bench as bench_command
-from opd_toy.commands import bench_goals, bench_tables
+from opd_toy.commands import bench_goals, bench_growth, bench_tables
 from opd_toy.lm.bench import cases as benchmark
 from opd_toy.lm.bench import floors, growth, measuring
 from opd_toy.lm.bench import processes as benchmark_processes
@@ -387,6 +388,23 @@ def test_errors(arguments, message, capsys):
     with pytest.raises(SystemExit):
         main(["bench", *arguments])
     assert message in capsys.readouterr().err
+
+
+def test_growth_is_measured_as_often_as_asked(monkeypatch):
+    monkeypatch.setattr(bench_command, "measure", lambda job, *a, **o: job["repeats"])
+    monkeypatch.setattr(bench_growth, "make_record", lambda path, compute, **o: compute())
+    for quick, asked, repeats in ((False, None, 3), (True, None, 1), (True, 2, 2)):
+        arguments = argparse.Namespace(quick=quick, repeats=asked, threads=1)
+        assert bench_growth.make(None, arguments) == repeats
+
+
+def test_a_measurement_is_ended_after_its_seconds(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 30\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(bench_command, "interpreter", lambda: str(python))
+    with pytest.raises(subprocess.TimeoutExpired):
+        bench_command.measure({"threads": 1}, seconds=0.2)
 
 
 def test_another_torch_beside_is_refused(tmp_path, monkeypatch):

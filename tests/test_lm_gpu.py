@@ -1,6 +1,7 @@
 """The command for a card, rehearsed on the processor in its smallest form."""
 
 import json
+import os
 import subprocess
 
 import pytest
@@ -70,7 +71,10 @@ def test_what_time_cuts_off_is_said(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="not done: bench"):
         main(["gpu", "--rehearse", "--minutes", "0.01", "--directory", str(tmp_path)])
     assert "no time is left" in capsys.readouterr().err and len(asked) == 1
-    assert gpu._ended([gpu.sys.executable, "-c", "import time; time.sleep(60)"], 0.5, {}) is None
+    monkeypatch.chdir(tmp_path)  # an interrupt, which a study hears at a checkpoint
+    waits = "trap 'touch heard; exit' INT; touch there; while :; do sleep 0.05; done"
+    assert gpu._ended(["bash", "-c", waits], 0.5, {"PATH": os.environ["PATH"]}) is None
+    assert (tmp_path / "heard").exists()
 
 
 def test_without_a_card_it_says_so(monkeypatch, capsys):

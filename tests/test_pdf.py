@@ -34,6 +34,7 @@ def test_links_between_pages_lead_inside(whole):
 def test_sliders_are_stills_and_answers_stand_at_the_end(whole, built_book):
     assert len(whole.select("article img.opd-fallback")) >= len(whole.select(".opd-host")) > 10
     assert not whole.select("article script, article noscript, article button")
+    assert not whole.select("article details:not([open])")
     for article in whole.select("article"):
         page = built_book / "book" / f"{article['id'].removesuffix('--')}.html"
         exercises = page.read_text(encoding="utf-8").count('<div class="opd-exercise"')

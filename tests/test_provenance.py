@@ -161,12 +161,12 @@ def test_a_relative_import_in_a_package_s_own_file_starts_there(tree):
 
 def test_records_that_are_read_count_by_their_results(tree):
     for name in ("one", "lm-cpu", "lm-gpu", "other"):
-        tree(f"figures/{name}.json", '{"provenance": {"date": 1}, "results": [1]}')
+        tree(f"figures/{name}.json", '{"provenance": {"date": 1}, "results": {"a": 1, "b": 2}}')
     tree("opd_toy/a.py", "recorded('one', 'x')\nrecords.recorded(f'lm-{name}', 'y')\n")
     expected = ["figures/lm-cpu.json", "figures/lm-gpu.json", "figures/one.json", "opd_toy/a.py"]
     assert provenance.sources("opd_toy.a") == expected
     before = provenance.source_hash("opd_toy.a")
-    tree("figures/one.json", '{"provenance": {"date": 2},\n "results": [1]}')
+    tree("figures/one.json", '{"provenance": {"date": 2},\n "results": {"b": 2, "a": 1}}')
     tree("figures/other.json", '{"provenance": {}, "results": [2]}')
     assert provenance.source_hash("opd_toy.a") == before
     tree("figures/one.json", '{"provenance": {"date": 1}, "results": [2]}')

@@ -18,7 +18,7 @@ import torch
 from opd_toy.__main__ import main
 from opd_toy.commands import running, variance_tables
 from opd_toy.commands import variance as variance_command
-from opd_toy.commands.running import Progress
+from opd_toy.commands.running import Progress, aligned
 from opd_toy.records import provenance
 
 ROOT = Path(__file__).parent.parent
@@ -394,6 +394,11 @@ def test_progress_is_one_line_on_a_terminal_and_a_line_each_quarter_elsewhere():
     assert [line.split("|")[0] for line in said.getvalue().splitlines()] == [
         f"in leaps: {share:3} %".replace(" %", "%") for share in (7, 40, 100)
     ]
+
+
+def test_words_stand_to_the_left_and_numbers_to_the_right():
+    table = aligned([("a", "b"), ("x", "1"), ("yy", "22")], left=1)
+    assert table.splitlines() == ["a      b", "---  ---", "x      1", "yy    22"]
 
 
 # --- what the chapter says of the records

@@ -169,9 +169,7 @@ def _(e: Gradient, at):
 
 @number.register
 def _(e: Limit, at):
-    point = (
-        FAR if e.args[2] == sp.oo else number(e.args[2], at) + (NEAR if e.args[2] == 0 else -NEAR)
-    )
+    point = FAR if e.args[2] == sp.oo else number(e.args[2], at) + NEAR
     return number(e.args[0], at.with_symbols({e.args[1]: point}))
 
 

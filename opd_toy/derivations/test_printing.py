@@ -60,6 +60,7 @@ with sp.evaluate(False):
         (Limit(p[k] ** alpha, alpha, 0), r"\lim_{\alpha \to 0} p_{k}^{\alpha}"),
         (sp.Lt(p[k], q[k]), r"p_{k} < q_{k}"),
         (total(p[k] - q[k], k), r"\sum_{k=1}^{V} \left( p_{k} - q_{k} \right)"),
+        (total(p[k], k) / z[j], r"\frac{1}{z_{j}} \sum_{k=1}^{V} p_{k}"),
         (over_positions(cost[u], u, t), r"\sum_{u=t}^{T} r_{u}"),
         (p[j] - (q[j] - p[k]), r"p_{j} - \left( q_{j} - p_{k} \right)"),
         (-(p[j] / q[k]), r"-\frac{p_{j}}{q_{k}}"),
