@@ -16,15 +16,14 @@ USUAL = {
 class Batch(dict):
     """``give(Argument)`` is asked for what is not among the usual entries.
 
-    ``read``: {key: role} of the entries that were looked up; entries can be had as
-    attributes too.
+    ``read``: {key: role} of the entries that were looked up; ``missing``: roles that it has
+    not.  Entries can be had as attributes too.
     """
 
-    def __init__(self, give, form, has_mask):
-        self.give, self.form, self.read = give, form, {}
-        usual = {k: role for k, role in USUAL.items() if has_mask or role != roles.MASK}
+    def __init__(self, give, form, missing=()):
+        self.give, self.form, self.read, self.missing = give, form, {}, missing
+        usual = {key: role for key, role in USUAL.items() if role not in missing}
         super().__init__({key: give(_argument(key, role, form)) for key, role in usual.items()})
-        self.has_mask = has_mask
 
     def __getitem__(self, key):
         role = USUAL.get(key) or _role(key)
@@ -52,7 +51,7 @@ class Batch(dict):
             raise AttributeError(key) from error
 
     def _can(self, role):
-        return role is not None and (self.has_mask or role != roles.MASK)
+        return role is not None and role not in self.missing
 
 
 def _role(key):

@@ -63,8 +63,33 @@ def value_of(argument, given, k):
         logits = behaviour.clone()
     if argument.form == "top_k":
         return first_k(teacher, k)[1]
-    value = in_form(argument.form, logits, tokens)
-    if argument.name and {"output", "outputs"} & set(roles.words(argument.name)):
-        value = value.view_as(value)
-        value.logits = value.view_as(value)  # of a model's output, or the logits themselves
+    return in_form(argument.form, logits, tokens)
+
+
+def as_output(logits):
+    """Logits that a loss finds in a model's output, as ``.logits``."""
+    value = logits.view_as(logits)
+    value.logits = logits.view_as(logits)
     return value
+
+
+class Entries(torch.Tensor):
+    """Logits that a loss finds in a model's output as ``["logits"]``; not for compiled code."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # what is made of it is plain
+
+    @property
+    def logits(self):
+        return self.as_subclass(torch.Tensor)
+
+    def __getitem__(self, key):
+        return self.logits if key == "logits" else self.logits[key]
+
+
+def output_wanted(error):
+    """The function that makes of logits what a loss has looked for in vain, or None."""
+    words = str(error)
+    if isinstance(error, AttributeError) and words.endswith("has no attribute 'logits'"):
+        return as_output
+    by_key = isinstance(error, (IndexError, TypeError)) and "ind" in words
+    return (lambda logits: logits.as_subclass(Entries)) if by_key else None

@@ -10,7 +10,7 @@ from opd_toy.audit.calling import AuditError, described
 from opd_toy.audit.ways import roles
 from opd_toy.audit.ways.batch import Batch
 from opd_toy.audit.ways.described import words_of
-from opd_toy.audit.ways.quantities import shifted, value_of
+from opd_toy.audit.ways.quantities import output_wanted, shifted, value_of
 from opd_toy.audit.ways.returned import loss_in
 
 RAISED = "{subject} raised {error}. It is called as {wanted}, here with {given}. {adapt}"
@@ -59,14 +59,15 @@ class Way:
     ``arguments``: of ``binding.Argument``; ``count``: how many inputs it takes, 2 to 4;
     ``names``: words for refusals; ``returns``: where the loss was found in what it returns;
     ``axis``: whether single positions get a batch axis; ``third``: the name of the argument
-    that is the behaviour's, or None; ``behaviour``: its logits, None for the student's own.
+    that is the behaviour's, or None; ``behaviour``: its logits, None for the student's own;
+    ``output``: what makes of logits a model's output, where the loss looks for one.
     """
 
     def __init__(self, loss, level, arguments, names, *, k=2, axis=False, form="logits"):
         self.loss, self.level, self.arguments = loss, level, arguments
         self.names, self.k, self.axis, self.form = names, k, axis, form
         self.shift = False
-        self.third, self.behaviour = None, None
+        self.third, self.behaviour, self.output = None, None, None
         self.returns, self.read, self.note = None, {}, None
         self.settle()
 
@@ -96,6 +97,22 @@ class Way:
             given = shifted(*given)
         if self.axis:
             given = [None if value is None else value[None] for value in given]
+        try:
+            value, values = self._called(given)
+        except AuditError as error:
+            if self.output or not (wanted := output_wanted(error.__cause__)):
+                raise
+            self.output = wanted
+            value, values = self._called(given)
+        for read in values:
+            if isinstance(read, Batch):
+                self.read.update(read.read)
+        loss, where = loss_in(value, self.names)
+        self.returns = self.returns or where
+        return loss
+
+    def _called(self, given):
+        """(what the loss returns, what it was given)"""
         values = [self._value(argument, given) for argument in self.arguments]
         pairs = list(zip(self.arguments, values))
         try:
@@ -107,23 +124,19 @@ class Way:
             raise
         except Exception as error:
             raise AuditError(self._raised(error, values)) from error
-        for read in values:
-            if isinstance(read, Batch):
-                self.read.update(read.read)
-        loss, where = loss_in(value, self.names)
-        self.returns = self.returns or where
-        return loss
+        return value, values
 
     def _value(self, argument, given):
-        if argument.role != roles.BATCH:
-            return value_of(argument, given, self.k)
-
         def give(entry):
-            if entry.name == self.third:
+            if self.third and entry.name == self.third:
                 entry = replace(entry, role=roles.BEHAVIOUR)
-            return value_of(entry, given, self.k)
+            value = value_of(entry, given, self.k)
+            return self.output(value) if self.output and entry.form == "logits" else value
 
-        return Batch(give, self.form, has_mask=given[3] is not None)
+        if argument.role != roles.BATCH:
+            return give(argument)
+        missing = [roles.TOKEN, roles.LABELS] if given[2] is None else []
+        return Batch(give, self.form, missing + ([roles.MASK] if given[3] is None else []))
 
     def _raised(self, error, values):
         shapes = ", ".join(
