@@ -46,7 +46,8 @@ OTHER_WORDS = (
     (r"\b(twice|double)( the)? ", "2 * "),
     (r"\b(least|weight) -", r"\1 minus "),  # of a number, and no next term
 )
-UNSAID = {"s", "the", "of", "with", "at", "a", "an", "to", "on", "divergence", "its", "=", "is"}
+UNSAID = {"s", "the", "of", "with", "at", "a", "an", "to", "on", "its", "=", "is"}
+UNSAID |= {"divergence", "distance"}
 PARAMETERS = {"alpha", "beta", "skew", "temperature"}
 FORWARD, REVERSE = ("forward", "kl"), ("reverse", "kl")
 NUMBER = r"\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?"
@@ -80,7 +81,7 @@ WORDS_AROUND = (
     "above below function on in up within held behaviour "
     "ppo and dual clip high is there positive negative nothing mu "
     "clipped floored geometric mixture normalised weight standardized batch c each squared tanh "
-    "sigmoid sign exp max least most target held fixed made outside e minus ||"
+    "all but sigmoid sign exp max least most target held fixed made outside e minus ||"
 )
 AROUND = set(WORDS_AROUND.split())
 

@@ -104,6 +104,9 @@ def _position_readings(full, partial, matrices, tolerance):
     yield f"{full}, the last position's cost alone", lambda length: ones(length) * _last(length)
     first = lambda length: ones(length) * _last(length)[::-1, None]
     yield f"{full}, the first token's return alone", first
+    last = lambda length: np.diag(1 - _last(length))
+    yield f"{partial}, all positions but the last", last
+    yield f"{partial}, all positions but the first", lambda length: last(length)[::-1, ::-1]
     for weight, w in _weights(matrices, tolerance):
         yield f"{full}, the cost at t × {weight}", lambda length, w=w: ones(length) * w(length)
     for weight, w in _weights(matrices, tolerance, diagonal=True):

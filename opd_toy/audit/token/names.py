@@ -49,6 +49,16 @@ ALSO = {
 }
 
 
+FORMULAS = (" KL(p‖q) + KL(q‖p)", " 1 − Σ √(p q)", ", −Σ p log q")
+
+
+def without_formula(name):
+    """A name that ``also`` gives, without the formula behind it."""
+    for formula in FORMULAS:
+        name = name.removesuffix(formula)
+    return name
+
+
 def also(terms):
     """Another name of a sum of (coefficient, Candidate), or None."""
     named = {candidate.name: coefficient for coefficient, candidate in terms}
@@ -70,8 +80,10 @@ def also(terms):
 
 def power_text(number, quantity, power):
     """ "2 × KL(p‖q)", "1/H(p)", "V^1.5"."""
-    template = POWERS.get(power, "{}^" + format_number(power))
-    return times(number, template.format(quantity))
+    text = POWERS.get(power, "{}^" + format_number(power)).format(quantity)
+    if number != 1 and text.startswith("1/"):
+        return coefficient_text(number) + text.removeprefix("1")
+    return times(number, text)
 
 
 def format_number(value, digits=6):
