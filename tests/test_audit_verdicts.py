@@ -140,17 +140,15 @@ def test_a_sum_has_no_term_too_small_to_be_seen():
 
 
 def test_a_clamp_that_bites_only_a_sharper_student_is_seen():
+    """Of close pairs it bites about half: those whose student has more on the first two."""
+
     def clamped_at_zero(student, teacher):
         log_p, log_q = F.log_softmax(student, -1), F.log_softmax(teacher, -1)
         kept = teacher.topk(2).indices
         return (log_q[kept].exp() * (log_q[kept] - log_p[kept])).sum().clamp_min(0)
 
-    report = audit(clamped_at_zero)
-    assert not report.holds_everywhere
-    assert (
-        report.optimises
-        == "forward KL on the teacher's top 2, tail dropped while the two are close"
-    )
+    for seed in range(3):
+        assert audit(clamped_at_zero, seed=seed).optimises == NONE
 
 
 @pytest.mark.parametrize("tail, outside", [(False, "renormalized"), (True, "tail as one token")])

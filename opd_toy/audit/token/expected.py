@@ -21,7 +21,8 @@ class Expected:
     0 for pairs that are close, 1 ordinary, 2 and more far apart; ``fit`` (N,):
     True where parameters may be fitted, the others confirm.  ``zero`` (N,): the length
     below which a gradient cannot be told from 0 (None: ``rounding``).  ``large``: the
-    same on large vocabularies, where every explanation must hold as well.
+    same on large vocabularies, where every explanation must hold as well; ``near``: on pairs
+    that are close for every seed alike.
     """
 
     pairs: Pairs
@@ -32,6 +33,7 @@ class Expected:
     tolerance: float
     zero: np.ndarray | None = None
     large: "Expected | None" = None
+    near: "Expected | None" = None
 
     def __post_init__(self):
         if self.zero is None:

@@ -93,9 +93,10 @@ def simplest(found):
 
 
 def nearly(expected, candidates, close=1e-4):
-    """Whether their best sum leaves hardly anything over."""
-    bases = [term.gradient(expected.pairs) for term in candidates]
-    return _project(expected, bases)[1] < close
+    """Whether their best sum leaves hardly anything over where the two are not far apart."""
+    ordinary = expected[expected.tier <= ORDINARY]
+    bases = [term.gradient(ordinary.pairs) for term in candidates]
+    return _project(ordinary, bases)[1] < close
 
 
 def shortest(coefficients, holds):

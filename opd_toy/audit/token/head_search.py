@@ -8,13 +8,19 @@ from opd_toy.audit.token import heads, teachers
 from opd_toy.audit.token.fit import confirmed, fitted, simplest, sums
 
 
-def search(expected):
-    """The terms, on the first tokens of one of the models, that hold on all pairs; or None."""
+def search(expected, softened=False):
+    """The terms, on the first tokens of one of the models, that hold on all pairs; or None.
+
+    ``softened``: both models are softened already, so that neither is alone.
+    """
     sizes = np.concatenate([part.pairs.sizes for part in expected.parts])
     for k, signs in sorted(_heads(expected).items()):
         if (sizes > k).sum() < 2:
             continue  # one pair cannot suggest K and confirm it: a nucleus has a K for every pair
-        found = itertools.chain(*(SEARCHES[sign](expected, k) for sign in sorted(signs)))
+        searches = [SEARCHES[sign] for sign in sorted(signs)]
+        if not softened:
+            searches += [MORE[sign] for sign in sorted(signs & set(MORE))]
+        found = itertools.chain(*(of_head(expected, k) for of_head in searches))
         if terms := next(filter(None, found), None):
             return terms
     return None
@@ -37,6 +43,14 @@ def _at_a_temperature(expected, k):
     yield from (fitted(expected, family) for family in heads.softened_families(k))
 
 
+def _with_one_softened(expected, k):
+    yield from (fitted(expected, family) for family in heads.with_one_softened(k))
+
+
+def _to_softened_teacher(expected, k):
+    yield from (fitted(expected, family) for family in heads.to_softened_teacher(k))
+
+
 def _with_another_teacher(expected, k):
     for whose in heads.WHOSE:
         yield teachers.floored(expected, whose, k)
@@ -49,6 +63,7 @@ SEARCHES = {
     "2 zero": _at_a_temperature,
     "3 on a line": _with_another_teacher,
 }
+MORE = {"1 in proportion to p": _to_softened_teacher, "2 zero": _with_one_softened}
 
 
 def _heads(expected):

@@ -21,7 +21,12 @@ from opd_toy.audit.token.candidates import (
 )
 from opd_toy.audit.token.names import format_number
 from opd_toy.audit.token.pairs import Pairs
-from opd_toy.audit.token.temperatures import BOUNDS, TEMPERATURES, at_temperature
+from opd_toy.audit.token.temperatures import (
+    BOUNDS,
+    TEMPERATURES,
+    at_temperature,
+    of_one_model,
+)
 from opd_toy.audit.token.weights import NAMED
 
 OUTSIDE = {"renormalize": "renormalized", "drop": "tail dropped", "tail": "tail as one token"}
@@ -96,6 +101,20 @@ def softened_families(k):
             found.append(line(functools.partial(_softened, kl), TEMPERATURES, BOUNDS))
         found.append(_softened_jsd(whose, k))
     return found
+
+
+@functools.cache
+def with_one_softened(k):
+    """Both KLs, renormalized on the same tokens, of one softened model and the other."""
+    kls = [_of_kl(way, whose, k, "renormalize") for way in DIRECTIONS for whose in WHOSE]
+    return [family for kl in kls for family in of_one_model(kl)]
+
+
+@functools.cache
+def to_softened_teacher(k):
+    """What treats the student's other tokens in proportion to p, of a softened teacher."""
+    found = [candidate for whose in WHOSE for candidate in of_one_head(whose, k)]
+    return [of_one_model(candidate)[0] for candidate in found]
 
 
 def _softened(candidate, temperature):

@@ -12,7 +12,7 @@ from opd_toy.audit.token.describe import described
 from opd_toy.audit.token.expected import Expected, expected, lengths
 from opd_toy.audit.token.findings import findings, stops_short
 from opd_toy.audit.token.measure import SETTLED
-from opd_toy.audit.token.pairs import ORDINARY, PEAKED
+from opd_toy.audit.token.pairs import CLOSE, ORDINARY, PEAKED
 from opd_toy.audit.token.report import TokenReport
 from opd_toy.audit.token.values import name_values
 from opd_toy.audit.token.verdict import LEGIBLE, Verdict, by_its_curve, holds_on, identify
@@ -82,20 +82,34 @@ class _Judged:
 
 
 def _verdict(measured, drawn_from):
-    """-> _Judged, in the finest format that has a verdict; within the limits where it has any."""
+    """-> _Judged, in the finest format that has a verdict; within the limits where it has any.
+
+    What is only "f-divergence", or one times an unknown factor, may be another objective's
+    rounding: it counts where no coarser format has a better name.
+    """
     found = formats.precision(*[table.rows for table in measured.tables])
+    vague = None
     for precision in formats.candidates(found, measured.formats):
-        seen = _seen(measured.tables, measured.large, drawn_from, precision)
-        if measured.inside:
-            verdict = _identify(_seen(*measured.inside, drawn_from, precision))
-            if verdict.zero or (verdict.terms and not verdict.curve and verdict.holds.all()):
-                verdict = replace(verdict, holds=holds_on(seen, verdict))
-                bound = limits.binding(measured.edges.limits)
-                return _Judged(verdict, seen, precision, bound, _everywhere(seen, verdict))
-        verdict = _identify(seen)
-        if verdict.known or verdict.zero:
-            break
-    return _Judged(verdict, seen, precision)
+        judged = _in_format(measured, drawn_from, precision)
+        if judged.verdict.zero or (judged.verdict.known and not judged.verdict.is_vague):
+            return judged
+        if judged.verdict.known:
+            vague = vague or judged
+    return vague or judged
+
+
+def _in_format(measured, drawn_from, precision):
+    """-> _Judged, as if the loss computed in this format."""
+    seen = _seen(measured.tables, measured.large, drawn_from, precision, measured.near)
+    if measured.inside:
+        verdict = _identify(_seen(*measured.inside, drawn_from, precision))
+        if verdict.zero or (verdict.terms and not verdict.curve and verdict.holds.all()):
+            verdict = replace(verdict, holds=holds_on(seen, verdict))
+            said = limits.said(limits.binding(measured.edges.limits))
+            if not said:  # it ends only where the floats do
+                verdict = replace(verdict, holds=np.ones(len(seen.tier), bool))
+            return _Judged(verdict, seen, precision, said, _everywhere(seen, verdict))
+    return _Judged(_identify(seen), seen, precision)
 
 
 def _everywhere(seen, near):
@@ -123,12 +137,13 @@ def _identify(seen):
     return replace(verdict, holds=holds)
 
 
-def _seen(tables, large, drawn_from, precision):
+def _seen(tables, large, drawn_from, precision, near=()):
     """-> Expected"""
     if formats.TOLERANCES[precision] > formats.COARSE:
         tables = tables[: -len(PEAKED)]
     large = expected(large, drawn_from, precision) if large else None
-    return expected(tables, drawn_from, precision, large)
+    near = expected(near, drawn_from, precision, large and large.up_to(CLOSE)) if near else None
+    return replace(expected(tables, drawn_from, precision, large), near=near)
 
 
 def _statement(judged, margin):
@@ -160,14 +175,18 @@ def _statement(judged, margin):
             for coefficient, candidate in verdict.terms
         ],
         "holds_everywhere": everywhere,
-        "holds_up_to": _holds_up_to(seen.pairs.distance(), verdict.holds),
+        "holds_up_to": _holds_up_to(seen, verdict),
         "limits": [{"over": limit.over, "at": limit.at} for limit in judged.limits],
     }
 
 
-def _holds_up_to(distance, holds):
+def _holds_up_to(seen, verdict):
     """The largest distance up to which no pair fails; None if the closest does."""
-    failing = distance[~holds].min(initial=np.inf)
+    distance = seen.pairs.distance()
+    failing = distance[~verdict.holds].min(initial=np.inf)
+    if seen.near and verdict.terms:
+        near = seen.near.pairs.distance()
+        distance = np.append(distance, near[holds_on(seen.near, verdict)])
     below = distance[distance < failing]
     return float(below.max()) if below.size else None
 

@@ -56,6 +56,7 @@ SMALLEST = {"float64": -700.0, "float32": -80.0, "float16": -7.0, "bfloat16": -8
 OVERFLOWS = 40.0  # log-ratios beyond which a loss may leave the floats
 MOVES_IN = 0.98  # of a limit: where pairs beyond it are moved to
 FLOORS = ("p", "q")
+ENDS = 1e-37  # a floor below it is where floats end, those of float32 as well
 HALF = ("float16", "bfloat16")
 UNKNOWN = ("not finite", "refuses")
 FORMULAS = {"p/q": "log p/q ≤ {}", "q/p": "log q/p ≤ {}", "p": "p ≥ {}", "q": "q ≥ {}"}
@@ -115,6 +116,11 @@ def binding(limits):
         and limit.kind != "cancels"
         and not (limit.kind in UNKNOWN and limit.is_far)
     )
+
+
+def said(limits):
+    """Those of ``binding`` that stand in a verdict's name: not where floats themselves end."""
+    return tuple(limit for limit in limits if limit.over not in FLOORS or limit.at > ENDS)
 
 
 def words(limits):

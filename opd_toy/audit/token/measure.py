@@ -27,6 +27,7 @@ from opd_toy.audit.token.pairs import (
     ORDINARY,
     PEAKED,
     large_pairs,
+    near_pairs,
     notes_pair,
     random_pairs,
     reach_pairs,
@@ -97,7 +98,8 @@ class Measurements:
     ``tables``: of ``random_pairs`` and ``reach_pairs``, the notes' pair first; ``large``:
     tables of large vocabularies; ``same``: at student = teacher; ``formats``: names of the
     floating formats whose rounding the loss shows; ``inside``: where the loss has limits,
-    the same pairs as in ``tables`` moved within them, and those of ``large``.
+    the same pairs as in ``tables`` moved within them, and those of ``large``; ``near``: tables
+    of ``near_pairs``.
     """
 
     drawn_from: str
@@ -109,6 +111,7 @@ class Measurements:
     edges: edges.EdgeCalls
     formats: frozenset
     inside: tuple = ()
+    near: tuple = ()
 
 
 def measure(loss, drawn_from, seed):
@@ -139,6 +142,7 @@ def measure(loss, drawn_from, seed):
         at_edges,
         frozenset(inside_formats),
         _inside(loss, taken, (pairs, of_many), at_edges.limits),
+        tuple(tabulate(loss, taken, *pair) for pair in near_pairs(seed)),
     )
 
 

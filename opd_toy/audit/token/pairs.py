@@ -18,6 +18,7 @@ TIERS = (((3, 4, 5, 6), 0.2), ((3, 4, 5, 8, 3, 4, 5, 8), 1.0), ((3, 5, 4, 8), 4.
 REACH = (3.0, 8.0, 16.0, 40.0, 100.0, 300.0)
 FAR = 3
 ALWAYS = 20  # the seed of those that every seed has
+NEARER = 0.1  # of the usual distance of close pairs
 # A loss that looks at the 32 likeliest tokens is the whole divergence on small vocabularies.
 LARGE_OF_TOKEN, LARGE_OF_ALL = 150, 1000
 # Steps of the log-ratios of the large pairs, by tier: each is an odd multiple of half a step.
@@ -25,6 +26,7 @@ STEPS = (0.05, 0.25)
 FEW_IN_STEPS = 12
 # Vocabulary sizes of the last pairs, close but not flat: half precision cannot see their gradients.
 PEAKED = (3, 5, 8)
+SHARP = 1.2  # the standard deviation of their logits
 
 
 class Pair(NamedTuple):
@@ -114,6 +116,23 @@ def _always():
     return found + [Pair(*_alike(random, 4, share), ORDINARY, False) for share in (0.2, 0.7, 1.5)]
 
 
+def near_pairs(seed):
+    """Close pairs that every seed has, and a seed's own, closer by far.
+
+    A verdict that holds only while the two are close is found on these, at any seed.
+    """
+    always, own = np.random.default_rng(ALWAYS + 1), np.random.default_rng([seed, ALWAYS])
+    sizes, spread = TIERS[CLOSE]
+    shapes = [*((size, spread) for size in sizes), *((size, SHARP) for size in PEAKED)]
+    found = []
+    for random, apart in ((always, spread), (own, spread * NEARER)):
+        for index, (size, sharpness) in enumerate(shapes):
+            teacher = random.normal(0, sharpness, size)
+            student = teacher + random.normal(0, apart, size)
+            found.append(Pair(student, teacher, CLOSE, index % 2 == 0))
+    return found
+
+
 def reach_pairs():
     """A list of (log-ratio, Pair): one token of four is rare under one of the two models.
 
@@ -167,7 +186,7 @@ def _alike(random, size, sharpness, apart=0.05):
     So it is late in training, where losses clamped at zero lose their gradient.
     """
     while True:
-        teacher = random.normal(0, 1.2, size)
+        teacher = random.normal(0, SHARP, size)
         student = sharpness * teacher + random.normal(0, apart, size)
         if _gradients_seen(student, teacher):
             return student, teacher

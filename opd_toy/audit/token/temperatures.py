@@ -21,9 +21,11 @@ from opd_toy.audit.token.candidates import (
 )
 from opd_toy.audit.token.names import format_number
 from opd_toy.audit.token.pairs import Pairs
+from opd_toy.audit.token.weights import NAMED
 
 TEMPERATURES = (0.1, 0.25, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0)
 BOUNDS = (0.01, 1000)
+TO_TEACHER = " to the teacher renormalized"
 _FEW = (0.4, 0.7, 0.9, 1.2, 2.0, 4.0)
 _SHARES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 
@@ -62,6 +64,9 @@ def at_temperature(candidate, student, teacher):
             f" and the teacher at {format_number(teacher)}"
         )
     head, on, rest = candidate.name.partition(" on the ")
+    if teacher != 1 == student and head.endswith(TO_TEACHER):
+        head, words = head.removesuffix(" renormalized"), words.removeprefix(" to the teacher")
+        on = " renormalized" + on
     return Candidate(
         head + words + on + rest,
         lambda pairs: candidate.gradient(softened_pairs(pairs, student, teacher)) / student,
@@ -94,6 +99,20 @@ KLS_AT_ONE_TEMPERATURE = tuple(
     _of_kl(direction, student, teacher)
     for student, teacher in ((True, True), (False, True), (True, False))
     for direction in ("forward", "reverse")
+)
+
+
+def of_one_model(candidate, grid=TEMPERATURES):
+    """The families along the teacher's temperature alone, and along the student's alone."""
+    return (
+        line(lambda temperature: at_temperature(candidate, 1, temperature), grid, BOUNDS),
+        line(lambda temperature: at_temperature(candidate, temperature, 1), grid, BOUNDS),
+    )
+
+
+_BETWEEN = (0.15, 0.35, 0.6, 0.78, 0.92, 1.1, 1.35, 1.75, 2.4, 3.5, 5.0, 8.0)
+NAMED_AT_ONE_TEMPERATURE = tuple(
+    itertools.chain(*(of_one_model(named, (*TEMPERATURES, *_BETWEEN)) for named in NAMED))
 )
 
 

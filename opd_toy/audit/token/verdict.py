@@ -8,6 +8,7 @@ An explanation counts where on *every* pair its distance to the measured gradien
 verdict is "none of these".
 """
 
+import functools
 import itertools
 from dataclasses import dataclass, field, replace
 
@@ -55,6 +56,12 @@ class Verdict:
         return bool(self.terms) or bool(self.mixture and self.mixture.name)
 
     @property
+    def is_vague(self):
+        """Whether the name leaves open what the weight, or the factor, is."""
+        unknown = self.factor and not self.factor.quantity and not self.factor.law
+        return bool(unknown) or any(term.name == weights.ANY for _, term in self.terms)
+
+    @property
     def name(self):
         if self.zero:
             return names.ZERO
@@ -81,8 +88,8 @@ def identify(expected):
     """-> Verdict: on all pairs if an explanation holds there, else on ordinary, else close ones."""
     highest = int(expected.tier.max())
     coarse = expected.tolerance > COARSE  # there close models are alike, whatever the loss
-    for tier in (highest, 1) if coarse else (highest, 1, 0):
-        part = expected.up_to(tier)
+    for tier in (highest, 1) if coarse else (highest, 1, CLOSE):
+        part = expected.near if tier == CLOSE and expected.near else expected.up_to(tier)
         if not np.isfinite(part.gradients).all():
             continue
         if verdict := _explain(part, thorough=tier == highest):
@@ -210,7 +217,8 @@ def _at_a_temperature(expected):
     if found is None:
         return None
     softened, temperature = found
-    searches = [_one_term, _two_terms, _divergence, head_search.search, _both_skews]
+    on_head = functools.partial(head_search.search, softened=True)
+    searches = [_one_term, _two_terms, _divergence, on_head, _both_skews]
     verdict = _first_of(searches, softened)
     if not verdict:
         return None
@@ -250,6 +258,7 @@ def _geometric(expected):
 
 def _at_two_parameters(expected):
     families = (
+        *temperatures.NAMED_AT_ONE_TEMPERATURE,
         *temperatures.DIVERGENCES_AT_TEMPERATURE,
         *temperatures.KLS_AT_TWO_TEMPERATURES,
     )
