@@ -133,7 +133,7 @@ def test_a_verdict_in_words():
         (Verdict(zero=True), "zero"),
         (Verdict(((-1.0, forward), (0.5, reverse))), "0.5 × reverse KL − forward KL"),
         (Verdict(((1.0, forward), (1.0, reverse)), True), "1/V × (forward KL + reverse KL)"),
-        (Verdict(((1.0, reverse),), factor=Factor(3.0, "H(q)", -0.5)), "3/√H(q) × reverse KL"),
+        (Verdict(((1.0, reverse),), factor=Factor(3.0, "H(q)", -0.5)), "3 × 1/√H(q) × reverse KL"),
         (
             Verdict(((1.0, reverse),), factor=Factor(1.0)),
             "reverse KL" + " × a factor that depends on the pair",

@@ -80,10 +80,8 @@ def also(terms):
 
 def power_text(number, quantity, power):
     """ "2 × KL(p‖q)", "1/H(p)", "V^1.5"."""
-    text = POWERS.get(power, "{}^" + format_number(power)).format(quantity)
-    if number != 1 and text.startswith("1/"):
-        return coefficient_text(number) + text.removeprefix("1")
-    return times(number, text)
+    template = POWERS.get(power, "{}^" + format_number(power))
+    return times(number, template.format(quantity))
 
 
 def format_number(value, digits=6):
