@@ -11,6 +11,7 @@ from opd_toy.audit import audit, spelling
 from opd_toy.audit.drawing import of_tokens
 from opd_toy.audit.token import geometric as geometric_targets
 from opd_toy.audit.token.pairs import Pairs
+from opd_toy.example import STUDENT, TEACHER
 from tests.audit_losses import (
     NONE,
     entropy,
@@ -488,9 +489,12 @@ def test_what_has_no_name_is_described():
     assert whole.acts_on == "all tokens alike, whatever is drawn"
     logit = audit(lambda s, t, k: s[k])
     assert logit.acts_on == "the logit of the token drawn alone"
-    switched = audit(NEIGHBOURS["switched"])
-    assert [term["law"] for term in switched.mixture] == [None, None]
-    assert "on each pair a sum of forward KL and reverse KL" in str(switched)
+    mixed = audit(NEIGHBOURS["weights of two numbers"])
+    assert [term["law"] for term in mixed.mixture] == [None, None]
+    assert "on each pair a sum of forward KL and reverse KL" in str(mixed)
+    weight = TEACHER.max() * entropy(torch.tensor(STUDENT).log()).item() / 3
+    at_notes_pair = [term["at_notes_pair"] for term in mixed.mixture]
+    np.testing.assert_allclose(at_notes_pair, [weight, 1 - weight])
 
 
 def test_the_law_of_a_factor():

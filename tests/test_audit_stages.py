@@ -17,7 +17,7 @@ from opd_toy.audit.sequence.normalisers import (
     name_mask,
 )
 from opd_toy.audit.sequence.samples import Sample
-from opd_toy.audit.sequence.verdict import SequenceVerdict, explain
+from opd_toy.audit.sequence.verdict import ERRORS, SequenceVerdict, _within_errors, explain
 from opd_toy.audit.token import candidates, head_search, ratios, words
 from opd_toy.audit.token.beside import compared
 from opd_toy.audit.token.edges import EdgeCalls, Mean
@@ -394,6 +394,13 @@ def test_a_verdict_on_sequences_needs_no_loss(gamma, name):
     other = list(samples((6,), 0.5))
     refuted = explain(fitting, other, "student", False, 1e-9, families=False)
     assert refuted.name == "none of these" and not refuted.known
+
+
+def test_short_numbers_are_those_found_up_to_their_errors():
+    found, errors = ({3: {"reverse KL": {(0, 0): number}}} for number in (1.0, 0.01))
+    for short, within in ((1 + ERRORS * 0.009, True), (1 + ERRORS * 0.011, False), (0.0, False)):
+        named = {3: {"reverse KL": {(0, 0): short}} if short else {}}
+        assert _within_errors(named, found, errors) == within
 
 
 def test_a_verdict_on_sequences_in_words():
