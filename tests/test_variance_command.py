@@ -396,13 +396,6 @@ def test_progress_is_one_line_on_a_terminal_and_a_line_each_quarter_elsewhere():
     ]
 
 
-def test_threads_are_set_and_set_back():
-    before = torch.get_num_threads()
-    with running.threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
-
-
 def test_words_stand_to_the_left_and_numbers_to_the_right():
     table = aligned([("a", "b"), ("x", "1"), ("yy", "22")], left=1)
     assert table.splitlines() == ["a      b", "---  ---", "x      1", "yy    22"]
