@@ -52,6 +52,7 @@ def test_no_word_is_cut_off_at_the_edge(name, axes_of):
     picture = figure.bbox.padded(1)
     for text in itertools.chain(*(axes.texts for axes in figure.axes)):
         box = text.get_window_extent()
+        assert box.width > 1, f"{text.get_text()} is not drawn, as its place is outside the axes"
         assert picture.contains(*box.min) and picture.contains(*box.max), text.get_text()
 
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from docutils.nodes import Text
 
 from tests.conftest import ROOT, new_page
 from tests.test_build import TinyBook
@@ -104,6 +105,14 @@ def test_the_first_mention_of_a_term_is_a_link_and_no_other(page, site):
     open_at(page, site)
     assert page.locator("a.term").all_inner_texts() == ["RLVR"]  # by one name, and not "text"
     assert page.get_by_text("RLVR again").count() == 1
+
+
+def test_a_term_in_the_plural_is_linked_up_to_its_s(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_extensions"))
+    import previews
+
+    _, link, rest = previews.linked(Text("rewards"), {"reward": "term-reward"}, "notation")
+    assert (link.astext(), link["refuri"], rest) == ("reward", "notation.html#term-reward", "s")
 
 
 def test_other_pages_are_asked_for_only_when_needed(page, site):
