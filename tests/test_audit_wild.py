@@ -149,6 +149,10 @@ def test_a_batch_of_logits_alone(audited):
     assert audited(loss, batched=audited is audit).optimises.endswith(("forward KL", "forward KLs"))
 
 
+def local_reverse(student, teacher):
+    return (probs(student) * (logs(student) - logs(teacher))).sum(-1)
+
+
 # --- texts ---------------------------------------------------------------------------------
 
 
@@ -162,6 +166,24 @@ def test_a_position_left_out(kept, words):
     assert report.optimises == f"1/(T − 1) × {name}"
     assert is_as_expected(report, f"1/(T-1) * {name}")
     assert not is_as_expected(report, name)
+
+
+@pytest.mark.parametrize(
+    "weighted, verdict",
+    [
+        (
+            lambda s, t: (-(probs(t) * logs(t)).sum(-1).detach() * local_reverse(s, t)).mean(),
+            "1/T × sum of local H(q) × reverse KL",
+        ),
+        (
+            lambda s, t: (local_reverse(s, t) ** 2).sum(),
+            "2 × sum of local KL(p‖q) × reverse KL",
+        ),
+        (lambda s, t: (local_reverse(s, t).exp() ** 2).sum(), NONE),
+    ],
+)
+def test_each_position_times_a_quantity_of_its_own(weighted, verdict):
+    assert audit_on_fewer(weighted).optimises == verdict
 
 
 # --- names that are expected ---------------------------------------------------------------

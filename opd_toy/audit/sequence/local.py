@@ -7,7 +7,8 @@ import numpy as np
 
 from opd_toy import objectives
 from opd_toy.audit.token.expected import Expected
-from opd_toy.audit.token.names import phrase
+from opd_toy.audit.token.mixtures import quantities
+from opd_toy.audit.token.names import phrase, power_text
 from opd_toy.audit.token.pairs import Pairs
 from opd_toy.audit.token.verdict import identify, sum_of
 from opd_toy.distributions import softmax
@@ -34,8 +35,10 @@ def local_objective(fitting, confirming, drawer, tolerance):
     """-> Local, by the search of token-level audits over all last prefixes at T = 3; or None."""
     expected = _last_position(fitting, confirming, drawer, tolerance)
     verdict = identify(expected) if expected else None
-    if not verdict or not verdict.terms or verdict.factor:
+    if not verdict or not verdict.terms:
         return None
+    if verdict.factor:
+        return _with_a_factor(verdict)
     lead, per_token = verdict.terms[0][0], verdict.per_token
     terms = tuple((coefficient / lead, candidate) for coefficient, candidate in verdict.terms)
 
@@ -50,6 +53,21 @@ def local_objective(fitting, confirming, drawer, tolerance):
     known = all(values) and not per_token
     name = phrase(terms) + (", divided by V" if per_token else "")
     return Local(name, value if known else None, gradient)
+
+
+def _with_a_factor(verdict):
+    """One divergence times a power of a quantity of each position, such as H(q); or None."""
+    factor, (_, candidate) = verdict.factor, verdict.terms[0]
+    if factor.quantity is None:
+        return None
+
+    def gradient(p, q):
+        pairs = Pairs(np.log(p), np.log(q))
+        weights = quantities(pairs)[factor.quantity] ** factor.power
+        return weights[:, None] * candidate.gradient(pairs)
+
+    name = f"{power_text(1, factor.quantity, factor.power)} × {candidate.name}"
+    return Local(name, None, gradient)
 
 
 def value_of(candidate):
