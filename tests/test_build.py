@@ -313,6 +313,18 @@ def test_words_of_code_are_unwrapped_on_the_page_of_functions_alone(extension):
         assert context["body"].endswith(after)
 
 
+def test_a_page_that_has_left_the_book_leaves_the_site(tmp_path, extension):
+    for name in ("index", "book/kept", "book/gone", "_static/part"):
+        (tmp_path / f"{name}.html").parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.html").write_text(name)
+    builder = SimpleNamespace(get_outfilename=lambda name: tmp_path / f"{name}.html")
+    env = SimpleNamespace(all_docs=["book/kept"])
+    app = SimpleNamespace(outdir=tmp_path, builder=builder, env=env)
+    extension.drop_pages_no_longer_in_the_book(app)
+    left = {path.stem for path in tmp_path.rglob("*.html")}
+    assert left == {"index", "kept", "part"}
+
+
 def test_a_change_during_the_build_fails_it_and_is_not_remembered(tiny):
     tiny.write(
         "```{code-cell} ipython3\nfrom pathlib import Path\n"
