@@ -245,6 +245,31 @@ def test_after_the_end_nothing_is_learned(models):
 # --- variances and inner products --------------------------------------------------------
 
 
+def every_redraw(models):
+    """Of each text, if its tokens were drawn anew, one by one, behind the same prefixes: the
+    signals (E, redraws, T V), the parameters' gradients of its logits (T V, P), the chances."""
+    texts = Spoken().all_texts()
+    count, words = len(texts), texts[:, 1:]
+    with torch.no_grad():
+        z, y = (measures.response_logits(model, texts, Spoken()) for model in models)
+    redrawn = words.repeat(count, 1)
+    signals = frozen.signals(
+        *(logits.repeat_interleave(count, 0) for logits in (z, y)),
+        redrawn,
+        torch.ones_like(redrawn, dtype=torch.bool),
+        LATER,
+        redrawn[None],
+    )
+    signals = signals.view(len(frozen.ESTIMATORS), count, count, T * V).transpose(0, 1)
+    each_logit = torch.eye(T * V, dtype=torch.float64).view(T * V, 1, T, V)
+    to_parameters = frozen.text_gradients(
+        models[0], Spoken(), texts, each_logit.expand(-1, count, -1, -1)
+    )
+    logs = torch.log_softmax(z, -1)[:, None].expand(-1, count, -1, -1)
+    logs = logs.gather(-1, words.expand(count, -1, -1)[..., None])[..., 0].sum(2)
+    return signals.numpy(), (matrix.numpy() for matrix in to_parameters), logs.exp().numpy()
+
+
 @pytest.fixture(scope="module")
 def enumerated(models, trees):
     """Exact (products, covariance, token noise) of all estimators, by all texts and all redraws."""
@@ -252,25 +277,11 @@ def enumerated(models, trees):
     mean = np.einsum("s,sep->ep", p, table)
     products = mean @ mean.T
     covariance = np.einsum("s,sep,sfp->ef", p, table, table, optimize=True) - products
-    student, texts = models[0], Spoken().all_texts()
-    words, noise = texts[:, 1:].contiguous(), 0.0
-    for chance, text in zip(p, texts):
-        same = text.repeat(len(texts), 1)
-        with torch.no_grad():
-            z, y = (
-                measures.response_logits(model, same, Spoken()).contiguous() for model in models
-            )
-        redrawn = torch.log_softmax(z, -1).gather(-1, words[..., None])[..., 0].sum(1).exp().numpy()
-        signals = frozen.signals(
-            z, y, words, torch.ones_like(words, dtype=torch.bool), LATER, words[None]
-        )  # (E, redraws, T, V)
-        each_logit = torch.eye(T * V, dtype=torch.float64).view(T * V, 1, T, V)
-        to_parameters = next(
-            frozen.text_gradients(student, Spoken(), text[None], each_logit)
-        ).numpy()
-        rows = signals.flatten(2).numpy() @ to_parameters
-        centred = rows - np.einsum("s,esp->ep", redrawn, rows)[:, None]
-        noise = noise + chance * (centred**2).sum(2) @ redrawn
+    noise = 0.0
+    for chance, signals, to_parameters, redrawn in zip(p, *every_redraw(models)):
+        centred = signals - (redrawn @ signals)[:, None]
+        squares = (centred @ (to_parameters @ to_parameters.T) * centred).sum(2)
+        noise = noise + chance * squares @ redrawn
     return products, covariance, noise
 
 
