@@ -392,3 +392,22 @@ def test_a_chapter_bears_the_number_of_its_file_and_so_do_its_equations(tiny):
     assert '<span class="eqno">(2.2)' in tiny.page("02-further")
     code, said = tiny.build()
     assert code == 0 and "no targets are out of date" in said, said
+
+
+def test_pages_are_executed_side_by_side_and_what_one_tells_reaches_all(tiny):
+    """Each process that reads pages starts their kernels: whose child a kernel is tells it."""
+    cell = "# Text\n\n```{code-cell} ipython3\nimport os\nprint('child of', os.getppid())\n```\n"
+    pages = {name: f"# {name}\n\nA fair coin.\n" for name in "bcd"}
+    pages |= dict.fromkeys("ae", HEADER + cell)
+    pages["notation"] = "# Terms\n\n:::{glossary}\nfair coin\n  It has two sides.\n:::\n"
+    for name, text in pages.items():
+        (tiny.folder / "book" / f"{name}.md").write_text(text)
+    files = "".join(f"- file: book/{name}\n" for name in pages)
+    (tiny.folder / "_toc.yml").write_text(f"format: jb-book\nroot: book/index\nchapters:\n{files}")
+    tiny.write("See {eq}`eq-nowhere`.\n\n```{code-cell} ipython3\n1 / 0\n```\n")
+    code, said = tiny.build()
+    assert code != 0 and "these chapters raised an error: book/index" in said, said
+    assert "eq-nowhere" in said and not (tiny.folder / "_build/html/.made-from").exists()
+    parents = {re.search(r"child of (\d+)", tiny.page(name))[1] for name in "ae"}
+    assert len(parents) == min(os.cpu_count(), 2)
+    assert all('href="notation.html#term-fair-coin"' in tiny.page(name) for name in "bcd")

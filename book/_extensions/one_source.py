@@ -9,7 +9,8 @@
 * A paragraph that begins with **In short.** is set apart.
 * A line does not break inside 83 %, 150 000 or 0.017 ± 0.060.
 * A page is executed while it is read, so that its text can say ``{eval}`value```; it is read
-  again when something that its cells use has changed.
+  again when something that its cells use has changed. Every processor executes pages, at most
+  four at once.
 """
 
 import ast
@@ -36,6 +37,8 @@ REFERENCES = "book/references"
 CELL = re.compile(r"^```\{code-cell\}.*?\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 OPTION = re.compile(r"^(:[\w-]+:.*|---\n(.*\n)*?---)\n", re.MULTILINE)
 TORN = re.compile(r"(?<=\d) (?=%)|(?<=\d) (?=\d{3}\b)|(?<=\d) (?=[±·] )|(?<=\d [±·]) (?=\d)")
+# They do nothing while a page is read, but do not declare it, and Sphinx would ask them.
+UNDECLARED = ("sphinx-mathjax-offline", "sphinx_jupyterbook_latex", "sphinx_multitoc_numbering")
 YEAR = re.compile(r"\b(?:19|20)\d\d\b")
 
 
@@ -43,6 +46,8 @@ def setup(app):
     os.environ[BUILDING] = "yes"
     app.add_directive("dropdown", Dropdown)
     app.connect("env-get-outdated", whose_ingredients_changed)
+    app.connect("env-before-read-docs", read_side_by_side)
+    app.connect("env-updated", write_one_by_one)
     app.connect("doctree-read", leave_out_what_is_for_jupyterlab)
     app.connect("doctree-read", set_the_summary_apart)
     app.connect("doctree-read", let_links_lead_to_labels)
@@ -234,3 +239,22 @@ def used(code):
     if "opd_toy.pages.remember" in modules:
         files.add("book/[0-9]*.md")
     return sorted(modules), sorted(files)
+
+
+# Executed side by side --------------------------------------------------------------------
+
+
+def read_side_by_side(app, env, pages):
+    """Let processes share the pages, as Sphinx's --jobs does (where there are more than five).
+
+    Jupyter Book has no option for it.
+    """
+    app.parallel = min(os.cpu_count() or 1, 4)
+    for name in UNDECLARED:
+        if name in app.extensions:
+            app.extensions[name].parallel_read_safe = True
+
+
+def write_one_by_one(app, env):
+    """Writing is quick, and not every extension allows that processes share it."""
+    app.parallel = 1

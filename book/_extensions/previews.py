@@ -32,6 +32,7 @@ AS_WRITTEN = (
 
 def setup(app):
     app.connect("doctree-read", give_terms_ids)
+    app.connect("env-merge-info", bring_terms)
     app.connect("env-updated", link_terms_again)
     app.connect("doctree-resolved", link_first_mentions)
     app.connect("build-finished", write_previews)
@@ -51,6 +52,12 @@ def give_terms_ids(app, doctree):
         node["ids"].append(anchor)
         terms |= {term: anchor for term in node.astext().split(", ") if term not in EVERYDAY}
     app.env.terms_before, app.env.terms = getattr(app.env, "terms", {}), terms
+
+
+def bring_terms(app, env, pages, other):
+    """From the process that read their page."""
+    if TERMS in pages:
+        env.terms_before, env.terms = other.terms_before, other.terms
 
 
 def link_terms_again(app, env):
