@@ -8,6 +8,16 @@ import pytest
 from opd_toy.explorables.browser import ADVICE, ARGUMENTS, find_chromium
 
 ROOT = Path(__file__).parents[1]
+# Each window would load the two lists under the address bar, half of what opening it takes.
+# Of several such switches the last holds: Playwright's own names have to stand here again.
+OFF = (
+    *("WebUIOmniboxPopup", "WebUIOmniboxAimPopup", "AimEnabled"),
+    *("AvoidCorsURLLoaderRestartOnRedirect", "AvoidUnnecessaryBeforeUnloadCheckSync"),
+    *("DestroyProfileOnBrowserClose", "HttpsFirstBalancedModeAutoEnable", "HttpsUpgrades"),
+    *("LensOverlay", "MediaRouter", "NetworkTimeServiceQuerying", "OptimizationHints"),
+    *("PaintHolding", "PreconnectToSearch", "TcpPortRandomizationWin"),
+    *("ThirdPartyStoragePartitioning",),
+)
 # The files that take longest, longest first: begun at the end, they would keep one core waiting.
 LONGEST = (
     "test_explorables.py",
@@ -78,7 +88,8 @@ def browser():
     if not path:
         pytest.fail(ADVICE, pytrace=False)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        arguments = [*ARGUMENTS, f"--disable-features={','.join(OFF)}"]
+        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
         yield chromium
         chromium.close()
 
