@@ -14,6 +14,7 @@ from opd_toy.commands import (
     audit,
     bench,
     derail,
+    doors,
     figures,
     gpu,
     stale,
@@ -23,7 +24,7 @@ from opd_toy.commands import (
     variance,
 )
 
-COMMANDS = (tables, figures, variance, audit, train, study, derail, stale, bench, gpu)
+COMMANDS = (tables, figures, variance, audit, train, study, derail, doors, stale, bench, gpu)
 
 # Which extra of the package brings what may not be there.
 EXTRAS = {

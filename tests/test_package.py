@@ -180,6 +180,7 @@ def test_the_script_and_the_module_are_one(installed):
         ["bench", "--sliders", "--show", "--directory", ROOT / "figures"],
         ["bench", "--audits", "--show", "--directory", ROOT / "figures"],
         ["derail", "--show", "--directory", ROOT / "figures"],
+        ["doors", "--show", "--directory", ROOT / "figures"],
         ["stale", "--show", "--directory", ROOT / "figures"],
     ],
 )
@@ -203,6 +204,7 @@ def test_these_need_no_extra(installed, command):
         (["study"], "torch"),
         (["bench"], "torch"),
         (["derail"], "torch"),
+        (["doors"], "torch"),
         (["stale"], "torch"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value,
@@ -214,7 +216,7 @@ def test_without_its_extra_a_command_names_it(installed, command, extra):
     assert "Traceback" not in found.stderr
 
 
-@pytest.mark.parametrize("command", ["variance", "bench", "study", "derail", "stale"])
+@pytest.mark.parametrize("command", ["variance", "bench", "study", "derail", "doors", "stale"])
 def test_where_there_is_no_record_the_answer_says_where_they_are(installed, command):
     found = installed("opd-toy", command, "--show")
     assert found.returncode != 0 and "Traceback" not in found.stderr

@@ -224,15 +224,6 @@ def test_further_files_count_by_their_text(tree):
     assert len({before, two, provenance.source_hash("opd_toy.a", files=["opd_toy/*.js"])}) == 3
 
 
-def test_pictures_count_by_their_bytes(tree, tmp_path):
-    tree("figures/a.png", "")
-    found = set()
-    for content in (b"\x89\xff\r\n", b"\x89\xff\n"):
-        (tmp_path / "figures" / "a.png").write_bytes(content)
-        found.add(provenance.source_hash(files=["figures/a.png"]))
-    assert len(found) == 2
-
-
 def test_what_is_not_there_is_named(tree):
     with pytest.raises(ValueError, match="modules is empty; name the modules"):
         provenance.sources()

@@ -6,6 +6,7 @@ Chapters show them by ``opd_toy.pages.page.figure(**FIGURES[name], caption=…)`
 
 from opd_toy.pages import (
     chapter_figures,
+    door_figures,
     future_figures,
     growth_figures,
     stale_figures,
@@ -16,6 +17,7 @@ from opd_toy.pages.drawing import draw_svg
 
 _DRAWN = (
     chapter_figures,
+    door_figures,
     future_figures,
     growth_figures,
     stale_figures,
