@@ -37,6 +37,7 @@ LONGEST = (
     "test_audit_unseen.py",
     "test_lm_losses.py",
 )
+NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -88,7 +89,7 @@ def browser():
     if not path:
         pytest.fail(ADVICE, pytrace=False)
     with sync_playwright() as playwright:
-        arguments = [*ARGUMENTS, f"--disable-features={','.join(OFF)}"]
+        arguments = [*ARGUMENTS, f"--disable-features={','.join(OFF)}", NO_NETWORK]
         chromium = playwright.chromium.launch(executable_path=path, args=arguments)
         yield chromium
         chromium.close()

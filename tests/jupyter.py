@@ -124,24 +124,31 @@ def running(home, work):
             server.wait()
 
 
-def new_page(browser, lab, **options):
-    """A page that may ask only ``lab``; it keeps what else it asked for, and what went wrong."""
-    context = browser.new_context(**{"viewport": {"width": 1400, "height": 1000}, **options})
+def new_context(browser):
+    return browser.new_context(viewport={"width": 1400, "height": 1000})
+
+
+def new_page(context, lab):
+    """A page that keeps what it asked of others than ``lab``, and what went wrong.
+
+    NO_NETWORK refuses those: intercepting requests would switch off the browser's cache, and
+    JupyterLab would be fetched and compiled anew for each page of a context.
+    """
     page = context.new_page()
     page.outside, page.faults = [], []
     own = (lab.address, lab.address.replace("http", "ws"), "data:", "blob:", "about:")
 
-    def elsewhere(url):
-        return not url.startswith(own)
+    def note_request(asked):
+        if not asked.url.startswith(own):
+            page.outside.append(asked.url)
 
-    def note(message):
+    def note_message(message):
         if message.type == "error" and re.search("anywidget|opd|widget", message.text, re.I):
             page.faults.append(message.text)
 
-    context.on("request", lambda asked: elsewhere(asked.url) and page.outside.append(asked.url))
-    context.route(elsewhere, lambda route: route.abort())
+    page.on("request", note_request)
     page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("console", note)
+    page.on("console", note_message)
     return page
 
 

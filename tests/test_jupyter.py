@@ -51,7 +51,7 @@ def lab(tmp_path_factory):
 @pytest.fixture(scope="module")
 def opened(browser, lab):
     """(page, run): the notebook in JupyterLab, all its cells run, and its kernel."""
-    page = jupyter.new_page(browser, lab)
+    page = jupyter.new_page(jupyter.new_context(browser), lab)
     jupyter.opened(page, lab, "/lab/tree/explorables.ipynb")
     with jupyter.kernel(lab) as run:
         jupyter.run_all(page, run)

@@ -38,11 +38,19 @@ def lab(tmp_path_factory):
         yield lab
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    """One for all chapters: its cache keeps JupyterLab, compiled."""
+    context = jupyter.new_context(browser)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def page(browser, lab):
-    page = jupyter.new_page(browser, lab)
+def page(context, lab):
+    page = jupyter.new_page(context, lab)
     yield page
-    page.context.close()
+    page.close()
     for session in lab.asked("GET", "/api/sessions"):
         lab.asked("DELETE", f"/api/sessions/{session['id']}")
 
