@@ -32,10 +32,12 @@ def test_the_front_page_calls_each_chapter_by_its_title():
 def test_the_loss_of_the_front_page_is_the_mean_reverse_kl():
     front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
     [lines] = re.findall(r"^```python\n(.*?)^```", front, re.MULTILINE | re.DOTALL)
-    pairs = np.log([[STUDENT, TEACHER], [TEACHER, [0.1, 0.3, 0.6]]])
+    other = [0.1, 0.3, 0.6]
+    pairs = np.log([[STUDENT, TEACHER, other], [TEACHER, other, STUDENT]])
     names = dict(zip(("student_logits", "teacher_logits"), torch.tensor(pairs)))
+    names["mask"] = torch.tensor([True, True, False])
     exec(lines, names)
-    wanted = objectives.reverse_kl(*np.exp(pairs)).mean()
+    wanted = objectives.reverse_kl(*np.exp(pairs[:, :2])).mean()
     assert float(names["loss"]) == pytest.approx(wanted, rel=1e-12)
 
 

@@ -126,7 +126,8 @@ WAYS = (
         read="[chapter 3](03-logit-gradients.md#sec-push-and-pull)",
         goal="reverse KL, whole vocabulary",
         lacking="verl 0.9.1 has no loss over the whole vocabulary: take `loss_mode=k1` with "
-        "`use_policy_gradient=True`, from the drawn token.",
+        "`use_policy_gradient=True` and `use_task_rewards=False`, from the sampled token, or "
+        "register a loss as `examples/verl_distillation_loss.py` does.",
     ),
     Way(
         when={"teacher": ("logits",), "tokenizer": ("same",), "keep": ("all",)},
@@ -146,7 +147,8 @@ WAYS = (
         "student that wrote them)",
         kind="exact reverse",
         read="[chapter 3](03-logit-gradients.md#claim-top-k-head-pushes-the-wrong-token)",
-        instead="No audited setting has it: copy one of [two losses](#sec-decide-top-k).",
+        instead="No audited setting has it: copy one of [two losses](#sec-decide-top-k); "
+        "`examples/verl_distillation_loss.py` shows where verl takes one.",
     ),
     Way(
         when={"teacher": ("top",), "tokenizer": ("same",), "keep": ("all",)},
@@ -277,8 +279,7 @@ ADVICE = (
         answer="yes",
         kinds=("text",),
         says="First SFT, then train on the reward with a reverse KL to the student that SFT made: "
-        "[chapter 6](06-relatives.md#sec-mixture). What to set: "
-        "[Symptoms](symptoms.md#sec-reward-weight).",
+        "[what to set](symptoms.md#sec-reward-weight).",
     ),
 )
 
