@@ -73,7 +73,10 @@ def test_what_time_cuts_off_is_said(tmp_path, monkeypatch, capsys):
     assert "no time is left" in capsys.readouterr().err and len(asked) == 1
     monkeypatch.chdir(tmp_path)  # an interrupt, which a study hears at a checkpoint
     waits = "trap 'touch heard; exit' INT; touch there; while :; do sleep 0.05; done"
-    assert gpu._ended(["bash", "-c", waits], 0.5, {"PATH": os.environ["PATH"]}) is None
+    for seconds in (0.5, 5, 50):  # on a busy machine the shell takes a while to begin
+        assert gpu._ended(["bash", "-c", waits], seconds, {"PATH": os.environ["PATH"]}) is None
+        if (tmp_path / "there").exists():
+            break
     assert (tmp_path / "heard").exists()
 
 
