@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -72,9 +73,15 @@ def test_what_time_cuts_off_is_said(tmp_path, monkeypatch, capsys):
         main(["gpu", "--rehearse", "--minutes", "0.01", "--directory", str(tmp_path)])
     assert "no time is left" in capsys.readouterr().err and len(asked) == 1
     monkeypatch.chdir(tmp_path)  # an interrupt, which a study hears at a checkpoint
-    waits = "trap 'touch heard; exit' INT; touch there; while :; do sleep 0.05; done"
-    for seconds in (0.5, 5, 50):  # on a busy machine the shell takes a while to begin
-        assert gpu._ended(["bash", "-c", waits], seconds, {"PATH": os.environ["PATH"]}) is None
+    waits = (  # not by the shell, which cannot hear what its parent ignores
+        "import pathlib, signal, sys, time\n"
+        "hear = lambda *_: sys.exit(pathlib.Path('heard').touch())\n"
+        "signal.signal(signal.SIGINT, hear)\n"
+        "pathlib.Path('there').touch()\n"
+        "while True: time.sleep(0.05)"
+    )
+    for seconds in (0.5, 5, 50):  # on a busy machine the command takes a while to begin
+        assert gpu._ended([sys.executable, "-c", waits], seconds, dict(os.environ)) is None
         if (tmp_path / "there").exists():
             break
     assert (tmp_path / "heard").exists()
