@@ -9,7 +9,16 @@ import pytest
 from opd_toy.audit.exhibits.notes_claims import CLAIMS as AUDITED
 from opd_toy.derivations import DERIVATIONS, framework
 from opd_toy.ledger import CLAIMS, LedgerError, check, rows, table
-from opd_toy.ledger.evidence import checked_steps, figure, growth, position, studies
+from opd_toy.ledger import page as ledger_page
+from opd_toy.ledger.evidence import (
+    checked_steps,
+    figure,
+    growth,
+    position,
+    sequence,
+    studies,
+    top_k,
+)
 from tests.conftest import ROOT
 
 # Chapters 1-6 of the notes and what the book adds.
@@ -257,6 +266,23 @@ def test_figures_are_those_worked_out_apart():
     }  # fmt: skip
 
 
+def test_drawn_figures_word_for_word(monkeypatch):
+    assert sequence.finite_scores() == (
+        "length of the mean score: exact 0.00; of 100 draws 0.103, of 10,000 0.013"
+    )
+    assert top_k.truncated() == (
+        "two positions, four tokens, K = 2: length of the bias against GKD, and sequence KL, 0.62 "
+        "before, after 400 sampled steps: renormalised 0.43, 0.61; tail dropped 0.59, 1.45; tail "
+        "as one token 0.19, 0.05"
+    )
+    monkeypatch.setattr(growth, "fitted_to_the_study", "[{} at {}]".format)
+    assert growth.exponents() == (
+        "exponent from T = 4 to 8, and from 32 to 64: γ = 0 1.00, 1.00; γ = .5 1.25, 1.03; γ = .9 "
+        "2.19, 1.39; γ = 1 2.60, 2.93; full return 2.84, 2.97; fitted to the control study's "
+        "untrained student: γ = 0 [sampled at 0], full return [full_return at 1]"
+    )
+
+
 def test_as_many_steps_are_shown_as_are_checked(monkeypatch):
     checked = []
     monkeypatch.setattr(framework, "check_step", lambda *step: checked.append(step))
@@ -299,3 +325,28 @@ def test_table_has_a_row_an_anchor_and_a_link_for_every_claim():
         (line,) = [line for line in text.split("\n") if f'<span id="{claim.id}"></span>' in line]
         assert f"]({claim.page}.md#{claim.label})" in line
         assert line.count("|") == 5
+
+
+TABLE = ROOT / "tests" / "ledger_table.md"
+
+
+def table_without_figures():
+    """The table with … in place of the figures and verdicts, which other tests read."""
+    verdicts = {"claims": [{"id": "reward-to-go", "verdict": "…"}]}
+
+    def cell(claim):
+        return figure(dataclasses.replace(claim, evidence=claim.evidence and (lambda: "…")))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studies, "study_of_the_lab", lambda: verdicts)
+        patch.setattr(ledger_page, "figure", cell)
+        return table() + "\n"
+
+
+def test_the_table_is_printed_as_it_was():
+    """After a change that is meant, ``python -m tests.test_ledger`` writes the file anew."""
+    assert table_without_figures() == TABLE.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    TABLE.write_text(table_without_figures(), encoding="utf-8")
