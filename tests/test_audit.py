@@ -12,6 +12,8 @@ from opd_toy.audit import audit
 from opd_toy.example import STUDENT as P
 from opd_toy.example import TEACHER as Q
 from tests.audit_losses import VERDICTS, forward, jsd, k3, logs, probs, ratio, reverse, top_k
+from tests.audit_reports import in_full
+from tests.written import check_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -261,3 +263,20 @@ def test_notebook_page_has_one_described_figure_for_both_papers(sampled):
         page.count("<figure") == 1 and page.count("data:image/svg+xml") == 2 and "opd-dark" in page
     )
     assert 'alt="Expected gradient' in page and "reverse KL" in page and "color:inherit" in page
+
+
+def writes_and_learns(student, teacher, token):
+    teacher.sub_(1.0)
+    return ratio(student, teacher, token).detach() * logs(student)[token] / 3
+
+
+@pytest.mark.parametrize(
+    "name, loss, drawn_from",
+    [
+        ("own text", lambda s, t, k: -logs(s)[k], "student"),
+        ("the teacher's text", lambda s, t, k: -logs(s)[k], "teacher"),
+        ("writes into its input", writes_and_learns, "teacher"),
+    ],
+)
+def test_whole_reports_by_who_draws(name, loss, drawn_from):
+    check_text("audit_reports.txt", name, in_full(audit(loss, drawn_from=drawn_from)))

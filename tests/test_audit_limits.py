@@ -20,6 +20,7 @@ from tests.audit_losses import (
     ratio,
     reverse,
 )
+from tests.audit_reports import check_report
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,6 +93,7 @@ def test_limit(name):
     report = audit(loss)
     assert report.optimises == verdict
     assert bool(report.limits) == (" where " in verdict) == (not report.holds_everywhere)
+    check_report(name, report)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,7 @@ def test_the_format_is_read_off_the_rounding(name):
     loss, verdict, precision = FORMATS[name]
     report = audit(loss)
     assert (report.optimises, report.precision) == (verdict, precision)
+    check_report(name, report)
 
 
 def test_rounding_of_numbers_on_a_line():

@@ -25,6 +25,7 @@ from tests.audit_losses import (
     reverse,
     top_k,
 )
+from tests.audit_reports import check_report
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -295,6 +296,7 @@ def test_name(name):
     report = audit(loss)
     assert report.optimises == verdict
     assert report.holds_everywhere
+    check_report(name, report)
 
 
 CLIPPED = {
@@ -322,6 +324,7 @@ def test_a_clipped_weight_has_a_limit_and_a_name_beyond_it(name):
     report = audit(loss)
     assert (report.optimises, report.also) == (verdict, everywhere)
     assert f"that is {everywhere}" in str(report) and not report.holds_everywhere
+    check_report(name, report)
 
 
 NEIGHBOURS = {
@@ -360,7 +363,9 @@ NEIGHBOURS = {
 
 @pytest.mark.parametrize("name", NEIGHBOURS)
 def test_a_near_neighbour_is_not_called_so(name):
-    assert audit(NEIGHBOURS[name]).optimises == NONE
+    report = audit(NEIGHBOURS[name])
+    assert report.optimises == NONE
+    check_report(name, report)
 
 
 @pytest.mark.parametrize("seed", range(1, 5))

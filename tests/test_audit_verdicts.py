@@ -24,6 +24,7 @@ from tests.audit_losses import (
     reverse,
     top_k,
 )
+from tests.audit_reports import check_report
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,6 +35,7 @@ def test_verdict(name):
     report = audit(loss)
     assert report.optimises == verdict
     assert report.holds_everywhere == holds_everywhere(verdict)
+    check_report(name, report)
 
 
 def nucleus(student, teacher):

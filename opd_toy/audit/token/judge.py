@@ -15,7 +15,14 @@ from opd_toy.audit.token.measure import SETTLED
 from opd_toy.audit.token.pairs import CLOSE, ORDINARY, PEAKED
 from opd_toy.audit.token.report import TokenReport
 from opd_toy.audit.token.values import name_values
-from opd_toy.audit.token.verdict import LEGIBLE, Verdict, by_its_curve, holds_on, identify
+from opd_toy.audit.token.verdict import (
+    LEGIBLE,
+    NOTHING,
+    Verdict,
+    by_its_curve,
+    holds_on,
+    identify,
+)
 from opd_toy.distributions import entropy, softmax
 from opd_toy.estimators import policy_gradient, total_variance
 from opd_toy.example import STUDENT, TEACHER
@@ -228,8 +235,8 @@ def _value_at_teacher(measured, tolerance):
     if (np.abs(values) <= max(1e-12, tolerance)).all():
         meaning = names.ZERO
     elif np.allclose(values, share * entropies, rtol=10 * tolerance, atol=0):
-        front = "" if abs(share - 1) < 10 * tolerance else f"{share:.6g} × "
-        meaning = f"{front}the teacher's entropy"
+        share = 1.0 if abs(share - 1) < 10 * tolerance else float(f"{share:.6g}")
+        meaning = names.times(share, "the teacher's entropy")
     elif np.allclose(values, values[0], rtol=10 * tolerance, atol=0):
         meaning = "a constant"
     return {"value": float(values[0]), "is": meaning}
@@ -243,10 +250,12 @@ def _fixed_point(measured, seen, verdict):
     typical = float(np.median(lengths(seen.gradients)[seen.tier <= ORDINARY])) or 1.0
     size = np.median([table.size(drawn_from) for table in measured.same])
     largest = max(norms)
+    # Of a loss that is zero there is nothing to compare with: all its lengths are rounding.
+    rounding = verdict.zero and largest < NOTHING
     return {
-        "is_fixed": bool(largest <= max(tolerance, 1e-12) * max(typical, size)),
+        "is_fixed": bool(rounding or largest <= max(tolerance, 1e-12) * max(typical, size)),
         "gradient_norm": norms[0],
-        "gradient_norm_relative": largest / typical,
+        "gradient_norm_relative": 0.0 if rounding else largest / typical,
         "descent": _end_of(measured.descent, tolerance, verdict.zero),
     }
 
@@ -279,5 +288,5 @@ def _seen_from(seen, tables, drawn_from, still):
     size, rounding = lengths(seen.gradients), seen.rounding
     if still:
         size, rounding = np.array([table.size(drawn_from) for table in tables]), seen.zero
-    relative = np.divide(rounding, size, out=np.zeros_like(size), where=size > 1e-14)
+    relative = np.divide(rounding, size, out=np.zeros_like(size), where=size > NOTHING)
     return float((relative + (0.0 if still else seen.tolerance))[seen.tier <= ORDINARY].max())

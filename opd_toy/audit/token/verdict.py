@@ -31,6 +31,7 @@ from opd_toy.audit.token.mixtures import Factor, Mixture
 from opd_toy.audit.token.pairs import CLOSE
 
 LEGIBLE = 0.15  # rounding above this share of a gradient would let anything pass for anything
+NOTHING = 1e-14  # the rounding of zeros
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def identify(expected):
                 return switched
             return replace(verdict, holds=holds_on(expected, verdict))
     everywhere = np.ones(len(expected.tier), bool)
-    if all(np.abs(part.gradients).max() < 1e-14 for part in expected.parts):
-        return Verdict(zero=True, holds=everywhere)  # nothing but the rounding of zeros
+    if all(np.abs(part.gradients).max() < NOTHING for part in expected.parts):
+        return Verdict(zero=True, holds=everywhere)
     if coarse or not np.isfinite(expected.gradients).all() or _drowned(expected):
         return Verdict(holds=~everywhere)
     verdict = by_its_curve(expected) or _by_its_weights(expected)

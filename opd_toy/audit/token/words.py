@@ -15,11 +15,12 @@ HOLDS_UP_TO = (
     "holds on every pair up to |log p/q| = {limit}, not on all farther apart or with rarer tokens"
 )
 SHOWN_ON = "shown on {pairs} pairs (seed {seed}), V = {smallest} to {largest}, {reach}; {drawn}"
-COMPUTES_IN = "computes in {precision}; a bias below {tolerance} {of} cannot be seen"
+COMPUTES_IN = "computes in {precision}"
+UNSEEN = "; a bias below {tolerance} {of} cannot be seen"
 VARIANCE = "variance of single draws there: {own} (GKD 0, plain policy gradient {plain})"
 VALUE = "its value in expectation: {value_is}; identical models score {score}{meaning}"
 DESCENT = (
-    "descent from the book's student is at {where} after {steps} steps{settled}: "
+    "descent from the book's student is at {where} after {steps}{settled}: "
     "KL(p‖q) {reverse}, KL(q‖p) {forward}"
 )
 
@@ -64,8 +65,8 @@ def _lines(report):
         drawn=drawn,
     )
     of = "of single draws" if report.optimises == ZERO else "of the gradient"
-    tolerance = number(report.tolerance, 1)
-    yield COMPUTES_IN.format(precision=report.precision, tolerance=tolerance, of=of)
+    unseen = UNSEEN.format(tolerance=number(report.tolerance, 1), of=of)
+    yield COMPUTES_IN.format(precision=report.precision) + (unseen if report.tolerance else "")
     yield f"expected gradient at the book's pair: {vector(report.expected_gradient)}"
     plain = report.variance_compared["plain policy gradient"]
     yield VARIANCE.format(own=number(report.variance), plain=number(plain))
@@ -173,7 +174,7 @@ def _fixed_point(fixed):
         return f"{at}; descent does not move the book's student"
     descent = DESCENT.format(
         where=vector(end["ends_at"], 3),
-        steps=end["steps"],
+        steps="1 step" if end["steps"] == 1 else f"{end['steps']} steps",
         settled="" if end["settled"] else ", not settled",
         reverse=number(_small(end["reverse_kl"]), 3),
         forward=number(_small(end["forward_kl"]), 3),

@@ -1,0 +1,52 @@
+"""Texts held whole in files beside the tests: words as they stand, numbers to the digits printed.
+
+A file has a line "# name" above each of its texts.  With WRITE_TEXTS=1 in the environment the
+tests write what they find instead of comparing it: read the difference before it is kept.
+"""
+
+import math
+import os
+import re
+from pathlib import Path
+
+HERE = Path(__file__).parent
+NUMBER = re.compile(r"(?<![\w.])[-−]?\d+(?:\.\d+)?(?:e[-+]\d+)?(?![\w.]*\w)")
+NOTHING = 1e-10  # what is smaller is rounding
+
+
+def check_text(file, name, text):
+    """AssertionError unless ``text`` is the one under ``name`` in the ``file``."""
+    texts = read(file)
+    text = text.strip("\n")
+    if os.environ.get("WRITE_TEXTS"):
+        texts[name] = text
+        whole = "\n".join(f"# {name}\n{texts[name]}\n" for name in texts)
+        (HERE / file).write_text(whole, encoding="utf-8")
+        return
+    wanted = texts[name]
+    for line, other in zip(text.splitlines(), wanted.splitlines()):
+        assert same(line, other), f"{name}:\n  found  {line}\n  wanted {other}"
+    assert len(text.splitlines()) == len(wanted.splitlines()), name
+
+
+def read(file):
+    """{name: text}"""
+    path = HERE / file
+    whole = "\n" + path.read_text(encoding="utf-8") if path.exists() else ""
+    return dict(part.strip("\n").split("\n", 1) for part in whole.split("\n# ")[1:])
+
+
+def same(found, wanted):
+    """Whether the words are the same and each number to one unit of the last digit printed."""
+    if NUMBER.sub("0", found) != NUMBER.sub("0", wanted):
+        return False
+    return all(map(_close, NUMBER.findall(found), NUMBER.findall(wanted)))
+
+
+def _close(found, wanted):
+    a, b = (float(text.replace("−", "-")) for text in (found, wanted))
+    digits = len(re.sub(r"e.*|\D", "", wanted).lstrip("0"))
+    if digits < 3 or not b:  # round, or a count
+        return a == b or max(abs(a), abs(b)) < NOTHING
+    unit = 10.0 ** (math.floor(math.log10(abs(b))) - digits + 1)
+    return abs(a - b) <= 1.01 * unit or max(abs(a), abs(b)) < NOTHING
