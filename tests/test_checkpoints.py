@@ -134,3 +134,74 @@ def test_the_first_interrupt_waits_and_the_second_does_not():
         assert Stop.asked == signal.SIGINT
         signal.raise_signal(signal.SIGINT)
     assert Stop.asked == 0
+
+
+def test_it_is_saved_now_and_then_at_the_last_and_when_asked_to_stop(tmp_path, monkeypatch):
+    clock, said = [100.0], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    checkpoint = Checkpoint(tmp_path / "new" / "c.pt", ["a"], say=said.append)
+    kept = lambda: checkpoint.load()["iteration"] if checkpoint.path.exists() else None
+    for time, last, wanted in ((109.9, False, None), (110, False, 1), (119.9, False, 1)):
+        clock[0] = time
+        checkpoint.after({"iteration": 1}, last)
+        assert kept() == wanted
+    checkpoint.after({"iteration": 2}, last=True)
+    assert kept() == 2
+    clock[0] = 129.8  # not ten seconds after the last one
+    checkpoint.after({"iteration": 3})
+    assert kept() == 2
+    said.clear()
+    monkeypatch.setattr(Stop, "asked", signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.after({"iteration": 4})
+    assert kept() == 4
+    goes_on = "stopped by SIGTERM; the same command goes on after iteration 4"
+    assert said == [goes_on, f"taking up {checkpoint.path} after iteration 4"]
+    monkeypatch.setattr(checkpoint, "save", lambda state: False)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.after({"iteration": 5})
+    assert said[-1] == "stopped by SIGTERM; the last checkpoint stands"
+
+
+def test_what_is_said_is_whole_and_goes_to_the_errors(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "c.pt"
+    Checkpoint(path, ["a"]).save({"iteration": 1})
+    assert Checkpoint(path, ["b"]).load() is None
+    assert Checkpoint(path, ["a"]).load() == {"iteration": 1}
+    torch.save({"settings": ["a"]}, path)  # a file of something else
+    assert Checkpoint(path, ["a"]).load() is None
+    for error in (OSError("full"), RuntimeError("full")):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "save", lambda *_, error=error: (_ for _ in ()).throw(error))
+            assert not Checkpoint(path, ["a"]).save({"iteration": 2})
+    printed, said = capsys.readouterr()
+    assert printed == ""
+    full = (
+        f"could not write {path} (full); the checkpoint before it, if any, stands, and the run "
+        "goes on"
+    )
+    assert said.splitlines() == [
+        f"{path} belongs to other settings or other code; starting anew",
+        f"taking up {path} after iteration 1",
+        f"{path} cannot be read (KeyError); starting anew",
+        full,
+        full,
+    ]
+    assert [each.name for each in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_the_handlers_are_as_before_and_both_signals_are_heard():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with Stop():
+            Stop.hear(number, None)
+            assert Stop.asked == number
+            assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == Stop.hear
+        assert Stop.asked == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    Stop.asked = signal.SIGINT  # left over from a run that did not end
+    try:
+        with Stop():
+            assert Stop.asked == 0
+    finally:
+        Stop.asked = 0

@@ -100,3 +100,187 @@ def test_floors_are_what_must_be_moved_and_multiplied():
     assert device.floor(logits, rates)["least"] == pytest.approx(3 * 10 * 1000 * 2 / 1e9)
     hidden = Setting("hidden", (), tokens=10, vocabulary=1000, width=64)
     assert device.floor(hidden, rates)["least"] == pytest.approx(8 * 10 * 1000 * 64 / 1e12)
+
+
+# --- what each part runs ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The commands that ``_ended`` is asked to run; ``ran.status`` is what they end with."""
+
+    class Ran(list):
+        status = 0
+
+    found = Ran()
+
+    def ended(command, seconds, environment):
+        found.append((command, seconds, environment))
+        return found.status
+
+    monkeypatch.setattr(gpu, "_ended", ended)
+    return found
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+def test_the_study_is_asked_for_by_its_command(rehearse, ran, tmp_path):
+    assert gpu.study(tmp_path, "cuda", rehearse, 60) is None
+    ((command, seconds, environment),) = ran
+    asked = gpu.REHEARSED_STUDY if rehearse else ("--preset", "small-gpu", "--device", "cuda")
+    places = ["--directory", str(tmp_path), "--folder", "_build/lm-gpu"]
+    assert command == [sys.executable, "-m", "opd_toy", "study", *asked, *places]
+    assert seconds == 60 and environment == dict(os.environ)
+    ran.status = 3
+    assert gpu.study(tmp_path, "cuda", rehearse, 60) == "ended with status 3"
+    ran.status = None
+    assert gpu.study(tmp_path, "cuda", rehearse, 60) == "cut off by time, the same command goes on"
+
+
+def test_a_rehearsed_study_is_a_small_one():
+    options = dict(zip(gpu.REHEARSED_STUDY[::2], gpu.REHEARSED_STUDY[1::2]))
+    assert options == {
+        "--preset": "tiny",
+        "--methods": "gkd,pg_0",
+        "--steps": "2",
+        "--seeds": "1,2",
+        "--workers": "2",
+        "--device": "cpu",
+    }
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+def test_the_losses_that_are_measured(rehearse, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def measure(job, *modules, **options):
+        asked.append((job, modules, options))
+        return {"processor": "a card"}
+
+    monkeypatch.setattr(gpu.bench, "measure", measure)
+    monkeypatch.setattr(gpu, "as_text", lambda found: f"on {found['processor']}")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert gpu.losses(tmp_path, "cuda", rehearse, 60) is None
+    repeats, threads = (2, 1) if rehearse else (10, 7)
+    job = {"device": "cuda", "repeats": repeats, "threads": threads, "small": rehearse}
+    options = {"progress": "gpu: losses", "seconds": 60}
+    assert asked == [(job, ("opd_toy.lm.bench.device",), options)]
+    assert capsys.readouterr().out == "on a card\n"
+    kept = json.loads((tmp_path / "loss-benchmark-gpu.json").read_text())["provenance"]
+    assert (kept["modules"], kept["seed"], kept["device"]) == (
+        ["opd_toy.lm.bench.device"], [1], "a card"
+    )  # fmt: skip
+
+    def late(*_, **__):
+        raise subprocess.TimeoutExpired("it", 1)
+
+    monkeypatch.setattr(gpu.bench, "measure", late)
+    assert gpu.losses(tmp_path, "cuda", rehearse, 60) == "did not end in time"
+
+
+def test_the_kernels_are_tested_by_pytest(ran, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu.bench, "interpreter", lambda: "python-of-peers")
+    tried = []
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda command, **_: tried.append(command) or subprocess.CompletedProcess(command, 0),
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    ran.status = None
+    folder = tmp_path / "new"
+    for rehearse in (False, True):
+        assert gpu.kernels(folder, "cuda", rehearse, 60) == "did not end in time"
+    assert tried == [["python-of-peers", "-c", "import triton, pytest"]] * 2
+    outcome = f"--junitxml={folder / 'kernels-gpu.xml'}"
+    start = ["python-of-peers", "-m", "pytest", "-q", "-p", "no:cacheprovider", outcome]
+    (tests, seconds, on_card), (few, _, rehearsed) = ran
+    assert tests == [*start, "tests/peers/test_kernels.py"] and seconds == 60
+    assert few == [*start, "tests/peers/kernels.py", "-k", gpu.FEW]
+    assert on_card["OMP_NUM_THREADS"] == "3" and "TRITON_INTERPRET" not in on_card
+    assert (rehearsed["OMP_NUM_THREADS"], rehearsed["TRITON_INTERPRET"]) == ("1", "1")
+    for words in gpu.FEW.split(" or "):
+        assert words in (gpu.ROOT / "tests" / "peers" / "kernels.py").read_text()
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        ("", None),
+        ('errors="0"', "failed"),
+        ('failures="0"', "failed"),
+        ('tests="4"', "failed"),
+    ],
+)
+def test_the_kernels_pass_if_some_were_tested_and_none_failed(changed, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu.bench, "interpreter", lambda: "python")
+    monkeypatch.setattr(subprocess, "run", lambda *a, **o: subprocess.CompletedProcess(a, 0))
+    other = 'tests="0"' if changed == 'tests="4"' else changed.replace("0", "1")
+    outcome = tmp_path / "kernels-gpu.xml"
+    text = PASSED.replace(changed, other) if changed else PASSED
+    monkeypatch.setattr(gpu, "_ended", lambda *_: outcome.write_text(text) and 0)
+    assert gpu.kernels(tmp_path, "cpu", True, 60) == said
+    assert not outcome.exists()
+    kept = json.loads((tmp_path / "kernels-gpu.json").read_text())["provenance"]
+    assert (kept["modules"], kept["device"]) == (["opd_toy.lm.kernels"], "cpu")
+
+
+def test_a_command_is_run_where_its_files_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    says = (
+        "import os, sys; open(sys.argv[1], 'w').write(os.getcwd() + '|' + os.environ['PYTHONPATH'])"
+    )
+    for words, folder in (("pytest", gpu.ROOT), ("study", tmp_path)):
+        file = tmp_path / words
+        environment = {**os.environ, "PYTHONPATH": "before"}
+        command = [sys.executable, "-c", says, str(file), words]
+        assert gpu._ended(command, 60, environment) == 0
+        assert file.read_text() == f"{folder}|{os.pathsep.join([str(gpu.ROOT), 'before'])}"
+    environment = {name: x for name, x in os.environ.items() if name != "PYTHONPATH"}
+    assert gpu._ended([sys.executable, "-c", says, str(file)], 60, environment) == 0
+    assert file.read_text().endswith(f"|{gpu.ROOT}")
+    assert gpu._ended([sys.executable, "-c", "raise SystemExit(3)"], 60, dict(os.environ)) == 3
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+def test_each_part_gets_its_share_of_the_time_that_is_left(rehearse, tmp_path, monkeypatch, capsys):
+    clock, asked = [1000.0], []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(gpu, "find_device", lambda name: f"the {name}")
+
+    def part(name, seconds, said):
+        def run(directory, device, rehearsed, share):
+            asked.append((name, str(directory), device, rehearsed, share))
+            clock[0] += seconds
+            return said
+
+        return run
+
+    parts = {"kernels": part("kernels", 100, None), "bench": part("bench", 370, "no")}
+    monkeypatch.setattr(gpu, "PARTS", parts | {"study": part("study", 5, None)})
+    options = ["--rehearse"] if rehearse else []
+    with pytest.raises(SystemExit) as ended:
+        main(["gpu", *options])
+    device = "the cpu" if rehearse else "the cuda"
+    folder = "_build/gpu" if rehearse else "figures"
+    assert asked == [
+        ("kernels", folder, device, rehearse, 0.4 * 480),
+        ("bench", folder, device, rehearse, 0.4 * 380),
+        ("study", folder, device, rehearse, 10),
+    ]
+    assert ended.value.code == "not done: bench. What is recorded stays."
+    assert capsys.readouterr().err == (
+        "kernels: recorded, 100 s\nbench: no, 370 s\nstudy: recorded, 5 s\n"
+    )
+    asked.clear()
+    monkeypatch.setattr(gpu, "PARTS", {"kernels": part("kernels", 1, None)})
+    main(["gpu", *options, "--minutes", "0.5", "--directory", "here"])
+    assert asked == [("kernels", "here", device, rehearse, 0.4 * 30)]
+
+
+def test_a_device_is_named():
+    assert gpu._name("cpu") == "cpu"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "get_device_name", lambda device: f"the card {device}")
+        assert gpu._name("cuda:1") == "the card cuda:1"

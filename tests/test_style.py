@@ -18,7 +18,6 @@ LONG_FUNCTIONS = {
     "opd_toy/commands/variance.py:add": "a list of the command's options, nothing else",
     "opd_toy/lm/training.py:distill": "the training loop, readable from top to bottom",
     "opd_toy/audit/sequence/judge.py:judge": "the report's fields, one line each",
-    "opd_toy/commands/train.py:_run": "the command's steps in their order",
     "opd_toy/control/frozen.py:frozen": "the measurement's steps in their order",
 }
 

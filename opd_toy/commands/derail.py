@@ -1,67 +1,43 @@
 """``python -m opd_toy derail``: the record of a small student's answers that derail."""
 
-import json
 import sys
-from pathlib import Path
 
-from opd_toy.commands.running import (
-    Progress,
-    aligned,
-    read_record,
-    stoppable,
-    threads,
-    unchanged,
-    write_record,
-)
+from opd_toy.commands.running import Progress, add_small_study, aligned, make_record
 
 
 def add(commands):
-    parser = commands.add_parser(
+    add_small_study(
+        commands,
         "derail",
+        "derailing.json",
+        make,
+        table,
         help="how the answers of a small student derail, token by token",
         description="Train a small teacher and student on sums, read the student's answers token "
         "by token, before a slip and after it, train it further, by SFT and by distillation, read "
         "its answers again, and record the figures with their provenance. "
         "Interrupted or killed, the same command goes on.",
     )
-    option = parser.add_argument
-    folder = Path("_build/lm")
-    option("--folder", type=Path, default=folder, help=f"where models are kept (default: {folder})")
-    option(
-        "--directory", type=Path, default=Path("figures"), help="of the record (default: figures)"
-    )
-    option("--show", action="store_true", help="print the recorded figures; train nothing")
-    option(
-        "--json", action="store_true", help="print the figures as JSON in the place of the table"
-    )
-    parser.set_defaults(run=lambda arguments: run(parser, arguments))
 
 
-def run(parser, arguments):
-    path = arguments.directory / "derailing.json"
-    with stoppable(parser):
-        results = read_record(path) if arguments.show else _made(path, arguments.folder)
-        print(json.dumps(results) if arguments.json else table(results))
-
-
-def _made(path, folder):
+def make(path, folder):
     from opd_toy.lm import derailing_after
     from opd_toy.lm.derailing import MODULES, PRESET, MissingKinds, derailing
 
+    def compute():
+        results = derailing(folder, Progress)
+        return results | {"further": derailing_after.further(folder, Progress)}
+
     modules = [*MODULES, *derailing_after.MODULES]
+    seeds = [PRESET.teacher.seed, PRESET.student.seed, *derailing_after.SEEDS]
     try:
-        with threads(1), unchanged(path, modules):
-            results = derailing(folder, Progress)
-            results["further"] = derailing_after.further(folder, Progress)
+        return make_record(path, compute, modules=modules, seed=seeds)
     except MissingKinds as error:
         sys.exit(
             f"{error}. Another processor rounds otherwise and trains another student, and "
             "another --folder does not change that. Give the command on another machine, or "
             f"read the recorded figures with --show. Nothing is recorded; {path} stays as it was."
         )
-    seeds = [PRESET.teacher.seed, PRESET.student.seed, *derailing_after.SEEDS]
-    write_record(path, results, modules=modules, seed=seeds)
-    return results
 
 
 def table(results):

@@ -1,55 +1,28 @@
 """``python -m opd_toy doors``: the record of students that search, by who wrote their texts."""
 
-import json
-from pathlib import Path
-
-from opd_toy.commands.running import (
-    Progress,
-    aligned,
-    read_record,
-    stoppable,
-    threads,
-    unchanged,
-    write_record,
-)
+from opd_toy.commands.running import Progress, add_small_study, aligned, make_record
 
 
 def add(commands):
-    parser = commands.add_parser(
+    add_small_study(
+        commands,
         "doors",
+        "doors.json",
+        make,
+        table,
         help="where it matters who wrote the text: students that must search behind doors",
         description="Train small students of a teacher that knows behind which of four doors "
         "somebody is, on the teacher's texts and on their own, let them search, and record how "
         "many find the room. A few minutes of a processor. Interrupted or killed, the same "
         "command goes on.",
     )
-    option = parser.add_argument
-    folder = Path("_build/lm")
-    option("--folder", type=Path, default=folder, help=f"of the checkpoint (default: {folder})")
-    option(
-        "--directory", type=Path, default=Path("figures"), help="of the record (default: figures)"
-    )
-    option("--show", action="store_true", help="print the recorded figures; train nothing")
-    option(
-        "--json", action="store_true", help="print the figures as JSON in the place of the table"
-    )
-    parser.set_defaults(run=lambda arguments: run(parser, arguments))
 
 
-def run(parser, arguments):
-    path = arguments.directory / "doors.json"
-    with stoppable(parser):
-        results = read_record(path) if arguments.show else _made(path, arguments.folder)
-        print(json.dumps(results) if arguments.json else table(results))
-
-
-def _made(path, folder):
+def make(path, folder):
     from opd_toy.lm.searching import MODULES, SEEDS, searching
 
-    with threads(1), unchanged(path, MODULES):
-        results = searching(folder, Progress)
-    write_record(path, results, modules=MODULES, seed=list(SEEDS))
-    return results
+    compute = lambda: searching(folder, Progress)
+    return make_record(path, compute, modules=MODULES, seed=list(SEEDS))
 
 
 def table(results):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+from pathlib import Path
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -140,6 +141,42 @@ def read_record(path):
             f"directory is {str(path.parent)!r}, whose {path.name} is no whole record "
             f"({error!r}); make it again by the same command without --show"
         ) from None
+
+
+def add_small_study(commands, name, record, make, table, **words):
+    """The parser of a command that makes one record on one thread in minutes, or shows it.
+
+    ``make(path, folder)`` gives the results and records them at ``path``; what it has not
+    finished waits in ``folder``.  ``table(results)`` is what is printed.
+    """
+    parser = commands.add_parser(name, **words)
+    option = parser.add_argument
+    option(
+        "--folder",
+        type=Path,
+        default=Path("_build/lm"),
+        help="where models and unfinished work are kept (default: _build/lm)",
+    )
+    option(
+        "--directory", type=Path, default=Path("figures"), help="of the record (default: figures)"
+    )
+    option("--show", action="store_true", help="print the recorded figures; train nothing")
+    option(
+        "--json", action="store_true", help="print the figures as JSON in the place of the table"
+    )
+
+    def run(arguments):
+        path = arguments.directory / record
+        with stoppable(parser):
+            if arguments.show:
+                results = read_record(path)
+            else:
+                with threads(1):
+                    results = make(path, arguments.folder)
+            print(json.dumps(results) if arguments.json else table(results))
+
+    parser.set_defaults(run=run)
+    return parser
 
 
 # --- what is printed -----------------------------------------------------------------------

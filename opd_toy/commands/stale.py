@@ -1,68 +1,49 @@
 """``python -m opd_toy stale``: the record of training on texts that are some steps old."""
 
 import json
-from pathlib import Path
 
 from opd_toy import _validate
-from opd_toy.commands.running import (
-    Progress,
-    aligned,
-    read_record,
-    stoppable,
-    threads,
-    unchanged,
-    write_record,
-)
+from opd_toy.commands.running import Progress, add_small_study, aligned, make_record, stoppable
 
 NOISES = (0.05, 0.3, 1.0)
 
 
 def add(commands):
-    parser = commands.add_parser(
+    parser = add_small_study(
+        commands,
         "stale",
+        "stale-rollouts.json",
+        make,
+        table,
         help="training on texts that are 0, 1, 4 and 16 steps old, with each correction",
         description="Train a small student on texts that it wrote some steps before, with each "
         "correction, and record how far from its teacher it ends. Six minutes of a processor. "
         "Interrupted or killed, the same command goes on after the last finished run.",
     )
-    option = parser.add_argument
-    folder = Path("_build/lm")
-    option("--folder", type=Path, default=folder, help=f"where models are kept (default: {folder})")
-    option(
-        "--directory", type=Path, default=Path("figures"), help="of the record (default: figures)"
-    )
-    option("--show", action="store_true", help="print the recorded figures; train nothing")
-    option(
+    parser.add_argument(
         "--exact",
         action="store_true",
         help="print bias and variance of the corrections on 200 random pairs of 500 tokens, by "
         "linear algebra; train nothing, record nothing",
     )
-    option("--seed", type=int, default=0, help="of the pairs of --exact (default: 0)")
-    option(
-        "--json", action="store_true", help="print the figures as JSON in the place of the table"
+    parser.add_argument("--seed", type=int, default=0, help="of the pairs of --exact (default: 0)")
+    study = parser.get_default("run")
+    parser.set_defaults(
+        run=lambda asked: show_exact(parser, asked) if asked.exact else study(asked)
     )
-    parser.set_defaults(run=lambda arguments: run(parser, arguments))
 
 
-def run(parser, arguments):
-    path = arguments.directory / "stale-rollouts.json"
-    with stoppable(parser):
-        if arguments.exact:
-            results = exact(_validate.whole("seed", arguments.seed, 0))
-            print(json.dumps(results) if arguments.json else exact_table(results))
-            return
-        results = read_record(path) if arguments.show else _made(path, arguments.folder)
-        print(json.dumps(results) if arguments.json else table(results))
-
-
-def _made(path, folder):
+def make(path, folder):
     from opd_toy.lm.stale import MODULES, SEEDS, stale
 
-    with threads(1), unchanged(path, MODULES):
-        results = stale(folder, Progress)
-    write_record(path, results, modules=MODULES, seed=list(SEEDS))
-    return results
+    compute = lambda: stale(folder, Progress)
+    return make_record(path, compute, modules=MODULES, seed=list(SEEDS))
+
+
+def show_exact(parser, arguments):
+    with stoppable(parser):
+        results = exact(_validate.whole("seed", arguments.seed, 0))
+        print(json.dumps(results) if arguments.json else exact_table(results))
 
 
 def exact(seed):

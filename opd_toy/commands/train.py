@@ -75,11 +75,8 @@ def _run(arguments, first):
 
     if arguments.method is None:
         width = max(map(len, METHODS))
-        print(
-            "\n".join(f"{name:{width}}  {method.words}" for name, method in METHODS.items())
-            if first
-            else ""
-        )
+        for name, method in METHODS.items() if first else ():
+            print(f"{name:{width}}  {method.words}")
         return
     find_method(arguments.method)
     if arguments.preset not in PRESETS:
