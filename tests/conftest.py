@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from opd_toy.explorables.browser import ADVICE, ARGUMENTS, find_chromium
 
@@ -37,21 +38,28 @@ LONGEST = (
     "test_audit_unseen.py",
     "test_lm_losses.py",
 )
+PAGES = "test_pages.py"
 NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Longest files first, each whole on one worker; the pages last, page by page, so that all
-    workers end together."""
-    order = {name: place for place, name in enumerate(LONGEST)} | {
-        "test_pages.py": len(LONGEST) + 1
-    }
+    """Longest files first, and the pages last."""
+    order = {name: place for place, name in enumerate(LONGEST)} | {PAGES: len(LONGEST) + 1}
     items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
-    for item in items:
-        values = getattr(item, "callspec", None) and item.callspec.params
-        page = f":{values['opened']}" if values and "opened" in values else ""
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.name}{page}"))
+
+
+class Together(LoadFileScheduling):
+    """Each file whole on one worker, for its set-ups are then made once; the pages page by page,
+    so that all workers end together.  (With pytest 9.2 xdist's own groups hold nothing together.)
+    """
+
+    def _split_scope(self, nodeid):
+        file, _, test = nodeid.partition("::")
+        return f"{file}[{test.partition('[')[2]}" if file.endswith(PAGES) else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Together(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
