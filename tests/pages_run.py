@@ -12,6 +12,15 @@ CELL = re.compile(
 )
 
 
+def run_cell(code, names, page, after=lambda names: None):
+    """What the last line of a cell evaluates to, or None; ``after`` as ``run`` has it."""
+    body = ast.parse(code).body
+    last = body.pop() if isinstance(body[-1], ast.Expr) else None
+    exec(compile(ast.Module(body, []), page, "exec"), names)
+    after(names)
+    return last and eval(compile(ast.Expression(last.value), page, "eval"), names)
+
+
 def run(page, after=lambda names: None):
     """(the page's text as shown, [the objects that its cells end in], its names).
 
@@ -22,13 +31,10 @@ def run(page, after=lambda names: None):
     def show(found):
         if found["value"]:
             return str(eval(found["value"], names))
-        body = ast.parse(found["code"]).body
-        last = body.pop() if isinstance(body[-1], ast.Expr) else None
-        exec(compile(ast.Module(body, []), page, "exec"), names)
-        after(names)
+        last = run_cell(found["code"], names, page, after)
         if last is None:
             return ""
-        shown.append(eval(compile(ast.Expression(last.value), page, "eval"), names))
+        shown.append(last)
         return shown[-1]._repr_markdown_() if hasattr(shown[-1], "_repr_markdown_") else ""
 
     return CELL.sub(show, (ROOT / "book" / page).read_text(encoding="utf-8")), shown, names

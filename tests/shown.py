@@ -1,0 +1,195 @@
+"""What the pages show, as text: the values in their sentences, what their cells print and draw.
+
+A file of tests/shown holds it for each page, and test_shown.py holds the built book to these.
+Where a figure of the book was meant to change:
+
+    make book
+    python -m tests.shown
+
+writes the files again, and their diff is the list of the figures that have changed.
+"""
+
+import base64
+import contextlib
+import hashlib
+import html
+import io
+import json
+import os
+import re
+import sys
+from unittest.mock import patch
+
+from bs4 import BeautifulSoup
+
+from tests.conftest import ROOT
+from tests.drawn import drawn
+from tests.pages_run import CELL, run_cell
+
+FOLDER = ROOT / "tests" / "shown"
+SITE = ROOT / "_build" / "html"
+# Pages that only repeat what is held elsewhere: docstrings, tables of other pages, the ledger's
+# figures, the record of audits.
+REPEATING = {"api", "ledger", "one-page", "references", "07-index"}
+PAGES = sorted(path.stem for path in (ROOT / "book").glob("*.md") if path.stem not in REPEATING)
+NUMBER = re.compile(r"(-?\d+(?:\.\d+)?(?:e[+-]\d+)?)")
+VALUE = re.compile(r'<span class="output text_plain">(.*?)</span>', re.DOTALL)
+MOUNTED = re.compile(r'mount\w*\([^"]*getElementById\("[^"]*"\)(.*)\);', re.DOTALL)
+AS_TYPED = str.maketrans("\N{NO-BREAK SPACE}’“”", ' \'""')  # not as it is set
+PROOF = re.compile(r"(?<=Proof, step by step\n).*?(?=\n:::)", re.DOTALL)
+FORMULA = re.compile(r"\$\$\n(.*?)\n\$\$", re.DOTALL)
+BLOCK = re.compile(r"(?=<(?:tr|p|div|label|fieldset|dt|dd|details|figcaption|img|button)\b)")
+
+
+def built(page, site=SITE):
+    """The lines of a page of the built book; the build has executed it."""
+    source = (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")
+    asked = [found["value"] for found in CELL.finditer(source) if found["value"]]
+    text = (site / "book" / f"{page}.html").read_text(encoding="utf-8")
+    given = [html.unescape(value).translate(AS_TYPED) for value in VALUE.findall(text)]
+    assert len(given) == len(asked), f"{len(asked)} values are asked for, {len(given)} shown"
+    made = site.parent / "jupyter_execute" / "book" / f"{page}.ipynb"
+    cells = json.loads(made.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    shown = [output.get("data") or {"text/plain": output["text"]} for output in outputs]
+    return lines(zip(asked, given), [{kind: "".join(of[kind]) for kind in of} for of in shown])
+
+
+def executed(page):
+    """The lines of a page of the sources, executed here: for those who change a page."""
+    from IPython.core.formatters import DisplayFormatter
+
+    from opd_toy.pages.page import BUILDING
+
+    names, values, shown, show = {}, [], [], DisplayFormatter().format
+    source = (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")
+    with contextlib.chdir(ROOT / "book"), patch.dict(os.environ, {BUILDING: "yes"}):
+        for found in CELL.finditer(source):
+            if found["value"]:
+                value = str(eval(found["value"], names)).translate(AS_TYPED)
+                values.append((found["value"], value))
+                continue
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                last = run_cell(found["code"], names, page)
+            if printed.getvalue():
+                shown.append({"text/plain": printed.getvalue()})
+            if last is not None:
+                shown.append(show(last)[0])
+    return lines(values, shown)
+
+
+def kept(page):
+    return (FOLDER / f"{page}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def kept_drawing(alt):
+    """The lines that the files have of the drawing with these words."""
+    words = f'<img alt="{html.escape(alt, quote=False)}"'
+    [found] = {
+        part[part.index(size[0]) :]
+        for page in PAGES
+        for part in "\n".join(kept(page)).split("\n\n")
+        if words in part and (size := re.search(r"^[\d.]+pt × .*", part, re.MULTILINE))
+    }
+    return found.split("\n")
+
+
+def lines(values, outputs):
+    """All lines: the values, then each output of a cell after an empty line."""
+    found = [f"{expression}: {value}" for expression, value in values]
+    for output in outputs:
+        kind = next(each for each in ("text/markdown", "text/html", "text/plain") if each in output)
+        found += ["", *{"text/html": of_html}.get(kind, of_text)(output[kind])]
+    return [line.rstrip() for line in found]
+
+
+def of_text(text):
+    """Proofs and formulas, which are checked elsewhere, by their lengths alone."""
+    text = PROOF.sub(lambda proof: f"{len(proof[0])} characters", text)
+    text = FORMULA.sub(lambda formula: f"$$ {len(formula[1])} characters $$", text)
+    return text.strip("\n").split("\n")
+
+
+def of_html(text):
+    """Elements with their words and attributes, the drawings, and what scripts are given."""
+    soup = BeautifulSoup(text, "html.parser")
+    found = []
+    for each in soup.find_all("script"):
+        for given in MOUNTED.findall(each.string or ""):
+            found += [line for part in objects(given) for line in brief("", part)]
+        each.decompose()
+    for each in soup.find_all("style"):
+        short = len(each.string) < 3000  # longer ones are files
+        each.string = digest(each.string) if short else ""
+    for each in soup.select("img.opd-dark, .opd-exercise :is(button, noscript)"):
+        each.decompose()
+    for each in soup.find_all("img"):
+        kind, _, data = each["src"].partition(";base64,")
+        if kind.endswith("svg+xml"):
+            found += drawn(base64.b64decode(data).decode())
+        del each["src"]
+    plain = re.sub(r"-[0-9a-f]{8}\b", "", str(soup))
+    return [*filter(None, BLOCK.split(plain.replace("\n", " "))), *found]
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def objects(text):
+    """The JSON of a call's arguments."""
+    while begun := re.match(r"[,\s]+", text):
+        value, end = json.JSONDecoder().raw_decode(text, begun.end())
+        yield value
+        text = text[end:]
+
+
+def brief(name, value):
+    """Lines of a nested value: long lists by how many they are, their ends and their sum."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from brief(f"{name}.{key}".lstrip("."), inner)
+    elif len(text := json.dumps(value, ensure_ascii=False)) > 300:
+        numbers = [float(each) for each in NUMBER.findall(text)] if isinstance(value, list) else []
+        words = digest(NUMBER.sub("", text) if numbers else text)
+        yield f"{name}: {len(numbers)} numbers, sum {sum(numbers):.6g}; words {words}"
+    else:
+        yield f"{name}: {NUMBER.sub(lambda at: f'{float(at[0]):.6g}', text)}"
+
+
+def differences(found, kept):
+    """The first lines in which two lists differ by more than the rounding of a last digit."""
+    for at, (new, old) in enumerate(zip([*found, None], [*kept, None])):
+        if new is None and old is None:
+            break
+        if new is None or old is None or not alike(new, old):
+            return f"line {at + 1} was\n  {old}\nand is\n  {new}"
+    return ""
+
+
+def alike(one, other):
+    (*parts,), (*others,) = NUMBER.split(one), NUMBER.split(other)
+    return len(parts) == len(others) and all(
+        same_number(a, b) if at % 2 else a == b for at, (a, b) in enumerate(zip(parts, others))
+    )
+
+
+def same_number(one, other):
+    """Equal, or rounded to neighbouring digits; whole numbers and small ones are exact."""
+    if one == other:
+        return True
+    mantissa, _, power = one.partition("e")
+    unit = 10.0 ** (int(power or 0) - len(mantissa.partition(".")[2]))
+    apart = abs(float(one) - float(other))
+    return "." in one and apart < 1.01 * unit and apart < 0.4 * abs(float(one))
+
+
+def main():
+    """Write the files of all pages, or of those that are named, from the built book."""
+    for page in sys.argv[1:] or PAGES:
+        text = "\n".join(built(page)) + "\n"
+        (FOLDER / f"{page}.txt").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Every figure of the book is the one that tests/shown has: see tests/shown.py."""
+
+import json
+
+import pytest
+
+from opd_toy.pages.drawing import draw_svg
+from opd_toy.pages.figures import FIGURES
+from tests import drawn, shown
+
+
+@pytest.mark.parametrize("page", shown.PAGES)
+def test_a_page_shows_what_it_showed(page, built_book):
+    changed = shown.differences(shown.built(page, built_book), shown.kept(page))
+    assert not changed, f"{changed}\nIf that was meant: python -m tests.shown"
+
+
+def test_each_page_has_its_file_and_no_other():
+    assert sorted(path.stem for path in shown.FOLDER.iterdir()) == shown.PAGES
+
+
+@pytest.mark.parametrize("page", ["index", "notation"])
+def test_a_page_that_is_executed_here_shows_the_same(page):
+    assert shown.differences(shown.executed(page), shown.kept(page)) == ""
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_drawing_is_the_one_that_a_page_shows(name):
+    lines = drawn.drawn(draw_svg(FIGURES[name]["draw"]))
+    assert shown.differences(lines, shown.kept_drawing(FIGURES[name]["alt"])) == ""
+
+
+@pytest.mark.parametrize(
+    "one, other, same",
+    [
+        ("KL 0.68", "KL 0.68", True),
+        ("KL 0.68", "KL 0.69", True),  # a tie, rounded the other way
+        ("KL 0.68", "KL 0.70", False),
+        ("KL 0.68", "JSD 0.68", False),
+        ("0.1", "0.2", False),
+        ("12 of 40", "13 of 40", False),
+        ("1.25e-07", "1.26e-07", True),
+        ("1.25e-07", "1.25e-06", False),
+        ("-1.25", "1.25", False),
+        ("KL", "KL 0.68", False),
+    ],
+)
+def test_a_last_digit_may_differ_by_one(one, other, same):
+    assert shown.alike(one, other) == shown.alike(other, one) == same
+
+
+def test_the_first_difference_is_named():
+    assert shown.differences(["a", "b"], ["a", "c"]) == "line 2 was\n  c\nand is\n  b"
+    assert shown.differences(["a"], ["a", "b"]) == "line 2 was\n  b\nand is\n  None"
+    assert shown.differences(["a", "b"], ["a"]) == "line 2 was\n  None\nand is\n  b"
+    assert shown.differences(["a"], ["a"]) == ""
+
+
+def test_what_a_cell_gives_becomes_lines():
+    given = json.dumps({"p": [0.25], "of": {"long": list(range(150))}})
+    html = (
+        '<style>p{}</style><div id="opd-x-0123abcd"><p>KL</p></div>'
+        f'<script>mountX(document.getElementById("opd-x-0123abcd"), {given});</script>'
+    )
+    proof = "$$\nx\n$$ (eq-x)\n\n:::{dropdown} Proof, step by step\n$$\ny\n$$\n:::\n"
+    outputs = [{"text/html": html}, {"text/markdown": proof, "text/plain": "<x>"}]
+    assert shown.lines([("plain(kl)", "0.68")], [*outputs, {"text/plain": "1 \n"}]) == [
+        *("plain(kl): 0.68", ""),
+        *("<style>806db221</style>", '<div id="opd-x">', "<p>KL</p></div>"),
+        *("p: [0.25]", "of.long: 150 numbers, sum 11175; words fef4aa6b", ""),
+        *("$$ 1 characters $$ (eq-x)", "", ":::{dropdown} Proof, step by step", "7 characters"),
+        *(":::", "", "1"),
+    ]
+
+
+def test_a_drawing_becomes_lines():
+    """Two lines of one look, a mark, a text and a formula; what is only defined is not drawn."""
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'width="9pt" height="5pt"><defs><path id="m" d="M 0 0 L 2 1 "/></defs>'
+        '<path style="stroke: red" d="M 0 0 L 3 4 "/><path style="stroke: red" d="M 3 5 L 3 6 "/>'
+        '<use style="fill: red" xlink:href="#m" x="1.25" y="2"/>'
+        '<text style="fill: ink; font-family: x; y" x="1" y="2" transform="rotate(-90 1 2)">'
+        "up</text>"
+        '<g transform="translate(7 8)"><text><tspan style="s">t</tspan></text></g></svg>'
+    )
+    assert drawn.drawn(svg) == [
+        "9pt × 5pt",
+        "stroke: red: 2 of 4 points, (0.0, 0.0) to (3.0, 6.0), in 0.0 to 3.0, 0.0 to 6.0; "
+        "6.0 and 7.0 long",
+        "fill: red; marks of 0.0 to 2.0, 0.0 to 1.0: 1 of 1 points, (1.2, 2.0) to (1.2, 2.0), "
+        "in 1.2 to 1.2, 2.0 to 2.0; 0.0 and 0.0 long",
+        'fill: ink; y: "up" (1.0, 2.0) upright',
+        's: "t" (7.0, 8.0)',
+    ]
