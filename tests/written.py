@@ -49,4 +49,4 @@ def _close(found, wanted):
     if digits < 3 or not b:  # round, or a count
         return a == b or max(abs(a), abs(b)) < NOTHING
     unit = 10.0 ** (math.floor(math.log10(abs(b))) - digits + 1)
-    return abs(a - b) <= 1.01 * unit or max(abs(a), abs(b)) < NOTHING
+    return abs(a - b) <= max(1.01 * unit, 1e-9 * abs(b)) or max(abs(a), abs(b)) < NOTHING

@@ -172,8 +172,9 @@ def _with_defaults(plain, told, chosen, labels, masks):
     for role in (roles.STUDENT, roles.TEACHER):
         if role in chosen.values() or roles.BATCH in chosen.values():
             continue
-        named = [p.name for p in left if told[p.name] == role]
-        first_two = [p.name for p in plain[:2] if p in left and p.kind is not p.KEYWORD_ONLY]
+        free = [p for p in left if p.name not in chosen]
+        named = [p.name for p in free if told[p.name] == role]
+        first_two = [p.name for p in plain[:2] if p in free and p.kind is not p.KEYWORD_ONLY]
         unnamed = [name for name in first_two if told[name] is None]
         if named or (unnamed and not _taken(chosen) & {roles.TOKEN}):
             chosen[(named or unnamed)[0]] = role

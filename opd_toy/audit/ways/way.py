@@ -162,7 +162,7 @@ def _keywords(pairs):
 
 def _shown(value):
     if isinstance(value, Batch):
-        return f"a batch of {', '.join(value)}"
+        return f"({', '.join(value)})"
     if not getattr(value, "ndim", 0):
         value = value.item() if hasattr(value, "item") else value
         return f"{value!r} (a tensor without axes)"
