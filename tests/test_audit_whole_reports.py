@@ -16,7 +16,6 @@ from tests.audit_sequence_losses import (
     kl,
     sft,
     to_go,
-    weighted,
 )
 from tests.written import check_text
 
