@@ -68,6 +68,7 @@ SHIFTED = {  # (labels, teacher)
     "teacher rolled, to go": (lambda s, t, k: REWARD_TO_GO(s, t.roll(1, 0), k), (0, -1)),
     "teacher one later, whole": (lambda s, t: local_kl(s[:-1], t[1:]), (0, 1)),
     "teacher one earlier, whole": (lambda s, t: local_kl(t[:-1], s[1:]), (0, -1)),
+    "teacher two earlier, whole": (lambda s, t: local_kl(s[2:], t[:-2]), (0, -2)),
     "teacher rolled, whole": (lambda s, t: jsd(s, t.roll(-1, 0), 0.3).sum(), (0, 1)),
     "teacher and labels": (
         of_rows(drawn_from, slice(-2), slice(2, None), slice(1, -1)),

@@ -63,7 +63,9 @@ def _shift_of_rows(dependence):
     student, teacher = (dependence.moves[name] > dependence.seen for name in ("student", "teacher"))
     if not teacher.any() or np.diagonal(teacher).any():
         return 0
-    fits = (d for d in (1, -1, 2, -2) if (teacher <= np.roll(student, d, axis=1)).all())
+    # Of four rows two further on, rolled, are two further back: those that are not rolled tell.
+    there = (d for d in (1, -1, 2, -2) if np.diagonal(teacher, d).any())
+    fits = (d for d in there if (teacher <= np.roll(student, d, axis=1)).all())
     return 0 if (teacher <= student).all() else next(fits, 0)
 
 
