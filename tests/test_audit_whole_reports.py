@@ -1,13 +1,13 @@
 """Whole reports on texts and stale tokens, as audit_reports_of_texts.txt beside this has them."""
 
 import functools
-import json
 
 import pytest
 import torch
 
 from opd_toy.audit import audit, audit_sequence
 from tests import audit_stale_losses as stale
+from tests.audit_reports import printed
 from tests.audit_sequence_losses import (
     REWARD_TO_GO,
     VERDICTS,
@@ -104,25 +104,21 @@ class Asked:
         self.loss = asked
 
 
-def shown(value):
-    """JSON on one line, numbers to four figures, what is rounding as 0."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {shown(of)}" for key, of in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(shown, value)) + "]"
-    if isinstance(value, float):
-        return "0" if abs(value) < 1e-9 else f"{value:.4g}"
-    return json.dumps(value, ensure_ascii=False)
+IN_TEXT = {"optimises", "edges", "call", "seed", "calls", "drawn_from", "precision", "fresh"}
 
 
 def written(name):
+    """The text, the fields that it has nothing of or not all, and what the loss was asked."""
     auditor, loss, options = CASES[name]
     asked = Asked(loss)
     report = auditor(asked.loss, **options)
-    data = {**report.to_dict(), "fresh": None}  # that is the report of another test
-    fields = [f"{field}: {shown(value)}" for field, value in data.items()]
-    sums = f"asked {asked.calls} times: {shown(list(asked.sums.values()))}"
-    return "\n".join([str(report), "---", *fields, sums])
+    fields = [
+        f"{field}: {printed(value)}"
+        for field, value in report.to_dict().items()
+        if field not in IN_TEXT and value not in (None, {}, [])
+    ]
+    sums = f"asked {asked.calls} times: {printed(list(asked.sums.values()))}"
+    return "\n".join([str(report), *fields, sums])
 
 
 @pytest.mark.parametrize("name", CASES)
