@@ -6,7 +6,7 @@ import sympy as sp
 
 from opd_toy import estimators, objectives
 from opd_toy.audit import formats
-from opd_toy.audit.report import finding_lines
+from opd_toy.audit.report import finding_lines, number
 from opd_toy.audit.sequence.masks import HOLE, MASKS, PADDED, BatchFacts, MaskFacts
 from opd_toy.audit.sequence.measure import trees
 from opd_toy.audit.sequence.names import LAWS, WEIGHTS, credit_pieces, lags
@@ -230,7 +230,7 @@ def test_a_masked_token_is_to_have_no_gradient(pull):
     masked = Mean(1.0, np.append(STUDENT - TEACHER, pull))
     calls = EdgeCalls(True, masked, *[FINE] * 4, close=((0.1, FINE),), limits=())
     said = findings(calls, STUDENT - TEACHER)[0]
-    assert said["severity"] == "broken" and f"a gradient of {pull}" in said["finding"]
+    assert said["severity"] == "broken" and f"a gradient of {number(pull)}" in said["finding"]
 
 
 def test_edges_in_words():

@@ -33,7 +33,8 @@ def read(file):
     """{name: text}"""
     path = HERE / file
     whole = "\n" + path.read_text(encoding="utf-8") if path.exists() else ""
-    return dict(part.strip("\n").split("\n", 1) for part in whole.split("\n# ")[1:])
+    parts = (part.partition("\n") for part in whole.split("\n# ")[1:])
+    return {name: text.strip("\n") for name, _, text in parts}
 
 
 def same(found, wanted):

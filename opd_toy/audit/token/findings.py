@@ -21,7 +21,7 @@ OTHERS_SCALED = (
 )
 OTHERS_CHANGED = "the other tokens' gradient changes from {before} to {after}"
 NO_FUNCTION_OF_P = (
-    "changes the loss: the gradient sums to {total:.3g}, not 0, "
+    "changes the loss: the gradient sums to {total}, not 0, "
     "so it is no function of the student's probabilities alone"
 )
 UNTOLD = (
@@ -38,6 +38,7 @@ CLAMPED = "the weight of {token} stays at {weight} where its {over} is {side} {a
 FLAT = "the part of {token} in the gradient stays as it is where its {over} is {side} {at:.3g}"
 NO_CLAMP = "neither stops nor is cut off while it is finite, |log p/q| up to {largest:g}"
 FINITE = "value and gradient stay finite"
+NOTHING = 1e-12  # lengths of gradients that are 0
 
 
 def findings(calls, expected, precision="float64"):
@@ -75,7 +76,7 @@ def _masked(mean, expected, rounding):
         words = f"{_value_and_gradient(mean)}: one masked token spoils the position"
         return finding(edge, "broken", words)
     if mean.gradient[3] != 0:
-        words = f"the masked token's logit gets a gradient of {mean.gradient[3]:.3g}"
+        words = f"the masked token's logit gets a gradient of {number(mean.gradient[3], 3)}"
         return finding(edge, "broken", words)
     return _others(edge, mean.gradient[:3], expected, rounding)
 
@@ -88,12 +89,13 @@ def _padded(mean, expected, rounding):
 
 
 def _others(edge, gradient, expected, rounding):
-    size, alike = max(np.linalg.norm(expected), 1e-300), max(1e-4, rounding)
-    if np.linalg.norm(gradient - expected) <= max(alike * size, 1e-12):
+    size, found = np.linalg.norm(expected), np.linalg.norm(gradient)
+    alike = max(1e-4, rounding) * size
+    if np.linalg.norm(gradient - expected) <= max(alike, NOTHING):
         return finding(edge, "fine", "the other tokens' gradient is unchanged")
-    ratio = np.linalg.norm(gradient) / size
-    if np.linalg.norm(gradient / max(ratio, 1e-300) - expected) <= alike * size:
-        return finding(edge, "note", OTHERS_SCALED.format(ratio=ratio))
+    something = min(size, found) > NOTHING
+    if something and np.linalg.norm(gradient * size / found - expected) <= alike:
+        return finding(edge, "note", OTHERS_SCALED.format(ratio=found / size))
     words = OTHERS_CHANGED.format(before=vector(expected), after=vector(gradient))
     return finding(edge, "broken", words)
 
@@ -118,9 +120,9 @@ def _constant(expected, rounding):
     edge = "a constant added to the student's logits"
     total, size = float(np.sum(expected)), float(np.abs(expected).sum())
     noise = rounding if rounding > formats.COARSE else 0.0  # of a divergence, whose size is 1
-    if abs(total) <= max(1e-5 * size, noise) or size < 1e-12:
+    if abs(total) <= max(1e-5 * size, noise) or size < NOTHING:
         return finding(edge, "fine", "changes nothing")
-    return finding(edge, "note", NO_FUNCTION_OF_P.format(total=total))
+    return finding(edge, "note", NO_FUNCTION_OF_P.format(total=number(total, 3)))
 
 
 def _close(close, expected, coarse):
