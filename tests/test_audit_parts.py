@@ -416,9 +416,9 @@ OF_ALL = {
 
 
 def limit_line(limit):
-    at = f"{limit.at:.3g}"
     path = "" if limit.everywhere else ", on one path"
-    return f"{limit.formula} {limit.over} {at} {limit.kind} {limit.weight and round(limit.weight, 3)}{path}"
+    weight = "" if limit.weight is None else f" {limit.weight:.3g}"
+    return f"{limit.formula}: {limit.over} {limit.at:.3g} {limit.kind}{weight}{path}"
 
 
 @pytest.mark.parametrize("precision", formats.TOLERANCES)
