@@ -475,6 +475,9 @@ def test_arrays_along_sequences():
         sequences.discounted_return(0.5, 1)
     with says("values[2] has shape (2,); give one number a prefix of 2 tokens, shape (4,)"):
         sequences.generalized_advantage(TREE, TEACHER, 1, 1, ([0.0], [0.0, 0.0], [0.0, 0.0]))
+    for wrong in (5, "abc", [[0.0]]):
+        with says(f"values is {wrong!r}; give one array a position, 3 in all"):
+            sequences.generalized_advantage(TREE, TEACHER, 1, 1, wrong)
     with says("student is [0.2, 0.3, 0.5]; give a TokenTree"):
         sequences.outcome(P, REWARD)
     with says("student is [0.2, 0.3, 0.5]; give a TokenTree"):

@@ -407,6 +407,13 @@ def test_schulman_table(mean):
         )
 
 
+@pytest.mark.parametrize("mean", [1e-4, 0.999, 1.001, 6.0])
+def test_the_spread_of_k3_keeps_its_digits(mean):
+    square = mp.mpf(mean) ** 2
+    spread = mp.sqrt(mp.exp(square) - 1 - square)
+    np.testing.assert_allclose(schulman_table(mean)["k3"]["sd"], float(spread), rtol=1e-13)
+
+
 def test_schulman_table_prints_the_known_digits():
     near, far = schulman_table(0.1), schulman_table(1)
     assert [round(near[k]["sd_over_kl"], 4) for k in KINDS] == [20, 1.4177, 1.4166]

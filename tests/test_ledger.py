@@ -304,10 +304,24 @@ def test_figures_read_off_records(monkeypatch):
     variance = [[[[9, 1.0], [9, 9]], [[9, 2.0], [9, 9]]], [[[9, 30.0], [9, 9]], [[9, 4.0], [9, 9]]]]
     found = {"gammas": [0, 0.5], "seeds": [1, 2], "iterations": [100, 700]}
     found["window_geometric_mean"] = variance  # [gamma, seed, task, window]
-    monkeypatch.setattr(studies, "recorded", lambda *_: found)
+    runs = {
+        name: {"0": [9, 9, n], "16": [9, 9, n + 0.5]} for n, name in enumerate(("none", "ratio"))
+    }
+    runs["gkd"] = {"0": [8, 9, 4], "16": [9, 9, 6]}
+    stale = {name: {age: {"kl": kl} for age, kl in ages.items()} for name, ages in runs.items()}
+    files = {
+        ("control-study", "variance"): found,
+        ("stale-rollouts", "stale"): {"runs": stale},
+        ("lm-study-cpu", "study"): "the study",
+    }
+    monkeypatch.setattr(studies, "recorded", lambda *asked: files[asked])
     assert studies.variance_along_training().endswith(
         "last 100 of 700 iterations, left task, least to largest of 2 seeds: "
         "1.0 · 10⁰ to 2.0 · 10⁰ at γ = 0, 4.0 · 10⁰ to 3.0 · 10¹ at γ = .5"
+    )
+    assert studies.old_texts() == (
+        "KL of a text at the end, 8.00 at the start; fresh, then 16 steps old: "
+        "no ratio 0.00, 0.50; ratio 0.00, 1.50; GKD 4.00, 6.00"
     )
     asked = {"estimator": "sampled", "gamma": 0, "parameters": "output_layer"}
     others = ({"gamma": 1}, {"estimator": "full_return"}, {"parameters": "all"}, {})

@@ -312,11 +312,7 @@ def _positive(e, part):
             ).doit()
             for t in there
         ]
-        return (
-            bool(values)
-            and all(value.is_nonnegative for value in values)
-            and any(t.is_positive for t in there)
-        )
+        return all(value.is_nonnegative for value in values) and any(t.is_positive for t in there)
     return bool(e.is_positive)
 
 

@@ -190,8 +190,6 @@ class BookPrinter(LatexPrinter):
         return text if exp is None else rf"\left( {text} \right)^{{{exp}}}"
 
     def _print_Pow(self, e):
-        if _is_reciprocal(e):
-            return self._print_Mul(e)
         base, exponent = self._print(e.base), self._print(e.exp)
         simple = isinstance(e.base, (sp.Indexed, sp.Symbol, KroneckerDelta, GaussianLogRatio)) or (
             e.base.is_Integer and e.base.is_nonnegative
