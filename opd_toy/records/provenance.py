@@ -301,6 +301,4 @@ def _compact(text):
 
     numbers = r"\[\n(?:[-+.\deE,\s]|null|true|false)*\]"  # strings hold no line ends
     text = re.sub(numbers, one_line, text)
-    for _ in range(2):
-        text = re.sub(r"\{\n[^{}\n]*(?:\n[^{}\n]*)*\}", one_line_if_short, text)
-    return text
+    return re.sub(r"\{\n[^{}]*\}", one_line_if_short, text)
