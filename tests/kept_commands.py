@@ -1,6 +1,8 @@
-"""Every command's options in words: what they are called, take and default to."""
+"""Every command's options in words, what they are called, take and default to; the tables."""
 
 import argparse
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from opd_toy import __main__ as program
@@ -54,4 +56,10 @@ def options():
     return "\n\n".join(blocks)
 
 
-COMMAND_TEXTS = {"options": options}
+def tables():
+    with redirect_stdout(io.StringIO()) as printed:
+        program.main(["tables"])
+    return printed.getvalue()
+
+
+COMMAND_TEXTS = {"options": options, "tables": tables}

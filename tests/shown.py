@@ -18,10 +18,13 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 from bs4 import BeautifulSoup
 
+from opd_toy.pages import social_card
 from tests.conftest import ROOT
 from tests.drawn import drawn
 from tests.pages_run import CELL, run_cell
@@ -32,6 +35,7 @@ SITE = ROOT / "_build" / "html"
 # figures, the record of audits.
 REPEATING = {"api", "ledger", "one-page", "references", "07-index"}
 PAGES = sorted(path.stem for path in (ROOT / "book").glob("*.md") if path.stem not in REPEATING)
+CARD = "social-card"
 NUMBER = re.compile(r"(-?\d+(?:\.\d+)?(?:e[+-]\d+)?)")
 VALUE = re.compile(r'<span class="output text_plain">(.*?)</span>', re.DOTALL)
 MOUNTED = re.compile(r'mount\w*\([^"]*getElementById\("[^"]*"\)(.*)\);', re.DOTALL)
@@ -82,16 +86,21 @@ def kept(page):
     return (FOLDER / f"{page}.txt").read_text(encoding="utf-8").split("\n")[:-1]
 
 
-def kept_drawing(alt):
-    """The lines that the files have of the drawing with these words."""
-    words = f'<img alt="{html.escape(alt, quote=False)}"'
-    [found] = {
-        part[part.index(size[0]) :]
-        for page in PAGES
-        for part in "\n".join(kept(page)).split("\n\n")
-        if words in part and (size := re.search(r"^[\d.]+pt × .*", part, re.MULTILINE))
-    }
-    return found.split("\n")
+def kept_drawings():
+    """{words beside a drawing: the lines that the files have of it}"""
+    found = {}
+    for page in PAGES:
+        for part in "\n".join(kept(page)).split("\n\n"):
+            if size := re.search(r"^[\d.]+pt × ", part, re.MULTILINE):
+                words = BeautifulSoup(part, "html.parser").img["alt"]
+                found[words] = part[size.start() :].split("\n")
+    return found
+
+
+def card(folder):
+    """The lines of the picture that goes with a shared link, drawn into a folder."""
+    social_card.draw(folder / "card.svg")
+    return drawn((folder / "card.svg").read_text(encoding="utf-8"))
 
 
 def lines(values, outputs):
@@ -185,10 +194,13 @@ def same_number(one, other):
 
 
 def main():
-    """Write the files of all pages, or of those that are named, from the built book."""
+    """Write the files of all pages, or of those that are named, from the built book; the card's."""
     for page in sys.argv[1:] or PAGES:
         text = "\n".join(built(page)) + "\n"
         (FOLDER / f"{page}.txt").write_text(text, encoding="utf-8")
+    with TemporaryDirectory() as folder:
+        text = "\n".join(card(Path(folder))) + "\n"
+    (FOLDER / f"{CARD}.txt").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from opd_toy import explorables
-from opd_toy.pages import making, study_figures
+from opd_toy.explorables import stills
+from opd_toy.pages import figures, making, monte_carlo, study_figures
 from opd_toy.pages.drawing import Style, draw_svg, label_ends
 from opd_toy.pages.figures import FIGURES
 from opd_toy.records import provenance
+from tests import shown
+from tests.drawn import drawn
 
 FOLDER = Path(__file__).parent.parent / "figures"
 RECORDS = [path for path in sorted(FOLDER.glob("*.json")) if path.suffixes != [".schema", ".json"]]
@@ -135,11 +138,43 @@ def test_every_still_and_drawing_is_in_the_folder():
     assert stills | drawings <= {path.name for path in FOLDER.iterdir()}
 
 
+def test_all_that_is_made_is_there_with_its_records(tmp_path, monkeypatch):
+    """Of a book of one figure and one slider; the figures are those of both papers."""
+    one = {"tilted-teacher": FIGURES["tilted-teacher"]}
+    monkeypatch.setattr(figures, "FIGURES", one)
+    monkeypatch.setattr(stills, "photograph", lambda folder: [folder / "a-slider.png"])
+    recorded = {}
+    monkeypatch.setattr(
+        making,
+        "record",
+        lambda path, results, **options: recorded.update({path: (results, options)}),
+    )
+    folder = tmp_path / "new" / "folder"
+    made = making.make(folder)
+    names = ["tilted-teacher-light.svg", "tilted-teacher-dark.svg"]
+    assert made == [folder / name for name in [*names, "a-slider.png"]]
+    draw = one["tilted-teacher"]["draw"]
+    texts = [(folder / name).read_text(encoding="utf-8") for name in names]
+    assert texts == [draw_svg(draw), draw_svg(draw, dark=True)]  # byte by byte
+    of = lambda name, seed=None: {"seed": seed, **making.SOURCES[name]}
+    assert recorded == {
+        folder / "figures.json": ({"files": names}, of("figures")),
+        folder / "monte-carlo.json": (
+            monte_carlo.monte_carlo(),
+            of("monte-carlo", monte_carlo.SEED),
+        ),
+        folder / "explorables.json": ({"files": ["a-slider.png"]}, of("explorables")),
+    }
+    assert making.make(folder) == made  # into a folder that is there
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_drawing_uses_the_palette_of_its_paper(name):
     figure = FIGURES[name]
     assert len(figure["alt"]) > 40
     light, dark = draw_svg(figure["draw"]), draw_svg(figure["draw"], dark=True)
+    kept = shown.kept_drawings()[figure["alt"]]
+    assert shown.differences(drawn(light), kept) == ""  # as the page shows it
     for text, style in ((light, Style()), (dark, Style(dark=True))):
         used = {colour.lower() for colour in re.findall(r"#[0-9a-fA-F]{6}", text)}
         assert used <= {colour.lower() for colour in style.colours.values()}, used

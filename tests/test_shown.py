@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from opd_toy.example import STUDENT, STUDENT_TREE, TEACHER, TEACHER_TREE
+from opd_toy.pages import claim_by_claim, tree_figure
 from opd_toy.pages.drawing import draw_svg
-from opd_toy.pages.figures import FIGURES
 from tests import drawn, shown
 
 
@@ -16,7 +17,9 @@ def test_a_page_shows_what_it_showed(page, built_book):
 
 
 def test_each_page_has_its_file_and_no_other():
-    assert sorted(path.stem for path in shown.FOLDER.iterdir()) == shown.PAGES
+    assert sorted(path.stem for path in shown.FOLDER.iterdir()) == sorted(
+        [*shown.PAGES, shown.CARD]
+    )
 
 
 @pytest.mark.parametrize("page", ["index", "notation"])
@@ -24,10 +27,21 @@ def test_a_page_that_is_executed_here_shows_the_same(page):
     assert shown.differences(shown.executed(page), shown.kept(page)) == ""
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_drawing_is_the_one_that_a_page_shows(name):
-    lines = drawn.drawn(draw_svg(FIGURES[name]["draw"]))
-    assert shown.differences(lines, shown.kept_drawing(FIGURES[name]["alt"])) == ""
+def two_steps(style):
+    pair = STUDENT_TREE, TEACHER_TREE
+    after = tuple(tree.probabilities[1] for tree in pair)
+    return tree_figure.two_steps((STUDENT, TEACHER), after, style)
+
+
+@pytest.mark.parametrize("draw", [claim_by_claim.growth, claim_by_claim.exposed, two_steps])
+def test_a_drawing_is_the_one_that_a_page_shows(draw):
+    """Those that are not in ``FIGURES``; tests/test_figures.py has the others."""
+    lines = drawn.drawn(draw_svg(draw))
+    assert [kept for kept in shown.kept_drawings().values() if not shown.differences(lines, kept)]
+
+
+def test_the_card_of_a_shared_link_is_drawn_as_it_was(tmp_path):
+    assert shown.differences(shown.card(tmp_path), shown.kept(shown.CARD)) == ""
 
 
 @pytest.mark.parametrize(

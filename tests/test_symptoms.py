@@ -1,12 +1,15 @@
 """The page of symptoms: every row leads to a section, and the search finds a user's words."""
 
+import inspect
 import re
 
 import numpy as np
 import pytest
+import torch
 
 from opd_toy import estimators, off_policy
 from opd_toy.distributions import kl, softmax
+from opd_toy.example import TEACHER_TREE
 from opd_toy.pages import symptoms
 from tests.conftest import ROOT
 from tests.pages_run import run
@@ -132,6 +135,86 @@ def test_how_far_a_student_has_drifted_by_its_definition():
     p, mu = softmax(z), softmax(z + generator.normal(size=30))
     wanted = [mu @ abs(np.log(p / mu)), mu[p > 2 * mu].sum(), -kl(mu, p)]
     assert symptoms.drift(1, pairs=1, tokens=30) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_descent_on_the_teachers_first_64_by_autograd():
+    """Two steps of each rule, the four losses written out."""
+    generator = np.random.default_rng(1)
+    teacher, start = softmax(generator.normal(size=70)), generator.normal(size=70)
+    known = torch.tensor(teacher >= np.sort(teacher)[-64])
+    q = torch.tensor(teacher)
+
+    def losses(z):
+        p = torch.softmax(z, 0)
+        ratio, p_in, q_in = p * (p / q).log(), p[known].sum(), q[known].sum()
+        head = ratio[known].sum()
+        yield "dropped", head
+        yield "dropped, with Σ (q − p) added", head + q_in - p_in
+        yield "renormalised", head / p_in - (p_in / q_in).log()
+        yield "as one more outcome", head + (1 - p_in) * ((1 - p_in) / (1 - q_in)).log()
+
+    paths = symptoms.top_64_of(teacher, start, steps=2)
+    for at, name in enumerate(paths):
+        z = torch.tensor(start, requires_grad=True)
+        for place in paths[name]:
+            np.testing.assert_allclose(place, z.detach(), atol=1e-12, err_msg=name)
+            named, loss = list(losses(z))[at]
+            assert named == name
+            z = (z - torch.autograd.grad(loss, z)[0]).detach().requires_grad_()
+        assert len(paths[name]) == 3
+
+
+def test_a_teacher_with_a_hint_moves_behind_its_student():
+    """Two steps written out."""
+    hinted, z, behind = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]), np.zeros(3), np.zeros(3)
+    for steps in (1, 2):
+        p, teachers = softmax(z), softmax(behind + np.log(hinted))
+        pulls = [p * (np.log(p / q) - kl(p, q)) for q in teachers]
+        z = z - np.mean(pulls, axis=0)
+        behind = behind + 0.25 * (z - behind)
+        np.testing.assert_allclose(
+            symptoms.own_teacher(hinted, 0.25, steps), softmax(z), rtol=1e-12
+        )
+
+
+def test_where_forward_kl_and_a_reward_are_at_rest_their_gradients_cancel():
+    teacher, passing = np.array([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 0.0])
+    p = symptoms.with_forward_kl(teacher, passing, 0.5)
+    np.testing.assert_allclose(p - teacher, 0.5 * p * (passing - p @ passing), atol=1e-12)
+    np.testing.assert_allclose(symptoms.with_forward_kl(teacher, passing, 0), teacher, rtol=1e-12)
+
+
+def test_factors_on_the_odds_by_another_way():
+    """Two tokens: at rest the last token is tilted by e^w, the first by what it is worth then."""
+    weight = 0.7
+    first, last = TEACHER_TREE.probabilities
+    tilted = last * np.exp(weight * np.eye(3)[0])
+    passing = (tilted / tilted.sum(axis=1, keepdims=True))[:, 0]
+    begun = first[0] * np.exp(weight * passing)
+    (then, now) = (first[0] @ last[:, 0], begun @ passing / begun.sum())
+    factor = now / (1 - now) / (then / (1 - then))
+    assert symptoms.factor_on_the_odds(weight) == pytest.approx(factor, rel=1e-6)  # descent's end
+
+    chances = [1.0]  # of passing from the k-th token from the end; a right token is tilted
+    for _ in range(8):
+        chances.append(chances[-1] / (1 + np.exp(-weight * chances[-1])))
+    chances = np.cumprod([1 / (1 + np.exp(-weight * chance)) for chance in chances[:8]])
+    factor = chances[-1] / (1 - chances[-1]) * (1 - 0.5**8) / 0.5**8
+    assert symptoms.factor_of_eight(weight) == pytest.approx(factor, rel=1e-12)
+    assert symptoms.factor_of_eight(0) == pytest.approx(1, rel=1e-12)
+
+
+def test_as_many_pairs_and_steps_as_the_page_counts_on():
+    def unless_named(function):
+        given = inspect.signature(function).parameters.values()
+        return {each.name: each.default for each in given if each.default is not each.empty}
+
+    assert unless_named(symptoms.stale) == {"pairs": 200, "tokens": 500, "seed": 0}
+    assert unless_named(symptoms.drift) == {"pairs": 200, "tokens": 500}
+    assert unless_named(symptoms.own_teacher) == {"steps": 2000}
+    assert unless_named(symptoms.top_64_of) == {"steps": 1000}
+    assert list(symptoms.stale(0.2, 2, 5)) == list(symptoms.stale(0.2, 2, 5, seed=0))
+    assert list(symptoms.stale(0.2, 2, 5)) != list(symptoms.stale(0.2, 2, 5, seed=1))
 
 
 def test_numbers_worked_out_by_hand(names):
