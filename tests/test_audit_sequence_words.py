@@ -15,6 +15,7 @@ from opd_toy.audit.sequence.names import Piece
 from opd_toy.audit.sequence.normalisers import name_mask
 from opd_toy.audit.sequence.report import SequenceReport
 from opd_toy.audit.sequence.verdict import SequenceVerdict
+from tests.written import check_text
 
 
 def report(**changes):
@@ -165,6 +166,7 @@ def test_what_is_fine_is_said_in_a_word():
 def test_what_is_said_of_an_edge(edge, severity, part, what):
     said = found(**what)[edge]
     assert said[0] == severity and part in said[1]
+    check_text("audit_findings.txt", f"{edge}: {part}", said[1] or "nothing")
 
 
 def test_no_past_is_said_of_draws_without_one():
@@ -203,4 +205,5 @@ def test_what_is_said_of_a_mask(changes, severity, part):
     facts = MaskFacts(**{**clean, "factor": dict.fromkeys(MASKS, 1.0)} | changes)
     ((said, sentence),) = name_mask(facts, True).findings
     assert said == severity and part in sentence
+    check_text("audit_findings.txt", f"mask: {part}", sentence)
     assert found(mask=name_mask(facts, True))["mask"] == (said, sentence)
