@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+import triton
+import triton.language as tl
 
-from opd_toy.lm import heads, kernels, rows
+from opd_toy.lm import divergences, heads, kernels, rows, terms
+from opd_toy.lm.kernels import gradients, numbers
 from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss
 
 INF = math.inf
@@ -126,6 +129,81 @@ def close(actual, expected, error):
     )
     finite = expected.isfinite()
     assert (actual - expected)[finite].norm() <= error * expected[finite].norm() + 1e-12
+
+
+# --- numbers -----------------------------------------------------------------------------
+
+
+@triton.jit
+def _of_numbers(X, P, M, OUT, weight, rest, N: tl.constexpr):
+    at = tl.arange(0, N)
+    x = tl.load(X + at)
+    log, growth, share = numbers.log_share(weight, rest, x)
+    tl.store(OUT + at, numbers.expm1(x))
+    tl.store(OUT + N + at, numbers.bregman(tl.load(P + at), x, tl.load(M + at)))
+    tl.store(OUT + 2 * N + at, log)
+    tl.store(OUT + 3 * N + at, growth)
+    tl.store(OUT + 4 * N + at, share)
+
+
+@pytest.mark.parametrize("weight", [0.25, 2**-10, 1 - 2**-10])
+@pytest.mark.parametrize("least, most", [(0.4, 0.5), (0.5, 0.6), (1e-4, 1e-2), (3.0, 6.0)])
+def test_numbers_are_rounded_and_not_cut_off(weight, least, most):
+    """In the mean the error is smaller: what is rounded goes either way, what is cut off one."""
+    size = torch.linspace(least, most, 514)[1:-1]
+    most_off, mean_off = (5e-7, 6e-8) if most <= 0.5 else (1.2e-6, 2.5e-7)
+    for x in (size, -size):
+        exact, p = x.double(), torch.full_like(x, 0.25)
+        m = (p.double() * (-exact).exp()).float()
+        out = torch.empty(5, 512, device=DEVICE)
+        given = (each.to(DEVICE) for each in (x, p, m))
+        _of_numbers[(1,)](*given, out, weight, 1 - weight, N=512)
+        grown = torch.expm1(exact)
+        bent = 0.25 * (exact + torch.expm1(-exact))
+        share = 1 - weight + weight * exact.exp()
+        wanted = [grown, bent, torch.log1p(weight * grown), grown, share]
+        for found, right in zip(out.cpu().double(), wanted):
+            off = found / right - 1
+            assert off.abs().max() < most_off and off.mean().abs() < mean_off
+    far = torch.full((512,), -40.0, device=DEVICE)
+    _of_numbers[(1,)](far, far.exp(), torch.ones_like(far), out, 0.5, 0.5, N=512)
+    torch.testing.assert_close(out[1], torch.ones_like(far))
+
+
+def test_constants_are_those_of_the_rows():
+    limit = 0.7 * math.log(torch.finfo(torch.float32).max)  # as in terms.jsd_ratios
+    assert gradients.BOUND.value == pytest.approx(limit, abs=0.05)
+    assert gradients.NEAR_ZERO.value == divergences.NEAR_ZERO
+    assert numbers.FAR_BELOW.value == terms.FAR_BELOW
+    assert numbers.LOG2_E.value == math.log2(math.e)
+
+
+def test_what_the_docstring_counts(monkeypatch):
+    """The lag on an H100, the statistics of a launch."""
+    monkeypatch.setattr(kernels, "_device", lambda device: (50 << 20, 132))
+    tiles = -(-151_936 // 4096)
+    lags = [
+        kernels._lag(None, stages, tiles, size * 151_936) for stages in (2, 3) for size in (6, 12)
+    ]
+    assert lags == [7, 7, 7, 3] and kernels._lag(None, 2, 1000, 6 * 4_096_000) == 1
+    assert f"{lags[0]} rows of V = 151 936 on an H100" in kernels.__doc__
+    fields = kernels.TILE_FIELDS_COUNT.value
+    assert round(4 * fields * kernels.TILES_TOGETHER / 1e6, -1) == 30
+    assert (4 * (fields + 1), 4 * kernels.ROW_FIELDS_COUNT.value) == (32, 32)  # and the value
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="as on a processor")
+def test_what_is_taken_for_a_card_without_one():
+    assert kernels._device.__wrapped__(torch.device("cpu")) == (kernels.L2_BYTES, 4)
+
+
+@pytest.mark.parametrize(
+    "hip, capability, serves", [(None, (8, 0), True), (None, (7, 5), False), ("6", (9, 0), False)]
+)
+def test_whom_the_kernels_serve(hip, capability, serves, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert kernels.serves(torch.device("cuda", 0)) is serves
 
 
 # --- what is right -----------------------------------------------------------------------
@@ -296,16 +374,12 @@ def test_a_student_all_on_barred_tokens_has_a_finite_gradient():
     z = torch.tensor([[1.0, 0.0, -INF, -INF], [1.0, 0.0, 0.5, -INF], [0.0, 1.0, -300.0, -300.0]])
     y = torch.tensor([[-INF, -INF, 0.0, 1.0], [-INF, 0.0, 0.5, 1.0], [-INF, -INF, 0.0, 1.0]])
     wide = torch.full((2, 3, WIDE), -INF)
-    for at in (0, TILE - 2, WIDE - 5):
+    for at, temperature in ((0, 1.0), (TILE - 2, 2.0), (WIDE - 5, 1.0)):
         wide[:, :, at : at + 4] = torch.stack([z, y])
-        expected, gradient = reference(wide[0], wide[1])
-        value, actual = value_and_gradient(wide[0], wide[1])
-        assert (
-            value == expected == INF
-            and actual[0].isfinite().all()
-            and actual[1].isinf().any()
-            and actual[2].isfinite().all()
-        )
+        expected, gradient = reference(wide[0], wide[1], temperature=temperature)
+        value, actual = value_and_gradient(wide[0], wide[1], temperature=temperature)
+        assert value == expected == INF
+        assert [row.isfinite().all().item() for row in actual] == [True, False, True]
         close(actual, gradient, 1e-5)
         wide[:] = -INF
 
@@ -467,6 +541,8 @@ def test_one_input_one_answer():
                 total.item(), rel=1e-12 if attribute == "TILES_TOGETHER" else 0
             )
         assert kernels.divergence(name, z, y, factor, None, 1.0, mixing) == total
+        apart = torch.stack([factor, -factor], 1)[:, 0]  # not one block of memory
+        assert kernels.divergence(name, z, y, apart, None, 1.0, mixing) == total
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kernels, "BLOCK", 256)  # several tiles a row
             value = kernels.divergence(name, z, y, factor, again, 1.0, mixing)
