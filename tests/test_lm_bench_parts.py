@@ -1,0 +1,545 @@
+"""The benchmarks' functions one by one, in this process and with a clock that the test winds."""
+
+import gc
+import io
+import itertools
+import json
+import os
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from opd_toy.lm.bench import cases, device, floors, forks, growth, measuring, processes, training
+from opd_toy.lm.bench.cases import Setting
+from opd_toy.lm.presets import PRESETS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LOGITS = Setting("logits", ("ours", "ours_overwrite"), tokens=10, vocabulary=300)
+HIDDEN = Setting("hidden", ("ours",), tokens=10, vocabulary=300, width=8)
+
+
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch):
+    """Which takes a tenth of a second in a process as large as this one."""
+    monkeypatch.setattr(gc, "collect", lambda: None)
+
+
+class Pipe:
+    """The end of a pipe that a process has: it hears these messages, then no more."""
+
+    def __init__(self, *messages):
+        self.messages, self.sent = list(messages), []
+
+    def send(self, value):
+        self.sent.append(value)
+
+    def recv(self):
+        if not self.messages:
+            raise EOFError
+        return self.messages.pop(0)
+
+
+def here(function, *arguments):
+    """``once``, without a process."""
+    pipe = Pipe()
+    function(pipe, *arguments)
+    return pipe.sent[0]
+
+
+def clock(monkeypatch, module, *seconds):
+    """Each work of ``module`` takes the next of these seconds."""
+    ticking = iter(seconds)
+
+    def seconds_of(work):
+        work()
+        return next(ticking)
+
+    monkeypatch.setattr(module, "seconds_of", seconds_of)
+    return ticking
+
+
+# --- growth ------------------------------------------------------------------------------
+
+
+def test_growth_measures_every_point_of_a_trial(monkeypatch):
+    passes = itertools.cycle([0.3, 0.2, 0.4])
+    monkeypatch.setattr(growth, "once", here)
+    monkeypatch.setattr(growth, "prepare", lambda case, setting, threads: (case, threads))
+    monkeypatch.setattr(growth, "one_pass", lambda loss, inputs: (next(passes) / inputs,))
+    weighed = lambda pipe, case, setting, threads: pipe.send({"extra_bytes": 7 * threads})
+    monkeypatch.setattr(growth, "weigh", weighed)
+    steps = []
+    found = growth.measure(growth.SMALL_SWEEPS, 3, 2, lambda *step: steps.append(step))
+    lines = ("textbook", "ours", "hidden")
+    sizes = [
+        *[("tokens", line, n, n, 2000) for line in lines for n in (8, 16, 32)],
+        *[("vocabulary", line, v, 16, v) for line in lines for v in (1000, 2000, 4000)],
+        *[("width", "hidden", h, 16, 2000) for h in (8, 16, 32)],
+        *[("row", "ours", v, 16384 // v, v) for v in (1024, 2048, 4096)],
+    ]
+    width = lambda over, line, value: {"hidden": value if over == "width" else 8}.get(line, 0)
+    assert [tuple(point.values()) for point in found["points"]] == [
+        (*size, width(*size[:3]), 0.1, 14) for size in sizes
+    ]
+    assert steps == [(done, 24) for done in range(1, 25)]
+    assert (found["repeats"], found["threads"], found["lines"]) == (3, 2, growth.LINES)
+    assert found["exponents"] == growth.exponents(found["points"])
+
+
+@pytest.mark.parametrize("repeats, passes", [(1, 2), (2, 2), (3, 3)])
+def test_short_passes_are_made_until_they_take_a_fifth_of_a_second(repeats, passes, monkeypatch):
+    monkeypatch.setattr(growth, "prepare", lambda *asked: asked[:2])
+    monkeypatch.setattr(growth, "one_pass", lambda loss, inputs: (0.1, None, None))
+    assert here(growth.in_a_row, "ours", LOGITS, 1, repeats) == [0.1] * passes
+
+
+def test_the_caches_are_those_of_the_second_and_the_third_level(tmp_path, monkeypatch):
+    for index, (level, size) in enumerate([("1", "32K"), ("2", "512K"), ("3", "16384K")]):
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        (folder / "level").write_text(level + "\n"), (folder / "size").write_text(size + "\n")
+    (tmp_path / "index3").mkdir()  # of which the system tells nothing
+    monkeypatch.setattr(growth, "CACHE", tmp_path)
+    assert growth.cache_bytes() == {"2": 512 << 10, "3": 16 << 20}
+
+
+# --- floors and parts --------------------------------------------------------------------
+
+
+def test_parts_of_a_loss_from_hidden_states(monkeypatch):
+    """The least of three passes; the formula on as many tokens as the loss takes at a time."""
+    monkeypatch.setattr(floors.heads, "chunk_size", lambda head: 4)
+    asked, own = [], iter([5.0, 3.0, 4.0, 1.0])
+    monkeypatch.setattr(floors, "_seconds_of_formula", lambda each: asked.append(each) or 8.0)
+    passes = {floors.by_loss_words(4): lambda: next(own)}
+    found = floors.parts(HIDDEN, cases.make_inputs(HIDDEN), passes)
+    assert found == {"products": 3.0, "formula": 8.0 * 10 / 4}
+    assert asked == [replace(HIDDEN, width=0, tokens=4)]
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_parts_of_a_loss_from_logits(beta, monkeypatch):
+    """Memory: each block read and written; exponentials: one block as often; the formula."""
+    setting = replace(LOGITS, beta=beta, vocabulary=100_000)
+    z, y = inputs = cases.make_inputs(setting)
+    works, swept, losses = [], [], []
+    monkeypatch.setattr(
+        floors, "all_done", lambda work, items, like: works.append((work, list(items)))
+    )
+    kind = "sweep_of_kl" if beta == 1 else "sweep_of_jsd"
+    monkeypatch.setattr(floors, kind, lambda *of: swept.append(of))
+    true = floors.loss_function
+    monkeypatch.setattr(
+        floors,
+        "loss_function",
+        lambda case, setting: lambda *of: losses.append((of, true(case, setting)(*of))),
+    )
+    clock(monkeypatch, floors, 3.0, 2.0, 4.0, 6.0, 7.0, 5.0, 9.0, 8.0, 9.5)
+    assert floors.parts(setting, inputs, {}) == {"memory": 2.0, "exponentials": 5.0, "formula": 8.0}
+    (add, blocks), (sweep, items) = works[0], works[3]
+    assert [len(part) for part, *_ in blocks] == [1 << 17] * 7 + [1_000_000 - 7 * (1 << 17)]
+    add(*blocks[0])
+    assert torch.equal(blocks[0][2], (z + y).flatten()[: 1 << 17])
+    assert len(items) == 7 and len(works) == 6  # a block each
+    sweep(0)
+    assert torch.equal(swept[0][0], blocks[0][0]) and torch.equal(swept[0][1], blocks[0][1])
+    (rows, others), value = losses[0]
+    assert torch.equal(rows, z[0, :1].expand(10, -1)) and torch.equal(others[3], y[0, 0])
+    assert value == pytest.approx(true("ours", setting)(z[:, :1], y[:, :1]).item(), rel=1e-5)
+
+
+def test_the_formula_is_timed_on_logits_put_back(monkeypatch):
+    seen, seconds = [], iter([2.0, 1.0, 3.0])
+
+    def one_pass(loss, inputs):
+        seen.append(inputs[0].clone())
+        inputs[0].zero_()
+        return next(seconds), None, None
+
+    monkeypatch.setattr(floors, "one_pass", one_pass)
+    assert floors._seconds_of_formula(replace(LOGITS, dtype="bfloat16")) == 1.0
+    assert torch.equal(seen[0], cases.make_inputs(LOGITS)[0])  # in float32
+    assert all(torch.equal(each, seen[0]) for each in seen) and len(seen) == 3
+
+
+def test_a_floor_s_process_takes_the_best_block(monkeypatch):
+    seconds = {
+        "slow": iter([3.0, 3.0]),
+        "best": iter([9.0, 1.0, 7.0, 8.0]),
+        "last": iter([2.0] * 2),
+    }
+    passes = {how: (lambda each=each: next(each)) for how, each in seconds.items()}
+    monkeypatch.setattr(floors, "sweeps", lambda setting, inputs, kind: passes)
+    monkeypatch.setattr(floors, "parts", lambda setting, inputs, passes: "the parts")
+    monkeypatch.setattr(floors, "fill_twice", lambda setting: "two fills")
+    pipe = Pipe("again", "parts", "pages", "again")
+    floors.pace_floor(pipe, "apart", LOGITS, 1)
+    assert pipe.sent == ["best", 7.0, "the parts", "two fills", 8.0]
+
+
+def test_blocks_and_tiles_that_are_tried():
+    large, small = replace(LOGITS, vocabulary=20_000), LOGITS
+    names = [f"blocks of {size} logits" for size in (65536, 131072)]
+    assert list(floors.sweeps(large, cases.make_inputs(large), "apart")) == names
+    assert list(floors.sweeps(small, cases.make_inputs(small), "over")) == names[:1]
+    wide = replace(HIDDEN, tokens=70, width=512, vocabulary=1500)
+    inputs = cases.make_inputs(wide)
+    found = [
+        f"{rows} tokens, {part}"
+        for rows in (70, 64)
+        for part in ("whole heads", "512 rows of the heads", "1500 rows of the heads")
+    ]
+    assert list(floors.products(wide, inputs)) == [*found, "70 tokens, as the loss makes them"]
+    half = replace(wide, dtype="bfloat16")
+    assert "70 tokens, whole heads" not in floors.products(half, cases.make_inputs(half))
+
+
+# --- processes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case, made", [("ours", 1), ("ours_overwrite", 3)])
+def test_a_case_is_timed_on_inputs_that_are_there(case, made, monkeypatch):
+    prepared, again = object(), object()
+    passes, asked = [], []
+    monkeypatch.setattr(measuring, "prepare", lambda *of: asked.append(of) or ("loss", prepared))
+    monkeypatch.setattr(measuring, "make_inputs", lambda setting: again)
+    timed = lambda loss, inputs: passes.append((loss, inputs)) or (len(passes), None, None)
+    monkeypatch.setattr(measuring, "one_pass", timed)
+    pipe = Pipe("again", "again")
+    measuring.pace(pipe, case, LOGITS, 2)
+    assert pipe.sent == ["ready", 1, 2] and asked == [(case, LOGITS, 2)]
+    assert passes == [("loss", prepared if made == 1 else again)] * 2
+
+
+@pytest.mark.parametrize("case, small", [("ours", True), ("liger_64_compiled", False)])
+def test_code_is_loaded_by_a_small_pass_or_compiled_by_a_whole_one(case, small, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(measuring, "loss_function", lambda case, setting: case)
+    monkeypatch.setattr(
+        measuring, "one_pass", lambda loss, inputs: shapes.append([tuple(x.shape) for x in inputs])
+    )
+    for setting, first, whole in (
+        (LOGITS, [(1, 4, 64)] * 2, [(1, 10, 300)] * 2),
+        (HIDDEN, [(4, 8), (64, 8)] * 2, [(10, 8), (300, 8)] * 2),
+    ):
+        loss, inputs = measuring.prepare(case, setting, 1)
+        assert shapes.pop() == (first if small else whole) and not shapes
+        assert loss == case and [tuple(x.shape) for x in inputs] == whole
+
+
+def test_a_case_is_weighed(tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "prepare", lambda *of: (of, "inputs"))
+    monkeypatch.setattr(measuring, "one_pass", lambda loss, inputs: (9.0, 0.5, [loss, inputs]))
+    monkeypatch.setattr(measuring, "with_extra_memory", lambda function: (function(), 12))
+    monkeypatch.setattr(measuring, "gradient_error", lambda *of: of)
+    asked = ("ours", LOGITS, 2)
+    assert here(measuring.weigh, *asked) == {"loss": 0.5, "extra_bytes": 12}
+    found = here(measuring.weigh, *asked, tmp_path)
+    assert found["gradient_error"] == ([asked, "inputs"], LOGITS, tmp_path)
+
+
+def test_of_each_so_many_rows_one_is_compared():
+    of = lambda vocabulary, width: replace(LOGITS, vocabulary=vocabulary, width=width)
+    assert measuring.compared(of(151_936, 4096)) == 5  # as the docstring says
+    sizes = (of(1, 0), of(150_000_000, 1), of(150_000_001, 1))
+    assert [measuring.compared(size) for size in sizes] == [1, 1, 2]
+    assert measuring.gradient_sizes(of(151_936, 4096)) == [(10, 4096), (30_388, 4096)]
+    assert measuring.gradient_sizes(LOGITS) == [(10, 300)]
+
+
+class Running:
+    """In the place of ``Fork``: notes who was asked for what, and answers in seconds."""
+
+    order = []
+
+    def __init__(self, function, case, *rest):
+        self.case, self.function, self.closed, self.pipe = case, function, False, self
+        self.answers, self.number = [], itertools.count(1)
+        if case == "liger_16":
+            self.answers.append(RuntimeError("not today"))
+        else:
+            self.answers.append("best of it")
+
+    def send(self, message):
+        self.order.append((self.case, message))
+        if message == "again":
+            self.answers.append(next(self.number))
+        else:
+            self.answers.append({"pages": [3.0, 1.0], "parts": {"formula": 0.5}}[message])
+
+    def answer(self):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self):
+        self.closed = True
+
+
+def test_cases_and_floors_take_turns(monkeypatch):
+    """Each repeat begins with the next of them; the first floor also fills and is taken apart."""
+    monkeypatch.setattr(processes, "Fork", Running)
+    monkeypatch.setattr(Running, "order", [])
+    rows = [{"case": case} for case in ("ours", "liger_16", "trl")]
+    bottom = [{"kind": "apart"}, {"kind": "over"}]
+    takers = [(processes.pace, row["case"], row) for row in rows]
+    takers += [(floors.pace_floor, row["kind"], row) for row in bottom]
+    reports = []
+    processes.take_turns(takers, LOGITS, 3, 1, lambda: reports.append(1))
+    one, two = [("apart", "again"), ("apart", "pages")], [("over", "again")]
+    ours, trl = [("ours", "again")], [("trl", "again")]
+    assert Running.order == [
+        *(ours + trl + one + two),
+        *(trl + one + two + ours),
+        *(one + two + ours + trl),
+        ("apart", "parts"),
+    ]
+    assert rows[1] == {"case": "liger_16", "failed": "liger_16: not today"} and len(reports) == 12
+    assert rows[0] == {"case": "ours", "seconds": [1, 2, 3], "median": 2, "least": 1}
+    assert bottom[1] | {"kind": "apart", "parts": {"formula": 0.5, "pages": 2.0}} == bottom[0]
+    assert bottom[0]["best"] == "best of it"
+
+
+def test_ours_has_to_run(monkeypatch):
+    with pytest.raises(RuntimeError, match="not today"):
+        processes.failed({}, "ours", RuntimeError("not today"))
+    monkeypatch.setattr(processes, "once", lambda *of: {"loss": 3.0})
+    row = processes.weighed("ours", LOGITS, 1, None, 2.0)
+    assert row == {"case": "ours", "words": cases.CASES["ours"], "loss": 3.0, "loss_error": 0.5}
+
+
+def test_cases_whose_library_is_not_there_are_left_out():
+    setting = replace(LOGITS, cases=("ours", "trl", "textbook", "trl_chunked", "liger_64_compiled"))
+    left = lambda *there: processes.cases_here(setting, dict.fromkeys(there))
+    assert left("torch") == ["ours", "textbook"]
+    assert left("trl") == ["ours", "trl", "textbook", "trl_chunked"]
+    assert left("liger-kernel") == ["ours", "textbook", "liger_64_compiled"]
+
+
+def test_the_steps_of_a_step_are_taken_in_turn(monkeypatch):
+    monkeypatch.setattr(training, "Fork", Running)
+    monkeypatch.setattr(Running, "order", [])
+    monkeypatch.setattr(training, "summary", lambda answers: {"answers": answers})
+    reports = []
+    found = training.in_turn(list(training.CASES), None, None, 1, 4, lambda: reports.append(1))
+    names = list(training.CASES)
+    wanted = [*names, *names[1:], names[0], names[2], *names[:2], *names]
+    assert [case for case, _ in Running.order] == wanted and len(reports) == 3 + 4
+    assert [row["answers"] for row in found] == [[1, 2, 3, 4]] * 3
+    assert [(row["case"], row["words"]) for row in found] == list(training.CASES.items())
+
+
+def test_a_step_begins_with_the_weights_put_back(tmp_path):
+    preset = replace(PRESETS["tiny"], distillation=replace(PRESETS["tiny"].distillation, batch=4))
+    pipe = Pipe()
+    training.prepare(pipe, preset_of_no_steps(preset), tmp_path, 1)
+    step = training.stepper("lab", preset, tmp_path)
+    first, second = step(), step()
+    assert pipe.sent == ["ready"] and first["loss"] == second["loss"]
+    assert list(first) == ["seconds", "loss", "written", "trained"]
+    assert first["written"] == first["trained"] > 0
+    paced = Pipe("again", "again")
+    with pytest.MonkeyPatch.context() as patch:
+        steps = []
+        patch.setattr(training, "stepper", lambda *of: lambda: steps.append(of) or len(steps))
+        training.pace(paced, "lab", preset, tmp_path, 1)
+    assert paced.sent == ["ready", 4, 5] and steps[0] == ("lab", preset, tmp_path)
+
+
+def preset_of_no_steps(preset):
+    return replace(
+        preset, teacher=replace(preset.teacher, steps=0), student=replace(preset.student, steps=0)
+    )
+
+
+def test_models_learn_for_a_short_while_before_a_step_is_timed(tmp_path, monkeypatch):
+    asked = []
+    pretrained = lambda recipe, task, role: asked.append((role, recipe.steps, recipe.seed))
+    monkeypatch.setattr(training.pretraining, "pretrain", pretrained)
+    monkeypatch.setattr(training, "save", lambda path, model: asked.append(path.name))
+    training.prepare(Pipe(), PRESETS["tiny"], tmp_path, 1)
+    training.prepare(Pipe(), preset_of_no_steps(PRESETS["tiny"]), tmp_path, 1)
+    both = [("teacher", 150, 0), "teacher", ("student", 150, 1), "student"]
+    assert asked == [*both, ("teacher", 0, 0), "teacher", ("student", 0, 1), "student"]
+
+
+# --- forks -------------------------------------------------------------------------------
+
+
+def says(pipe, *words):
+    pipe.send([os.getpid(), *words])
+
+
+def complains(pipe):
+    os.write(2, b"first\nthe reason\n")
+    os._exit(2)
+
+
+def test_a_process_answers_or_its_last_words_are_the_reason():
+    number, *words = forks.once(says, "a", 2)
+    assert words == ["a", 2] and number != os.getpid()
+    with pytest.raises(RuntimeError, match="^the reason$"):
+        forks.once(complains)
+    with pytest.raises(RuntimeError, match="^the process ended with status 3$"):
+        forks.once(lambda pipe: os._exit(3))
+
+
+def test_the_machine_and_its_libraries_are_named(monkeypatch, tmp_path):
+    assert forks.versions()["torch"] == torch.__version__
+    asked = []
+    monkeypatch.setattr(forks, "version", lambda name: asked.append(name) or "1")
+    forks.versions()
+    assert asked == ["torch", "trl", "liger-kernel", "transformers", "triton"]
+    lines = tmp_path / "cpuinfo"
+    monkeypatch.setattr(forks, "Path", lambda path: lines)
+    assert forks.processor() == (forks.platform.processor() or forks.platform.machine())
+    lines.write_text("processor: 0\nmodel name\t: P : 7\nmodel name\t: other\n")
+    assert forks.processor() == "P : 7"
+
+
+# --- a card, on the processor ------------------------------------------------------------
+
+
+def test_a_card_s_rates_are_what_it_moves_and_multiplies_in_a_pass(monkeypatch):
+    done = []
+    monkeypatch.setattr(device, "fastest", lambda work, like: done.append(work) or 0.5)
+    rates = device.card_rates(torch.device("cpu"), shrink=64)
+    assert rates == {"copy": 2 * (2**30 // 64) / 0.5, "product": 2 * 128**3 / 0.5}
+    assert done[0]().shape == (2**29 // 64,) and torch.equal(
+        done[1](), torch.full((128, 128), 128.0)
+    )
+
+
+def test_the_fastest_of_twenty_passes_counts_and_the_first_is_none(monkeypatch):
+    times = iter([0.0, 1.0] + [t for n in range(20) for t in (10 * n, 10 * n + 4.0 - (n == 7))])
+    monkeypatch.setattr(device.time, "perf_counter", lambda: next(times))
+    assert device.fastest(lambda: None, torch.zeros(1)) == 3.0 and next(times, None) is None
+
+
+def test_an_error_is_relative_to_all_gradients():
+    exact = [torch.full((300, 2), 2.0, dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64)]
+    found = [each.float() for each in exact]
+    found[0][299, 1] += 3.0
+    found[1][0, 0] -= 4.0
+    assert device.error([found[0].view(1, 300, 2), found[1]], exact) == pytest.approx(
+        5 / (4 * 600 + 6) ** 0.5
+    )
+
+
+@pytest.mark.parametrize("case, error", [("trl", RuntimeError), ("ours", torch.OutOfMemoryError)])
+def test_what_fails_on_a_card_has_its_reason_in_its_row(case, error, monkeypatch):
+    def fails(*of):
+        raise error("no room\nat all")
+
+    monkeypatch.setattr(device, "loss_function", fails)
+    row = device.measure_case(case, LOGITS, 1.0, [], 2, torch.device("cpu"))
+    assert row == {"case": case, "words": cases.CASES[case], "failed": f"{case}: no room"}
+    monkeypatch.setattr(device, "loss_function", lambda *of: (_ for _ in ()).throw(KeyError("k")))
+    with pytest.raises(KeyError):
+        device.measure_case("ours", LOGITS, 1.0, [], 2, torch.device("cpu"))
+
+
+def test_a_case_on_a_card(monkeypatch):
+    seconds = iter([9.0, 8.0, 3.0, 1.0, 5.0])
+    one = lambda loss, inputs: (next(seconds), 3.0, [torch.ones(1, 10, 300)])
+    monkeypatch.setattr(device, "one_pass", one)
+    exact = torch.full((10, 300), 2.0, dtype=torch.float64)
+    row = device.measure_case("ours", LOGITS, 4.0, [exact], 3, torch.device("cpu"))
+    wanted = {"loss": 3.0, "loss_error": 0.25, "extra_bytes": None, "gradient_error": 0.5}
+    wanted |= {"seconds": [3.0, 1.0, 5.0], "median": 3.0, "least": 1.0}
+    assert row == wanted | {"case": "ours", "words": cases.CASES["ours"]}
+
+
+def test_the_settings_of_a_card_and_their_floors():
+    rates = {"copy": 2.0, "product": 4.0}
+    words = [
+        (setting.words(), setting.cases, device.floor(setting, rates)["words"])
+        for setting in device.SETTINGS
+    ]
+    inputs = "2048 tokens, V = 151,936, bfloat16"
+    moved = "floor: reads both logits, writes the gradient, at the card's rate"
+    logits = ("ours", "ours_overwrite", "trl", "textbook")
+    assert words == [
+        (f"reverse KL from logits, {inputs}", logits, moved),
+        (f"JSD, beta = 0.5 from logits, {inputs}", logits, moved),
+        (
+            f"reverse KL from hidden states of width 896, {inputs}",
+            ("ours", "trl_chunked", "liger_1024"),
+            "floor: the four products alone, at the card's rate",
+        ),
+    ]
+    assert replace(device.SETTINGS[2], **device.SMALL).words() == (
+        "reverse KL from hidden states of width 896, 8 tokens, V = 500, float32"
+    )
+
+
+# --- inputs, and what each module prints -------------------------------------------------
+
+
+@pytest.mark.parametrize("setting", [LOGITS, HIDDEN], ids=lambda setting: setting.name)
+def test_inputs_are_spread_as_said(setting):
+    """3 a logit; the teacher's noise a third of it.  The same each time."""
+    setting = replace(setting, tokens=400)
+    inputs = cases.make_inputs(setting)[:: 2 if setting.width else 1]
+    student = inputs[0]
+    if setting.width:
+        h, w, _, u = cases.make_inputs(setting)
+        student = h @ w.T
+        assert (w - u).std() / w.std() == pytest.approx(1 / 3, rel=0.05)
+    assert student.std() == pytest.approx(3, rel=0.05) and student.mean().abs() < 0.1
+    noise = (inputs[1] - inputs[0]).std() / inputs[0].std()
+    assert noise == pytest.approx(1 / 3, rel=0.05)
+    assert torch.equal(cases.make_inputs(setting)[0], cases.make_inputs(setting)[0])
+
+
+JOBS = {
+    growth: ({"small": True, "repeats": 2, "threads": 3}, (growth.SMALL_SWEEPS, 2, 3)),
+    processes: (
+        {"settings": [dict(vars(LOGITS), cases=["ours", "ours_overwrite"])], "repeats": 2}
+        | {"threads": 3},
+        ([LOGITS], 2, 3),
+    ),
+    training: ({"preset": "tiny", "repeats": 2, "counts": [3]}, (PRESETS["tiny"], 2, [3])),
+    device: (
+        {"device": "cpu", "repeats": 2, "threads": 1, "small": True},
+        (torch.device("cpu"), 2, device.SMALL),
+    ),
+}
+
+
+@pytest.mark.parametrize("module", JOBS, ids=lambda module: module.__name__.split(".")[-1])
+def test_a_module_reads_its_job_and_prints_steps_and_figures(module, monkeypatch, capsys):
+    job, wanted = JOBS[module]
+    heard = []
+
+    def measure(*asked):
+        *asked, report = asked
+        heard.append(tuple(asked))
+        report(1, 2)
+        return {"figures": 7}
+
+    monkeypatch.setattr(module, "measure", measure)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(job)))
+    module.main()
+    assert heard == [wanted]
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        [1, 2],
+        {"figures": 7},
+    ]
+    if module in (growth, device):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(job | {"small": False})))
+        module.main()
+        assert heard[1] != wanted
+
+    def interrupted(*asked):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "measure", interrupted)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(job)))
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 130
