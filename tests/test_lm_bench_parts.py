@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from opd_toy.lm.bench import cases, device, floors, forks, growth, measuring, processes, training
 from opd_toy.lm.bench.cases import Setting
 from opd_toy.lm.presets import PRESETS
+from opd_toy.lm.transformer import Transformer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -97,11 +99,12 @@ def test_short_passes_are_made_until_they_take_a_fifth_of_a_second(repeats, pass
 
 
 def test_the_caches_are_those_of_the_second_and_the_third_level(tmp_path, monkeypatch):
-    for index, (level, size) in enumerate([("1", "32K"), ("2", "512K"), ("3", "16384K")]):
+    sizes = [("1", "32K"), ("2", "512K"), ("3", "16384K"), ("2", "1M"), ("4", "9K")]
+    for index, (level, size) in enumerate(sizes):
         folder = tmp_path / f"index{index}"
         folder.mkdir()
         (folder / "level").write_text(level + "\n"), (folder / "size").write_text(size + "\n")
-    (tmp_path / "index3").mkdir()  # of which the system tells nothing
+    (tmp_path / "index5").mkdir()  # of which the system tells nothing
     monkeypatch.setattr(growth, "CACHE", tmp_path)
     assert growth.cache_bytes() == {"2": 512 << 10, "3": 16 << 20}
 
@@ -195,6 +198,46 @@ def test_blocks_and_tiles_that_are_tried():
     assert list(floors.products(wide, inputs)) == [*found, "70 tokens, as the loss makes them"]
     half = replace(wide, dtype="bfloat16")
     assert "70 tokens, whole heads" not in floors.products(half, cases.make_inputs(half))
+
+
+def test_seconds_are_those_of_the_work_alone(monkeypatch):
+    """Between two looks at the clock: a sweep, a pass of a loss, each part of a step."""
+    ticks = (1.5**n for n in itertools.count())
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+    assert floors.seconds_of(lambda: next(ticks)) == 1.5**2 - 1
+    seconds = cases.one_pass(cases.loss_function("textbook", LOGITS), cases.make_inputs(LOGITS))[0]
+    assert seconds == 1.5**4 - 1.5**3
+    models = Transformer(PRESETS["tiny"].student.shape), Transformer(PRESETS["tiny"].teacher.shape)
+    preset = replace(PRESETS["tiny"], distillation=replace(PRESETS["tiny"].distillation, batch=2))
+    side = training.lab(*models, preset)
+    seconds = training.timed_step(
+        side, training.adamw(side, preset), *training.given_texts(side, preset.task)
+    )[0]
+    assert list(seconds.values()) == [1.5 ** (n + 1) - 1.5**n for n in range(5, 11)]
+    stages = training.products(*models, preset)()
+    assert list(stages.values()) == [1.5**13 - 1.5**12, 1.5**14 - 1.5**13, 1.5**14 - 1.5**12]
+
+
+def test_the_products_of_a_step_are_as_large_as_its_texts(monkeypatch):
+    """The prompts read at once, each later token alone; both models read the whole texts."""
+    preset, asked, made = PRESETS["tiny"], [], []
+    models = Transformer(preset.student.shape), Transformer(preset.teacher.shape)
+
+    def layers(shape, rows, head_rows):
+        asked.append((shape, rows, head_rows))
+        return [(torch.zeros(rows, 1), torch.zeros(1, 1), torch.zeros(rows, 1))]
+
+    monkeypatch.setattr(training, "layers", layers)
+    monkeypatch.setattr(training, "_forward", lambda layers: made.append(len(layers[0][0])))
+    training.products(*models, preset)()
+    batch, prompt, length = 32, preset.task.prompt_length, preset.task.length
+    read = batch * (prompt + length - 1)
+    student, teacher = preset.student.shape, preset.teacher.shape
+    assert asked == [
+        *[(student, batch * prompt, batch), (student, batch, batch)],
+        *[(student, read, batch * length), (teacher, read, batch * length)],
+    ]
+    assert made == [batch * prompt] + [batch] * (length - 1) + [read] * 2
 
 
 # --- processes ---------------------------------------------------------------------------
@@ -511,35 +554,43 @@ JOBS = {
 }
 
 
-@pytest.mark.parametrize("module", JOBS, ids=lambda module: module.__name__.split(".")[-1])
-def test_a_module_reads_its_job_and_prints_steps_and_figures(module, monkeypatch, capsys):
-    job, wanted = JOBS[module]
-    heard = []
+class Out(io.StringIO):
+    """What was printed, and what of it the reader of a pipe would have by now."""
 
-    def measure(*asked):
-        *asked, report = asked
-        heard.append(tuple(asked))
+    there = ""
+
+    def flush(self):
+        self.there = self.getvalue()
+
+
+@pytest.mark.parametrize("module", JOBS, ids=lambda module: module.__name__.split(".")[-1])
+def test_a_module_reads_its_job_and_prints_steps_and_figures(module, monkeypatch):
+    job, wanted = JOBS[module]
+    heard, out = [], Out()
+
+    def asked(**changes):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(job | changes)))
+        module.main()
+
+    def measure(*of):
+        *of, report = of
+        heard.append(tuple(of))
         report(1, 2)
+        assert out.there.endswith("[1, 2]\n")
         return {"figures": 7}
 
     monkeypatch.setattr(module, "measure", measure)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(job)))
-    module.main()
-    assert heard == [wanted]
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
-        [1, 2],
-        {"figures": 7},
-    ]
-    if module in (growth, device):
-        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(job | {"small": False})))
-        module.main()
-        assert heard[1] != wanted
+    monkeypatch.setattr(sys, "stdout", out)
+    asked()
+    assert heard == [wanted] and out.getvalue() == '[1, 2]\n{"figures": 7}\n'
+    if "small" in job:
+        asked(small=False)
+        assert heard[1][:1] != wanted[:1] or heard[1][2] == {}
 
-    def interrupted(*asked):
+    def interrupted(*of):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "measure", interrupted)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(job)))
     with pytest.raises(SystemExit) as ended:
-        module.main()
+        asked()
     assert ended.value.code == 130
