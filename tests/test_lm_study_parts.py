@@ -1,0 +1,382 @@
+"""The study's jobs, stages, rules and the loop's settings one by one, without training."""
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from opd_toy.lm import derailing, derailing_after, measures, presets, searching, stale, training
+from opd_toy.lm.study import claims, claims_on_gradients, clearly, frozen, stages
+from opd_toy.lm.study.jobs import EXPOSED, Jobs, Student, say
+from opd_toy.lm.study.record import Record
+from opd_toy.lm.study.rounding import rounded
+from opd_toy.lm.study.rules import rule, verdict
+from opd_toy.lm.study.workers import Workers
+from opd_toy.lm.transformer import TURN_BASE, Shape, Transformer
+from opd_toy.records.checkpoints import Stop
+from opd_toy.records.provenance import recorded
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PRESET = presets.PRESETS["tiny"]
+EFFORT = stages.Effort(prompts=5, texts=6, cut_texts=3, blocks=2, from_teacher=7)
+
+
+# --- jobs --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    made = Jobs(PRESET, tmp_path, EFFORT, torch.device("cpu"))
+    shape = Shape(5, 8, 1, 2, 4)
+    made.__dict__ |= {"teacher": Transformer(shape, 1), "start": Transformer(shape, 2)}
+    return made
+
+
+def unheard(done, total):
+    pass
+
+
+@pytest.mark.parametrize(
+    "student, rate, steps, every, folder",
+    [
+        (Student("gkd", 3), 1e-3, 30, 10, "."),
+        (Student("gkd", 3, 3), 3e-3, 30, 7, "rate-0.003"),
+        (Student("gkd", 3, 1 / 3), 1e-3 / 3, 30, 7, "rate-0.00033"),
+        (Student("gkd", 3, 1 / 3, True), 1e-3 / 3, 7, 1, "from-teacher"),
+    ],
+)
+def test_each_kind_of_run_is_trained_as_said(
+    student, rate, steps, every, folder, jobs, monkeypatch
+):
+    """Which is then read from where it was left."""
+    asked = []
+    monkeypatch.setattr(
+        training, "distill", lambda *given, **options: asked.append((given, options)) or "curve"
+    )
+    assert jobs.train(student, report=unheard) == "curve"
+    [((method, preset, seed, teacher, start), options)] = asked
+    assert (method, seed, teacher) == ("gkd", 3, jobs.teacher)
+    assert start is (jobs.teacher if student.from_teacher else jobs.start)
+    settings = dataclasses.replace(PRESET.distillation, rate=rate, evaluate_every=every)
+    assert preset == dataclasses.replace(PRESET, distillation=settings)
+    wanted = {"folder": jobs.folder / folder, "steps": steps, "device": jobs.device}
+    assert options == wanted | {"report": unheard, "say": say}
+    path = jobs.folder / folder / f"tiny-gkd-seed-3-steps-{steps}.safetensors"
+    training.save(path, jobs.start)
+    assert training.fingerprint(jobs._trained(student)) == training.fingerprint(jobs.start)
+
+
+def test_no_step_at_another_rate_goes_unmeasured(jobs, monkeypatch):
+    monkeypatch.setattr(training, "distill", lambda *given, **options: given[1].distillation)
+    jobs.effort = dataclasses.replace(EFFORT, from_teacher=3)
+    assert jobs.train(Student("gkd", 1, 1 / 3, True), report=unheard).evaluate_every == 1
+    jobs.effort = dataclasses.replace(EFFORT, from_teacher=9)
+    assert jobs.train(Student("gkd", 1, 1 / 3, True), report=unheard).evaluate_every == 2
+
+
+def test_a_run_that_is_not_finite_leaves_its_curve_and_a_word(jobs, monkeypatch, capsys):
+    def broken(*given, **options):
+        raise training.NotFinite("gkd, step 3", {"steps": [0]})
+
+    monkeypatch.setattr(training, "distill", broken)
+    found = jobs.train(Student("gkd", 3), report=unheard)
+    assert found == {"steps": [0], "memory": None, "not_finite": "gkd, step 3"}
+    say("taking up it"), say("stopped by it")
+    assert capsys.readouterr().err == "gkd, step 3\n"
+
+
+def test_what_is_measured_of_each_kind_of_student(jobs, monkeypatch):
+    asked = {}
+    for name, value in (("evaluate", {"x": 1 / 3}), ("gain", (1 / 3, 0.1)), ("exposure", "rows")):
+        note = lambda *of, name=name, value=value: asked.setdefault(name, []).append(of) or value
+        monkeypatch.setattr(measures, name, note)
+    monkeypatch.setattr(jobs, "_trained", lambda student: jobs.start)
+    found = [jobs.measure(student, report=unheard) for student in (
+        Student("start"), Student("jsd", 1), Student("gkd", 1, 1 / 3, True)
+    )]  # fmt: skip
+    measured = {"x": 0.33333}
+    assert found == [
+        {"measures": measured, "exposure": "rows"},
+        {"measures": measured, "exposure": None},
+        {"measures": measured | {"gain": [0.33333, 0.1]}, "exposure": None},
+    ]
+    of = (jobs.start, jobs.teacher, PRESET, 5)
+    assert asked == {"evaluate": [of] * 3, "gain": [of], "exposure": [of]}
+    names = ["start-None-measures", "jsd-1-measures", "gkd-1-from-teacher-measures"]
+    assert sorted(path.name for path in jobs.folder.iterdir()) == sorted(
+        f"tiny-{name}.json" for name in names
+    )
+    assert "start" in EXPOSED and "jsd" not in EXPOSED
+
+
+@pytest.mark.parametrize("length", [3, PRESET.task.length])
+def test_gradients_are_measured_on_whole_texts_and_cut_ones(length, jobs, monkeypatch):
+    asked, heard = [], []
+
+    def measured(*given, report, **options):
+        asked.append((given, options))
+        report(1, 4)
+        return frozen.Moments([1], [[[[2]]]], [[[3]]], [[4]])
+
+    monkeypatch.setattr(frozen, "measured", measured)
+    found = jobs.gradients("start", length, report=lambda *step: heard.append(step))
+    assert found == {"count": [1], "between": [[[[2]]]], "within": [[[3]]], "token_noise": [[4]]}
+    whole = length == PRESET.task.length
+    options = {"count": 6 if whole else 3, "length": length, "redraw": whole, "blocks": 2}
+    given = (jobs.start, jobs.teacher, PRESET.task, "gradients", length)
+    assert asked == [(given, options)] and heard == [(0.25, 1), (1, 1)]
+    assert jobs.gradients("start", length, report=unheard) == found and len(asked) == 1
+    assert [path.name for path in jobs.folder.iterdir()] == [f"tiny-start-gradients-{length}.json"]
+
+
+def test_what_is_kept_is_made_again_where_it_does_not_belong(jobs):
+    made = itertools.count()
+    kept = lambda: jobs._kept("name", jobs.start, lambda: next(made), unheard)
+    assert [kept(), kept()] == [0, 0]
+    path = jobs.folder / "tiny-name.json"
+    for spoiled in (path.read_text()[:9], "{}", json.dumps({"key": "other", "value": 9})):
+        path.write_text(spoiled)
+        before = kept()
+        assert kept() == before != 9
+    assert before == 3
+    jobs.effort = dataclasses.replace(EFFORT, prompts=6)
+    assert kept() == 4
+    jobs.start.head.weight.data += 1
+    assert kept() == 5
+    jobs.teacher.head.weight.data += 1
+    assert kept() == 6
+    jobs.device = torch.device("meta")
+    assert kept() == 7
+
+
+# --- stages ------------------------------------------------------------------------------
+
+
+def test_lengths_at_which_texts_are_cut():
+    of = {17: [1, 2, 4, 8, 17], 12: [1, 2, 4, 8, 12], 11: [1, 2, 4, 11], 2: [1, 2], 1: [1]}
+    assert {length: stages.cut_lengths(length) for length in of} == of
+
+
+def test_which_runs_there_are(jobs):
+    methods = ("pg_0", "gkd", "rlvr")
+    assert stages._runs(PRESET, methods[:1]) == [Student("pg_0", 1), Student("pg_0", 2)]
+    swept = [("gkd", 1 / 3), ("gkd", 3), ("pg_0", 1 / 3), ("pg_0", 3), ("rlvr", 1 / 3), ("rlvr", 3)]
+    found = stages._swept(jobs, methods)
+    assert found == [Student(name, 1, factor) for name, factor in swept]
+    beyond = stages._beyond(jobs, methods)
+    assert beyond == [
+        Student(name, seed, 1 / 3, True) for name in ("rlvr", "gkd") for seed in (1, 2)
+    ]
+    assert not any(map(stages._is_measured_at_the_end, found))
+    assert all(map(stages._is_measured_at_the_end, beyond + stages._runs(PRESET, methods)))
+    jobs.effort = dataclasses.replace(EFFORT, sweep=False, from_teacher=0)
+    assert stages._swept(jobs, methods) == stages._beyond(jobs, methods) == []
+
+
+def test_numbers_of_several_runs():
+    assert stages._peak([None, 1.26, 3.14159, None]) == 3.1 and stages._peak([None]) is None
+    rows = {"kl": [1.0, 3.0], "count": [3, 1], "error": [0.1, 0.2]}
+    other = {"kl": [2.0], "count": [2], "error": [0.3]}
+    found = stages._exposed([None, {"own": rows, "teacher": other}, None])
+    wanted = {"own": [1.0, 3.0], "teacher": [2.0]}
+    wanted |= {"positions": {"own": [3, 1], "teacher": [2]}}
+    wanted |= {"errors": {"own": [0.1, 0.2], "teacher": [0.3]}}
+    wanted |= {"per_token": {"own": [None, 1.5, None], "teacher": [None, 2.0, None]}}
+    assert found == wanted
+    assert stages._exposed([None]) is None
+    assert stages.device_name(torch.device("cpu")) == "cpu"
+
+
+def test_the_ends_of_a_sweep_in_the_order_of_the_rates(jobs):
+    runs = [Student("gkd", 1), *stages._swept(jobs, ("gkd",))]
+    curve = lambda x: dict.fromkeys(("accuracy", "sequence_kl", "forward_sequence_kl"), [9, x])
+    trained = {run: curve(run.factor) for run in runs} | {runs[1]: {"not_finite": "so"}}
+    found = stages._sweep(jobs, ("gkd",), stages.Done(trained, {}, {}))["gkd"]
+    assert [row["rate"] for row in found] == [0.00033333, 0.001, 0.003]
+    assert [row["sequence_kl"] for row in found] == [None, 1, 3]
+    assert set(found[0]) == {"rate", "accuracy", "sequence_kl", "forward_sequence_kl"}
+
+
+class Reporting:
+    def measure(self, case, *, report):
+        for at in range(1, 4):
+            report(at, 4)
+        return case
+
+
+def test_the_progress_of_two_jobs_is_that_of_one_and_ends_once():
+    heard = []
+    with Workers(Reporting(), 1) as pool:
+        found = pool.each("measure", [("a",), ("b",)], 8, lambda *step: heard.append(step))
+        assert found == {("a",): "a", ("b",): "b"}
+        assert heard == [(done, 16) for done in (2, 4, 6, 8, 10, 12, 16)]
+        pool.each("measure", [], 8, lambda *step: pytest.fail("of nothing"))
+        full = lambda case, *, report: report(4, 4)
+        pool.jobs.measure, heard[:] = full, []
+        pool.each("measure", [("a",)], 8, lambda *step: heard.append(step))
+        assert heard == [(7, 8), (8, 8)]  # the last only when all is done
+
+
+@pytest.mark.parametrize("kind, stops", [("measure", True), ("train", False), ("make", False)])
+def test_jobs_without_checkpoints_stop_between_reports(kind, stops, monkeypatch):
+    jobs = Reporting()
+    jobs.train = jobs.make = jobs.measure
+    monkeypatch.setattr(Stop, "asked", 2)
+    with Workers(jobs, 1) as pool:
+        if stops:
+            with pytest.raises(KeyboardInterrupt):
+                pool.each(kind, [("a",)], 1, None)
+        else:
+            assert pool.each(kind, [("a",)], 1, None) == {("a",): "a"}
+
+
+# --- rules -------------------------------------------------------------------------------
+
+
+def test_numbers_of_a_record_are_rounded():
+    values = {"a": [1 / 3, (2 / 3, math.nan, math.inf)], "b": 7, "c": None, "d": "x", "e": True}
+    assert rounded(values) == {**values, "a": [0.33333, [0.66667, None, None]]}
+    assert rounded(123456.7) == 123460.0 and rounded(1 / 3, 2) == 0.33
+
+
+def test_clearly_is_more_than_two_errors():
+    assert clearly.above(3.1, 1.0, 1.0) and not clearly.above(3.0, 1.0, 1.0)
+    assert clearly.greater((5.1, 0.6), (3.0, 0.8)) and not clearly.greater((5.0, 0.6), (3.0, 0.8))
+    values = np.array([1.0, 2.0, 3.0])  # 2, and an error of 0.577
+    assert clearly.mean(values) == (2.0, pytest.approx(3**-0.5))
+    assert clearly.clearly_above(values, 0.81) and not clearly.clearly_above(values, 0.82)
+    assert clearly.clearly_above(np.array([1.0, math.nan])) is None
+    assert not clearly.clearly_above(np.array([0.0, 2.0, 2.0, 2.0, 2.0, 2.0]))
+    one = clearly.mean(values[:1])
+    assert one[0] == 1.0 and math.isnan(one[1]) and not clearly.clearly_above(values[:1])
+    assert clearly.mean(values[:2]) == (1.5, pytest.approx(0.5))
+    assert clearly.higher([2, 3], [1, 2]) and not clearly.higher([2, 2], [1, 2])
+    assert clearly.higher([2, math.nan], [1, 2]) is clearly.higher([2], [math.inf]) is None
+
+
+def test_a_row_of_the_claims():
+    words = dict(id="one", claim="It is.", criterion="It seems.")
+    parts = {"here": np.bool_(True), "there": None, "far": np.bool_(False)}
+    figure = {"a": (1 / 3, math.nan), "b": 12345.6, "c": None}
+    row = rule(**words)(lambda record: (parts, figure)).judged(None)
+    assert json.loads(json.dumps(row)) == words | {
+        "verdict": "seen under conditions",
+        "parts": {"here": True, "there": None, "far": False},
+        "figure": {"a": [0.3333, None], "b": 12350.0, "c": None},
+    }
+    assert rule(**words)(lambda record: record["left out"]).judged({}) is None
+    verdicts = {"T": "seen", "T?": "seen under conditions", "F?": "not seen", "?": "undecided"}
+    told = {"T": True, "F": False, "?": None}
+    assert {each: verdict(map(told.get, each)) for each in verdicts} == verdicts
+
+
+def test_slopes_from_four_tokens_on():
+    lengths, growth = [1, 2, 4, 8, 32], {}
+    growth["pg_1"] = {"variance": [[9, 9], [9, 9], [4.0, 0.4], [9, 9], [64.0, 3.2]]}
+    growth["none"] = {"variance": [[9, 9], [9, 9], [0.0, 0.4], [9, 9], [64.0, 3.2]]}
+    growth["below"] = {"variance": [[9, 9], [9, 9], [4.0, 0.4], [9, 9], [-1.0, 3.2]]}
+    growth["lost"] = {"variance": [[9, 9], [9, 9], [4.0, 0.4], [9, 9], [None, None]]}
+    ratios = {"pg_1/pg_0": [[9, 9], [9, 9], [1.0, 0.3], [9, 9], [2.0, 0.4]]}
+    student = {"growth": {"lengths": lengths} | growth, "log_ratios": ratios}
+    record = Record({"frozen": {"start": student}})
+    span = math.log(8)
+    assert record.exponent("start", "pg_1") == pytest.approx(
+        (math.log(16) / span, math.hypot(0.1, 0.05) / span)
+    )
+    for name in ("none", "below", "lost"):
+        assert all(map(math.isnan, record.exponent("start", name)))
+    assert record.exponent_lead("start", ("pg_1", "pg_0")) == pytest.approx((1 / span, 0.5 / span))
+    assert record.log_ratio("start", ("pg_1", "pg_0"), 2) == (9, 9)
+
+
+def test_an_error_too_large_to_tell_hides_agreement_alone():
+    def part(value, error):
+        pair = {"cosine_with_gkd": [value, error]}
+        students = {"start": {"estimators": {"pg_0_redrawn": pair, "pg_0": pair}}}
+        return claims_on_gradients.same_expectation.judged(Record({"frozen": students}))["parts"]
+
+    cases = {(0.9, 0.1): True, (0.9, 0.11): None, (0.79, 0.1): False, (0.5, 0.2): False}
+    assert {case: part(*case)["at the start"] for case in cases} == cases
+
+
+def turned(study, by, errors):
+    """The record as if each method and estimator had the numbers of another, with these errors."""
+    found = json.loads(json.dumps(study))
+    for table in ("final", "curves", "sweep", "exposure"):
+        rows = found[table]
+        names = [name for name in rows if name not in ("prompts", "teacher", "start")]
+        rows |= dict(zip(names, [rows[name] for name in names[by:] + names[:by]]))
+    for student in found["frozen"].values():
+        for rows in (student["estimators"], student["log_ratios"]):
+            names = list(rows)
+            rows |= dict(zip(names, [rows[name] for name in names[by:] + names[:by]]))
+        for row in student["estimators"].values():
+            row |= {name: [value, error * errors] for name, (value, error) in row.items()}
+        for row in student["log_ratios"].values():
+            row[:] = [[value, error * errors] for value, error in row]
+    return found
+
+
+def test_the_verdicts_on_records_that_say_something_else(study):
+    """The parts of each claim: true T, false F, not to be told ?; a word for each of ``OTHERS``.
+
+    They are kept in a file.  Another record of the study needs another one.
+    """
+    signs = {True: "T", False: "F", None: "?"}
+    found = {}
+    for by, errors in OTHERS:
+        for row in claims.judge(turned(study, by, errors)):
+            parts = "".join(signs[part] for part in row["parts"].values())
+            found[row["id"]] = f"{found.get(row['id'], '')} {parts}".strip()
+    kept = Path(__file__).with_name("study_verdicts.txt").read_text().splitlines()
+    assert [f"{name}: {parts}" for name, parts in found.items()] == kept
+
+
+OTHERS = [(0, 0.2), (0, 3.0), (1, 1.0), (2, 0.5), (3, 1.0), (4, 2.0), (-1, 1.0), (-2, 0.2)]
+
+
+@pytest.fixture(scope="module")
+def study():
+    return recorded("lm-study-cpu", "study")
+
+
+# --- settings ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights, seconds", [(10, 10), (10**7, 20)])
+def test_a_large_model_is_written_less_often(weights, seconds, monkeypatch, tmp_path):
+    class Noted(Exception):
+        pass
+
+    def checkpoint(path, belongs_to, **options):
+        raise Noted(options)
+
+    monkeypatch.setattr(training, "Checkpoint", checkpoint)
+    monkeypatch.setattr(training, "count_weights", lambda model: weights)
+    model = Transformer(Shape(5, 8, 1, 2, 4))
+    for more in ({}, {"seconds": 3}):
+        with pytest.raises(Noted) as noted:
+            training.distill("gkd", PRESET, 1, model, model, folder=tmp_path, say=print, **more)
+        assert noted.value.args == ({"seconds": seconds, "say": print} | more,)
+
+
+def test_the_settings_that_no_record_holds():
+    """Found by trial; another model comes of another number."""
+    settings = presets.PRESETS | {f"{name}, effort": each for name, each in stages.EFFORTS.items()}
+    settings |= {"derailing": derailing.PRESET, "stale": stale.PRESET}
+    settings |= {"derailing, further": derailing_after.DISTILLATION}
+    found = [f"{name}: {json.dumps(dataclasses.asdict(each))}" for name, each in settings.items()]
+    assert found == Path(__file__).with_name("lab_settings.txt").read_text().splitlines()
+    questions = measures.DRAWS, measures.SEED, measures.MODE_TEXTS, measures.COUNTED_MODE_TEXTS
+    assert questions == (16, 2026, 512, 4096) and TURN_BASE == 1000
+    assert (frozen.REDRAWS, frozen.BLOCKS, frozen.BASELINE_TEXTS) == (32, 32, 256)
+    assert (frozen.LOCAL, frozen.WHOLE) == ("gkd", "exact_costs_centred")
+    assert (stale.LIMIT, stale.BAND, stale.CLIP, stale.NORM) == (2.0, (0.5, 2.0), 0.2, 1.0)
+    assert (derailing.PLANTED_AT, derailing.CHANCE, derailing.SURE) == (4, 0.02, 0.9)
+    assert dataclasses.astuple(searching.SHAPE) == (17, 24, 1, 4, 13) and searching.SHOWN == 40
