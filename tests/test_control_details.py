@@ -9,7 +9,23 @@ import torch
 
 from opd_toy.control import benchmark, frozen, sensitivity, study, training
 from opd_toy.control.policy import initial_parameters, network_inputs, unpack
-from opd_toy.control.task import GAMMAS, ITERATIONS, SEEDS, SHAPES, TARGETS, make_runs
+from opd_toy.control.task import (
+    EVALUATION,
+    FROZEN,
+    GAMMAS,
+    INITIAL,
+    ITERATIONS,
+    SEEDS,
+    SETTINGS,
+    SHAPES,
+    STARTS,
+    TARGETS,
+    TEACHING,
+    TRAINING,
+    join,
+    make_runs,
+    normal_noise,
+)
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,8 +35,11 @@ def record(part):
     return json.loads((ROOT / "figures" / f"control-{part}.json").read_text())["results"]
 
 
-def test_what_is_recorded_when_is_that_of_the_record():
+def test_what_is_recorded_and_when_is_that_of_the_record():
     kept = record("study")
+    assert kept["settings"] == SETTINGS | {"dtype": "float32", "iterations run": ITERATIONS}
+    numbers = {"gammas": GAMMAS, "seeds": SEEDS, "starts": STARTS, "targets": TARGETS}
+    assert all(kept[name] == list(values) for name, values in numbers.items())
     assert study.recorded_iterations(ITERATIONS) == kept["iterations"]
     assert list(study.checkpoints(ITERATIONS)) == kept["checkpoints"]
     assert study.checkpoints(20) == (0, 1, 2, 4, 8, 14, 20)
@@ -147,6 +166,55 @@ class Kept:
 
 def climbing(parameters, iteration):
     return torch.full_like(parameters, float(iteration)), torch.full((len(parameters),), iteration)
+
+
+WRONG_RUNS = [
+    ({"gammas": [-0.1]}, "gamma is -0.1; give one number from 0 to 1"),
+    ({"gammas": [0.5, 1.01]}, "gamma is 1.01; give one number from 0 to 1"),
+    ({"gammas": [True]}, "gamma is True; give one number from 0 to 1"),
+    ({"gammas": ["1"]}, "gamma is '1'; give one number from 0 to 1"),
+    ({"seeds": [-1]}, "seed is -1; give a whole number (an int) of at least 0"),
+    ({"seeds": []}, "gammas and seeds must each hold at least one number"),
+    (
+        {"bounds": (1.0, 1.0)},
+        "bounds is (1.0, 1.0); give the least and the largest log std, -inf and inf for none",
+    ),
+    ({"rate": 0}, "rate is 0; give a finite number above 0"),
+    ({"rate": math.inf}, "rate is inf; give a finite number above 0"),
+    ({"clip": 0}, "clip is 0; give a number above 0, inf for none"),
+    ({"clip": math.nan}, "clip is nan; give a number above 0, inf for none"),
+]
+
+
+@pytest.mark.parametrize("options, message", WRONG_RUNS, ids=[str(each[0]) for each in WRONG_RUNS])
+def test_a_stack_that_cannot_be(options, message):
+    with pytest.raises(ValueError) as error:
+        make_runs(**{"gammas": [0.5], "seeds": [1]} | options)
+    assert str(error.value) == message
+
+
+def test_a_stack_has_each_gamma_with_each_seed_and_what_is_asked_for():
+    runs = make_runs((0, 1.0), (3, 0))
+    assert runs.gamma.tolist() == [0, 0, 1, 1] and runs.seed == (3, 0, 3, 0)
+    assert runs.gamma.dtype == runs.rate.dtype == torch.float32
+    whole = [each.tolist() for each in runs[2:]]
+    rate = torch.tensor(1e-3).item()
+    assert whole == [[x] * 4 for x in (-3.0, 1.0, True, rate, math.inf)]
+    other = make_runs([0.5], [1], bounds=(-1, 0), adam=False, rate=2, clip=0.5, dtype=torch.float64)
+    assert [each.item() for each in other[2:]] == [-1.0, 0.0, False, 2.0, 0.5]
+    assert other.gamma.dtype == other.clip.dtype == torch.float64
+    both = join([runs, other])
+    assert both.seed == (3, 0, 3, 0, 1) and both.clip.tolist() == [math.inf] * 4 + [0.5]
+
+
+def test_noise_is_that_of_its_seed_stream_and_iteration():
+    like = torch.zeros(1, dtype=torch.float64)
+    found = normal_noise((4, 2, 4), 3, 8, 5, 6, like)
+    for run, seed in enumerate((4, 2, 4)):
+        expected = np.random.default_rng([seed, 3, 8]).standard_normal((5, 6))
+        assert np.array_equal(found[:, run].numpy(), expected)
+    assert normal_noise((4,), 3, 8, 5, 6, torch.zeros(1)).dtype == torch.float32
+    assert len({TRAINING, EVALUATION, INITIAL, TEACHING, FROZEN}) == 5
 
 
 def test_training_keeps_reports_and_goes_on():
