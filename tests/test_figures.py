@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from opd_toy import explorables
+from opd_toy.__main__ import main
 from opd_toy.explorables import stills
 from opd_toy.pages import figures, making, monte_carlo, study_figures
 from opd_toy.pages.drawing import Style, draw_svg, label_ends
@@ -205,3 +206,11 @@ def test_labels_beside_line_ends_keep_apart(drawn_growth):
     label_ends(axes, 1, {label: (height, "k") for label, height in ends.items()}, 0.4)
     heights = {text.get_text(): np.log10(text.xy[1]) for text in axes.texts[-3:]}
     assert heights == pytest.approx({"low": 0, "near": 0.4, "high": 3})
+
+
+def test_the_command_draws_into_a_folder_and_names_what_it_drew(monkeypatch, capsys):
+    monkeypatch.setattr(making, "make", lambda folder: [folder / "a.svg", folder / "b.png"])
+    main(["figures"])
+    main(["figures", "--directory", "here"])
+    names = ["figures/a.svg", "figures/b.png", "here/a.svg", "here/b.png"]
+    assert capsys.readouterr().out.splitlines() == names

@@ -284,3 +284,31 @@ def test_a_device_is_named():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "get_device_name", lambda device: f"the card {device}")
         assert gpu._name("cuda:1") == "the card cuda:1"
+
+
+def test_what_does_not_heed_an_interrupt_is_ended(monkeypatch):
+    done = []
+
+    class Deaf:
+        def __init__(self, command, **options):
+            done.append((command, options["cwd"]))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            done.append("left")
+
+        def wait(self, seconds):
+            done.append(seconds)
+            raise subprocess.TimeoutExpired("it", seconds)
+
+        def send_signal(self, number):
+            done.append(number)
+
+        def kill(self):
+            done.append("killed")
+
+    monkeypatch.setattr(subprocess, "Popen", Deaf)
+    assert gpu._ended(["python"], 7, {}) is None
+    assert done == [(["python"], None), 7, gpu.signal.SIGINT, 20, "killed", "left"]
