@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from opd_toy import objectives
 from opd_toy.audit.sequence.bases import FORWARD, LOCAL, bases_of, fit
 from opd_toy.audit.sequence.names import credit_pieces, in_words, lags, ones, sum_text
 from opd_toy.sequences import (
@@ -56,6 +57,52 @@ def test_bases_are_the_engines_gradients():
             differences.append((sides[0] - sides[1]) / (2 * step))
     np.testing.assert_allclose(total("sequence forward KL", False), differences, atol=1e-8)
     assert len(sequences) == 27
+
+
+def test_bases_of_other_costs_are_gradients_of_expectations():
+    """By central differences in every logit of the student's tree."""
+    student, teacher = TokenTree.random(3, 2, 3), TokenTree.random(3, 2, 4)
+    bases = bases_of(student, teacher)
+
+    def differences(value):
+        found = []
+        for t, z in enumerate(student.logits):
+            for place in np.ndindex(z.shape):
+                sides = []
+                for step in (1e-5, -1e-5):
+                    moved = [row.copy() for row in student.logits]
+                    moved[t][place] += step
+                    sides.append(value(TokenTree(tuple(moved))))
+                found.append((sides[0] - sides[1]) / 2e-5)
+        return found
+
+    def costs_at(visits, value):
+        """The visits are held fixed where they are a list, else they move with the tree."""
+
+        def of(tree):
+            passed = visits if isinstance(visits, list) else tree.prefix_probabilities()
+            rows = zip(passed, tree.probabilities, teacher.probabilities)
+            return sum(visit @ value(p, q) for visit, p, q in rows)
+
+        return of
+
+    held = [np.array(v) for v in student.prefix_probabilities()]
+    theirs = [np.array(v) for v in teacher.prefix_probabilities()]
+    entropy = lambda p, q: (p * np.log(p)).sum(axis=-1)
+    for kind, value, later, visits in (
+        ("forward KL", objectives.forward_kl, True, None),
+        ("forward KL", objectives.forward_kl, False, held),
+        ("negative entropy", entropy, True, None),
+        ("negative entropy", entropy, False, held),
+        ("reverse KL at the teacher's prefixes", objectives.reverse_kl, False, theirs),
+        ("negative entropy at the teacher's prefixes", entropy, False, theirs),
+    ):
+        blocks = [np.zeros_like(p) for p in student.probabilities]
+        for (t, u), block in bases[kind].items():
+            blocks[t] += block * (later or t == u)
+        found = np.concatenate([block.ravel() for block in blocks])
+        wanted = differences(costs_at(visits, value))
+        np.testing.assert_allclose(found, wanted, atol=1e-8, err_msg=f"{kind}, {later}")
 
 
 def test_fit_finds_coefficients_and_says_how_well_conditioned():

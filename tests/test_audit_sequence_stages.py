@@ -12,12 +12,12 @@ import torch
 
 from opd_toy import objectives
 from opd_toy.audit import AuditError
-from opd_toy.audit.sequence import beside, dependence, judge, limits, local, masks, measure
+from opd_toy.audit.sequence import beside, dependence, judge, limits, local, masks, measure, words
 from opd_toy.audit.sequence.bases import FORWARD, REVERSE, SEQUENCE_FORWARD
 from opd_toy.audit.sequence.calls import SequenceCall
 from opd_toy.audit.sequence.findings import Facts, findings
 from opd_toy.audit.sequence.names import Piece, credit_pieces, lags, ones, position_pieces
-from opd_toy.audit.sequence.normalisers import _by, _listed, _normaliser
+from opd_toy.audit.sequence.normalisers import _by, _listed, _normaliser, name_batch, name_mask
 from opd_toy.audit.sequence.samples import OF_A_DRAW, Sample, columns_of, reward_of, tabulate
 from opd_toy.audit.sequence.verdict import (
     STUDENT_SETS,
@@ -260,6 +260,29 @@ def test_limits_are_searched_as_far_as_the_format_shows():
     assert nothing.found == []
 
 
+def test_a_case_for_each_sentence_on_masks_and_batches():
+    clean = {"gradient": {}, "leak": {}, "nan": False, "labels": None, "nothing": True}
+    padded = masks.MaskFacts(**clean, factor=dict.fromkeys(masks.MASKS, 0.5))
+    holed = masks.MaskFacts(**clean, factor=dict.fromkeys(masks.MASKS, 1.0) | {masks.HOLE: None})
+    batches = (
+        masks.BatchFacts(True, (4, 2), None),
+        masks.BatchFacts(False, (4, 2), (0.5, 0.5)),
+        masks.BatchFacts(False, (4, 2), (0.5, 0.25)),
+        masks.BatchFacts(False, (4, 4), (0.5, 0.5)),
+    )
+    valid = name_mask(holed, True)
+    named = [name_mask(padded, True), valid]
+    named += [
+        name_batch(facts, valid if at < 3 else None, True) for at, facts in enumerate(batches)
+    ]
+    lines = [f"{each.fields}: {' | '.join(words for _, words in each.findings)}" for each in named]
+    check_text("audit_findings.txt", "masks and batches", "\n".join(lines))
+    check_text("audit_findings.txt", "meanings", "\n".join(
+        line for name in words.MEANINGS for line in words._what_it_is(SimpleNamespace(
+            objective=name, optimises=name, scale="1", description=None, unbiased_for={name: "1"}))
+    ))  # fmt: skip
+
+
 # --- divergences of the last position ----------------------------------------------------------
 
 
@@ -325,6 +348,58 @@ def test_the_last_position_has_a_pair_for_each_prefix_of_texts_of_three():
     visits = samples[2].student.prefix_probabilities()[2]
     np.testing.assert_allclose(found.rounding[9:18], 1e-12 * samples[2].size / visits)
     assert local._last_position([engine(length=2)], [], "student", 1e-9) is None
+
+
+def of_local(gradient, sizes=((3, 3), (3, 3), (2, 3), (2, 3), (2, 3))):
+    """Samples of texts of three whose expected gradient is a given one at each prefix."""
+    for seed, (vocabulary, length) in enumerate(sizes):
+        student, teacher = trees(length, vocabulary, seed)
+        visits = student.prefix_probabilities()
+        rows = zip(visits, student.probabilities, teacher.probabilities)
+        expected = np.concatenate([(v[:, None] * gradient(p, q)).ravel() for v, p, q in rows])
+        yield sample_of(np.tile(expected, (vocabulary**length, 1)), (student, teacher))
+
+
+def entropy_of(q):
+    return -(q * np.log(q)).sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "gradient, name, value",
+    [
+        (lambda p, q: (p - q) / p.shape[-1], "forward KL, divided by V", None),
+        (lambda p, q: entropy_of(q) ** 2 * (p - q), "H(q)^2 × forward KL", None),
+        (
+            lambda p, q: -2 * objectives.generalized_jsd_logit_gradient(p, q, 0.3),
+            "JSD(β = 0.3)",
+            lambda p, q: objectives.generalized_jsd(p, q, 0.3),
+        ),
+        (
+            lambda p, q: 2 * objectives.reverse_kl_logit_gradient(p, q) - (p - q),
+            "forward KL − 2 × reverse KL",
+            lambda p, q: objectives.forward_kl(p, q) - 2 * objectives.reverse_kl(p, q),
+        ),
+    ],
+)
+def test_the_divergence_of_the_last_position(gradient, name, value):
+    *fitting, confirming = of_local(gradient)
+    found = local.local_objective(fitting, [confirming], "student", 1e-9)
+    assert found.name == name and (found.value is None) == (value is None)
+    p, q = np.random.default_rng(1).dirichlet(np.ones(4), (2, 5))
+    wanted = gradient(p, q)
+    scale = (found.gradient(p, q) * wanted).sum() / (wanted**2).sum()
+    np.testing.assert_allclose(found.gradient(p, q), scale * wanted, rtol=1e-9)
+    if value:
+        np.testing.assert_allclose(found.value(p, q), value(p, q), rtol=1e-9)
+
+
+def test_no_divergence_where_none_fits_or_the_factor_has_no_law():
+    for gradient in (
+        lambda p, q: np.sin(9 * p) - p * np.sin(9 * p).sum(axis=-1, keepdims=True),
+        lambda p, q: 0 * p,
+    ):
+        *fitting, confirming = of_local(gradient)
+        assert local.local_objective(fitting, [confirming], "student", 1e-9) is None
 
 
 # --- verdicts ----------------------------------------------------------------------------------
@@ -563,6 +638,39 @@ def test_distances_from_the_objectives_at_the_best_scale():
         zero = beside.compared(measured, zero=True)
         assert set(zero["bias"].values()) == {1.0} and zero["nearest"]["cosine"] == 0.0
         assert zero["nearest"]["norm_ratio"] == 0.0
+
+
+def unbiased(samples, objective, tolerance=1e-9, scale="1", beyond=()):
+    beyond = {"long": measure.Beyond(list(beyond))}
+    measured = SimpleNamespace(ordinary=samples, beyond=beyond, with_reward=False)
+    verdict = SimpleNamespace(objective=objective, scale=scale)
+    return beside.unbiased_for(measured, verdict, tolerance, {"long": 10})
+
+
+def test_unbiased_is_what_follows_an_objective_on_every_tree():
+    whole = [engine(1.0, seed, length) for seed, length in ((0, 2), (1, 2), (2, 3), (3, 3))]
+    local_one = [engine(0.0, seed) for seed in range(3)]
+    assert unbiased(whole, None) == {"sequence reverse KL": "1"}
+    assert unbiased(local_one, None) == {"sum of local reverse KLs": "1"}
+    scaled = [sample_of(0.5 / s.length * s.table, (s.student, s.teacher)) for s in whole]
+    assert unbiased(scaled, None) == {"sequence reverse KL": "0.5/T"}
+    odd = [sample_of(np.sin(s.length) * s.table, (s.student, s.teacher)) for s in whole]
+    assert unbiased(odd, None) == {"sequence reverse KL": "c(T)"}
+    # In half precision the verdict has looked closer: what it names, at its scale.
+    for name in ("sum of local reverse KLs", None):
+        found = unbiased(local_one, name, 3e-2, "0.3")
+        assert found == ({name: "0.3"} if name else {})
+    spoilt = sample_of(np.full_like(whole[0].table, np.nan), trees(2))
+    assert unbiased([*whole, spoilt], None) == {}
+    for off, follows in ((0.99e-9, True), (1.01e-9, False)):
+        expected = whole[3].expected
+        aside = np.eye(39)[1] - expected[1] / (expected @ expected) * expected
+        aside *= off * np.linalg.norm(expected) / np.linalg.norm(aside)
+        bent, far = (sample_of(whole[3].table + n * aside, trees(seed=3)) for n in (1, 10))
+        assert bool(unbiased([bent], None)) == follows
+        assert bool(unbiased(whole[:3], None, beyond=[far])) == follows
+    small = sample_of(1e-14 * whole[3].table + np.where(np.arange(39) == 0, 1, 0), trees(seed=3))
+    assert unbiased([small], None) == {}
 
 
 # --- edges -------------------------------------------------------------------------------------

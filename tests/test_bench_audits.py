@@ -1,5 +1,7 @@
 """The audits' times: which losses are timed, what is counted, the command and its errors."""
 
+import dataclasses
+import io
 import json
 
 import pytest
@@ -93,6 +95,43 @@ def test_all_is_timed_on_one_thread():
     finally:
         torch.set_num_threads(before)
     assert threads == [1]
+
+
+def test_a_job_is_read_and_its_progress_written(monkeypatch, capsys):
+    def measure(chosen, repeats, report):
+        report(1, len(chosen))
+        return {"of": sorted({entry.of for entry in chosen}), "repeats": repeats}
+
+    monkeypatch.setattr(timing, "measure", measure)
+    many = {
+        of: sum(of in (None, entry.of) for entry in timing.entries()) for of in ("museum", None)
+    }
+    for of in many:
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"of": of, "repeats": 2})))
+        timing.main()
+        progress, found = map(json.loads, capsys.readouterr().out.splitlines())
+        assert progress == [1, many[of]] and found["repeats"] == 2
+        assert (found["of"] == ["museum"]) == (of == "museum")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(timing, "measure", interrupted)
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"of": "museum", "repeats": 2}'))
+    with pytest.raises(SystemExit) as end:
+        timing.main()
+    assert end.value.code == 130
+
+
+def test_a_library_s_loss_is_audited_as_its_record_says(monkeypatch):
+    """With the counted loss in the adapter's place, and all else as it is."""
+    seen = []
+    monkeypatch.setattr(timing, "report_of", lambda loss: seen.append(loss) or "a report")
+    for id, level in (("verl-k1", "token"), ("slime-opd-gspo", "sequence")):
+        (one,) = (entry for entry in timing.entries() if entry.id == id)
+        assert one.level == level and one.loss is LIBRARY_LOSSES[id].adapter
+        assert one.of == LIBRARY_LOSSES[id].library and one.report(k1_as_loss) == "a report"
+        assert seen.pop() == dataclasses.replace(LIBRARY_LOSSES[id], adapter=k1_as_loss)
 
 
 def test_the_record_has_every_loss_and_the_verdicts_of_the_index():

@@ -1,6 +1,8 @@
 """What is made of the libraries' audits: words in tables, differences, the record, the readings."""
 
 import copy
+import dataclasses
+import datetime
 import json
 import os
 import re
@@ -13,7 +15,7 @@ import torch
 
 from opd_toy.audit.exhibits import museum
 from opd_toy.audit.exhibits.libraries import __main__ as command
-from opd_toy.audit.exhibits.libraries import index
+from opd_toy.audit.exhibits.libraries import index, record
 from opd_toy.audit.exhibits.libraries.differences import differences
 from opd_toy.audit.exhibits.libraries.library_loss import (
     log_probabilities,
@@ -102,6 +104,22 @@ def test_log_probabilities_are_the_tokens_and_the_teacher_is_data():
     one = log_probabilities(logits[0][0, 0], logits[1][0, 0], torch.tensor(1))
     assert [x.item() for x in one] == [x[0, 0].item() for x in found]
     assert [x.requires_grad for x in one] == [True, False]
+
+
+def test_an_entry_of_the_record_is_made_of_the_loss_and_its_report():
+    kept = AUDITS["roll-forward-kl"]
+    made = json.loads(json.dumps(record.audited(LIBRARY_LOSSES["roll-forward-kl"])))
+    assert list(made) == list(kept) and made["date"] == str(
+        datetime.datetime.now(datetime.UTC).date()
+    )
+    for name in set(kept) - {"date", "seconds", "report"}:
+        assert made[name] == kept[name], name
+    assert 0 < made["seconds"] == round(made["seconds"], 2)
+    assert made["report"]["expected_gradient"] == pytest.approx(kept["report"]["expected_gradient"])
+    own = dataclasses.replace(LIBRARY_LOSSES["roll-forward-kl"], source=None, library="numpy")
+    entry = record.audited(dataclasses.replace(own, drawn_from="teacher"))
+    assert entry["version"] == np.__version__ and entry["source"] is None
+    assert entry["report"]["drawn_from"] == "teacher"
 
 
 # --- words of the index --------------------------------------------------------------------

@@ -6,13 +6,12 @@ from opd_toy.audit import formats
 from opd_toy.audit.report import finding
 from opd_toy.audit.stale import names
 from opd_toy.audit.stale.report import StaleReport
-from opd_toy.audit.stale.triples import SIGNS
+from opd_toy.audit.stale.triples import ROUNDING, SIGNS
 from opd_toy.audit.stale.verdict import KEPT, does_not_matter, law_of, terms_of
 from opd_toy.audit.token.judge import judge as judge_fresh
 from opd_toy.audit.token.names import NONE, ZERO, times
 from opd_toy.estimators import policy_gradient, total_variance
 
-ROUNDING = {"float64": 1e-9, "float32": 3e-6}
 AT_TEACHER = "student = teacher, on stale tokens"
 PUSHES = "the mean gradient is not 0 there, but {size:.2g} of an ordinary one: {why}"
 KEPT_WHY = "the cost is the rollout's, not the student's of now"

@@ -13,13 +13,12 @@ import numpy as np
 from opd_toy.audit.calling import AuditError
 from opd_toy.audit.stale import factor, names
 from opd_toy.audit.stale.measure import Walk, jump_between
-from opd_toy.audit.stale.triples import RARE, SIGNS, WALK
+from opd_toy.audit.stale.triples import RARE, ROUNDING, SIGNS, WALK
 from opd_toy.audit.stale.verdict import FRESH, KEPT, Law
 from opd_toy.distributions import softmax
 
 LENGTH, VOCABULARY = 4, 5
 SMALL = 2e-4  # a step of a log ratio that no clip's limits reach, GSPO's neither
-ROUNDING = {"float64": 1e-9, "float32": 3e-6}
 TOKENS = np.arange(LENGTH)  # token t at position t
 COSTS = np.array([1.0, -0.6, 0.8, -1.1])  # log p - log q of these
 STALE = "{base} from stale texts, {kept}{words}"

@@ -15,6 +15,7 @@ OTHERS = {  # of the walk's other tokens
     "teacher": np.array([0.25, 0.45, 0.3]),
     "behaviour": np.array([0.3, 0.3, 0.4]),
 }
+ROUNDING = {"float64": 1e-9, "float32": 3e-6}  # of gradients, relative
 SIGNS = (1, -1)  # of the cost log p - log q of the walk's token
 # log ratios of a walk: dense around 0, up to e^6.2 and down to e^-6.2
 STEPS = 1e-3 * 1.12 ** np.arange(78)
