@@ -12,6 +12,7 @@ from opd_toy.pages import claim_by_claim
 from opd_toy.pages.drawing import Style
 from opd_toy.pages.numbers import plain
 from opd_toy.records.provenance import recorded
+from tests import shown
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,18 @@ def test_the_verdicts_follow_from_the_numbers(study):
         if row["verdict"] != before["verdict"]
     }
     assert "gkd-pg-summary" in changed
+
+
+def test_the_rows_of_the_claims_are_those_that_the_page_shows(study):
+    """Also of the text kept of it; a bar does not end a cell."""
+    kept = set(shown.kept("08-claim-by-claim"))
+    words, in_cell = claim_by_claim.in_words, lambda text: text.replace("|", r"\|")
+    for claim in study["claims"]:
+        cells = words(claim["claim"]), claim_by_claim.verdict(claim), ""
+        begun = f"| {' | '.join(map(in_cell, cells))}"
+        assert [row for row in kept if row.startswith(begun)], begun
+        rule = words(f"*{claim['claim']}* {claim['criterion']}")
+        assert f"| {in_cell(rule)} | {in_cell(claim_by_claim.figures_of(claim))} |" in kept
 
 
 @pytest.mark.parametrize(
