@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from opd_toy.__main__ import main
-from opd_toy.commands import running, variance_tables
+from opd_toy.commands import running
 from opd_toy.commands import variance as variance_command
 from opd_toy.commands.running import Progress, aligned
 from opd_toy.records import provenance
@@ -121,111 +121,6 @@ def test_only_the_book_s_own_settings_take_the_place_of_the_record(option, place
     assert variance_command.folder(arguments) == Path(place)
 
 
-def header(text):
-    """The columns' names of the last table in a text: above its rule, two spaces between them."""
-    lines = text.splitlines()
-    rule = max(n for n, line in enumerate(lines) if set(line) == {"-", " "})
-    return re.split(r" {2,}", lines[rule - 1].strip())
-
-
-def test_tables_say_what_the_results_say():
-    """On results of one run: the last quarter of eight windows, two drifts of three."""
-    study = results(FIGURES / "control-study.json")
-    windows = [[10.0**w for w in range(8)], [1.0] * 8]
-    one = study | {
-        "gammas": [1],
-        "seeds": [7],
-        "window_ends": list(range(100, 900, 100)),
-        "window_geometric_mean": [[windows]],
-        "final_position": {"distance_to_target": [[[[5.0, 0.25], [5.0, None]]]]},
-        "diverged": [[0]],
-        "drifts": [[[False, True]]],
-    }
-    text = variance_tables.study_table(one)
-    row = text.splitlines()[-1].split()
-    assert row == ["1", "7", "3.16e+06", "1.00e+00", "0.25", "not", "finite", "right"]
-    assert header(text) == [
-        *("gamma", "seed", "variance left", "variance right"),
-        *("distance left", "distance right", "drifts"),
-    ]
-    assert "from iteration 601 on" in text
-    stopped = variance_tables.study_table(one | {"diverged": [[12]]})
-    assert stopped.endswith("stopped at 12")
-
-    found = results(FIGURES / "control-sensitivity.json")
-    crossed = {
-        "teacher": "a",
-        "student": "b",
-        "distance": [0.5, None, 2],
-        "drifts": [False, True, True],
-    }
-    text = variance_tables.crossed_table(found | {"crossed": [crossed]})
-    assert header(text)[:2] == ["teachers' bounds", "students' bounds"]
-    row = text.splitlines()[-1]
-    assert row.split() == ["a", "b", "2", "of", "3", "0.50,", "-,", "2.00"]
-
-
-def test_tables_of_the_frozen_student_say_what_the_results_say():
-    """On results of one stage: a bias below 0 counts as none, 64 trajectories are averaged."""
-    sampled = {
-        "estimator": "sampled",
-        "gamma": 0.5,
-        "output_layer": {"variance": 1e3, "interval": [900, 2e3]},
-        "all_parameters": {"variance": 7e3},
-    }
-    exact = {
-        "estimator": "full_vocabulary",
-        "gamma": 0,
-        "output_layer": {"variance": 5, "interval": [4, 6]},
-        "all_parameters": {
-            "variance": 640,
-            "squared_bias": -4,
-            "squared_bias_standard_error": 2,
-            "squared_norm": 8,
-        },
-    }
-    grown = {"estimator": "full_return", "gamma": 1, "parameters": "output_layer"}
-    grown |= {"exponent": 2.5, "interval": [2.25, 2.75]}
-    tasks = {"left": {"estimators": [sampled, exact]}}
-    found = {
-        "stages": {"late": {"iteration": 7, "tasks": tasks}},
-        "growth": {"late": [grown, grown | {"parameters": "all_parameters"}]},
-        "lengths": [5, 10],
-    }
-    cells = [" ".join(line.split()) for line in variance_tables.frozen_table(found).splitlines()]
-    assert "late (iteration 7), left task" in cells
-    of_estimators = variance_tables.frozen_table(found).rpartition("\n\nControl task")[0]
-    assert header(of_estimators) == [
-        *("estimator", "gamma", "variance", "95 %", "all parameters"),
-        *("bias^2 / |E g_1|^2", "MSE of 64"),
-    ]
-    assert "sampled 0.5 1.00e+03 [9.00e+02, 2.00e+03] 7.00e+03" in cells
-    error = "1.00e+01"  # 640 / 64
-    row = f"Rao-Blackwellised 0 5.00e+00 [4.00e+00, 6.00e+00] 6.40e+02 -0.500 ± 0.250 {error}"
-    assert row in cells
-    assert cells.count("full return 1 2.50 [2.25, 2.75]") == 1
-
-    row = {"signal": "sampled", "causal": False, "gamma": 1, "exponents": [2.5, 2.75]}
-    exponents = {"lengths": [4, 8, 16], "rows": [row], "student": [1], "teacher": [1]}
-    text = variance_tables.exponents_table(exponents)
-    assert header(text) == ["estimator", "gamma", "4-8", "8-16"]
-    assert text.split()[-5:] == ["full", "return", "1", "2.50", "2.75"]
-
-    found = results(FIGURES / "control-sensitivity.json")
-    row = found["rows"][0] | {"drifts": [True, False, True], "was_lost": [True] * 3}
-    row |= {"not_finite_at": [0, 12, 0], "distance": [[9, 1], [9, None], [9, 2]]}
-    row |= {"late_variance": [1e3, None, 2e3], "bounds": "any"}
-    text = variance_tables.sensitivity_table(found | {"rows": [row]})
-    assert header(text.partition("Teachers and students")[0]) == [
-        *("std bounds", "optimiser", "gamma", "drifts", "was lost", "not finite"),
-        *("distance at the end", "late variance"),
-    ]
-    lines = text.splitlines()
-    line = next(line for line in lines if line.lstrip().startswith("any "))
-    shares, ends = "2 of 3 3 of 3 1 of 3", "1.00, -, 2.00 1.00e+03, -, 2.00e+03"
-    assert " ".join(line.split()).endswith(f"{shares} {ends}")
-
-
 def test_interrupted_it_says_so_and_goes_on_to_the_same_numbers(short, tmp_path, capsys):
     run = subprocess.Popen(
         [sys.executable, "-m", "opd_toy", *command(tmp_path)],
@@ -282,6 +177,29 @@ def test_training_of_other_code_is_not_taken_up(tmp_path, capsys, monkeypatch):
         assert said in heard and ("taking up" in heard) == ("after" in said)
 
 
+def words_of_the_frozen(found):
+    """What a run of four iterations says of its settings, beside the record."""
+    kept = results(FIGURES / "control-frozen.json")["settings"]
+    student = "gamma = 0, seed 42, trained alone for 4 iterations"
+    few = {"trajectories": 64, "growth_trajectories": 32, "resamples": 20}
+    assert found["settings"] == kept | {"student": student} | few
+    assert {name: at["iteration"] for name, at in found["stages"].items()} == {
+        "initial": 0, "early": 0, "middle": 1, "late": 4
+    }  # fmt: skip
+
+
+def words_of_the_sensitivity(found):
+    """What a run of three iterations says of its settings, beside the record."""
+    kept = results(FIGURES / "control-sensitivity.json")
+    for name in ("definition", "notes", "seeds", "gammas"):
+        assert found[name] == kept[name]
+    for table, keys in (("rows", ("bounds", "optimiser", "gamma")), ("crossed", CROSSED)):
+        named = [[[row[key] for key in keys] for row in of[table]] for of in (found, kept)]
+        assert named[0] == named[1]
+    assert (found["iterations"], found["checkpoints"]) == (3, [1, 2, 3])
+    assert list(found["teachers"]) == list(kept["teachers"])
+
+
 def test_frozen_and_sensitivity_in_short(tmp_path, capsys, monkeypatch):
     from opd_toy.control import frozen
 
@@ -305,27 +223,15 @@ def test_frozen_and_sensitivity_in_short(tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "control-frozen.json").read_text())["provenance"]["seed"] == [
         frozen.STUDENT_SEED
     ]
-    kept = results(FIGURES / "control-frozen.json")["settings"]
-    student = "gamma = 0, seed 42, trained alone for 4 iterations"
-    few = {"trajectories": 64, "growth_trajectories": 32, "resamples": 20}
-    assert found["settings"] == kept | {"student": student} | few
-    assert {name: at["iteration"] for name, at in found["stages"].items()} == {
-        "initial": 0, "early": 0, "middle": 1, "late": 4
-    }  # fmt: skip
+    words_of_the_frozen(found)
     main(command(tmp_path, "exponents"))
     printed = capsys.readouterr().out
     assert "full return" in printed and "fitted exponents" in printed
     main(command(tmp_path, "sensitivity", "--iterations", "3"))
     assert capsys.readouterr().out.count("\n  ") >= 20
     found = results(tmp_path / "control-sensitivity.json")
-    rows, kept = found["rows"], results(FIGURES / "control-sensitivity.json")
-    for name in ("definition", "notes", "seeds", "gammas"):
-        assert found[name] == kept[name]
-    for table, keys in (("rows", ("bounds", "optimiser", "gamma")), ("crossed", CROSSED)):
-        named = [[[row[key] for key in keys] for row in of[table]] for of in (found, kept)]
-        assert named[0] == named[1]
-    assert (found["iterations"], found["checkpoints"]) == (3, [1, 2, 3])
-    assert list(found["teachers"]) == list(kept["teachers"])
+    words_of_the_sensitivity(found)
+    rows = found["rows"]
     assert len(found["crossed"]) == 9
     for cell in found[
         "crossed"
