@@ -99,14 +99,16 @@ def test_short_passes_are_made_until_they_take_a_fifth_of_a_second(repeats, pass
 
 
 def test_the_caches_are_those_of_the_second_and_the_third_level(tmp_path, monkeypatch):
-    sizes = [("1", "32K"), ("2", "512K"), ("3", "16384K"), ("2", "1M"), ("4", "9K")]
+    sizes = [("1", "32K"), ("2", "512K"), ("3", "16384K"), ("4", "9K")]
     for index, (level, size) in enumerate(sizes):
         folder = tmp_path / f"index{index}"
         folder.mkdir()
         (folder / "level").write_text(level + "\n"), (folder / "size").write_text(size + "\n")
-    (tmp_path / "index5").mkdir()  # of which the system tells nothing
+    (tmp_path / "index9").mkdir()  # of which the system tells nothing
     monkeypatch.setattr(growth, "CACHE", tmp_path)
     assert growth.cache_bytes() == {"2": 512 << 10, "3": 16 << 20}
+    (tmp_path / "index2" / "size").write_text("16M\n")
+    assert growth.cache_bytes() == {"2": 512 << 10}
 
 
 # --- floors and parts --------------------------------------------------------------------

@@ -3,16 +3,19 @@
 import hashlib
 import math
 import os
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from opd_toy.lm import heads, losses, model, rows, sampled
+from opd_toy.lm import heads, losses, measures, model, rows, sampled
 from opd_toy.lm.doors import Doors, rooms
 from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss, token_count
 from opd_toy.lm.model import Shape, Transformer, uniforms
+from opd_toy.lm.off_policy import importance_weights
+from opd_toy.lm.study import frozen
 from opd_toy.lm.tasks import Sums, is_test
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -145,6 +148,11 @@ TOKENS = torch.zeros(2, 3, dtype=torch.int64)
             "mask is 0",
         ),
         (
+            lambda: losses.token_log_probabilities(Z, torch.tensor([[0, 1, -2], [0, 7, 4]])),
+            "tokens holds -2; give whole numbers from 0 to V - 1 = 4, and any of them where the "
+            "mask is 0",
+        ),
+        (
             lambda: losses.policy_gradient_loss(LP, LP.to("meta")),
             "student_log_probabilities is on cpu and teacher_log_probabilities on meta; move both "
             "to one device",
@@ -179,6 +187,95 @@ def test_tokens_at_both_ends_of_the_vocabulary():
     for token in (0, 4):
         found = losses.token_log_probabilities(z, TOKENS + token)
         torch.testing.assert_close(found, z.log_softmax(-1)[..., token])
+
+
+# --- as many as there is room for --------------------------------------------------------
+
+
+def test_texts_may_be_as_long_as_the_model():
+    """The last token drawn is not read."""
+    small = Transformer(Shape(5, 8, 1, 2, 4))
+    prompts = torch.zeros(1, 2, dtype=torch.int64)
+    assert small(prompts.expand(1, 2).repeat(1, 2)).shape == (1, 4, 5)
+    draw = lambda count: model.sample(
+        small, prompts, torch.full((1, count), 0.5, **DOUBLE), end=9, pad=9
+    )
+    assert draw(3).shape == (1, 5)
+    with pytest.raises(ValueError, match="P . T - 1 is 5$"):
+        draw(4)
+    cache = small.cache(1, 2)
+    small.hidden(prompts, cache)
+    with pytest.raises(ValueError, match="tokens reach position 3 and the cache was made for len"):
+        small.hidden(prompts[:, :1], cache)
+
+
+@pytest.mark.parametrize(
+    "right, wrong",
+    [
+        (dict(terms=2, base=2, digits=51), dict(terms=2, base=2, digits=52)),
+        (dict(terms=3, base=4, digits=1), dict(terms=3, base=3, digits=1)),
+        (dict(terms=2, base=1 << 15, digits=2), dict(terms=2, base=(1 << 15) + 1, digits=2)),
+        (dict(terms=5), dict(terms=6)),
+        (dict(terms=2), dict(terms=1)),
+        (dict(base=10, vocabulary=16), dict(base=10, vocabulary=15)),
+    ],
+)
+def test_sums_at_the_bounds_of_their_sizes(right, wrong):
+    enough = {"vocabulary": 1 << 16}
+    assert Sums(**(enough | right)).prompt_length > 0
+    with pytest.raises(ValueError):
+        Sums(**(enough | wrong))
+
+
+def test_weights_at_the_ends_of_what_is_kept():
+    log_p = torch.tensor([[0.0, math.log(2.0)]], **DOUBLE)
+    weigh = lambda limits: importance_weights(
+        log_p, torch.zeros_like(log_p), None, "token", "mask", limits
+    ).tolist()
+    assert weigh((1, 1)) == [[1.0, 0.0]] and weigh((0, 2)) == [[1.0, 2.0]]
+
+
+def test_numbers_at_the_edge_of_rounding():
+    assert [frozen.number(x) for x in (1e-12, 1.1e-12, -1.1e-12, 0.123456, math.nan)] == [
+        *(0.0, 1.1e-12, -1.1e-12, 0.1235, None),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(frozen.relative_bias(np.zeros((1, 2, 2)), 0)).all()
+        assert np.isnan(frozen.cosines(np.array([[[-1.0, 0.0], [0.0, 0.0]]]), 1)).all()
+        assert np.isinf(frozen.relative_bias(np.array([[[0.0, 0.0], [0.0, 1.0]]]), 0)[0, 1])
+
+
+def test_gradients_are_reported_text_by_text():
+    task = Sums(terms=2, digits=1)
+    shape = Shape(16, 8, 1, 2, task.prompt_length + task.length)
+    student, teacher = Transformer(shape, 1), Transformer(shape, 2)
+    heard = []
+    options = {"count": 3, "blocks": 5, "redraw": False, "length": 2}
+    report = lambda *step: heard.append(step)
+    found = frozen.measured(student, teacher, task, "edges", **options, report=report)
+    assert heard == [(1, 3), (2, 3), (3, 3)] and found.count.tolist() == [1, 1, 1]
+    assert (found.token_noise == 0).all() and found.between.shape == (3, 3, 12, 12)
+    again = frozen.measured(student, teacher, task, "edges", **options | {"length": 3})
+    assert not np.allclose(again.within, found.within)
+
+
+def test_texts_are_measured_so_many_at_a_time(monkeypatch):
+    task, small = Sums(terms=2, digits=1), SimpleNamespace(shape=SimpleNamespace(vocabulary=16))
+    texts = torch.zeros(7, 3)
+    monkeypatch.setattr(measures, "CHUNK", 3 * task.length * 16 + 5)
+    assert [len(part) for part in measures._chunks(small, task, texts)] == [3, 3, 1]
+    monkeypatch.setattr(measures, "CHUNK", 1)
+    assert [len(part) for part in measures._chunks(small, task, texts)] == [1] * 7
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_autocast_is_to_the_dtype_of_this_name(name):
+    with model.mixed(torch.device("cpu"), name):
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") == getattr(torch, name)
+    with model.mixed(torch.device("cpu"), None):
+        assert not torch.is_autocast_enabled("cpu")
 
 
 # --- blocks, tiles, threads --------------------------------------------------------------
@@ -296,7 +393,8 @@ def test_texts_are_those_that_the_records_were_made_with():
         "wide": Sums(terms=5, digits=3, base=100, vocabulary=128),
         "small": Sums(terms=2, digits=1),
     }.items():
-        asked = [task.prompts(300, 1, "some", split=split) for split in ("train", "test")]
+        asked = [task.prompts(count, 1, "some", split=split)
+                 for split in ("train", "test") for count in (300, 40, 7)]  # fmt: skip
         answers = task.demonstrations(asked[0], uniforms(0, "orders", shape=(300,)))
         found[name] = digest(*asked, answers)
     names = [Doors().prompts(300, 1, "some", split=split) for split in ("train", "test")]
@@ -304,9 +402,9 @@ def test_texts_are_those_that_the_records_were_made_with():
     found["kept"] = digest(is_test(torch.cartesian_prod(*[torch.arange(40)] * 2)))
     assert found == {
         "uniforms": "c78b8f2ba0a8",
-        "sums": "5dccfcb04ddd",
-        "wide": "214e3dff93ee",
-        "small": "bbb0b4a70065",
+        "sums": "4212c6a658f0",
+        "wide": "5df5234b22ec",
+        "small": "7b8fd3450584",
         "doors": "dc5ba21b1749",
         "kept": "8387465ca78e",
     }

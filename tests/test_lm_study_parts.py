@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -344,6 +345,38 @@ OTHERS = [(0, 0.2), (0, 3.0), (1, 1.0), (2, 0.5), (3, 1.0), (4, 2.0), (-1, 1.0),
 @pytest.fixture(scope="module")
 def study():
     return recorded("lm-study-cpu", "study")
+
+
+# --- the loop ----------------------------------------------------------------------------
+
+
+def run_of(micro_batches, method="gkd"):
+    length = PRESET.task.prompt_length + PRESET.task.length
+    teacher, student = (Transformer(Shape(16, 8, 1, 2, length), seed).double() for seed in (1, 2))
+    optimizer = torch.optim.AdamW(student.parameters(), **training.OPTIMIZER)
+    parallel = training.Responses(student, PRESET.task)
+    how = (method, PRESET, 1, 1, slice(0, 8), micro_batches, torch.device("cpu"))
+    return training.Run(*how, teacher, student, parallel, optimizer)
+
+
+def test_the_loss_of_a_step_is_that_of_its_parts_together():
+    (whole, norm, tokens), parts = (training.step(run_of(count), 2) for count in (1, 2))
+    assert float(whole) == pytest.approx(float(parts[0]), rel=1e-12) and float(whole) > 0.1
+    assert float(norm) == pytest.approx(float(parts[1]), rel=1e-12) and tokens == parts[2]
+
+
+def test_a_process_without_a_checkpoint_tells_of_what_is_not_finite(monkeypatch):
+    step = lambda run, number: (torch.tensor(0.5), torch.tensor(math.inf), 3)
+    monkeypatch.setattr(training, "step", step)
+    run, state = run_of(1), {"iteration": 4, "tokens": 0, "seconds": 0.0, "curve": {"steps": [0]}}
+    with pytest.raises(training.NotFinite) as error:
+        training._advance(run, state, 9, None)
+    message = "gkd, step 5: the gradient is not finite (its norm is inf, the loss 0.5)"
+    assert str(error.value) == message and error.value.curve == {"steps": [0]}
+    saved = SimpleNamespace(save=lambda whole: sorted(whole), path="a file")
+    with pytest.raises(training.NotFinite) as error:
+        training._advance(run, state, 9, saved)
+    assert str(error.value) == f"{message}; what was reached by step 4 is kept in a file"
 
 
 # --- settings ----------------------------------------------------------------------------

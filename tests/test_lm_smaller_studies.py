@@ -1,0 +1,242 @@
+"""Old texts, doors and answers that derail: their parts one by one, with hardly a training."""
+
+import dataclasses
+import itertools
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from opd_toy.lm import derailing, derailing_after, searching, stale, stale_claims
+from opd_toy.lm.doors import END, Doors, House, Rule
+from opd_toy.lm.model import Transformer, sample
+from opd_toy.records.provenance import recorded
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """What each AdamW that is made gets, the rate of each step, and how gradients are clipped."""
+    noted = SimpleNamespace(made=[], rates=[], clipped=[])
+    init, step, clip = (
+        torch.optim.AdamW.__init__,
+        torch.optim.AdamW.step,
+        torch.nn.utils.clip_grad_norm_,
+    )
+
+    def made(self, weights, **options):
+        noted.made.append(options)
+        init(self, weights, **options)
+
+    def stepped(self, *of):
+        noted.rates.append(self.param_groups[0]["lr"])
+        return step(self, *of)
+
+    def clipped(weights, *of, **options):
+        noted.clipped.append((*of, options))
+        return clip(weights, *of, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "__init__", made)
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepped)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    return noted
+
+
+# --- doors -------------------------------------------------------------------------------
+
+
+def test_a_student_behind_doors_learns_at_a_rate_that_rises_and_stays(steps, monkeypatch):
+    drawn, writes = [], searching.draw_texts
+    note = lambda writer, *rest: drawn.append(rest) or writes(writer, *rest)
+    monkeypatch.setattr(searching, "draw_texts", note)
+    student = Transformer(searching.SHAPE)
+    settings = searching.Training(12, 3, 1e-3)
+    searching.train("sft", House(Rule(0.1)), student, settings, 7, "first")
+    adam = {"betas": (0.9, 0.95), "weight_decay": 0.0, "fused": True}
+    assert steps.made == [{"lr": 1e-3} | adam] and steps.clipped == [(1.0, {})] * 12
+    assert steps.rates == pytest.approx([1e-3 * min(1, step / 10) for step in range(1, 13)])
+    assert drawn == [(3, 7, "first", step) for step in range(1, 13)]
+
+
+def test_the_answers_shown_are_those_to_one_question():
+    student, task = Transformer(searching.SHAPE), Doors()
+    prompts = task.prompts(1, "asked", split="test").repeat(40, 1)
+    texts = sample(House(student), prompts, searching.draws(40), END, task.pad)
+    found = searching.answers_to_one(student)
+    assert found == [task.read(text[5:]) for text in texts] and len(set(found)) > 10
+
+
+def test_doors_keep_what_is_done_after_each_student(tmp_path, monkeypatch):
+    plan, kept = itertools.product(searching.NOISES, searching.SEEDS), []
+
+    def students(noise, seed):
+        path = tmp_path / "doors.pt"
+        kept.append(torch.load(path)["state"]["iteration"] if path.exists() else 0)
+        return [{"noise": noise, "seed": seed}]
+
+    monkeypatch.setattr(searching, "students", students)
+    monkeypatch.setattr(searching, "measured", lambda model: {"noise": model.noise})
+    heard = []
+    watch = lambda name: lambda done, total: heard.append((name, done, total))
+    found = searching.searching(tmp_path, watch)
+    assert kept == list(range(12)) and heard == [("students", n, 12) for n in range(1, 13)]
+    assert [tuple(run.values()) for run in found["runs"]] == list(plan)
+    assert found["teachers"] == {str(noise): {"noise": noise} for noise in searching.NOISES}
+
+
+# --- old texts ---------------------------------------------------------------------------
+
+
+def test_a_run_on_old_texts_learns_at_one_rate(steps, monkeypatch):
+    """And is measured at each so many steps."""
+    shorter = dataclasses.replace(stale.PRESET.distillation, steps=4, batch=3, evaluate_every=2)
+    monkeypatch.setattr(stale, "PRESET", dataclasses.replace(stale.PRESET, distillation=shorter))
+    distances, drifts = itertools.count(), itertools.count(1)
+    monkeypatch.setattr(stale, "distance", lambda student, teacher: next(distances))
+    keys = ("moved", "share_token", "share_text")
+    monkeypatch.setattr(stale, "drift", lambda batch: dict.fromkeys(keys, next(drifts)))
+    models = (Transformer(recipe.shape) for recipe in (stale.PRESET.teacher, stale.PRESET.student))
+    curve = stale.run("none", 1, 5, *models)
+    adam = {"lr": 5e-4, "betas": (0.9, 0.95), "weight_decay": 0.0}
+    assert steps.made == [adam] and steps.rates == [5e-4] * 4
+    assert steps.clipped == [(1.0, {"error_if_nonfinite": True})] * 4
+    assert curve == {"kl": [0, 1, 2], "moved": [0, 1, 2]} | dict.fromkeys(keys[1:], [1, 1, 2])
+
+
+def test_the_variants_are_what_their_words_say(monkeypatch):
+    asked = []
+    note = lambda batch, **options: asked.append(options)
+    monkeypatch.setattr(stale, "policy_gradient", note)
+    batch = SimpleNamespace(log_mu="mu", weights=lambda *of: of)
+    for name in ("ratio", "truncate", "mask", "clip", "prefix", "sequence"):
+        stale.VARIANTS[name].loss(batch)
+    weights = [("token", "ratio", None), ("token", "truncate", 2.0), ("token", "mask", (0.5, 2.0))]
+    assert asked[:3] == [{"weights": each} for each in weights]
+    assert asked[3] == {"behaviour_log_probabilities": "mu", "clip": 0.2}
+    assert asked[4:] == [{"weights": (level, "ratio", None)} for level in ("prefix", "sequence")]
+    plan = list(stale.planned())
+    ages = {name: [age for each, age, seed in plan if (each, seed) == (name, 2)]
+            for name in stale.VARIANTS}  # fmt: skip
+    assert ages == {
+        name: [0, 1, 4, 16] if name in ("none", "gkd") else [1, 4, 16] for name in stale.VARIANTS
+    }
+    assert plan[0] == ("none", 0, 1) and plan[-1] == ("gkd", 16, 3)
+    mean = stale.averaged([{"kl": [1.0, 2.0], "moved": [3.0]}, {"kl": [5.0, 7.0], "moved": [4.0]}])
+    assert mean == {"kl": [3.0, 4.5], "moved": [3.5], "ends": [2.0, 7.0]}
+
+
+def with_ends(**ends):
+    """The record, with these ends of a variant at all of its ages, and a start of 1."""
+    record = json.loads(json.dumps(recorded("stale-rollouts", "stale")))
+    for name, values in ends.items():
+        for run in record["runs"][name].values():
+            run["ends"] = list(values)
+    record["runs"]["gkd"]["0"]["kl"][0] = 1.0
+    return record
+
+
+LEVEL, BEHIND, AHEAD, MIXED = (0.5,) * 3, (0.6,) * 3, (0.4,) * 3, (0.4, 0.6, 0.6)
+
+
+@pytest.mark.parametrize(
+    "rule, ends, signs",
+    [
+        ("no-ratio", {"none": BEHIND, "ratio": LEVEL}, "TTF"),
+        ("no-ratio", {"none": (1.1,) * 3, "ratio": LEVEL}, "TTT"),
+        ("no-ratio", {"none": LEVEL, "ratio": LEVEL}, "FFF"),
+        ("no-ratio", {"none": MIXED, "ratio": LEVEL}, "??F"),
+        ("ratio-keeps", {"ratio": LEVEL}, "TT"),
+        ("ratio-keeps", {"ratio": (1.0,) * 3}, "FF"),
+        ("ratio-keeps", {"ratio": (0.9, 1.0, 0.9)}, "??"),
+        ("gkd-hardly-minds", {"gkd": (0.001,) * 3}, "TTTT"),
+        ("gkd-hardly-minds", {"gkd": LEVEL, "none": LEVEL}, "FFFT"),
+        ("truncation-costs-little", {"truncate": (1.1,) * 3, "ratio": (1.0,) * 3}, "TTT"),
+        ("truncation-costs-little", {"truncate": (1.11,) * 3, "ratio": (1.0,) * 3}, "FFF"),
+        ("products", {"prefix": BEHIND, "sequence": LEVEL, "ratio": LEVEL}, "TT"),
+        ("products", {"prefix": AHEAD, "sequence": MIXED, "ratio": LEVEL}, "F?"),
+        ("kept-cost", {"kept": BEHIND, "ratio": LEVEL}, "TT"),
+        ("kept-cost", {"kept": MIXED, "ratio": LEVEL}, "??"),
+        ("one-step", {"none": LEVEL}, "T"),
+    ],
+)
+def test_the_rules_on_old_texts(rule, ends, signs):
+    """True T, false F, not to be told ?: "at most a tenth" has the tenth itself."""
+    [row] = [row for row in stale_claims.judged(with_ends(**ends)) if row["id"] == rule]
+    told = {True: "T", False: "F", None: "?"}
+    assert "".join(told[part] for part in row["parts"].values()) == signs
+
+
+def test_one_step_is_compared_with_fresh_text():
+    record = with_ends(none=(1.0, 2.0, 3.0))
+    for end, within in ((2.2, True), (2.21, False)):
+        record["runs"]["none"]["1"]["ends"] = [end] * 3
+        row = stale_claims.one_step.judged(record)
+        assert row["parts"] == {"within a tenth": within}
+        assert row["figure"] == {"age 1": end, "fresh": 2.0}
+    record["runs"]["gkd"]["0"]["ends"], record["runs"]["gkd"]["16"]["ends"] = [2.0], [2.2]
+    assert stale_claims.gkd_hardly_minds.judged(record)["parts"]["within a tenth of fresh"]
+    record["runs"]["gkd"]["16"]["ends"] = [2.21]
+    assert not stale_claims.gkd_hardly_minds.judged(record)["parts"]["within a tenth of fresh"]
+
+
+# --- answers that derail -----------------------------------------------------------------
+
+
+def test_a_student_s_slips_are_named_for_what_they_are(monkeypatch):
+    asked = {}
+    answers = {
+        "questions": "prompts",
+        "draw_answers": ["text", "other"],
+        "outcomes": {"right": 1, "slipped": 2, "tokens": 9},
+        "slipping": {
+            when: {"student": x, "teacher": 9} for when, x in (("alike", 3), ("after", 4))
+        },
+        "after_planting": {"answers": 9, "as_written": 5, "planted": 6},
+    }
+    for name, answer in answers.items():
+        note = lambda *of, name=name, answer=answer: asked.setdefault(name, of) and answer or answer
+        monkeypatch.setattr(derailing, name, note)
+    monkeypatch.setattr(derailing, "steps_of", lambda text: f"steps of {text}")
+    found = derailing_after.slips_of("student", "teacher", "prefixes")
+    names = ("right", "slipped", "alike", "after", "as_written", "planted")
+    assert found == dict(zip(names, range(1, 7)))
+    texts, steps = ["text", "other"], ["steps of text", "steps of other"]
+    models = {"student": "student", "teacher": "teacher"}
+    assert asked == {
+        "questions": (),
+        "draw_answers": ("student", "prompts"),
+        "outcomes": (texts, steps),
+        "slipping": (texts, steps, models, "prefixes"),
+        "after_planting": ("student", texts, steps),
+    }
+
+
+def test_each_way_of_going_on_has_its_own_folder_of_weights(monkeypatch, tmp_path):
+    """Which are read from where the training has left them, seed by seed."""
+    calls, heard = [], []
+    monkeypatch.setattr(derailing_after.pretraining, "teacher", lambda *of: "teacher")
+    monkeypatch.setattr(derailing_after.pretraining, "student", lambda *of: "student")
+    monkeypatch.setattr(derailing, "training_prefixes", lambda: "prefixes")
+    monkeypatch.setattr(derailing_after, "slips_of", lambda *of: of)
+    monkeypatch.setattr(derailing_after, "load", lambda path: path.name)
+
+    def distill(name, preset, seed, *models, folder, report):
+        calls.append((name, seed, *models, folder, preset.distillation.steps))
+        report(1, 2)
+
+    monkeypatch.setattr(derailing_after, "distill", distill)
+    watch = lambda name: lambda done, total: heard.append(name)
+    found = derailing_after.further(tmp_path, watch)
+    ways = [(name, seed) for name in derailing_after.METHODS for seed in (1, 2, 3)]
+    assert calls == [(*way, "teacher", "student", tmp_path, 300) for way in ways]
+    assert heard == [f"{name}, seed {seed}" for name, seed in ways]
+    assert found["start"] == ("student", "teacher", "prefixes")
+    assert found["methods"] == {
+        name: [
+            (f"derailing-{name}-seed-{seed}-steps-300.safetensors", "teacher", "prefixes")
+            for seed in (1, 2, 3)
+        ]
+        for name in derailing_after.METHODS
+    }
