@@ -31,7 +31,8 @@ jupytext:
 
 **In short.** Of RLVR the sum, *see* [the first](02-first.md#eq-sum).
 
-Not **In short.** either: a verified reward, RLVR again, `coin`, two fair coins, unfair coin.
+Not **In short.** either: a verified reward, RLVR again, `coin`, two fair coins, unfair coin,
+a coin toss.
 
 :::{{note}}
 :class: only-jupyterlab
@@ -121,7 +122,10 @@ fair coin
 : It has *two* sides.
 
 coin
-: It has sides.
+: It has sides. A fair coin has two.
+
+coin toss
+: Heads ≤ 1.
 
 text
 : Everyday.
@@ -221,12 +225,17 @@ def lines(site):
     index = (site / "searchindex.js").read_text("utf-8").removeprefix("Search.setIndex(")
     index = json.loads(index.removesuffix(")"))
     found += ["", "search", *(f"{name}: {index[name]}" for name in ("indexentries", "alltitles"))]
+    empty = [path for path in site.rglob("*") if path.is_dir() and not any(path.iterdir())]
     whole = BeautifulSoup(one_pdf.one_document(site), "html.parser")
-    whole.head.decompose()
-    return [*found, "", "PDF", *(line.replace(site.as_uri(), "") for line in elements(whole))]
+    head = whole.head.extract()
+    loaded = [each.get("src") or each.get("href") for each in head.select("script, link")]
+    of_pdf = [re.sub(r"\?.*", "", address or "its own") for address in loaded]
+    of_pdf += [head.select("style")[-1].string.strip(), *elements(whole)]
+    found += ["", f"empty folders: {len(empty)}", "", "PDF", *of_pdf]
+    return [re.sub(r"mystnb\.\w+", "mystnb", each.replace(site.as_uri(), "")) for each in found]
 
 
-SHOWN = "meta[property], meta[name='twitter:card'], article, footer.bd-footer-article"
+SHOWN = "meta[property], meta[name='twitter:card'], article, footer.bd-footer-article, .page-toc li"
 BLOCK = re.compile(r"(?=<(?:p|div|section|h\d|dt|dd|details|li|a|img|meta|form|figure)\b)")
 
 

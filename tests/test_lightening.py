@@ -28,11 +28,51 @@ def lightening(monkeypatch):
         ("@media print{.unused{a:b}.used{a:b}}", "@media print{.used{a:b}}"),
         ("@media print{.unused{a:b}}", ""),
         ("p{a:b}", "p{a:b}"),
+        ("ul>li,a+b,*.used{a:b}", "ul>li,a+b,*.used{a:b}"),
+        ("a:is(.unused,.used){a:b}.unused b{a:b}", "a:is(.unused,.used){a:b}"),
+        ("@supports (x:y){.used{ a : b }}", "@supports (x:y){.used{a : b}}"),
+        ("/*! licence */.used{}/* a remark */", "/*! licence */.used{}"),
+        ("@page{margin:0}", "@page{margin:0}"),
         ("@font-face{src:url(x)}", "@font-face{src:url(x)}"),
     ],
 )
 def test_only_unused_rules_are_dropped(lightening, text, kept):
     assert lightening.keep_used_rules(text, {"used"}) == kept
+
+
+def test_a_site_keeps_what_its_pages_and_scripts_name_and_load(lightening, tmp_path):
+    static = tmp_path / "_static"
+    kept = {
+        "../page.html": "<p class=one id='two' data-x=five>six</p><script>add('three')</script>",
+        "../book/page.html": "<p class=four style='color:var(--read)'></p>",
+        "book.js": "add('seven')",
+        "scripts/theme.js": "add('eight')",
+        "mathjax/tex-chtml.js": "",
+        "mathjax/input/tex/extensions/a.js": "",
+        "mathjax/output/chtml/fonts/woff-v2/a.woff": "",
+    }
+    gone = (
+        *("vendor/fontawesome.js.map", "scripts/fontawesome.js", "scripts/bootstrap.js.txt"),
+        *("book.css.map", "a-webpack-macros.html", "locales/de/a.mo"),
+        *("mathjax/sre/maps/a.json", "mathjax/tex-svg.js", "mathjax/input/mml.js"),
+    )
+    for name in (*kept, *gone):
+        (static / name).parent.mkdir(parents=True, exist_ok=True)
+        (static / name).write_text(kept.get(name, ""))
+    names = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+    for sheet in ("book.css", "styles/theme.css"):
+        (static / sheet).parent.mkdir(exist_ok=True)
+        (static / sheet).write_text("".join(f".{name}{{--read:1;--not:2}}" for name in names))
+    (static / "vendor" / "own.css").write_text(".unused{}")
+    lightening.lighten(tmp_path)
+    used = "".join(f".{name}{{--read:1;}}" for name in names if name not in ("five", "six"))
+    sheets = {"book.css": used, "styles/theme.css": used, "vendor/own.css": ".unused{}"}
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.resolve() for path in left} == {
+        (static / name).resolve() for name in (*kept, *sheets)
+    }
+    assert {name: (static / name).read_text() for name in sheets} == sheets
+    assert all(any(path.iterdir()) for path in tmp_path.rglob("*") if path.is_dir())
 
 
 def test_only_unread_variables_are_dropped(lightening):

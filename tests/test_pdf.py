@@ -69,6 +69,10 @@ def test_chromium_prints_it(built_book, browser, tmp_path, monkeypatch):
     assert data.startswith(b"%PDF") and b"/Outlines" in data and b"/Dest" in data
 
 
+def test_it_is_made_of_the_built_book():
+    assert one_pdf.SITE == ROOT / "_build" / "html"
+
+
 def test_without_a_book_it_says_what_to_do(tmp_path):
     (tmp_path / "html").mkdir()
     with pytest.raises(SystemExit, match="run `make book`"):

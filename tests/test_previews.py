@@ -115,6 +115,19 @@ def test_a_term_in_the_plural_is_linked_up_to_its_s(monkeypatch):
     assert (link.astext(), link["refuri"], rest) == ("reward", "notation.html#term-reward", "s")
 
 
+def test_the_longest_term_is_linked_and_each_meaning_once(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_extensions"))
+    import previews
+
+    wanted = {"coin": "a", "coin toss": "b", "toss": "b", "reward-to-go": "c"}
+    found = previews.linked(Text("no coins, a coin toss, a toss, reward"), wanted, "x")
+    assert [part.get("refuri") if part.children else part for part in found] == [
+        *("no ", "x.html#a", "s, a ", "x.html#b", ", a toss", ", reward")
+    ]
+    assert [part.astext() for part in found if part.children] == ["coin", "coin toss"]
+    assert wanted == {"reward-to-go": "c"}  # what later texts may mention
+
+
 def test_other_pages_are_asked_for_only_when_needed(page, site):
     open_at(page, site)
     assert [address for address in page.asked if "/previews/" in address] == []
