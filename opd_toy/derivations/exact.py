@@ -176,7 +176,7 @@ def _scalar_limit(e, variable, point):
 
 def _positive_limit(e, variable, point):
     stand_ins = {s: sp.Dummy(positive=True) for s in e.atoms(sp.Indexed)}
-    value = sp.limit(e.xreplace(stand_ins), variable, point, "-" if point == 1 else "+")
+    value = sp.limit(e.xreplace(stand_ins), variable, point)
     if value.has(sp.oo, -sp.oo, sp.nan, sp.zoo, sp.Limit, sp.AccumBounds):
         raise DerivationError(
             f"no finite limit of {e} as {variable} tends to {point}: sympy gives {value}"
