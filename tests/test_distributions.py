@@ -12,6 +12,8 @@ from opd_toy.distributions import entropy, kl, log_softmax, softmax
 from opd_toy.example import STUDENT, TEACHER
 from tests import reference
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
 LOG = 2e-15  # numpy's vectorised log and exp may each be wrong by 4 units in the last place
 
 VOCABULARIES = [1, 2, 3, 10, 100, 1000]

@@ -42,6 +42,8 @@ from opd_toy.sequences import dense_and_broadcast, independent_table
 from tests import reference
 from tests.test_distributions import pairs
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
 PAIRS = [(P, Q)] + [tuple(reference.random_pair(v, v)) for v in (2, 5, 40)]
 KINDS = ("k1", "k2", "k3")
 

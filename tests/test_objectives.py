@@ -31,6 +31,8 @@ from opd_toy.objectives import (
 from tests import reference
 from tests.test_distributions import LOG, pairs
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
 case = pytest.mark.parametrize(
     "name, arguments",
     reference.CASES,

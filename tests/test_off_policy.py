@@ -12,6 +12,8 @@ from opd_toy.sequences import SequenceTable, TokenTree
 from tests import reference
 from tests.audit_stale_losses import trainers_loss
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
 P, Q = np.array([0.8, 0.1, 0.1]), np.array([0.1, 0.1, 0.8])
 MU = np.array([0.35, 0.6, 0.05])  # ratios 2.29, 0.17 and 2
 FACTORS = {

@@ -51,6 +51,8 @@ from opd_toy.sequences import (
     top_k,
 )
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
 SIZES = [(2, 2), (2, 5), (3, 3), (4, 4), (5, 3), (1, 3), (4, 1)]
 BASELINES = (None, 0.7, "value", "optimal", "given")
 GAMMAS = (0.0, 0.3, 0.9, 1.0)
@@ -194,6 +196,17 @@ def test_sequences_and_prefixes_in_base_v_order(student, teacher):
     same(student.sequence_probabilities(), log_p.exp())
     assert tokens.shape == log_tokens.shape
     same(token_costs(student, teacher), log_tokens - unrolled(teacher.logits)[1], scale=1)
+
+
+def test_a_policy_and_a_table_are_themselves_alone():
+    """Compared by what they hold they would be arrays of truth values, and no key of a dict."""
+    tree = pair(2, 2)[0]
+    for one, other in (
+        (tree, TokenTree(tree.logits)),
+        (full_return(tree, tree), full_return(tree, tree)),
+        (LazyTree(2, 2, len), LazyTree(2, 2, len)),
+    ):
+        assert one != other and {one: 1}[one] == 1
 
 
 def test_repeat_gives_one_row_a_position():

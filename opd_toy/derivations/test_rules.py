@@ -131,6 +131,13 @@ def test_the_sizes_that_the_witness_tries(monkeypatch, side, relation, sizes):
     assert [(one["sizes"], one["seed"]) for one in asked] == [(sizes, "seed")] * 2
 
 
+def test_an_inequality_holds_where_its_left_side_is_below_its_right():
+    (at,) = random_points([p[j]], sizes=(3,))
+    with sp.evaluate(False):
+        verdicts = [witness._value(sp.Lt(*sides), at) for sides in ((0, p[j]), (p[j], 0))]
+    assert verdicts == [True, False]
+
+
 def test_every_symbol_is_real_and_probabilities_are_positive():
     """Logarithms and limits are taken by sympy on that ground."""
     bases = {one for one in vars(notation).values() if isinstance(one, sp.IndexedBase)}
