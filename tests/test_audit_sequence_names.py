@@ -515,5 +515,13 @@ def test_what_has_no_name_in_a_sentence(changes, rests, said):
     assert alignment.in_a_sentence(seen_as(**changes), rests) == f"{said}teacher"
 
 
+def test_what_moves_just_as_far_as_rounding_does_not_move():
+    hardly = seen_as(teacher=1e-4 * np.eye(4))
+    assert "the teacher hardly moves it" in alignment.in_a_sentence(hardly, True)
+    assert alignment.in_a_sentence(seen_as(student=1e-4 * np.eye(4)), True) is None
+    assert alignment.shifts(seen_as(UNREAD, UNREAD, teacher=1e-4 * np.eye(4, k=1))) == (0, 0)
+    assert not alignment.alignment_findings(of_two(order=1e-4))
+
+
 def test_a_loss_that_moves_with_nothing_is_not_described():
     assert alignment.in_a_sentence(seen_as(student=np.zeros((4, 4))), True) is None

@@ -3,7 +3,9 @@
 Samples are made by hand, and what is found in them is computed a second time.
 """
 
+import inspect
 import itertools
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from opd_toy import objectives
-from opd_toy.audit import AuditError
+from opd_toy.audit import AuditError, audit_sequence
 from opd_toy.audit.sequence import beside, dependence, judge, limits, local, masks, measure, words
 from opd_toy.audit.sequence.bases import FORWARD, REVERSE, SEQUENCE_FORWARD
 from opd_toy.audit.sequence.calls import SequenceCall
@@ -105,6 +107,34 @@ def test_the_first_refusal_is_the_one_that_is_told():
 
     with pytest.raises(AuditError, match="a mask of torch.bool"):
         SequenceCall(loss, False)
+
+
+def test_a_loss_that_drifts_is_noticed_at_the_end():
+    later = []
+
+    def loss(student, teacher, tokens):
+        return kl(student, teacher).sum() * (2 if later else 1)
+
+    call = SequenceCall(loss, False)
+    call.check_unchanged()
+    later.append(True)
+    with pytest.raises(AuditError):
+        call.check_unchanged()
+
+
+def test_what_is_taken_where_nothing_is_said():
+    given = {"inputs": "logits", "k": 2, "labels": None, "drawn_from": "student", "reward": None,
+             "batched": False, "behaviour": None, "seed": 0}  # fmt: skip
+    parameters = inspect.signature(audit_sequence).parameters
+    assert {name: parameters[name].default for name in given} == given
+    assert list(parameters) == ["loss", *given]
+    for wrong in ({"seed": -1}, {"seed": 0.5}, {"drawn_from": "nobody"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            audit_sequence(REWARD_TO_GO, **wrong)
+    with pytest.raises(AuditError) as error:
+        audit_sequence(REWARD_TO_GO, reward=3)
+    said = "reward is 3; give the function of tokens (T,) that returns the number the loss uses"
+    assert str(error.value) == said
 
 
 # --- tables ----------------------------------------------------------------------------------
@@ -224,6 +254,27 @@ def test_two_trees_apart_differ_by_one_log_ratio(x):
     np.testing.assert_allclose(student.logits[0], [[0.3, -0.3]])
 
 
+def test_what_is_left_over_at_the_last_position():
+    made = engine(seed=3)
+    p, block = made.student.sequence_probabilities(), made.blocks[-1]
+    length = np.linalg.norm(block)
+    zero = SequenceVerdict(zero=True)
+    for share, tolerance in ((1e-3, 1e-9), (0.02, 2e-5)):
+        assert limits._off(made, zero, tolerance, 0.0) == pytest.approx(1.0)
+        floored = limits._off(made, zero, tolerance, 0.25 * length)
+        assert floored == pytest.approx(0.75) and limits._off(made, zero, tolerance, 2.0) == 0.0
+        turned = made.table * np.where(np.arange(27) % 2, 1e4, -1e4)[:, None]
+        loud = sample_of(turned - p @ turned + made.expected, (made.student, made.teacher))
+        draws = loud.table[:, -block.size :]
+        size = np.sqrt(sum(chance * row @ row for chance, row in zip(p, draws)))
+        off = limits._off(loud, zero, tolerance, 0.0)
+        assert off == pytest.approx(length / (share * size), rel=1e-6) and share * size > length
+    pieces = credit_pieces(REVERSE, {T: 0.5 * np.eye(T) for T in (2, 3, 4)}, 1e-9)
+    half = SequenceVerdict(tuple(pieces), named=True, bases=lambda sample: sample.bases)
+    assert limits._off(made, half, 1e-9, 0.0) == pytest.approx(0.5)
+    assert limits._off(sample_of(np.zeros((27, 39))), zero, 1e-9, 0.0) == 0.0
+
+
 def test_the_limit_is_halved_down_to():
     for at in (-7.3, 7.3):
         found = limits._limit(lambda x, at=at: abs(x) < abs(at), 36.0 * np.sign(at))
@@ -298,12 +349,12 @@ VALUES = [
         lambda p, q: objectives.reverse_kl(SOFT(p, 2), SOFT(q, 2)),
     ),
     (
-        candidate("forward KL, student's at 3", student_temperature=3.0),
-        lambda p, q: objectives.forward_kl(SOFT(p, 3), q),
+        candidate("forward KL, student's at 2", student_temperature=2.0),
+        lambda p, q: objectives.forward_kl(SOFT(p, 2), q),
     ),
     (
-        candidate("forward KL, teacher's at 3", teacher_temperature=3.0),
-        lambda p, q: objectives.forward_kl(p, SOFT(q, 3)),
+        candidate("forward KL, teacher's at 2", teacher_temperature=2.0),
+        lambda p, q: objectives.forward_kl(p, SOFT(q, 2)),
     ),
     (
         candidate("forward KL with skew", temperature=2.0, skew=0.1),
@@ -516,7 +567,7 @@ def test_a_problem_is_more_than_rounding(role, slack):
     made = engine(seed=2)
     aside = np.zeros_like(made.expected)
     aside[0] = np.linalg.norm(made.expected)
-    for off, is_one in ((0.99, False), (1.01, True)):
+    for off, is_one in ((0.995, False), (1.005, True)):
         bent = sample_of(made.table + off * slack * 1e-9 * aside, trees(seed=2))
         found = judge._problem(role, measure.Beyond([bent]), reading())
         wanted = f"what is left over is {off * slack * 1e-9:.2g} of the gradient"
@@ -670,7 +721,7 @@ def test_unbiased_is_what_follows_an_objective_on_every_tree():
         assert bool(unbiased([bent], None)) == follows
         assert bool(unbiased(whole[:3], None, beyond=[far])) == follows
     small = sample_of(1e-14 * whole[3].table + np.where(np.arange(39) == 0, 1, 0), trees(seed=3))
-    assert unbiased([small], None) == {}
+    assert unbiased([small], None) == {} == unbiased([sample_of(np.zeros((27, 39)))], None)
 
 
 # --- edges -------------------------------------------------------------------------------------
@@ -721,9 +772,12 @@ def test_a_gradient_is_a_multiple_of_another_up_to_rounding():
     aside = np.array([[0.0, 5.0], [0.0, 0.0]])
     for off, factor in ((0.99e-4, 2.0), (1.01e-4, None)):
         assert masks._factor(2 * (gradient + off * aside), gradient) == factor
-    assert masks._factor(0 * gradient, gradient) is None is masks._factor(gradient, 0 * gradient)
-    assert masks._factor(np.nan * gradient, gradient) is None
-    assert masks._factor(gradient, np.full((2, 2), np.inf)) is None
+    with warnings.catch_warnings(action="error"):
+        assert masks._factor(0 * gradient, gradient) is None
+        assert masks._factor(gradient, 0 * gradient) is None
+        for spoilt in (np.nan, np.inf):
+            assert masks._factor(np.full((2, 2), spoilt), gradient) is None
+            assert masks._factor(gradient, np.full((2, 2), spoilt)) is None
 
 
 def test_a_row_follows_the_score_of_softened_logits():
@@ -742,6 +796,12 @@ def test_a_row_follows_the_score_of_softened_logits():
     for off, follows in ((0.9e-4, True), (1.1e-4, False)):
         moved = row + off * np.abs(row).max() * np.eye(5)[1]
         assert (dependence._temperature(logits, moved, 1, 1e-4) is not None) == follows
+
+
+def test_what_counts_as_moved_depends_on_the_format():
+    half = lambda student, teacher: kl(student.bfloat16(), teacher.bfloat16()).sum()
+    for loss, seen in ((lambda student, teacher: kl(student, teacher).sum(), 1e-4), (half, 0.1)):
+        assert dependence.observe_dependence(SequenceCall(loss, False), 0, 1).seen == seen
 
 
 def test_a_change_is_relative_to_the_longer_row():
@@ -806,6 +866,9 @@ def test_what_one_draw_carries():
     for changes in ({"drawn_from": "teacher"}, {"copies": 2}):
         other = SimpleNamespace(**vars(measured) | changes)
         assert beside.carried(other, 1e-9) is None
+    np.testing.assert_allclose(beside.carried(measured, 3e-2), ones(3), atol=1e-9)
+    shrinking = SimpleNamespace(**vars(measured) | {"fitting": [engine(0.05), engine(0.05, 1)]})
+    np.testing.assert_allclose(beside.carried(shrinking, 1e-9), lags(3, 0.05), atol=1e-9)
     bent = [sample_of(s.table + 1e-6 * s.table**2, (s.student, s.teacher)) for s in made]
     assert beside.carried(SimpleNamespace(**vars(measured) | {"fitting": bent}), 1e-9) is None
 

@@ -116,6 +116,8 @@ def test_rows_are_multiples_of_one_up_to_rounding(aside, is_one):
         1 / (1 + np.exp(-WALK)),
         np.where(WALK < 0.3, 1.0, 2.0),  # a jump that is none to 0
         np.where(WALK < 0.3, np.exp(WALK), np.exp(2 * WALK)),  # they do not meet
+        # A round bend between two powers, and further on a kink.
+        np.minimum((1 + np.exp(20 * WALK)) ** 0.05, np.exp(4)),
         np.where(np.arange(len(WALK)) < len(WALK) - 1, 1.0, 0.0),  # too short a piece at the end
     ],
 )

@@ -117,7 +117,7 @@ def written(name):
         for field, value in report.to_dict().items()
         if field not in IN_TEXT and value not in (None, {}, [])
     ]
-    sums = f"asked {asked.calls} times: {printed(list(asked.sums.values()))}"
+    sums = f"asked {asked.calls} times: {[f'{size:.7g}' for size in asked.sums.values()]}"
     return "\n".join([str(report), *fields, sums])
 
 

@@ -182,7 +182,7 @@ def describe(facts):
 
 def _multiple(weights, predicted):
     """c with weights = c predicted, or None."""
-    if not predicted.any() or not weights.any():
+    if not predicted.any():
         return None
     c = float(weights @ predicted) / float(predicted @ predicted)
     off = np.linalg.norm(weights - c * predicted)
@@ -196,7 +196,7 @@ def _divided(values, facts, reading):
         lengths = tuple(draw.lengths[:, 0])
         divided = readings(lengths, draw.valid.shape[1], facts.masked)[reading]
         found.append((value * np.reshape(divided, (-1, 1)))[draw.valid])
-    return np.nan_to_num(np.concatenate(found), posinf=0.0, neginf=0.0)
+    return np.nan_to_num(np.concatenate(found))
 
 
 def _standardized(cost, draw, over, correction):

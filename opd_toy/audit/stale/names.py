@@ -108,7 +108,7 @@ def _joined(core):
     """Whether the factor has neither jumps nor gaps between its masks."""
     for piece, following in zip(core, core[1:]):
         values = [p.level * np.exp(p.power * piece.high) for p in (piece, following)]
-        if not np.isclose(*values, rtol=1e-4) or 0 in values:
+        if not np.isclose(*values, rtol=1e-4):
             return False
     return True
 
