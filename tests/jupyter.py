@@ -92,6 +92,7 @@ def running(home, work):
         f"--ServerApp.root_dir={work}",
         "--ServerApp.allow_root=True",
         "--LabApp.extension_manager=readonly",
+        "--LabApp.expose_app_in_browser=True",  # for opened_in_place
     ]
     log = home / "log.txt"
     with log.open("w") as output:
@@ -153,10 +154,34 @@ def new_page(context, lab):
 
 
 def opened(page, lab, path):
-    """Open a notebook and wait for its kernel; without one the menu would ask."""
+    """Load JupyterLab with a notebook and wait for its kernel; without one the menu would ask."""
     page.goto(lab.url(path))
+    kernel_is_there(page)
+
+
+def opened_in_place(page, lab, path):
+    """The same in the JupyterLab that ``page`` shows: loading it takes four processor seconds."""
+    if not page.url.startswith(lab.address) or page.locator(".jp-Dialog").count():
+        page.goto(lab.url("/lab"))
+    page.wait_for_function("() => window.jupyterapp")
+    page.evaluate(
+        """path => jupyterapp.restored.then(
+            () => jupyterapp.commands.execute("docmanager:open", {path})).then(() => true)""",
+        path,
+    )
+    kernel_is_there(page)
+
+
+def kernel_is_there(page):
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=PATIENCE * 1000)
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=PATIENCE * 1000)
+
+
+def closed(page, lab):
+    """Close all that is open, and end its kernels."""
+    page.evaluate("() => [...jupyterapp.shell.widgets('main')].forEach(each => each.dispose())")
+    for session in lab.asked("GET", "/api/sessions"):
+        lab.asked("DELETE", f"/api/sessions/{session['id']}")
 
 
 def run_all(page, run, seconds=PATIENCE):

@@ -11,7 +11,7 @@ from tests.conftest import ROOT, new_page
 from tests.jupyter import until
 
 CHAPTERS = sorted(path.name for path in (ROOT / "book").glob("*.md"))
-COMPARED = "06-noise"  # its numbers are compared with the page's
+COMPARED = "06-noise.md"  # its numbers are compared with the page's
 RAW = r"^\s*\([\w-]+\)=|:::|\{(eq|ref|eval|cite|doc|math|code-cell)\b|\\KL\b|np\.float64|Traceback"
 LINES, COLUMNS = 20, 100  # of a cell that shows its code
 
@@ -39,20 +39,19 @@ def lab(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def context(browser):
-    """One for all chapters: its cache keeps JupyterLab, compiled."""
-    context = jupyter.new_context(browser)
-    yield context
-    context.close()
+def window(browser, lab):
+    """One JupyterLab for all chapters."""
+    page = jupyter.new_page(jupyter.new_context(browser), lab)
+    yield page
+    page.context.close()
 
 
 @pytest.fixture
-def page(context, lab):
-    page = jupyter.new_page(context, lab)
-    yield page
-    page.close()
-    for session in lab.asked("GET", "/api/sessions"):
-        lab.asked("DELETE", f"/api/sessions/{session['id']}")
+def page(window, lab):
+    window.outside.clear()
+    window.faults.clear()
+    yield window
+    jupyter.closed(window, lab)
 
 
 def test_it_opens_on_the_front_page(page, lab):
@@ -67,12 +66,14 @@ def test_it_opens_on_the_front_page(page, lab):
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_a_chapter_reads_as_its_page_does(chapter, page, lab):
-    jupyter.opened(page, lab, f"/lab/tree/book/{chapter}")
+def test_a_chapter_reads_as_its_page_does(chapter, page, lab, request):
+    jupyter.opened_in_place(page, lab, f"book/{chapter}")
     with jupyter.kernel(lab) as run:
         jupyter.run_all(page, run)
         notebook = page.locator(".jp-Notebook")
         settled(notebook)
+        if chapter == COMPARED:
+            the_numbers_are_the_page_s(notebook, request.getfixturevalue("built"))
         text = notebook.inner_text()
         assert not (raw := re.findall(f".*(?:{RAW}).*", text, re.MULTILINE)), raw
         assert notebook.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
@@ -164,16 +165,17 @@ def last_names(chapter):
             yield last[-1].value.id
 
 
-def test_the_numbers_are_the_page_s(page, lab, browser, built_book):
+@pytest.fixture(scope="module")
+def built(browser, built_book):
+    page = new_page(browser)
+    page.goto((built_book / "book" / COMPARED).with_suffix(".html").as_uri())
+    yield page
+    page.context.close()
+
+
+def the_numbers_are_the_page_s(notebook, built):
     """To the digit, in text, lists and tables; the page adds the numbers of equations to links."""
-    jupyter.opened(page, lab, f"/lab/tree/book/{COMPARED}.md")
-    with jupyter.kernel(lab) as run:
-        jupyter.run_all(page, run)
-    settled(page.locator(".jp-Notebook"))
-    built = new_page(browser)
-    built.goto((built_book / "book" / f"{COMPARED}.html").as_uri())
-    here = page.locator(".jp-Notebook").evaluate(TEXTS, IN_JUPYTERLAB)
+    here = notebook.evaluate(TEXTS, IN_JUPYTERLAB)
     there = built.locator("article").evaluate(TEXTS, IN_THE_PAGE)
     assert len(re.findall(r"\d", " ".join(here))) > 100
     assert here == there
-    built.context.close()

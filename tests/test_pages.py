@@ -17,6 +17,20 @@ HEAVIEST = 400 * KILOBYTE
 PHONE = {"width": 360, "height": 740}
 COLOUR_RULES = ["color-contrast", "link-in-text-block"]  # of axe; those of level AAA left out
 
+# A letter of a formula's colours in its place: MathJax draws with up to 20,000 elements a page that
+# hold no text, so that axe looks at each of them and reads none.
+LETTERS_FOR_FORMULAS = """() => {
+    for (const formula of document.querySelectorAll("mjx-container")) {
+        const colours = [...formula.querySelectorAll("[style*='color']")].map(x => x.style.color);
+        formula.replaceChildren(...["", ...colours].map(color => {
+            const letter = document.createElement("span");
+            letter.style.color = color;
+            letter.textContent = "x";
+            return letter;
+        }));
+    }
+}"""
+
 
 def chapters():
     """The pages of the table of contents, in reading order."""
@@ -193,16 +207,20 @@ def test_fits_a_phone(opened):
 
 
 def test_is_accessible(opened):
-    """In light and dark: all of axe's rules, then those of colour.
+    """All of axe's rules in light, and in dark those of colour.
 
     The others see the same in both, for what a screen reader is told is the same.
     """
     show(opened, "light")
     told = opened.locator("body").aria_snapshot()
-    assert serious_faults(opened) == []
+    others = {rule: {"enabled": False} for rule in COLOUR_RULES}
+    assert serious_faults(opened, rules=others) == []
     show(opened, "dark")
     assert opened.locator("body").aria_snapshot() == told
-    assert serious_faults(opened, runOnly=COLOUR_RULES) == []
+    opened.evaluate(LETTERS_FOR_FORMULAS)
+    for scheme in ("dark", "light"):
+        show(opened, scheme)
+        assert serious_faults(opened, runOnly=COLOUR_RULES) == []
 
 
 def show(page, scheme):
