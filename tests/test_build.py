@@ -336,37 +336,47 @@ def test_a_change_during_the_build_fails_it_and_is_not_remembered(tiny):
     assert code == 0 and "Executed notebook" in said, said
 
 
-@pytest.mark.parametrize(
-    "body, complaints",
-    [
-        (
-            "```{code-cell} ipython3\n1 / 0\n```\n",
-            ["ZeroDivisionError", "these chapters raised an error: book/index"],
-        ),
-        (
-            "```{code-cell} ipython3\nkl = 1\nassert kl > 2, 'more than two'\n```\n",
-            ["AssertionError", "more than two", "these chapters raised an error: book/index"],
-        ),
-        (
-            "```{code-cell} ipython3\nkl = 1\n```\n\nThe KL is {eval}`kll`.\n",
-            ["name 'kll' is not defined"],
-        ),
-        (
-            "See {eq}`eq-nowhere`, {cite:t}`nobody1900` and [there](no-such-page.md).\n\n"
-            "```{code-cell} ipython3\nimport sys\nprint('careful', file=sys.stderr)\n```\n\n"
-            "```{code-cell} ipython3\n:tags: [skip-execution]\nprint(1)\n```\n",
-            ["eq-nowhere", "nobody1900", "no-such-page", "stderr was found", "was not executed"],
-        ),
-    ],
-    ids=["raises", "no longer holds", "wrong name", "warns"],
-)
-def test_a_faulty_page_fails_the_build_however_often_it_is_tried(tiny, body, complaints):
-    tiny.write(body)
+FAULTY = {
+    "raises": ("```{code-cell} ipython3\n1 / 0\n```\n", ["ZeroDivisionError"]),
+    "no-longer-holds": (
+        "```{code-cell} ipython3\nkl = 1\nassert kl > 2, 'more than two'\n```\n",
+        ["AssertionError", "more than two"],
+    ),
+    "wrong-name": (
+        "```{code-cell} ipython3\nkl = 1\n```\n\nThe KL is {eval}`kll`.\n",
+        ["name 'kll' is not defined"],
+    ),
+    "warns": (
+        "See {eq}`eq-nowhere`, {cite:t}`nobody1900` and [there](no-such-page.md).\n\n"
+        "```{code-cell} ipython3\nimport sys\nprint('careful', file=sys.stderr)\n```\n\n"
+        "```{code-cell} ipython3\n:tags: [skip-execution]\nprint(1)\n```\n",
+        ["eq-nowhere", "nobody1900", "no-such-page", "stderr was found", "was not executed"],
+    ),
+}
+
+
+def test_faulty_pages_fail_the_build_however_often_it_is_tried(tiny):
+    """Each is named, whatever the others do."""
+    tiny.write("Text.\n")
+    for name, (body, _) in FAULTY.items():
+        (tiny.folder / "book" / f"{name}.md").write_text(HEADER + body)
+    files = "".join(f"- file: book/{name}\n" for name in FAULTY)
+    (tiny.folder / "_toc.yml").write_text(f"format: jb-book\nroot: book/index\nchapters:\n{files}")
     for _ in range(2):
         code, said = tiny.build()
         assert code != 0
-        assert [complaint for complaint in complaints if complaint not in said] == [], said
+        raised = re.search("these chapters raised an error: (.*)", said)[1]
+        assert {"book/raises", "book/no-longer-holds"} <= set(re.findall(r"[\w/-]+", raised)), said
+        for name, (_, complaints) in FAULTY.items():
+            assert [each for each in complaints if each not in said] == [], (name, said)
         assert not (tiny.folder / "_build/html/.made-from").exists()
+
+
+@pytest.mark.parametrize("name", ["raises", "wrong-name"])
+def test_one_faulty_page_fails_the_build(tiny, name):
+    tiny.write(FAULTY[name][0])
+    assert tiny.build()[0] != 0
+    assert not (tiny.folder / "_build/html/.made-from").exists()
 
 
 def test_a_chapter_bears_the_number_of_its_file_and_so_do_its_equations(tiny):

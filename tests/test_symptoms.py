@@ -234,8 +234,18 @@ def test_numbers_worked_out_by_hand(names):
 
 def test_the_search_finds_what_users_type(page, built_book):
     """From disk, as typed: a link to the section that answers is the first."""
-    for typed, section in TYPED.items():
-        page.goto((built_book / "search.html").as_uri() + f"?q={typed}")
+    address = (built_book / "search.html").as_uri()
+    for place, (typed, section) in enumerate(TYPED.items()):
+        if place < 5:
+            page.goto(f"{address}?q={typed}")
+        else:  # as the page itself asks on loading, without loading it
+            page.evaluate(
+                """typed => {
+                    document.getElementById("search-results").replaceChildren();
+                    Search.performSearch(typed);
+                }""",
+                typed,
+            )
         links = page.locator("#search-results ul.search li a")
         links.first.wait_for()
         page.get_by_text("Search finished").first.wait_for()
