@@ -1,5 +1,7 @@
 """A missing browser is a failure that says what to do, never a skip."""
 
+import runpy
+
 import pytest
 
 from opd_toy.explorables import browser
@@ -127,3 +129,11 @@ def test_playwrights_own_is_where_it_says_if_it_is_there(monkeypatch, tmp_path):
     assert browser.playwrights_own() is None
     (tmp_path / "chromium").touch()
     assert browser.playwrights_own() == str(tmp_path / "chromium")
+
+
+def test_as_a_program_it_prints_where_it_found_one(monkeypatch, tmp_path, capsys):
+    mine = tmp_path / "mine"
+    mine.touch()
+    monkeypatch.setenv("CHROMIUM", str(mine))
+    runpy.run_path(browser.__file__, run_name="__main__")
+    assert capsys.readouterr().out == f"browser: {mine}\n"

@@ -335,3 +335,47 @@ def test_the_study_s_variances_are_those_of_each_run_in_its_place(studied):
         for task in (0, 1):
             mean = variance[task:100:2, 2 * g + s].mean()
             assert found["window_mean"][g][s][task] == pytest.approx([mean], rel=6e-4)
+
+
+@pytest.mark.parametrize("iterations", [9, 8, 1])
+def test_every_row_and_pair_of_the_sensitivity_is_that_of_its_runs(iterations, monkeypatch):
+    """On distances, variances and ends that are drawn, at three checkpoints."""
+    seeds, random = (4, 9), np.random.default_rng(1)
+    runs, _ = sensitivity.stack(seeds, **DOUBLE)
+    many = len(runs.seed)
+    distance = random.uniform(0, 2, (3, 2, many))
+    distance[2, 1, 3] = np.inf
+    variance = random.uniform(1, 9, (iterations, many))
+    diverged = random.integers(0, 3, many)
+    monkeypatch.setattr(sensitivity, "fresh_positions", lambda parameters, runs: parameters)
+    monkeypatch.setattr(sensitivity, "distance_to_target", lambda positions: positions)
+    state = {"snapshots": torch.from_numpy(distance), "variance": torch.from_numpy(variance)}
+    state |= {"diverged": torch.from_numpy(diverged)}
+    rows, crossed = sensitivity.found(state, runs, seeds)
+    worse = distance.max(1)  # (checkpoint, run)
+    known = lambda values: [x if np.isfinite(x) else None for x in values]
+    late = variance[[i for i in range(iterations) if i >= 0.75 * iterations]]  # of one: none
+    at = iter(range(many))
+    adam = {}
+    expected = [(*each[:2], gamma) for each in sensitivity.settings() for gamma in (0.0, 1.0)]
+    assert [(row["bounds"], row["optimiser"], row["gamma"]) for row in rows] == expected
+    for row in rows:
+        for n, run in enumerate(next(at) for _ in seeds):
+            assert row["distance"][n] == pytest.approx(known(worse[:, run]), abs=6e-4)
+            if len(late):
+                geometric = np.prod(late[:, run]) ** (1 / len(late))
+                assert row["late_variance"][n] == pytest.approx(geometric, rel=6e-4)
+            else:
+                assert row["late_variance"][n] is None
+            assert row["not_finite_at"][n] == diverged[run]
+            assert row["drifts"][n] == (worse[2, run] > 1)
+            assert row["was_lost"][n] == (worse[:, run] > 1).any()
+            if (row["optimiser"], row["gamma"]) == ("Adam 1e-3", 1.0):
+                adam.setdefault(row["bounds"], []).append(run)
+    others = {pair: [next(at) for _ in seeds] for pair in sensitivity.crossings()}
+    pairs = list(itertools.product(sensitivity.CROSSED, repeat=2))
+    assert [(cell["teacher"], cell["student"]) for cell in crossed] == pairs
+    for cell, pair in zip(crossed, pairs):
+        own = adam[pair[0]] if pair[0] == pair[1] else others[pair]
+        assert cell["distance"] == pytest.approx(known(worse[2, own]), abs=6e-4)
+        assert cell["drifts"] == (worse[2, own] > 1).tolist()
