@@ -349,6 +349,9 @@ def test_with_reduced_motion_play_jumps_to_the_end(name, opened):
         (-0.5, "−0.7", "Too small. Try again, or let the page show the answer."),
         (-0.5, "+0.5", "Too large. Try again, or let the page show the answer."),
         (0.5, "0.50", "Right: 0.50. So it is."),
+        (0.5, "0.505", "Right: 0.50. So it is."),  # as far off as it may be, but for rounding
+        (0.5, "0.5051", "Too large. Try again, or let the page show the answer."),
+        (0.5, " ", "Type a number first, for instance 0.5."),
         (0.5, "a half", "Type a number first, for instance 0.5."),
     ],
 )
@@ -361,9 +364,29 @@ def test_an_exercise_says_which_way_a_number_misses(answer, typed, verdict, lent
     page.get_by_role("button", name="Check").click()
     assert page.locator("[aria-live]").inner_text() == verdict
     reveal = page.get_by_role("button", name="Show the answer")
-    assert reveal.is_visible() == (typed != "a half")
+    assert reveal.is_visible() == (typed not in ("a half", " "))
     if reveal.is_visible():
         reveal.click()
         shown = f"{answer:.2f}".replace("-", "−")
         assert page.locator("[aria-live]").inner_text() == f"The answer is {shown}. So it is."
+    lent.take_back()
+
+
+def test_an_exercise_with_choices_names_the_right_one_when_it_is_chosen(lent, tmp_path):
+    file = tmp_path / "choices.html"
+    asked = exercise("1.2", "falls", choices=["rises", "falls"], why="So it is.")
+    file.write_text(asked._repr_html_(), encoding="utf-8")
+    page = lent.lend({})
+    page.goto(file.as_uri())
+    for choice, state, verdict in (
+        (None, "empty", "Choose one first."),
+        ("rises", "wrong", "Not this one. Try again, or let the page show the answer."),
+        ("falls", "right", "Right: falls. So it is."),
+    ):
+        if choice:
+            page.locator(f"input[value={choice}]").check()
+        page.get_by_role("button", name="Check").click()
+        assert page.locator("[aria-live]").inner_text() == verdict
+        assert page.locator(".opd-exercise").get_attribute("data-state") == state
+    assert page.faults == []
     lent.take_back()

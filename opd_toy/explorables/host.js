@@ -1,6 +1,6 @@
 // The host for a page without a kernel.  It gives a widget the same model interface
-// that Jupyter gives it (get, set, on, off, save_changes) and keeps the state in the
-// URL's hash, one `name={...}` a widget, so that a setting can be linked.
+// that Jupyter gives it (get, set, on, save_changes; here it stays, and needs no off) and
+// keeps the state in the URL's hash, one `name={...}` a widget, so that a setting can be linked.
 
 const readHash = (name) => {
   for (const part of location.hash.slice(1).split("&")) {
@@ -88,12 +88,6 @@ export function mount(widget, element, initial, { name: kind, rules }) {
     },
     on(event, listener) {
       listeners.set(event, [...(listeners.get(event) ?? []), listener]);
-    },
-    off(event, listener) {
-      listeners.set(
-        event,
-        (listeners.get(event) ?? []).filter((each) => each !== listener),
-      );
     },
     save_changes() {
       clearTimeout(pending); // browsers limit how often the address may change

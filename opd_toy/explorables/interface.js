@@ -12,10 +12,10 @@ export const uniqueId = (stem) => `opd-${stem}-${copy}${++counter}`;
 function build(node, attributes, children) {
   for (const name in attributes) {
     const value = attributes[name];
-    if (value === undefined || value === null || value === false) continue;
+    if (value === undefined) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "style") node.style.cssText = value;
-    else node.setAttribute(name, value === true ? "" : value);
+    else node.setAttribute(name, value);
   }
   append(node, children);
   return node;

@@ -37,7 +37,7 @@ function atTheTeacher(mean) {
   const [up, down] = [pushed("raises"), pushed("lowers")];
   return said(
     "Student and teacher agree, and the exact gradient is 0.",
-    up.length + down.length
+    up.length // then some are lowered too, for the entries sum to 0
       ? `This one still raises ${listed(up)} and lowers ${listed(down)}.`
       : "So is this one.",
   );

@@ -14,7 +14,8 @@ const signature = (html) => {
   });
   let hash = 0;
   for (let i = 0; i < words.length; i++) hash = Math.imul(hash ^ words.charCodeAt(i), 16777619);
-  const sum = numbers.reduce((total, x, i) => total + Math.sin(i + 1) * x, 0);
+  // all of one sign, so that equal shifts add up, and no two alike
+  const sum = numbers.reduce((total, x, i) => total + (1 + ((0.618034 * i) % 1)) * x, 0);
   return `${(hash >>> 0).toString(36)} ${sum.toFixed(1)}`;
 };
 
@@ -108,7 +109,39 @@ function* steps(root) {
   reset();
 }
 
-// [title, sentence, parts] of each step: what has changed since the step before, a line each.
+// The animation, frame by frame: from where it stands, paused, to its end and from there again.
+function* play(root) {
+  const button = shown(root, "button").find((each) => each.textContent === "Play");
+  if (!button) return;
+  let [waiting, now] = [null, 1000];
+  window.requestAnimationFrame = (frame) => ((waiting = frame), 1);
+  window.cancelAnimationFrame = () => (waiting = null);
+  const frames = function* (count) {
+    for (let i = 0; i < count && waiting; i++) {
+      const frame = waiting;
+      waiting = null;
+      frame((now += 21)); // milliseconds
+      yield `frame at ${now}`;
+    }
+  };
+  const press = function* (reduced) {
+    window.matchMedia = () => ({ matches: reduced });
+    button.click();
+    yield button.textContent;
+  };
+  yield* press(false);
+  yield* frames(50);
+  yield* press(false);
+  yield* frames(9); // of which there is none
+  yield* press(false);
+  for (const title of frames(2000)) if (!waiting) yield `ended by the ${title}`;
+  yield* press(true);
+  yield* press(false);
+  yield* frames(7);
+  yield* press(true);
+}
+
+// [title, sentence, parts] of each step that changes something: of what has changed, a line each.
 const tour = async (root, states) => {
   const found = [];
   let before = {};
@@ -118,10 +151,12 @@ const tour = async (root, states) => {
     const parts = changed.map(([part, html]) => `${part}: ${signature(html)}`);
     const sentence = root.querySelector("[aria-live]").textContent;
     const said = sentence === before.sentence ? "" : `${sentence}\n`;
-    found.push([title, said, `${parts.join(" | ")}\n`]);
+    if (said || parts.length) found.push([title, said, `${parts.join(" | ")}\n`]);
     before = { ...now, sentence };
   };
   for (const title of steps(root)) note(title);
+  for (const title of play(root)) note(title);
+  shown(root, "button").find((each) => each.textContent === "Reset").click();
   await new Promise((done) => setTimeout(done, 200)); // until the address is written
   for (const state of states) {
     await byAddress(root.dataset.explorable, state);
