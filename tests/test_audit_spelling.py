@@ -8,10 +8,11 @@ import pytest
 
 from opd_toy.audit import assert_optimises, audit
 from opd_toy.audit.expectation import UnknownName, is_as_expected
-from opd_toy.audit.spelling import KNOWN, is_known, nearest, read, same
+from opd_toy.audit.spelling import AROUND, KNOWN, is_known, nearest, read, same
 from tests import audit_losses, audit_sequence_losses
 from tests.audit_losses import forward, jsd, reverse
 from tests.conftest import ROOT
+from tests.written import check_text
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,6 +33,8 @@ ALIKE = [
     ("reverse KL − 1e-05 × entropy", "rkl - 1e-5 entropy", "-0.00001*entropy + rkl"),
     ("1/V × forward KL", "1/V * fkl", "forward KL / V"),
     ("α-divergence(α = 2)", "alpha_divergence(alpha=2)", "alpha divergence 2"),
+    ("α-divergence(α = -2)", "alpha_divergence(alpha=-2)", "alpha divergence, alpha = −2"),
+    ("α-divergence(α = -1)",),  # and not the reverse KL, which has α = 1
     ("forward KL with skew 0.1", "skewed_forward_kl(skew=0.1)", "skewed forward KL, skew .1"),
     ("forward KL at temperature 2", "FKL(temperature=2)", "fkl, temp 2"),
     ("forward KL to the teacher at temperature 2",),
@@ -59,6 +62,60 @@ def test_spellings_of_one_objective(names):
     assert [name for name in names[1:] if not same(first, read(name))] == []
     others = [group[0] for group in ALIKE if group is not names]
     assert [other for other in others if same(first, read(other))] == []
+
+
+MORE = """
+1/V × (forward KL + 0.5 × reverse KL)
+−2/V × entropy − forward KL
+0.5/T × sum of local reverse KLs
+1e-05 × reverse KL / V
+.5e-3 rkl
+2. x rkl
+(forward KL)
+reverse KL to the teacher at temperature 2 with skew 0
+temperature 1 forward KL to the teacher at temperature 1
+jsd 0
+alpha divergence 0
+JSD beta 0.25, jsd beta
+√H(q) × reverse KL − 1/√H(q) × forward KL
+k² × α-divergence(α = -1.7)
+half of the reverse KL and double the forward KL
+Reverse_KL (biased by anything).
+ratio clipped reverse KL (PPO)
+behavior KLs, distances, entropies
+top-k 5 and top 7
+f-divergence with weight log p/q at least −0.1 and at most 0.3
+reverse KL where log p/q ≤ 11 and q ≥ 1e-08
+"""
+
+
+def test_what_is_read():
+    """Terms and numbers of the first spelling of each group, and of some odd ones."""
+    wanted = [*(group[0] for group in ALIKE), *MORE.strip().splitlines()]
+    lines = [f"{name}: {read(name)}, {is_known(name)}" for name in wanted]
+    check_text("audit_parts.txt", "spellings", "\n".join(lines))
+    check_text("audit_parts.txt", "words around names", " ".join(sorted(AROUND)))
+    check_text("audit_parts.txt", "known names", "\n".join(KNOWN))
+    lines = [
+        f"{name}: {nearest(name)}" for name in ("reverse LK", "forward", "JSDivergence", "zeros")
+    ]
+    check_text("audit_parts.txt", "nearest names", "\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    "one, other, alike",
+    [
+        ("0.5 reverse KL", "0.500004 reverse KL", True),
+        ("0.5 reverse KL", "0.500006 reverse KL", False),
+        ("JSD(β = 0.5)", "JSD(β = 0.500004)", True),
+        ("JSD(β = 0.5)", "JSD(β = 0.500006)", False),
+        ("reverse KL at temperature 2", "reverse KL at temperature 2 once", False),
+        ("reverse KL", "reverse KL + entropy", False),
+        ("reverse KL + entropy", "reverse KL + forward KL", False),
+    ],
+)
+def test_numbers_are_the_same_to_six_figures(one, other, alike):
+    assert same(read(one), read(other)) == same(read(other), read(one)) == alike
 
 
 def test_numbers_are_compared_as_numbers():

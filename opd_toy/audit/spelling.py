@@ -151,6 +151,7 @@ def _plain(text):
     text = re.sub(r"(?<!\de)(?<=[a-zA-Z])[_-](?=[a-zA-Z\d])", " ", text)  # not in 1e-05
     text = re.sub(r"(?<=[a-z])(?=KL\b)|(?<=[a-z])(?=JSD\b)", " ", text)  # forwardKL
     text = re.sub(r"\s+", " ", text.lower()).strip(" \"'").rstrip(".")
+    text = re.sub(r"= ?- ?(?=[\d.])", "=-", text)  # of a parameter below 0, and no next term
     for found, other in OTHER_WORDS:
         text = re.sub(found, other, text)
     return re.sub(r"\s+", " ", text).strip()
@@ -184,8 +185,8 @@ def _factor(term):
 def _words(text):
     """Words and numbers in their order, a parameter's name once; a JSD without a β has 0.5."""
     found = []
-    for word in re.findall(rf"{NUMBER}|[a-z]+|\|\||[<>]=|[/^*]", text):
-        word = float(word) if re.fullmatch(NUMBER, word) else word
+    for word in re.findall(rf"(?<==)-(?:{NUMBER})|{NUMBER}|[a-z]+|\|\||[<>]=|[/^*]", text):
+        word = float(word) if re.fullmatch(rf"-?(?:{NUMBER})", word) else word
         if word not in UNSAID and not (word in PARAMETERS and word in found):
             found.append(word)
     if "jsd" in found:

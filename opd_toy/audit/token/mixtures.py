@@ -172,6 +172,8 @@ def _one_less(law):
     if law.startswith("1 − "):
         rest = law.removeprefix("1 − ")
         return rest[1:-1] if rest == f"({rest[1:-1]})" and _bracketed(rest[1:-1]) == rest else rest
+    if law.startswith("−") and _bracketed(law) == law:
+        return "1 + " + law.removeprefix("−").removeprefix("1 × ")
     return f"1 − {_bracketed(law)}"
 
 
