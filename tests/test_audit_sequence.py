@@ -225,6 +225,7 @@ def test_unbiased_on_longer_trees_too():
     assert not audit_sequence(weighted(own_cost_from_five_tokens_on)).unbiased_for
     everywhere = audit_sequence(weighted(lambda r: np.sin(len(r)) * to_go(r)))
     assert everywhere.unbiased_for == {"sequence reverse KL": "c(T)"}
+    assert everywhere.optimises == "c(T) × sequence reverse KL"
 
 
 def test_a_large_baseline_hides_small_biases():

@@ -780,6 +780,15 @@ def test_a_gradient_is_a_multiple_of_another_up_to_rounding():
             assert masks._factor(gradient, np.full((2, 2), spoilt)) is None
 
 
+def test_a_factor_that_depends_on_the_texts_is_none():
+    def loss(student, teacher, tokens, mask):
+        size = (student[..., 0].detach() ** 2 * mask).sum()
+        return (1 + mask.numel() * size) * (kl(student, teacher) * mask).sum()
+
+    facts = masks.observe_mask(SequenceCall(loss, False), 0, 1)
+    assert facts.leak == facts.gradient == {} and set(facts.factor.values()) == {None}
+
+
 def test_a_row_follows_the_score_of_softened_logits():
     logits = np.array([0.3, -1.0, 0.5, 2.0, -0.2])
     for temperature in (1.0, 2.5):

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from opd_toy import objectives
+from opd_toy.audit.sequence.calls import SequenceCall
 from opd_toy.audit.stale import factor, judge, names, texts, verdict, words
 from opd_toy.audit.stale.factor import Piece
 from opd_toy.audit.stale.measure import Table, Walk, jump_between
@@ -23,6 +25,7 @@ from opd_toy.audit.stale.triples import (
     random_triples,
 )
 from opd_toy.audit.stale.verdict import FRESH, KEPT, Law
+from opd_toy.audit.ways import TEXTS, as_way
 from opd_toy.distributions import softmax
 from opd_toy.example import STUDENT, TEACHER
 
@@ -485,6 +488,35 @@ def test_the_level_of_a_map(name):
     masked = np.where(np.arange(4)[:, None] == 1, np.nan, powers)
     assert texts._level(masked, 1e-3) == (name, FRESH)
     assert texts._level(np.full((4, 4), np.nan), 1e-3) is None
+
+
+def ratios(weight):
+    """Each token's own cost, weighed by a function of the log ratios (T,) of its text."""
+
+    def loss(student_lp, old_lp, teacher_lp):
+        costs = (student_lp - teacher_lp).detach()
+        return (weight((student_lp - old_lp).detach()) * costs * student_lp).sum()
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "weight, said",
+    [
+        (
+            lambda r: (r.cumsum(-1) - r).exp().clamp(max=2),
+            "product of the ratios before the token truncated at 2 (biased where it is > 2)",
+        ),
+        (lambda r: r.exp() * (1 + r**4), "weighted by the ratio of the token, by a law of its own"),
+        (lambda r: 4 * torch.sigmoid(r.sum().exp() - 1), None),
+    ],
+)
+def test_over_which_tokens_of_a_text_from_calls(weight, said):
+    way = as_way(ratios(weight), TEXTS, inputs="token_log_probs", behaviour=None)
+    call = SequenceCall(way, False)
+    found, grown = texts.level_of(call, "float64")
+    assert (found and found.words) == said and grown.shape == (4, 4)
+    assert texts.level_of(call, "bfloat16") == (None, None)
 
 
 # --- reports ---------------------------------------------------------------------------------
