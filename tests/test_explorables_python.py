@@ -10,7 +10,14 @@ import traitlets
 
 from opd_toy import explorables
 from opd_toy.example import STUDENT, TEACHER
-from opd_toy.explorables import control_study, host, loss_museum, stale_rollouts, trees
+from opd_toy.explorables import (
+    control_study,
+    host,
+    learning_curves,
+    loss_museum,
+    stale_rollouts,
+    trees,
+)
 from opd_toy.explorables.palette import PAPER, ROLES
 from opd_toy.records import provenance
 from opd_toy.sequences import TokenTree
@@ -430,3 +437,134 @@ def test_a_seek_or_cover_slider_needs_no_more_than_its_traits():
         *("family", "objective", "beta", "steps"),
     }
     assert isinstance(widget._own_traits(), list) and not widget._own_traits(data=True)
+
+
+# --- the learning curves' record ----------------------------------------------------------------
+
+
+def curves(**changed):
+    """A study of two methods and two seeds; one quantity never changes, one is never known."""
+
+    def run(points, start, **more):
+        found = {name: [start + n for n in range(points)] for name in learning_curves.COLUMNS} | {
+            "length": [7.0] * points,
+            "distinct": [None] * points,
+        }
+        return found | more
+
+    found = {
+        "preset": {"distillation": {"evaluation_prompts": 9}},
+        "device": "cpu",
+        "clock": "processor seconds",
+        "seeds": [1, 2],
+        "teacher": {"accuracy": 1, "length": None, "sequence_kl": np.inf, "other": 3},
+        "start": dict.fromkeys(learning_curves.QUANTITIES, 0.25),
+        "curves": {
+            "gkd": [run(3, 0.5), run(2, 1.5)],
+            "sft": [run(4, 2.5), run(3, 0.0, not_finite="broke down")],
+        },
+    }
+    return found | changed
+
+
+def test_a_record_of_curves_packed_and_unpacked():
+    results = curves()
+    given = learning_curves.packed(results)
+    plain = {name: given[name] for name in ("words", "prompts", "clock", "methods", "seeds")}
+    assert plain == {
+        "words": "Recorded on a CPU",
+        "prompts": 9,
+        "clock": "processor seconds",
+        "methods": ["sft", "gkd"],
+        "seeds": 2,
+    }
+    assert given["longest"] == 4 and given["columns"] == learning_curves.COLUMNS
+    assert given["logarithmic"] == ["sequence_kl", "forward_sequence_kl"]
+    codes = np.frombuffer(base64.b64decode(given["codes"]), "<u2").reshape(9, 2, 2, 4)
+    for c, name in enumerate(given["columns"]):
+        low, high = given["scales"][c]
+        known = []
+        for m, method in enumerate(given["methods"]):
+            for s, run in enumerate(results["curves"][method]):
+                values = [np.nan if x is None else x for x in run[name]]
+                if name in given["logarithmic"]:
+                    values = np.log(np.maximum(values, 1e-6))
+                known += [x for x in values if np.isfinite(x)]
+                for point in range(4):
+                    code = codes[c, m, s, point]
+                    if point >= len(values) or np.isnan(values[point]):
+                        assert code == 0
+                    else:
+                        value = low + (code - 1.0) / 65534 * (high - low)
+                        assert value == pytest.approx(values[point], abs=(high - low) / 1e5)
+        ends = (min(known), max(known)) if known else (0.0, 0.0)
+        assert (low, high) == pytest.approx(ends)
+    assert given["teacher"] == {"accuracy": 1.0}
+    assert given["start"] == dict.fromkeys(learning_curves.QUANTITIES, 0.25)
+    ends = {axis: {"sft": 5.5, "gkd": 2.5} for axis in learning_curves.AXES}
+    assert given["ends"] == ends
+    other = learning_curves.packed(curves(device="NVIDIA"))
+    assert other["words"] == "Recorded on NVIDIA"
+
+
+def test_curves_that_are_not_there_or_not_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    (tmp_path / "figures").mkdir()
+    learning_curves.study.cache_clear()
+    for name, words in (("cpu", "study"), ("gpu", "study --preset gpu")):
+        with pytest.raises(FileNotFoundError) as error:
+            learning_curves.study(name)
+        assert f"`python -m opd_toy {words}` makes it" in str(error.value)
+    path = tmp_path / "figures" / "lm-study-cpu.json"
+    for changed, message in (
+        ({"seeds": [1, 2, 3]}, "zip() argument 2 is longer than argument 1"),
+        (
+            {"curves": {"dpo": []}},
+            "methods in figures/lm-study-cpu.json must be among "
+            f"{', '.join(learning_curves.METHODS)}, not 'dpo'",
+        ),
+        (
+            {"curves": {"gkd": [{"steps": [0, 1], "tokens": [0]}] * 2}},
+            "curves of gkd in figures/lm-study-cpu.json must have a value of tokens at each of 2 "
+            "steps; seed 1 has 1",
+        ),
+    ):
+        path.write_text(json.dumps({"results": curves(**changed)}).replace("Infinity", "1e999"))
+        with pytest.raises(ValueError) as error:
+            learning_curves.study("cpu")
+        assert str(error.value) == message
+    results = curves(teacher={})
+    path.write_text(json.dumps({"results": results}))
+    assert list(learning_curves.studies()) == ["cpu"]
+    assert learning_curves.study("cpu") is learning_curves.study("cpu")
+    with pytest.raises(traitlets.TraitError) as error:
+        explorables.LearningCurves(record="gpu")
+    assert str(error.value) == (
+        "record must be among ['cpu'], not 'gpu': `python -m opd_toy study --preset gpu` makes "
+        "figures/lm-study-gpu.json"
+    )
+    (tmp_path / "figures" / "lm-study-gpu.json").write_text(json.dumps({"results": results}))
+    assert list(explorables.LearningCurves(record="gpu").recording) == ["cpu", "gpu"]
+    learning_curves.study.cache_clear()
+
+
+def test_curves_are_read_between_their_points(tmp_path, monkeypatch):
+    monkeypatch.setattr(learning_curves, "studies", lambda: {"cpu": curves(teacher={})})
+    widget = explorables.LearningCurves(methods=["sft", "gkd"], quantity="accuracy", x="seconds")
+    assert widget.position() == pytest.approx(0.8 * 5.5)  # where the one that broke down is left
+    widget.at = 40  # at 2.2: gkd's runs go from 0.5 to 2.5, sft's from 2.5 and 0 on
+    found = widget.read()
+    assert found["gkd"] == {
+        "mean": pytest.approx(2.2), "least": pytest.approx(2.2), "greatest": pytest.approx(2.2),
+        "seeds": 2,
+    }  # fmt: skip
+    # before its first point a run is where it begins; after its last it has no value
+    assert found["sft"] == {"mean": 2.5, "least": 2.5, "greatest": 2.5, "seeds": 1}
+    widget.x = "steps"
+    assert widget.position() == 2.0  # rounded, 2.2
+    widget.at = 45
+    assert widget.position() == 2.0 and widget.read()["gkd"]["mean"] == pytest.approx(2.0)
+    widget.at = 46  # 2.53
+    assert widget.position() == 3.0 and widget.read()["gkd"] is None
+    widget.quantity = "distinct"
+    assert widget.read() == {"sft": None, "gkd": None}
