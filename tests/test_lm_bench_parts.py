@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -497,6 +498,21 @@ def test_a_case_on_a_card(monkeypatch):
     wanted = {"loss": 3.0, "loss_error": 0.25, "extra_bytes": None, "gradient_error": 0.5}
     wanted |= {"seconds": [3.0, 1.0, 5.0], "median": 3.0, "least": 1.0}
     assert row == wanted | {"case": "ours", "words": cases.CASES["ours"]}
+
+
+def test_a_card_s_memory_is_the_height_of_a_pass(monkeypatch):
+    done = []
+    note = lambda name, value=None: lambda device: done.append(name) or value
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", note("reset"))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", note("before", 30))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", note("height", 100))
+    monkeypatch.setattr(torch.cuda, "synchronize", note("waited for"))
+    monkeypatch.setattr(device, "one_pass", lambda *of: done.append(of) or "passed")
+    found = device.with_extra_memory("loss", "inputs", torch.device("cuda"))
+    assert found == ("passed", 70)
+    assert done == ["reset", "before", ("loss", "inputs"), "height"]
+    cases.wait(SimpleNamespace(is_cuda=True, device=0)), cases.wait(torch.ones(1))
+    assert done[4:] == ["waited for"]
 
 
 def test_the_settings_of_a_card_and_their_floors():

@@ -260,6 +260,23 @@ def test_gradients_are_reported_text_by_text():
     assert not np.allclose(again.within, found.within)
 
 
+class Elsewhere(torch.Tensor):
+    """As if it were not on the CPU."""
+
+    is_cpu = False
+
+
+def test_gradients_row_by_row_are_those_of_all_at_once():
+    task = Sums(terms=2, digits=1)
+    length = task.prompt_length + task.length
+    student = Transformer(Shape(16, 8, 1, 2, length), 1).double()
+    texts = torch.randint(0, 16, (2, length), generator=torch.Generator().manual_seed(0))
+    signals = drawn(3, 2, task.length, 16)
+    once = torch.stack(list(frozen.text_gradients(student, task, texts, signals)))
+    apart = frozen.text_gradients(student, task, texts.as_subclass(Elsewhere), signals)
+    torch.testing.assert_close(torch.stack(list(apart)).as_subclass(torch.Tensor), once)
+
+
 def test_texts_are_measured_so_many_at_a_time(monkeypatch):
     task, small = Sums(terms=2, digits=1), SimpleNamespace(shape=SimpleNamespace(vocabulary=16))
     texts = torch.zeros(7, 3)

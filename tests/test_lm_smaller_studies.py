@@ -127,6 +127,25 @@ def test_the_variants_are_what_their_words_say(monkeypatch):
     assert mean == {"kl": [3.0, 4.5], "moved": [3.5], "ends": [2.0, 7.0]}
 
 
+def test_the_progress_of_runs_on_old_texts(monkeypatch, tmp_path):
+    for who in ("teacher", "student"):
+        model = Transformer(stale.PRESET.student.shape)
+        monkeypatch.setattr(stale.pretraining, who, lambda *of, model=model: model)
+    keys, heard = ("kl", "moved", "share_token", "share_text"), []
+    monkeypatch.setattr(stale, "run", lambda name, age, *of: {key: [0.0, age] for key in keys})
+    watch = lambda name: lambda done, total: heard.append((name, done, total))
+    found = stale.stale(tmp_path, watch)
+    assert heard == [("runs", done, 96) for done in range(1, 97)]
+    ends = {name: {age: run["ends"] for age, run in runs.items()} for name, runs in
+            found["runs"].items()}  # fmt: skip
+    wanted = {str(age): [age] * 3 for age in (0, 1, 4, 16)}
+    for name, by_age in ends.items():
+        fresh = name in ("none", "gkd")
+        assert by_age == {age: each for age, each in wanted.items() if fresh or age != "0"}
+    assert found["claims"] == stale_claims.judged(found)
+    assert stale.stale(tmp_path, watch) == found and heard[96:] == [("runs", 96, 96)] * 96
+
+
 def with_ends(**ends):
     """The record, with these ends of a variant at all of its ages, and a start of 1."""
     record = json.loads(json.dumps(recorded("stale-rollouts", "stale")))
@@ -182,6 +201,44 @@ def test_one_step_is_compared_with_fresh_text():
 
 
 # --- answers that derail -----------------------------------------------------------------
+
+
+def test_the_record_of_derailing_has_each_count_in_its_place(monkeypatch, tmp_path):
+    texts = {"S": ["text", "other"], "T": ["theirs"]}
+    models = {
+        who: SimpleNamespace(name=who[0].upper(), shape=SimpleNamespace(parameters=number))
+        for who, number in (("student", 3), ("teacher", 4))
+    }
+    stages, calls = [], []
+    for who, one in models.items():
+        made = lambda *of, one=one: stages.append(of) or one
+        monkeypatch.setattr(derailing.pretraining, who, made)
+    monkeypatch.setattr(derailing, "heed_stop", lambda: calls.append("heed"))
+    monkeypatch.setattr(derailing, "questions", lambda: ["one", "two", "three"])
+    monkeypatch.setattr(derailing, "training_prefixes", lambda: "prefixes")
+    monkeypatch.setattr(derailing, "draw_answers", lambda model, prompts: texts[model.name])
+    monkeypatch.setattr(derailing, "steps_of", lambda text: f"steps of {text}")
+    monkeypatch.setattr(derailing, "accuracy", lambda texts: len(texts) / 4)
+    parts = ("shown_answers", "outcomes", "slipping", "after_planting", "by_position")
+    for name in parts:
+        note = lambda *of, name=name: calls.append(name) or (name, *of)
+        monkeypatch.setattr(derailing, name, note)
+    found = derailing.derailing(tmp_path, lambda name: name)
+    read = (texts["S"], ["steps of text", "steps of other"])
+    assert stages == [(derailing.PRESET, tmp_path, who) for who in ("teacher", "student")]
+    assert calls == [parts[0], "heed", *parts[1:], "heed"]
+    assert found == {
+        "tokens": "0123456789+=.",
+        "questions": 3,
+        "training_texts": 51_200,
+        "parameters": {"student": 3, "teacher": 4},
+        "teacher_right": 0.25,
+        "outcomes": ("outcomes", *read),
+        "slipping": ("slipping", *read, models, "prefixes"),
+        "planted": ("after_planting", models["student"], *read),
+        "positions": ("by_position", *read, "prefixes"),
+        "answers": ("shown_answers", *read, models, "prefixes"),
+    }
 
 
 def test_a_student_s_slips_are_named_for_what_they_are(monkeypatch):

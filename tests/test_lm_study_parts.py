@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,8 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from opd_toy.lm import derailing, derailing_after, measures, presets, searching, stale, training
-from opd_toy.lm.study import claims, claims_on_gradients, clearly, frozen, stages
+from opd_toy.lm import (
+    derailing,
+    derailing_after,
+    measures,
+    presets,
+    pretraining,
+    searching,
+    stale,
+    training,
+)
+from opd_toy.lm.study import claims, claims_on_gradients, clearly, frozen, stages, workers
 from opd_toy.lm.study.jobs import EXPOSED, Jobs, Student, say
 from opd_toy.lm.study.record import Record
 from opd_toy.lm.study.rounding import rounded
@@ -237,6 +247,40 @@ def test_jobs_without_checkpoints_stop_between_reports(kind, stops, monkeypatch)
             assert pool.each(kind, [("a",)], 1, None) == {("a",): "a"}
 
 
+def test_a_worker_tells_how_far_it_is_and_hears_that_it_should_stop(monkeypatch):
+    told, asked = [], []
+    stop = SimpleNamespace(is_set=lambda: bool(asked))
+    parts = {"jobs": Reporting(), "reports": SimpleNamespace(put=told.append), "stop": stop}
+    monkeypatch.setattr(workers, "_HANDED", parts)
+    monkeypatch.setattr(Stop, "asked", 0)
+    assert workers._work("measure", ("a",)) == "a" and Stop.asked == 0
+    assert told == [(("a",), at, 4) for at in (1, 2, 3)]
+    asked.append(1)
+    with pytest.raises(KeyboardInterrupt):
+        workers._work("measure", ("a",))
+    assert Stop.asked == signal.SIGINT and len(told) == 4
+
+
+def test_a_worker_begins_deaf_with_one_thread_and_ends_with_its_parent(monkeypatch):
+    done, handed = [], {}
+    monkeypatch.setattr(workers, "_HANDED", handed)
+    monkeypatch.setattr(torch, "set_num_threads", done.append)
+    monkeypatch.setattr(signal, "signal", lambda *of: done.append(of))
+    parent = SimpleNamespace(sentinel="sentinel")
+    monkeypatch.setattr(workers.multiprocessing, "parent_process", lambda: parent)
+    started = lambda **of: SimpleNamespace(start=lambda: done.append(of))
+    monkeypatch.setattr(workers.threading, "Thread", started)
+    workers._begin_worker("jobs", "reports", "stop")
+    assert handed == {"jobs": "jobs", "reports": "reports", "stop": "stop"}
+    deaf = [(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)]
+    thread = {"target": workers._end_with, "args": ("sentinel",), "daemon": True}
+    assert done == [1, *deaf, thread]
+    monkeypatch.setattr(workers, "wait", lambda parents: done.append(parents))
+    monkeypatch.setattr(workers.os, "_exit", done.append)
+    workers._end_with("sentinel")
+    assert done[4:] == [["sentinel"], 1]
+
+
 # --- rules -------------------------------------------------------------------------------
 
 
@@ -377,6 +421,33 @@ def test_a_process_without_a_checkpoint_tells_of_what_is_not_finite(monkeypatch)
     with pytest.raises(training.NotFinite) as error:
         training._advance(run, state, 9, saved)
     assert str(error.value) == f"{message}; what was reached by step 4 is kept in a file"
+
+
+def test_on_a_card_the_clock_waits_and_notes_the_peak(monkeypatch):
+    """The largest of all steps, in MiB."""
+    done, peaks = [], iter([3 << 20, 5 << 20, 4 << 20])
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: done.append(name))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
+    times = iter([1.0, 1.5, 7.0, 9.0, 10.0, 11.0])
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(times))
+    state, found = {"memory": None, "seconds": 0.25}, []
+    for _ in range(3):
+        with training._clock(state, torch.device("cuda")):
+            done.append("work")
+        found.append(tuple(state.values()))
+    assert found == [(3, 0.75), (5, 2.75), (5, 3.75)]
+    assert done == ["synchronize", "reset_peak_memory_stats", "work", "synchronize"] * 3
+    processor = iter([4.0, 6.0])
+    monkeypatch.setattr(training.time, "process_time", lambda: next(processor))
+    with training._clock(state, torch.device("cpu")):
+        pass
+    assert state == {"memory": 5, "seconds": 5.75} and len(done) == 12
+
+
+def test_what_a_person_should_know_goes_to_stderr(capsys):
+    pretraining._on_stderr("made anew")
+    assert capsys.readouterr() == ("", "made anew\n")
 
 
 # --- settings ----------------------------------------------------------------------------
