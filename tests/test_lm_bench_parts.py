@@ -64,6 +64,41 @@ def clock(monkeypatch, module, *seconds):
     return ticking
 
 
+@pytest.fixture
+def threads(monkeypatch):
+    """How many threads PyTorch is told to use, each time."""
+    told = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    return told
+
+
+def test_each_process_has_the_threads_that_it_is_told(threads, monkeypatch, tmp_path):
+    setting = replace(LOGITS, tokens=2, vocabulary=70)
+    measuring.prepare("ours", setting, 2)
+    measuring.reference(Pipe(), setting, 3, tmp_path)
+    floors.pace_floor(Pipe(), "apart", setting, 4)
+    monkeypatch.setattr(training, "stepper", lambda *of: lambda: None)
+    training.pace(Pipe(), "lab", PRESETS["tiny"], tmp_path, 5)
+    monkeypatch.setattr(training.pretraining, "pretrain", lambda *of: None)
+    monkeypatch.setattr(training, "save", lambda *of: None)
+    training.prepare(Pipe(), PRESETS["tiny"], tmp_path, 6)
+    monkeypatch.setattr(device, "measure", lambda *of: {})
+    job = {"device": "cpu", "repeats": 1, "threads": 7, "small": True}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(job)))
+    device.main()
+    assert threads == [2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("setting", [LOGITS, HIDDEN], ids=lambda setting: setting.name)
+def test_a_pass_leaves_its_inputs_as_they_were(setting):
+    """And the second has the gradient of the first."""
+    loss, inputs = cases.loss_function("ours", setting), cases.make_inputs(setting)
+    first, second = (cases.one_pass(loss, inputs)[1:] for _ in range(2))
+    assert first[0] == second[0] and all(map(torch.equal, first[1], second[1]))
+    assert not any(each.requires_grad for each in inputs)
+    assert all(map(torch.equal, inputs, cases.make_inputs(setting)))
+
+
 # --- growth ------------------------------------------------------------------------------
 
 
@@ -174,7 +209,7 @@ def test_the_formula_is_timed_on_logits_put_back(monkeypatch):
 def test_a_floor_s_process_takes_the_best_block(monkeypatch):
     seconds = {
         "slow": iter([3.0, 3.0]),
-        "best": iter([9.0, 1.0, 7.0, 8.0]),
+        "quick": iter([9.0, 1.0, 7.0, 8.0]),
         "last": iter([2.0] * 2),
     }
     passes = {how: (lambda each=each: next(each)) for how, each in seconds.items()}
@@ -183,7 +218,7 @@ def test_a_floor_s_process_takes_the_best_block(monkeypatch):
     monkeypatch.setattr(floors, "fill_twice", lambda setting: "two fills")
     pipe = Pipe("again", "parts", "pages", "again")
     floors.pace_floor(pipe, "apart", LOGITS, 1)
-    assert pipe.sent == ["best", 7.0, "the parts", "two fills", 8.0]
+    assert pipe.sent == ["quick", 7.0, "the parts", "two fills", 8.0]
 
 
 def test_blocks_and_tiles_that_are_tried():

@@ -395,6 +395,25 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     assert done == [True, "named"]
 
 
+def test_the_spread_of_new_weights():
+    """Half over the root of a matrix's inputs; less where it adds to the stream, by the depth."""
+    made = dict(Transformer(Shape(200, 64, 4, 4, 8), 5).named_parameters())
+    shape = made["blocks.0.down.weight"].shape
+    spread = {
+        "embedding": 0.3,
+        "head": 0.5 / 8,
+        "blocks.2.query_key_value": 0.5 / 8,
+        "blocks.1.gate_and_up": 0.5 / 8,
+        "blocks.0.mixed": 0.5 / 8 / 8**0.5,
+        "blocks.3.down": 0.5 / shape[1] ** 0.5 / 8**0.5,
+    }
+    for name, wanted in spread.items():
+        weight = made[f"{name}.weight"]
+        assert weight.std().item() == pytest.approx(wanted, rel=0.05), name
+        assert abs(weight.mean().item()) < 0.05 * wanted, name
+    assert all((weight == 1).all() for weight in made.values() if weight.ndim == 1)
+
+
 # --- what every machine draws alike ------------------------------------------------------
 
 

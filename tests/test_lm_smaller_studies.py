@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from opd_toy.lm import derailing, derailing_after, searching, stale, stale_claims
+from opd_toy.lm import derailing, derailing_after, measures, searching, stale, stale_claims
 from opd_toy.lm.doors import END, Doors, House, Rule
-from opd_toy.lm.model import Transformer, sample
+from opd_toy.lm.model import Transformer, fingerprint, response_mask, sample, uniforms
 from opd_toy.records.provenance import recorded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,6 +60,17 @@ def test_a_student_behind_doors_learns_at_a_rate_that_rises_and_stays(steps, mon
     assert drawn == [(3, 7, "first", step) for step in range(1, 13)]
 
 
+def test_texts_behind_doors_end_with_the_longest():
+    writer, task = House(Rule(0.3)), Doors()
+    texts = searching.draw_texts(writer, 20, 4, "first", 2)
+    prompts = task.prompts(20, 4, "first", 2)
+    numbers = uniforms(0, 4, "first", 2, shape=(20, task.length))
+    whole = sample(writer, prompts, numbers, END, task.pad)
+    reached = max(len(task.read(text)) for text in whole)
+    assert torch.equal(texts, whole[:, :reached]) and 6 < reached <= 13
+    assert torch.equal(searching.draws(3), uniforms(0, "answers", shape=(3, task.length)))
+
+
 def test_the_answers_shown_are_those_to_one_question():
     student, task = Transformer(searching.SHAPE), Doors()
     prompts = task.prompts(1, "asked", split="test").repeat(40, 1)
@@ -94,15 +105,51 @@ def test_a_run_on_old_texts_learns_at_one_rate(steps, monkeypatch):
     shorter = dataclasses.replace(stale.PRESET.distillation, steps=4, batch=3, evaluate_every=2)
     monkeypatch.setattr(stale, "PRESET", dataclasses.replace(stale.PRESET, distillation=shorter))
     distances, drifts = itertools.count(), itertools.count(1)
-    monkeypatch.setattr(stale, "distance", lambda student, teacher: next(distances))
+    beside = []
+    note = lambda student, teacher: beside.append((student, teacher)) or next(distances)
+    monkeypatch.setattr(stale, "distance", note)
     keys = ("moved", "share_token", "share_text")
     monkeypatch.setattr(stale, "drift", lambda batch: dict.fromkeys(keys, next(drifts)))
-    models = (Transformer(recipe.shape) for recipe in (stale.PRESET.teacher, stale.PRESET.student))
+    teacher, student = models = [
+        Transformer(recipe.shape) for recipe in (stale.PRESET.teacher, stale.PRESET.student)
+    ]
+    before = fingerprint(student)
     curve = stale.run("none", 1, 5, *models)
+    assert fingerprint(student) == before  # a copy is trained
+    assert {id(model) for _, model in beside} == {id(teacher)}
+    assert len({id(model) for model, _ in beside} - {id(student), id(teacher)}) == 1
     adam = {"lr": 5e-4, "betas": (0.9, 0.95), "weight_decay": 0.0}
     assert steps.made == [adam] and steps.rates == [5e-4] * 4
     assert steps.clipped == [(1.0, {"error_if_nonfinite": True})] * 4
     assert curve == {"kl": [0, 1, 2], "moved": [0, 1, 2]} | dict.fromkeys(keys[1:], [1, 1, 2])
+
+
+def test_a_batch_holds_what_both_models_say_of_the_texts():
+    task, count = stale.TASK, stale.PRESET.distillation.batch
+    student, teacher = (Transformer(stale.PRESET.student.shape, seed) for seed in (1, 2))
+    texts, log_mu = stale.written(student, 3, 7)
+    prompts = task.prompts(count, 3, "stale", 7, split="train")
+    numbers = uniforms(3, "stale", 7, shape=(count, task.length))
+    assert torch.equal(texts, sample(student, prompts, numbers, task.end, task.pad))
+    batch, tokens = stale.read(student, teacher, texts, log_mu), texts[:, task.prompt_length :]
+    logits = {who: model(texts[:, :-1])[:, task.prompt_length - 1 :] for who, model in
+              (("p", student), ("q", teacher))}  # fmt: skip
+    chosen = {
+        who: each.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+        for who, each in logits.items()
+    }
+    close = torch.testing.assert_close
+    close(batch.student_logits, logits["p"]), close(batch.teacher_logits, logits["q"])
+    close(batch.log_p, chosen["p"]), close(batch.log_q, chosen["q"]), close(log_mu, batch.log_p)
+    assert batch.log_p.requires_grad and batch.student_logits.requires_grad
+    assert not (batch.teacher_logits.requires_grad or batch.log_q.requires_grad)
+    assert not log_mu.requires_grad and batch.log_mu is log_mu
+    assert torch.equal(batch.mask, response_mask(texts, task.prompt_length, task.end))
+    assert batch.normalizer == batch.mask.sum()
+    asked = measures.questions(teacher, stale.PRESET)
+    own = sample(student, asked.prompts, asked.numbers, task.end, task.pad)
+    kl = measures.text_kls(student, teacher, task, own).sum(1).mean()
+    assert stale.distance(student, teacher) == float(kl) > 0
 
 
 def test_the_variants_are_what_their_words_say(monkeypatch):
@@ -132,7 +179,13 @@ def test_the_progress_of_runs_on_old_texts(monkeypatch, tmp_path):
         model = Transformer(stale.PRESET.student.shape)
         monkeypatch.setattr(stale.pretraining, who, lambda *of, model=model: model)
     keys, heard = ("kl", "moved", "share_token", "share_text"), []
-    monkeypatch.setattr(stale, "run", lambda name, age, *of: {key: [0.0, age] for key in keys})
+    models = [stale.pretraining.teacher(), stale.pretraining.student()]
+
+    def run(name, age, seed, *of):
+        assert all(one is other for one, other in zip(of, models, strict=True))
+        return {key: [0.0, age] for key in keys}
+
+    monkeypatch.setattr(stale, "run", run)
     watch = lambda name: lambda done, total: heard.append((name, done, total))
     found = stale.stale(tmp_path, watch)
     assert heard == [("runs", done, 96) for done in range(1, 97)]
