@@ -10,9 +10,11 @@ from opd_toy.derivations.notation import (
     PARAMETERS,
     R2,
     C,
+    Expectation,
     Limit,
     R,
     SquaredLength,
+    T,
     V,
     alpha,
     c,
@@ -27,6 +29,7 @@ from opd_toy.derivations.notation import (
     n,
     old,
     old2,
+    over_positions,
     p,
     q,
     q2,
@@ -39,8 +42,9 @@ from opd_toy.derivations.notation import (
     z,
     z2,
 )
-from opd_toy.derivations.points import random_points
+from opd_toy.derivations.points import free_indices, random_points
 from opd_toy.derivations.test_planted_faults import exactly
+from opd_toy.derivations.test_terms import reaches
 from opd_toy.derivations.witness import counterexample
 
 
@@ -99,9 +103,6 @@ def test_points_lie_where_the_steps_hold():
     assert [at.size for at in points] == [2, 2, 2, 2, 3, 5]
     for at in points:
         top, tables = (at.symbols[n],), at.tables
-        assert all(0.2 < at.symbols[one] < 0.8 for one in PARAMETERS)
-        assert all(-2 < entry < 2 for base in (z, z2, R, R2, c) for entry in tables[base].values())
-        assert all(-1 < slope < 1 for base in (z, z2) for slope in at.slopes[base].values())
         assert all(
             entry == 0 if place == top else 0.5 < entry < 2
             for place, entry in tables[margin].items()
@@ -113,6 +114,17 @@ def test_points_lie_where_the_steps_hold():
             assert len(row) == at.size and abs(sum(row) - 1) < 1e-14 and min(row) > 0
         assert len(tables[z]) == at.size and len(tables[R2]) == len(at.slopes[z2]) == at.size**2
     assert {at.symbols[n] for at in random_points([p[n]], sizes=(2,))} == {1, 2}
+
+
+def test_points_are_drawn_from_the_whole_of_their_ranges():
+    points = list(random_points([p[j]], sizes=(5,) * 4))
+    assert reaches([at.symbols[one] for at in points for one in PARAMETERS], 0.2, 0.8)
+    for base in (z, z2, R, R2, c):
+        assert reaches([entry for at in points for entry in at.tables[base].values()], -2, 2)
+    for base in (z, z2):
+        assert reaches([slope for at in points for slope in at.slopes[base].values()], -1, 1)
+    margins = [entry for at in points for entry in at.tables[margin].values() if entry]
+    assert reaches(margins, 0.5, 2)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +148,19 @@ def test_an_inequality_holds_where_its_left_side_is_below_its_right():
     with sp.evaluate(False):
         verdicts = [witness._value(sp.Lt(*sides), at) for sides in ((0, p[j]), (p[j], 0))]
     assert verdicts == [True, False]
+
+
+@pytest.mark.parametrize(
+    "expression, free",
+    [
+        (total(p[j] * p[v]), {j}),
+        (Expectation(C[k] * p[j], k, p), {j}),
+        (over_positions(cost[u], u, t), {t}),
+        (V * T * gamma, set()),
+    ],
+)
+def test_an_index_that_a_sum_or_a_mean_binds_is_not_free(expression, free):
+    assert free_indices([expression]) == free
 
 
 def test_every_symbol_is_real_and_probabilities_are_positive():
