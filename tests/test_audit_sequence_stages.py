@@ -240,6 +240,26 @@ def test_what_is_not_finite_is_refused_with_its_tokens():
     assert measure._refuse(call, [still, engine()]) is None
 
 
+def test_beyond_the_ordinary_a_loss_may_refuse():
+    near = trees(2, 2)
+    far = tuple(TokenTree(tuple(9 * z for z in tree.logits)) for tree in near)
+
+    def refuses(student, teacher, tokens):
+        if student.abs().max() > 6:
+            raise ValueError("too far\nand more")
+        return kl(student, teacher).sum()
+
+    def spoilt(student, teacher, tokens):
+        return kl(student, teacher).sum() * (float("nan") if tokens[0] == 1 else 1.0)
+
+    call = SequenceCall(refuses, False)
+    found = measure._beyond(call, [near, far], "long", "student", None, 1)
+    assert len(found.samples) == 1 and found.refused == "the loss raised ValueError: too far"
+    for role, many in (("far", 1), ("long", 0), ("wide", 0)):
+        found = measure._beyond(SequenceCall(spoilt, False), [near], role, "student", None, 1)
+        assert (len(found.samples), found.refused) == (many, None)
+
+
 # --- how far apart ---------------------------------------------------------------------------
 
 
@@ -801,7 +821,7 @@ def test_a_row_follows_the_score_of_softened_logits():
     rising[1] = 0
     rising[1] = -rising.sum()
     assert dependence._temperature(logits, rising, 1, 1e-4) is None
-    row = np.eye(5)[1] - softmax(logits)
+    row = 3 * (np.eye(5)[1] - softmax(logits))
     for off, follows in ((0.9e-4, True), (1.1e-4, False)):
         moved = row + off * np.abs(row).max() * np.eye(5)[1]
         assert (dependence._temperature(logits, moved, 1, 1e-4) is not None) == follows

@@ -29,6 +29,7 @@ from opd_toy.audit.ways import TEXTS, as_way
 from opd_toy.distributions import softmax
 from opd_toy.example import STUDENT, TEACHER
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 INF = np.inf
 SCORE = np.array([0.9, -0.2, -0.3, -0.4])
 ASIDE = np.array([0.0, 0.6, -0.4, 0.0])  # at right angles to the score
