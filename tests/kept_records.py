@@ -46,7 +46,7 @@ def setting(name, rows, floors, vocabulary=151_936, **parts):
 
 def losses():
     failed = {"case": "liger_32", "words": "the loss liger_32", "failed": "liger_32: no memory"}
-    dense = [row("ours", 0.24, 64), row("ours_overwrite", 0.125, 32), row("textbook", 0.5, 256)]
+    dense = [row("ours", 0.24, 64), row("ours_overwrite", 0.125, 32), row("textbook", 0.5)]
     peers = [row("trl", 1.0, 640, 2e-6)]
     fused = [row("ours", 0.5, 40, 2.2e-6), row("liger_16", 0.6, 40, 2e-6), failed]
     fused += [row("liger_64", 0.7, 39, 9e-6), row("trl_chunked", 3.0, 80, 3e-6)]
