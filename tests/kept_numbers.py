@@ -4,6 +4,7 @@ What the figures in ``figures/`` were made with: a number that changes by accide
 """
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -18,13 +19,16 @@ ROOMS = (commands, control, records, explorables, timing)
 ELSEWHERE = {"MUSEUM", "PICTURES", "HERE", "ROOT", "PEERS_PYTHON"}  # places of the checkout
 LONG = {"IN_PAGE", "EAGER", "PAGE", "TOKEN"}  # scripts, which the tests in a browser read
 OF_THE_MACHINE = {"THREADS", "RESERVED"}  # or of the version of Python
+FILLED = {"_ASKED", "_HANDED"}  # while they are used
+LEFT_OUT = ELSEWHERE | LONG | OF_THE_MACHINE | FILLED
 
 
-def modules():
-    for room in ROOMS:
+def modules(rooms, but):
+    for room in rooms:
         for found in sorted(pkgutil.iter_modules(room.__path__), key=lambda each: each.name):
-            if not found.ispkg:
-                yield importlib.import_module(f"{room.__name__}.{found.name}")
+            name = f"{room.__name__}.{found.name}"
+            if not found.ispkg and name not in but:
+                yield importlib.import_module(name)
 
 
 def plain(value):
@@ -39,14 +43,18 @@ def plain(value):
         return "{" + ", ".join(sorted(map(plain, value))) + "}"
     if isinstance(value, (types.FunctionType, type, types.ModuleType)):
         return value.__name__
-    return repr(value)
+    if dataclasses.is_dataclass(value):
+        fields = (f"{each}={plain(x)}" for each, x in vars(value).items())
+        return f"{type(value).__name__}({', '.join(fields)})"
+    plainly = type(value).__repr__ is object.__repr__  # which would have an address
+    return type(value).__name__ if plainly else repr(value)
 
 
 def constants(module):
     for statement in ast.parse(inspect.getsource(module)).body:  # its own, none that it imports
         for node in ast.walk(statement) if isinstance(statement, ast.Assign) else ():
             name = getattr(node, "id", "") if isinstance(getattr(node, "ctx", 0), ast.Store) else ""
-            if name.isupper() and name not in ELSEWHERE | LONG | OF_THE_MACHINE:
+            if name.isupper() and name not in LEFT_OUT:
                 yield f"  {name} = {plain(getattr(module, name))}"
 
 
@@ -67,9 +75,9 @@ def defaults(module):
                 yield f"  {called}({', '.join(of)})"
 
 
-def numbers():
+def numbers(rooms=ROOMS, but=()):
     blocks = []
-    for module in modules():
+    for module in modules(rooms, but):
         lines = [*constants(module), *defaults(module)]
         if lines:
             blocks.append("\n".join([module.__name__, *lines]))

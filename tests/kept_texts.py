@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.kept_commands import COMMAND_TEXTS
 from tests.kept_formulas import FORMULA_TEXTS
+from tests.kept_lab import LAB_TEXTS
 from tests.kept_numbers import NUMBER_TEXTS
 from tests.kept_pages import PAGE_TEXTS
 from tests.kept_records import RECORD_TEXTS
@@ -18,7 +19,8 @@ from tests.kept_sliders import SLIDER_TEXTS
 
 FOLDER = Path(__file__).parent / "kept"
 # name: what makes the text
-TEXTS = COMMAND_TEXTS | FORMULA_TEXTS | NUMBER_TEXTS | PAGE_TEXTS | RECORD_TEXTS | SLIDER_TEXTS
+TEXTS = COMMAND_TEXTS | FORMULA_TEXTS | LAB_TEXTS | NUMBER_TEXTS | PAGE_TEXTS
+TEXTS |= RECORD_TEXTS | SLIDER_TEXTS
 
 
 def file_of(name):

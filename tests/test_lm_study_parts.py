@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import signal
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,24 +12,19 @@ import pytest
 import torch
 
 from opd_toy.lm import (
-    derailing,
-    derailing_after,
     measures,
     presets,
     pretraining,
-    searching,
-    stale,
     training,
 )
-from opd_toy.lm.study import claims, claims_on_gradients, clearly, frozen, stages, workers
+from opd_toy.lm.study import claims_on_gradients, clearly, frozen, stages, workers
 from opd_toy.lm.study.jobs import EXPOSED, Jobs, Student, say
 from opd_toy.lm.study.record import Record
 from opd_toy.lm.study.rounding import rounded
 from opd_toy.lm.study.rules import rule, verdict
 from opd_toy.lm.study.workers import Workers
-from opd_toy.lm.transformer import TURN_BASE, Shape, Transformer
+from opd_toy.lm.transformer import Shape, Transformer
 from opd_toy.records.checkpoints import Stop
-from opd_toy.records.provenance import recorded
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -350,47 +344,6 @@ def test_an_error_too_large_to_tell_hides_agreement_alone():
     assert {case: part(*case)["at the start"] for case in cases} == cases
 
 
-def turned(study, by, errors):
-    """The record as if each method and estimator had the numbers of another, with these errors."""
-    found = json.loads(json.dumps(study))
-    for table in ("final", "curves", "sweep", "exposure"):
-        rows = found[table]
-        names = [name for name in rows if name not in ("prompts", "teacher", "start")]
-        rows |= dict(zip(names, [rows[name] for name in names[by:] + names[:by]]))
-    for student in found["frozen"].values():
-        for rows in (student["estimators"], student["log_ratios"]):
-            names = list(rows)
-            rows |= dict(zip(names, [rows[name] for name in names[by:] + names[:by]]))
-        for row in student["estimators"].values():
-            row |= {name: [value, error * errors] for name, (value, error) in row.items()}
-        for row in student["log_ratios"].values():
-            row[:] = [[value, error * errors] for value, error in row]
-    return found
-
-
-def test_the_verdicts_on_records_that_say_something_else(study):
-    """The parts of each claim: true T, false F, not to be told ?; a word for each of ``OTHERS``.
-
-    They are kept in a file.  Another record of the study needs another one.
-    """
-    signs = {True: "T", False: "F", None: "?"}
-    found = {}
-    for by, errors in OTHERS:
-        for row in claims.judge(turned(study, by, errors)):
-            parts = "".join(signs[part] for part in row["parts"].values())
-            found[row["id"]] = f"{found.get(row['id'], '')} {parts}".strip()
-    kept = Path(__file__).with_name("study_verdicts.txt").read_text().splitlines()
-    assert [f"{name}: {parts}" for name, parts in found.items()] == kept
-
-
-OTHERS = [(0, 0.2), (0, 3.0), (1, 1.0), (2, 0.5), (3, 1.0), (4, 2.0), (-1, 1.0), (-2, 0.2)]
-
-
-@pytest.fixture(scope="module")
-def study():
-    return recorded("lm-study-cpu", "study")
-
-
 # --- the loop ----------------------------------------------------------------------------
 
 
@@ -468,19 +421,3 @@ def test_a_large_model_is_written_less_often(weights, seconds, monkeypatch, tmp_
         with pytest.raises(Noted) as noted:
             training.distill("gkd", PRESET, 1, model, model, folder=tmp_path, say=print, **more)
         assert noted.value.args == ({"seconds": seconds, "say": print} | more,)
-
-
-def test_the_settings_that_no_record_holds():
-    """Found by trial; another model comes of another number."""
-    settings = presets.PRESETS | {f"{name}, effort": each for name, each in stages.EFFORTS.items()}
-    settings |= {"derailing": derailing.PRESET, "stale": stale.PRESET}
-    settings |= {"derailing, further": derailing_after.DISTILLATION}
-    found = [f"{name}: {json.dumps(dataclasses.asdict(each))}" for name, each in settings.items()]
-    assert found == Path(__file__).with_name("lab_settings.txt").read_text().splitlines()
-    questions = measures.DRAWS, measures.SEED, measures.MODE_TEXTS, measures.COUNTED_MODE_TEXTS
-    assert questions == (16, 2026, 512, 4096) and TURN_BASE == 1000
-    assert (frozen.REDRAWS, frozen.BLOCKS, frozen.BASELINE_TEXTS) == (32, 32, 256)
-    assert (frozen.LOCAL, frozen.WHOLE) == ("gkd", "exact_costs_centred")
-    assert (stale.LIMIT, stale.BAND, stale.CLIP, stale.NORM) == (2.0, (0.5, 2.0), 0.2, 1.0)
-    assert (derailing.PLANTED_AT, derailing.CHANCE, derailing.SURE) == (4, 0.02, 0.9)
-    assert dataclasses.astuple(searching.SHAPE) == (17, 24, 1, 4, 13) and searching.SHOWN == 40
