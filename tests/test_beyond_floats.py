@@ -68,6 +68,14 @@ def test_it_is_said_by_the_value_alone(case):
     np.testing.assert_allclose(compute(), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("alpha", [-0.5, 0.3, 1.5])
+def test_a_row_with_a_tiny_probability_leaves_its_neighbours_alone(alpha):
+    p = np.array([[1e-300, 1.0], EVEN, [1e-295, 1.0], RARE])
+    gradient = objectives.alpha_divergence_logit_gradient
+    rows = [gradient(row, [0.7, 0.3], alpha) for row in p]
+    np.testing.assert_allclose(gradient(p, [0.7, 0.3], alpha), rows, rtol=1e-12)
+
+
 def test_a_product_of_infinity_and_0_is_refused_as_one_that_overflows():
     trees = policy(FLAT, HIDDEN), policy(FLAT, FLAT), policy(HIDDEN, FLAT)
     with pytest.raises(ValueError, match="its product of ratios is inf; give it -inf there"):

@@ -260,7 +260,7 @@ def _nonnegative(e):
         return _is_margin(e) or all(map(_nonnegative, e.args))
     if isinstance(e, sp.Mul):
         return all(map(_nonnegative, e.args))
-    if isinstance(e, sp.Pow) and e.exp == -1:
+    if isinstance(e, sp.Pow):
         return bool(e.base.is_positive) or any(
             sp.expand(e.base - margin) == 0 for margin in DISCOUNT_MARGINS
         )

@@ -1,11 +1,13 @@
 """The checks one rule at a time: what counts as positive, where they look, what they refuse."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import sympy as sp
 
-from opd_toy.derivations import DerivationError, notation, witness
+from opd_toy.derivations import DerivationError, exact, framework, notation, witness
+from opd_toy.derivations.framework import Chain, Step
 from opd_toy.derivations.notation import (
     PARAMETERS,
     R2,
@@ -13,6 +15,7 @@ from opd_toy.derivations.notation import (
     Expectation,
     Limit,
     R,
+    SequenceMean,
     SquaredLength,
     T,
     V,
@@ -21,6 +24,7 @@ from opd_toy.derivations.notation import (
     cost,
     cost_bound,
     delta,
+    dimension,
     gamma,
     i,
     j,
@@ -180,6 +184,42 @@ def test_every_symbol_is_real_and_probabilities_are_positive():
     assert {str(one) for one in symbols if one.is_integer and one.is_positive} == {
         *"ijkntuvyVTPa", "a'",
     }  # fmt: skip
+
+
+def test_a_sequence_on_either_side_is_one():
+    mean_score = SequenceMean(over_positions(score_at[t]))
+    assert exactly(mean_score, sp.S.Zero) is None and exactly(sp.S.Zero, mean_score) is None
+
+
+def test_a_number_in_place_of_a_vector_counts_at_every_coordinate():
+    assert exactly(SquaredLength(cost[t]), dimension * cost[t] ** 2) is None
+    assert exactly(SquaredLength(cost[t]), cost[t] ** 2)
+
+
+def test_each_derivation_has_points_of_its_own(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        witness, "counterexample", lambda *sides, **seed: seen.append((sides, seed))
+    )
+    step = Step(p[j], "", "<=")
+    framework.witness_problem("a-claim", Chain((step,), distinct=((j, k),)), Step(q[j]), step)
+    assert seen == [((q[j], p[j], "<=", ((j, k),)), {"seed": "a-claim"})]
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        lambda x: sp.log(x) / 2,  # stationary elsewhere
+        lambda x: sp.log(x) + 1,  # below at its stationary point
+        lambda x: 2 * (x - 1) - sp.log(x),  # turned over
+    ],
+)
+def test_the_bound_on_the_logarithm_is_asked_of_all_three_facts(monkeypatch, log):
+    asked = exact.log_is_at_most_x_minus_one.__wrapped__
+    assert asked()
+    stand_in = SimpleNamespace(Symbol=sp.Symbol, log=log, solve=sp.solve, diff=sp.diff)
+    monkeypatch.setattr(exact, "sp", stand_in)
+    assert not asked()
 
 
 UNKNOWN = {

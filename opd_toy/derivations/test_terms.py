@@ -7,7 +7,7 @@ import sympy as sp
 
 from opd_toy.derivations import exact, horizon, numeric, terms
 from opd_toy.derivations.exact import DerivationError
-from opd_toy.derivations.notation import T, cost, gamma, over_positions, t, u
+from opd_toy.derivations.notation import T, cost, gamma, over_positions, p, t, total, u, v
 from opd_toy.derivations.trees import random_tree
 
 
@@ -77,6 +77,7 @@ def test_a_sum_of_an_index_times_a_power_has_no_closed_form_here():
 
 def test_names_made_on_the_way_are_positions():
     made = [make("x") for make in (terms.fresh, exact._fresh, numeric._dummy)]
+    made.extend(exact.reduce(total(p[v] ** 2)).variables)
     for one in (*made, horizon._fixed("j", 0), horizon._fixed("", 1)):
         assert one.is_integer and one.is_positive
     assert horizon.HORIZON.is_positive
