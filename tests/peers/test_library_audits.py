@@ -24,6 +24,10 @@ def verdict(entry):
         "precision": report["precision"],
         "teacher_gradient": report["teacher_gradient"],
         "edges": [(edge["edge"], edge["severity"]) for edge in report["edges"]],
+        # of texts alone: what their sum is divided by, and how old ones are corrected
+        "batch": report.get("batch"),
+        "mask": report.get("mask"),
+        "stale": {**(report.get("stale") or {}), "map": None},
     }
 
 
