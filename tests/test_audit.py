@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from opd_toy import estimators, objectives
 from opd_toy.audit import audit
+from opd_toy.audit.stale.report import StaleReport
 from opd_toy.example import STUDENT as P
 from opd_toy.example import TEACHER as Q
 from tests.audit_losses import VERDICTS, forward, jsd, k3, logs, probs, ratio, reverse, top_k
@@ -280,3 +281,19 @@ def writes_and_learns(student, teacher, token):
 )
 def test_whole_reports_by_who_draws(name, loss, drawn_from):
     check_text("audit_reports.txt", name, in_full(audit(loss, drawn_from=drawn_from)))
+
+
+def test_options_are_handed_on():
+    """To what the loss might have been meant as, too; a behaviour that is named is kept."""
+    found = audit(lambda a, b: -a.sum(), drawn_from="teacher", seed=4)
+    assert 'inputs="token_log_probs": then it optimises forward KL' in found.call["notes"][-1]
+    assert found.seed == 4 and audit(forward).seed == 0
+
+    def stale(a, b, token, c):
+        return (logs(a) - logs(b))[token].detach() * logs(a)[token] + 0 * c.sum()
+
+    assert isinstance(audit(stale, drawn_from="teacher", behaviour="c"), StaleReport)
+    old = lambda new, teacher, token, old_logits: stale(new, teacher, token, old_logits)
+    assert isinstance(audit(old), StaleReport)
+    assert not isinstance(audit(old, behaviour=False), StaleReport)
+    assert not isinstance(audit(old, drawn_from="teacher"), StaleReport)

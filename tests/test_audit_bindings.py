@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from opd_toy.audit import calling
 from opd_toy.audit.signatures import call_text
 from opd_toy.audit.signatures import read as read_signature
 from opd_toy.audit.ways import TEXTS, TOKENS, as_way, roles
 from opd_toy.audit.ways.described import description
+from opd_toy.audit.ways.returned import loss_in
 from tests import audit_calls as calls
 from tests.audit_losses import forward, reverse
 from tests.written import check_text
@@ -297,3 +299,132 @@ def test_how_a_loss_is_written():
     unbound = read_signature(Trainer.plain, "")
     assert [p.name for p in unbound.parameters] == ["teacher_logits", "student_logits"]
     assert unbound.note == "its method is called on an object made without __init__"
+
+
+def local_method():
+    class Local:
+        def loss(self, student, teacher):
+            return forward(student, teacher), self
+
+    return Local.loss
+
+
+def test_objects_made_without_init():
+    """Of the method's class, of a module with what modules need, or a bare one."""
+    inputs = STUDENT[0], TEACHER[0]
+    assert isinstance(
+        read_signature(local_method(), "").function(*inputs)[1], types.SimpleNamespace
+    )
+    assert isinstance(read_signature(Trainer.plain, "").function.args[0], Trainer)
+    module = read_signature(Module.other, "").function.args[0]
+    assert isinstance(module, Module) and module.training
+
+
+# ---- what is returned, and what is refused when it is called ----
+
+ONE, TWO, ROW = torch.tensor(1.0), torch.tensor(2.0), torch.ones(3)
+WORDS = {"entry": "audit", "code": "mine", "subject": "mine"}
+RETURNED = (
+    *(
+        ONE,
+        3,
+        None,
+        (ROW, ONE),
+        (ROW, ONE, TWO),
+        [ONE, TWO],
+        [ROW, ROW],
+        (),
+        (ROW, torch.tensor(1)),
+    ),
+    *(
+        {"loss": TWO, "total_loss": ONE},
+        {"total_loss": ONE, "aux_loss": TWO},
+        {"a_LOSS": ONE, "b": 1},
+    ),
+    *({"a_loss": ONE, "b_loss": TWO}, {"kl": ONE}, {}, {"loss": ROW}, {"my_loss": ROW, 3: ONE}),
+    *(types.SimpleNamespace(loss=ONE), types.SimpleNamespace(loss=3)),
+)
+
+
+def test_where_the_loss_is_found():
+    lines = []
+    for value in RETURNED:
+        try:
+            found, where = loss_in(value, WORDS)
+            found = in_digits(found) if isinstance(found, (torch.Tensor, int)) else type(found)
+            lines.append(f"{type(value).__name__}: {found}, {where}")
+        except calling.AuditError as refusal:
+            lines.append(f"refused: {refusal}")
+    check_text("audit_bindings.txt", "where the loss is found", "\n".join(lines))
+
+
+class Raises(torch.autograd.Function):
+    """The sum of the logits with a gradient that raises what it is told."""
+
+    @staticmethod
+    def forward(context, logits, words):
+        context.words = words
+        return logits.sum()
+
+    @staticmethod
+    def backward(context, above):
+        raise RuntimeError(context.words)
+
+
+def in_turn(*values):
+    """Each call another gradient, a value of 1."""
+    given = iter(values * 30)
+    return lambda student, teacher: 1 + next(given) * (student - student.detach()).sum()
+
+
+def detached_and_easily_lost():
+    """Without a gradient, and not to be called at other logits."""
+    first = []
+
+    def loss(student, teacher):
+        first.append(student.detach().clone())
+        if not torch.equal(student, first[0]):
+            raise ValueError
+        return student.detach().sum()
+
+    return loss
+
+
+def writes_nothing_back(student, teacher, token):
+    student.add_(0.0), token.add_(1)
+    return (student * teacher).sum()
+
+
+CALLED = {
+    "in place, ours": lambda s, t: Raises.apply(s, "an inplace operation\nand more"),
+    "in-place, both": lambda s, t: Raises.apply(s.add_(1) * t.add_(1), "an in-place one"),
+    "raises": lambda s, t: Raises.apply(s, "no such luck\nand more"),
+    "raises nothing": lambda s, t: Raises.apply(s, ""),
+    "other gradients": in_turn(1.0, 2.0),
+    "other at last": in_turn(*[1.0] * 20, 2.0),
+    "only beyond": in_turn(*[1.0] * 21, 2.0),
+    "lost": detached_and_easily_lost(),
+    "cut": lambda s, t: s.detach().sum() ** 2,
+    "detached": lambda s, t: t.sum().detach(),
+    "the teacher's": lambda s, t: t.sum() + 0 * s.detach().sum(),
+    "one number in brackets": lambda s, t: (s * t).sum()[None, None],
+}
+
+
+def test_calls_and_refusals():
+    lines = []
+    for name, loss in CALLED.items():
+        try:
+            found = calling.check_deterministic(loss, STUDENT[0].numpy(), TEACHER[0].numpy())
+            gradients = found.student_gradient.tolist(), found.teacher_gradient
+            lines.append(f"{name}: {found.value:.4g}, {in_digits(gradients[0])}, {gradients[1]}")
+        except calling.NoGradient as refusal:
+            lines.append(f"{name}: {refusal.value:.4g}, {refusal}")
+        except calling.AuditError as refusal:
+            lines.append(f"{name}: {refusal}")
+    found = calling.gradient_of(writes_nothing_back, STUDENT[0], TEACHER[0], np.array(2))
+    lines.append(f"touched {found.touched}, {found.dtype}, {found.reaches_teacher}")
+    check_text("audit_bindings.txt", "calls", "\n".join(lines))
+    assert calling.first_line(ValueError("a\nb")) == "a" and calling.described(KeyError()) == (
+        "KeyError: (no message)"
+    )

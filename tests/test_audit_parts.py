@@ -1,6 +1,7 @@
 """The auditor's parts on inputs made by hand, their words held whole in tests/audit_parts.txt."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 from opd_toy.audit import formats
 from opd_toy.audit.report import finding_lines, number, plain, vector
 from opd_toy.audit.report import text as report_text
-from opd_toy.audit.token import limits, words
+from opd_toy.audit.token import edges, limits, words
 from opd_toy.audit.token.edges import EdgeCalls, Mean
 from opd_toy.audit.token.expected import AROUND_ZERO, ROUNDING, Expected, expected
 from opd_toy.audit.token.findings import findings, stops_short
 from opd_toy.audit.token.limits import Limit
-from opd_toy.audit.token.measure import Table
+from opd_toy.audit.token.measure import Table, measure
 from opd_toy.audit.token.pairs import (
     LARGE_OF_ALL,
     LARGE_OF_TOKEN,
@@ -26,6 +27,7 @@ from opd_toy.audit.token.pairs import (
     random_pairs,
     reach_pairs,
 )
+from opd_toy.audit.ways import TOKENS, as_way
 from opd_toy.distributions import softmax
 from opd_toy.example import STUDENT, TEACHER
 from tests.test_audit_stages import by_hand, report
@@ -459,3 +461,49 @@ def test_pairs_moved_within_the_limits_are_as_far_apart_as_they_may_be():
         lines.append(f"{[limit.formula for limit in found]}: {spelled}")
         assert moved is None or moved[2:] == pair[2:]
     check("moved within limits", lines)
+
+
+# ---- what is called ----
+
+
+def test_what_is_called_at_the_edges():
+    """The logits, before those on the paths where limits are looked for."""
+    given = []
+
+    def loss(student, teacher, *token):
+        given.append((student, teacher, *token))
+        return (student * 0).sum()
+
+    edges.call_at_edges(loss, 2, "student", "float64")
+    digits = lambda z: " ".join(f"{float(x):.4f}" for x in z)
+    lines = [f"{digits(student)} | {digits(teacher)}" for student, teacher in given[:13]]
+    check("calls at the edges", [*lines, len(given)])
+    for drawn_from, weighed in (("student", STUDENT), ("teacher", TEACHER)):
+        of_token = lambda student, teacher, token: (student * 0).sum() + token + 1
+        found = edges.call_at_edges(of_token, 3, drawn_from, "float64")
+        assert found.takes_token and found.padded.value == pytest.approx(weighed @ [1, 2, 3])
+
+
+def test_how_often_a_loss_is_called():
+    """And on how many pairs of which kind: of a loss with a token for each of them."""
+    lines = []
+    for loss in (
+        lambda student, teacher: (student.softmax(-1) * teacher).sum(),
+        lambda student, teacher, token: (student.log_softmax(-1) * teacher)[token],
+    ):
+        calls_made = []
+        counting = lambda *inputs, loss=loss, made=calls_made: made.append(1) or loss(*inputs)
+        way = as_way(functools.wraps(loss)(counting), TOKENS)
+        found = measure(way, "student", 0)
+        sizes = len(found.tables), len(found.large), len(found.same), len(found.near)
+        lines.append(f"{len(calls_made)} calls, {sizes} tables, {len(found.descent.logits)} steps")
+    check("number of calls", lines)
+
+
+def test_few_numbers_that_come_again_and_again_say_nothing():
+    few = np.tile(np.arange(1.0, 17.0), 5)
+    assert formats.precision(few[:64]) == "bfloat16" and formats.precision(few[:65]) == "float64"
+    assert formats.precision(few[:64], np.array([17.0])) == "bfloat16"
+    assert formats.precision(np.array([0.0, np.nan, np.inf, 1 / 3])) == "float64"
+    assert formats.precision(np.float32(1 / 3) * np.ones(1)) == "float32"
+    assert formats.precision(np.zeros(3)) == "float64"

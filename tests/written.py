@@ -18,6 +18,7 @@ def check_text(file, name, text):
     """AssertionError unless ``text`` is the one under ``name`` in the ``file``."""
     texts = read(file)
     text = text.strip("\n")
+    assert not re.search("^# ", text, re.M), "a line that would begin another text"
     if os.environ.get("WRITE_TEXTS"):
         texts[name] = text
         whole = "\n".join(f"# {name}\n{texts[name]}\n" for name in texts)
