@@ -13,7 +13,7 @@ export function describe(shown) {
     shown.family === "free"
       ? freeEnd(shown)
       : shown.steps.length - 1 === LIMIT
-        ? unsettled(shown, end)
+        ? `No more than ${LIMIT} steps are taken.`
         : peaks(shown.teacher) < 2
           ? onePeak(shown)
           : said(whereItEnds(shown, end), lowerElsewhere(shown, end));
@@ -46,16 +46,6 @@ function freeEnd({ last }) {
     worst < 1e-6
       ? "end there: seeking and covering are what is left when the student cannot."
       : `head there; after ${LIMIT} steps the largest cost left is ${number(worst, 4)}.`,
-  );
-}
-
-function unsettled({ objective, beta }, end) {
-  const ceiling = -beta * Math.log(beta) - (1 - beta) * Math.log(1 - beta);
-  if (objective !== "jsd" || !(end.cost > 0.95 * ceiling))
-    return `No more than ${LIMIT} steps are taken.`;
-  return said(
-    `That is next to the most JSD(${number(beta)}) can be, ${number(ceiling, 3)}:`,
-    "student and teacher hardly overlap, and there it is flat.",
   );
 }
 

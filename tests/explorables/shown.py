@@ -14,91 +14,17 @@ import re
 import tempfile
 from pathlib import Path
 
-from opd_toy.explorables.learning_curves import AXES, QUANTITIES, packed
+from opd_toy.explorables.learning_curves import packed
 from opd_toy.explorables.push_and_pull import OBJECTIVES
 from tests.explorables import WIDGETS, page_of
 from tests.explorables.opened import states
-from tests.test_explorables_sentences import EVEN, SAID, Q
+from tests.explorables.settings import SETTINGS
+from tests.test_explorables_sentences import SAID
 from tests.test_learning_curves import hostile, made_up
 
 HERE = Path(__file__).parent
 PIXELS = 0.25  # that a sum of coordinates may differ by: last digits of some, but no fault
 SUM = re.compile(r"(?<=: )(\w+) (-?\d+\.\d)(?= \||$)")
-
-WRONG = [0.005, 0.005, 0.99]
-FAR = {"separation": 20.0, "weight": 0.5, "start_mean": 36.0, "start_width": 12.0, "steps": 300}
-# Settings that neither the controls nor chance lead to: what is said and drawn only there.
-SETTINGS = {
-    "Baselines": [
-        {"student": Q, "view": "k_estimators", "kind": kind, "use": use}
-        for kind, use in (("k1", "loss"), ("k1", "reward"), ("k2", "loss"))
-    ],
-    "Credit": [
-        {"tree": "notes", "sequence": 242, "scheme": scheme, "position": position}
-        for scheme in ("immediate", "reward_to_go", "full_return", "gae", "outcome", "broadcast")
-        for position in (1, 5)
-    ]
-    + [{"scheme": "outcome", "sequence": 0}, {"scheme": "broadcast", "sequence": 3}],
-    "LearningCurves": [
-        {"methods": methods, "quantity": quantity, "x": axis, "at": at}
-        for quantity, axis in zip(QUANTITIES, (*AXES, *AXES))
-        for methods in (["sft"], ["rlvr"], ["gkd", "jsd"], ["sft", "pg_0.9", "pg_1", "pg_0.5"])
-        for at in (60, 99)
-    ]
-    + [{"record": "gpu", "x": axis, "methods": ["sft", "rlvr"]} for axis in AXES],
-    "LossMuseum": [
-        {"exhibit": "value_clamp", "student": WRONG, "teacher": [0.9, 0.09, 0.01]},
-        {"exhibit": "ratio_clamp", "student": [0.3, 0.3, 0.4], "teacher": [0.35, 0.3, 0.35]},
-        {"exhibit": "tail", "teacher": [0.4, 0.3, 0.3]},
-        {"exhibit": "stop_gradient", "update": "drawn", "steps": 1},
-        {"exhibit": "k3", "student": WRONG, "teacher": [0.98, 0.01, 0.01], "steps": 7},
-    ],
-    "PushAndPull": [
-        {"objective": objective, "beta": at, "alpha": 2 * at - 0.5, "skew": min(at, 0.99)}
-        for objective in OBJECTIVES
-        for at in (0.0, 0.25, 0.75, 1.0)
-    ],
-    "SampleAndAverage": [{"draws": draws} for draws in (0, 1, 2, 4096)],
-    "SeekOrCover": [
-        {"separation": 0.0, "start_mean": 20.5, "start_width": 2.0},
-        {"weight": 0.4, "start_mean": 16.0},
-        {"family": "free", "steps": 20},
-        {"family": "free", "start_mean": 38.0, "start_width": 1.0, "weight": 0.1},
-        *({"objective": "jsd", "beta": beta} for beta in (0.0, 1.0)),
-        *(FAR | {"objective": objective} for objective in ("forward_kl", "jsd", "reverse_kl")),
-    ],
-    "StaleRollouts": [{"behaviour": EVEN, "sampler": "top_p", "most": 0.5, "low": 0.0}],
-    "WhichToken": [{"seed": 3, "draws": 999, "token": 3}],  # the last draw of its seed
-    "YourLoss": [
-        {"formula": formula}
-        for formula in (
-            "sum(where(p > q, p*(log p - log q), 0))",
-            "sum(where(q == max(q), 1, 0)*(0 - log p)); ",
-            "sum(where(p <= q, p, q)*where(p != q, 2, 1)*where(p >= 0.3, 1, p)*where(q < p, 1, p))",
-            "sg(tanh(log p[k] - log q[k]))*log p[k]",
-            "sg(sigmoid(log p[k] - log q[k]))*log p[k]",
-            "-log sigmoid(log p[k] - log q[k])",
-            "mean((z - t)^2)",
-            "-mean(log p)",
-            "sum(p^2/q)",
-            "4*(1 - sum(sqrt(p*q)))",
-            "max(sum(p*(log p - log q)) - 0.1, 0)",
-            "min(log p - log q)",
-            "sqrt(sum(q*(log q - log p)))",
-            "sg(sum(p*(log p - log q)))*sum(q*(log q - log p))",
-            "9*sum(softmax(z/3)*(log_softmax(z/3) - log_softmax(t/3)))",
-            "sum(p*(log p - log_softmax(t/0.7)))",
-            "sum(p*(log p - log q)) - 0.1*sum(p*log p)",
-            "sum(p)",
-            "2*log p[k]/V",
-            "log(p[k] - p[k])",
-            "a = log p[k]; b = ",
-            "sum(p*(log p - log q)",
-            "p",
-            "sum(q*log q)",
-        )
-    ],
-}
 
 
 def kept(name):
