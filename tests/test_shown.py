@@ -87,6 +87,14 @@ def test_what_a_cell_gives_becomes_lines():
     ]
 
 
+def test_a_long_table_is_cut_to_its_beginning_and_a_digest():
+    rows = [f"<p>{at}</p>" for at in range(501)]
+    *first, last = shown.of_html("".join(rows))
+    assert first == rows[:50] and last == f"451 more: {shown.digest(''.join(rows[50:]))}"
+    assert shown.of_html("".join(rows[:500])) == rows[:500]
+    assert shown.of_html('<a href="data:x">y</a><a href="x">y</a>') == ['<a>y</a><a href="x">y</a>']
+
+
 def test_a_drawing_becomes_lines():
     """Two lines of one look, a mark, a text and a formula; what is only defined is not drawn."""
     svg = (
