@@ -215,8 +215,10 @@ def lines(site):
     found = sorted(name for name in files if "/mathjax/" not in name and "/mystnb." not in name)
     found.append(f"{len(files) - len(found)} of MathJax and MyST")
     for name in (*PAGES, "../index"):
-        soup = BeautifulSoup((site / "book" / f"{name}.html").read_text("utf-8"), "html.parser")
+        text = (site / "book" / f"{name}.html").read_text("utf-8")
+        soup = BeautifulSoup(text, "html.parser")  # which closes what is left open
         found += ["", f"{name}: {soup.title.get_text() if soup.title else ''}"]
+        found.append(f"{text.count('<details')} folds, {text.count('</details>')} closed")
         shown = SHOWN if name != "index" else f"{SHOWN}, nav.bd-links li, .header-article__right a"
         for part in soup.select(shown):
             found += elements(part)
