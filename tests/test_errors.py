@@ -271,6 +271,34 @@ def test_long_input_is_quoted_in_part():
     assert len(str(caught.value)) < 200
 
 
+def test_an_input_of_80_characters_is_quoted_whole():
+    for length, quoted in ((78, repr("x" * 78)), (79, "'" + 76 * "x" + "...")):
+        with says(f"kind is {quoted}; give one of 'k1', 'k2', 'k3'"):
+            estimators.k_estimator(P, Q, "x" * length)
+
+
+def test_up_to_where_a_sum_is_taken_as_rounded():
+    for excess, given_back in ((0.5e-12, 0.5e-12), (1.5e-12, 0.0), (0.9e-6, 0.0)):
+        row = distributions._validate.probabilities("p", [0.5, 0.5 + excess])
+        assert abs(row.sum() - 1 - given_back) < 1e-15
+    for excess in (1.1e-6, -1.1e-6):
+        with pytest.raises(ValueError, match="^p: the row sums to"):
+            distributions.entropy([0.5, 0.5 + excess])
+
+
+@pytest.mark.parametrize("limits", [(0, 0), (0, math.inf), (0.5, 0)])
+def test_limits_at_the_edge_of_what_is_allowed(limits):
+    off_policy.policy_gradient(P, Q, Q, "clip", limits)
+    off_policy.policy_gradient(P, Q, Q, "mask", sorted(limits))
+
+
+@pytest.mark.parametrize("limits", [(math.inf, 1), (0.2, -0.1), (0.1, 0.2, 0.3), [0.1]])
+def test_limits_beyond_it(limits):
+    for correction in ("clip", "mask"):
+        with says(f"limits is {limits!r}; give two numbers of at least 0: (low, high)"):
+            off_policy.policy_gradient(P, Q, Q, correction, limits)
+
+
 # Sequences -----------------------------------------------------------------------------
 
 TREE, TEACHER = sequences.TokenTree.random(2, 3, 1), sequences.TokenTree.random(2, 3, 2)

@@ -111,6 +111,18 @@ def test_a_token_that_the_sampler_cuts_away_is_not_weighted_back():
     assert off_policy.second_moment(np.stack([P, Q]), MU).shape == (2,)
 
 
+@pytest.mark.parametrize("correction, low, high", [("mask", 0.5, 1.5), ("clip", 0.5, 0.5)])
+def test_a_ratio_at_its_limit_is_kept(correction, low, high):
+    """The first token's ratio is .5 and its cost above 0, the second's 1.5 and below."""
+    policies, less = ([0.25, 0.75], [0.1, 0.9], [0.5, 0.5]), 1e-9
+    made = lambda *limits: off_policy.policy_gradient(*policies, correction, limits)
+    whole = off_policy.policy_gradient(*policies, "ratio")
+    np.testing.assert_array_equal(made(low, high), whole)
+    np.testing.assert_array_equal(made(low, high - less), [whole[0], [0, 0]])
+    low += less if correction == "mask" else -less
+    np.testing.assert_array_equal(made(low, high), [[0, 0], whole[1]])
+
+
 @pytest.mark.parametrize(
     "correction, limits, message",
     [

@@ -746,6 +746,26 @@ def test_a_ratio_counts_up_to_its_limit():
     assert future_kl(student, old, 0.0, ratio * (1 - 1e-12))[0, 0] == 0.0
 
 
+def test_what_is_taken_where_nothing_is_said():
+    student, old = pair(2, 3, seed=3, scale=3.0)
+    calls = (
+        lambda **limit: future_kl(student, old, 0.9, **limit),
+        lambda **limit: fipo_weight(student, old, 0.9, 0.5, 40.0, **limit),
+        lambda **limit: fipo(student, old, rewards(student), 0.9, 0.5, 40.0, **limit).weights,
+    )
+    for call in calls:
+        same(call(), call(ratio_limit=10.0))
+        assert all(np.abs(call() - call(ratio_limit=limit)).max() > 0 for limit in (5.0, 20.0))
+    for call in (
+        lambda *gamma: outcome(student, rewards(student), *gamma),
+        lambda *gamma: mixed(student, old, rewards(student), 0.4, *gamma),
+    ):
+        same(call().weights, call(1.0).weights)
+    np.testing.assert_array_equal(
+        TokenTree.random(2, 2, 1).logits[1], TokenTree.random(2, 2, 1, 3.0).logits[1] / 3
+    )
+
+
 def test_variance_of_a_nearly_certain_student_keeps_its_digits():
     first, second = (
         [-20.0, 25.0],
