@@ -475,7 +475,7 @@ def test_what_is_called_at_the_edges():
         return (student * 0).sum()
 
     edges.call_at_edges(loss, 2, "student", "float64")
-    digits = lambda z: " ".join(f"{float(x):.4f}" for x in z)
+    digits = lambda z: " ".join(f"{x:.4f}" for x in z.tolist())
     lines = [f"{digits(student)} | {digits(teacher)}" for student, teacher in given[:13]]
     check("calls at the edges", [*lines, len(given)])
     for drawn_from, weighed in (("student", STUDENT), ("teacher", TEACHER)):

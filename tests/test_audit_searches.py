@@ -34,7 +34,7 @@ from opd_toy.audit.token.candidates import Candidate, Family
 from opd_toy.audit.token.expected import lengths
 from opd_toy.audit.token.findings import findings
 from opd_toy.audit.token.measure import Descent, Table
-from opd_toy.audit.token.pairs import ORDINARY, Pairs, large_pairs, random_pairs
+from opd_toy.audit.token.pairs import ORDINARY, Pair, Pairs, large_pairs, random_pairs
 from opd_toy.audit.token.values import Values, name_values
 from opd_toy.audit.token.verdict import Verdict, identify
 from opd_toy.distributions import entropy, softmax
@@ -808,3 +808,78 @@ def test_a_sigmoid_or_a_tanh():
     assert weights.simpler(both) is both and weights.simpler(None) is None
     assert weights.simpler(((0.5, FORWARD),)) == ((0.5, FORWARD),)
     check("sigmoid or tanh", lines)
+
+
+# ---- verdicts ----
+
+
+def test_a_few_pairs_may_drown():
+    """A few gradients that rounding hides are left out, and held to afterwards; not many."""
+    lines = []
+    for shape in ("reverse", "arctan"):
+        gradient = reverse if shape == "reverse" else of_weight(np.arctan)
+        for count in (0, 1, 5, 6, 7, 20):
+            found = with_large(gradient)
+            rows = np.flatnonzero(found.tier <= ORDINARY)[:count]
+            found.rounding[rows] = 0.5 * lengths(found.gradients)[rows]
+            named = judge._identify(found)
+            lines.append(f"{shape}, {count}: {named.name} on {named.holds.sum()} pairs")
+    check("drowned pairs", lines)
+
+
+def test_how_far_a_verdict_holds_again():
+    found = by_hand(reverse)
+    distance = found.pairs.distance()
+    for failing in ([], [3], [3, 30], list(range(len(distance)))):
+        holds = np.isin(np.arange(len(distance)), failing, invert=True)
+        least = min((distance[row] for row in failing), default=np.inf)
+        wanted = max((d for d in distance if d < least), default=None)
+        assert judge._holds_up_to(found, Verdict(((1.0, REVERSE),), holds=holds)) == wanted
+    farther = by_hand(reverse, [Pair(np.array([2.0, 0, 0]), np.array([0, 0, 2.0]))])
+    of_all = Verdict(((1.0, REVERSE),), holds=np.zeros(len(distance), bool))
+    closest = changed(farther, pairs=Pairs(np.array([[1e-6, 0, 0]]), np.zeros((1, 3))))
+    closest = changed(closest, gradients=reverse(closest.pairs.p, closest.pairs.q))
+    near = judge._holds_up_to(changed(found, near=closest), of_all)
+    assert near == pytest.approx(closest.pairs.distance()[0])
+    assert judge._holds_up_to(changed(found, near=farther), of_all) is None
+    assert judge._holds_up_to(changed(found, near=closest), Verdict(holds=of_all.holds)) is None
+
+
+def test_a_token_is_used_where_any_row_or_value_differs():
+    plain = Table(np.zeros(2), np.zeros(2), 1, True, np.ones((2, 2)), np.ones(2))
+    rows = changed(plain, rows=np.array([[1.0, 1.0], [1.0, 2.0]]))
+    values = changed(plain, values=np.array([1.0, 2.0]))
+    single = changed(plain, rows=np.ones((1, 2)), values=np.ones(1))
+    for tables, uses in (
+        ([plain, single], False),
+        ([plain, rows], True),
+        ([single, values], True),
+    ):
+        assert judge._uses_token(tables) == uses
+
+
+def test_what_a_verdict_knows():
+    vague = mixtures.Factor(1.0)
+    law, power = mixtures.Factor(1.0, law="H(q)"), mixtures.Factor(1.0, "V")
+    some = mixtures.Mixture((FORWARD, REVERSE), (np.ones(1), np.ones(1)), ("x", "1 − x"))
+    curve = weights.any_f_divergence(curve_of([0, 1], [0, 1], 0.1))
+    of = ((1.0, REVERSE),)
+    for found, known, is_vague in (
+        (Verdict(), False, False),
+        (Verdict(of), True, False),
+        (Verdict(of, factor=vague), True, True),
+        (Verdict(of, factor=law), True, False),
+        (Verdict(of, factor=power), True, False),
+        (Verdict(((1.0, curve),)), True, True),
+        (Verdict(((1.0, FORWARD), (1.0, curve))), True, True),
+        (Verdict(mixture=some), True, False),
+        (Verdict(mixture=changed(some, laws=("x", None))), False, False),
+    ):
+        assert (found.known, found.is_vague) == (known, is_vague)
+    assert Verdict(mixture=some).name == "x × forward KL + (1 − x) × reverse KL"
+    pairs = Pairs.of(PAIRS)
+    whole = 2 * forward(pairs.p, pairs.q) - reverse(pairs.p, pairs.q)
+    terms = ((2.0, FORWARD), (-1.0, REVERSE))
+    np.testing.assert_allclose(Verdict(terms).gradient(pairs), whole)
+    per_token = Verdict(terms, True).gradient(pairs)
+    np.testing.assert_allclose(per_token, whole / pairs.sizes[:, None])
