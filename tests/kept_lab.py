@@ -1,10 +1,21 @@
-"""The lab's constants and defaults, and what its rules say of records that say other things."""
+"""The lab's constants, its rules on records that say other things, small models measured."""
 
+import contextlib
 import json
+import tempfile
+from unittest import mock
+
+import torch
 
 from opd_toy import lm
-from opd_toy.lm import bench, study
-from opd_toy.lm.study import claims
+from opd_toy.lm import bench, measures, stale, study
+from opd_toy.lm.methods import METHODS
+from opd_toy.lm.model import Shape, Transformer
+from opd_toy.lm.presets import Distillation, Preset, Recipe
+from opd_toy.lm.study import claims, frozen
+from opd_toy.lm.study.rounding import rounded
+from opd_toy.lm.tasks import Sums
+from opd_toy.lm.training import distill
 from opd_toy.records.provenance import recorded
 from tests.kept_numbers import numbers
 
@@ -48,4 +59,72 @@ def verdicts():
     return "\n".join(f"{name}: {' '.join(parts)}" for name, parts in found.items())
 
 
-LAB_TEXTS = {"lab-numbers": lab_numbers, "lab-verdicts": verdicts}
+# --- small models in float64, so that no processor's rounding is seen -------------------------
+
+TASK = Sums(terms=2, digits=1)
+SHAPE = Shape(TASK.vocabulary, 8, 1, 2, TASK.prompt_length + TASK.length)
+PRESET = Preset(
+    "kept",
+    TASK,
+    *(Recipe(SHAPE, steps=0, batch=1, rate=0.0, seed=seed) for seed in (1, 2)),
+    Distillation(steps=3, batch=8, rate=1e-2, group=4, evaluate_every=2, evaluation_prompts=20),
+    seeds=(1,),
+)
+
+
+@contextlib.contextmanager
+def small_models():
+    """A teacher and a student that have learned nothing, far from each other; on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        teacher, student = (Transformer(SHAPE, seed).double() for seed in (1, 2))
+        with torch.no_grad():
+            for model in (teacher, student):
+                model.head.weight.mul_(3)
+        yield teacher, student
+    finally:
+        torch.set_num_threads(threads)
+
+
+def row_of(name, values):
+    if isinstance(values, dict):
+        return "\n".join(row_of(f"{name}, {each}", value) for each, value in values.items())
+    return f"{name}: {json.dumps(rounded(values))}"
+
+
+def measured():
+    """What is measured of a student, and of its gradients, on whole texts and on cut ones."""
+    with small_models() as (teacher, student):
+        rows = measures.evaluate(student, teacher, PRESET)
+        rows |= {"gain": measures.gain(student, teacher, PRESET, 10)}
+        rows |= {"by position": measures.exposure(student, teacher, PRESET, 10)}
+        found = {
+            length: frozen.measured(
+                *(student, teacher, TASK, "kept", length), count=6, length=length, blocks=3
+            )
+            for length in (2, TASK.length)
+        }
+    rows |= {f"gradient by {name}": row for name, row in frozen.summary(found[2]).items()}
+    rows |= {f"growth of {name}": row for name, row in frozen.growth(found).items()}
+    return row_of("student", rows)
+
+
+def trained():
+    """Three steps by each method; the KL of a text before and after them, and the tokens."""
+    with small_models() as models, tempfile.TemporaryDirectory() as folder:
+        silent = {"folder": folder, "say": lambda text: None}
+        curves = {name: distill(name, PRESET, 4, *models, **silent) for name in METHODS}
+        with mock.patch.object(stale, "PRESET", PRESET), mock.patch.object(stale, "TASK", TASK):
+            old = {name: stale.run(name, 1, 4, *models) for name in stale.VARIANTS}
+    kept = ("steps", "tokens", "sequence_kl", "forward_sequence_kl", "order_entropy")
+    rows = {name: [curve[each] for each in kept] for name, curve in curves.items()}
+    return row_of("by", rows | {f"{name} on old texts": curve for name, curve in old.items()})
+
+
+LAB_TEXTS = {
+    "lab-numbers": lab_numbers,
+    "lab-verdicts": verdicts,
+    "lab-measures": measured,
+    "lab-training": trained,
+}

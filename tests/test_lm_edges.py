@@ -78,6 +78,7 @@ def test_a_change_on_its_limit_counts_and_one_beyond_does_not():
     beyond = change + torch.tensor([[1e-9, 0.0]])
     assert weigh(beyond)[0, 0] == 1 == weigh(change, ratio_limit=9.9)[0, 0]
     assert losses.fipo_weight(change, old, None, 0.5, 0.2, 0)[0, 0] == 1  # held at 1 + 0
+    assert weigh(-change)[0, 0] == 0.8  # and at 1 - 0.2
 
 
 def test_later_costs_that_are_infinite_do_not_count_at_gamma_0():
@@ -203,6 +204,9 @@ def test_texts_may_be_as_long_as_the_model():
     assert draw(3).shape == (1, 5)
     with pytest.raises(ValueError, match="P . T - 1 is 5$"):
         draw(4)
+    for number in (1.0, -1e-9):  # one of them
+        with pytest.raises(ValueError, match=r"^uniforms holds a number outside \[0, 1\)"):
+            model.sample(small, prompts, torch.tensor([[0.5, number]], **DOUBLE), end=9, pad=9)
     cache = small.cache(1, 2)
     small.hidden(prompts, cache)
     with pytest.raises(ValueError, match="tokens reach position 3 and the cache was made for len"):

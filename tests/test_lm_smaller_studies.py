@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from opd_toy.lm import derailing, derailing_after, measures, searching, stale, stale_claims
+from opd_toy.lm import derailing, derailing_after, measures, searching, slips, stale, stale_claims
 from opd_toy.lm.doors import END, Doors, House, Rule
 from opd_toy.lm.model import Transformer, fingerprint, response_mask, sample, uniforms
 from opd_toy.records.provenance import recorded
@@ -292,6 +292,21 @@ def test_the_record_of_derailing_has_each_count_in_its_place(monkeypatch, tmp_pa
         "positions": ("by_position", *read, "prefixes"),
         "answers": ("shown_answers", *read, models, "prefixes"),
     }
+
+
+@pytest.mark.parametrize("seen, name", [(17, "right"), (16, "new")])
+def test_an_answer_whose_last_token_is_new_is_new(seen, name, monkeypatch):
+    """It is as long as answers are."""
+    line = "8 9 4 7:9+8=71+4=12+7=82."
+    text = torch.tensor([derailing.token(each) for each in line])
+    assert len(text) == derailing.LENGTH
+    monkeypatch.setattr(derailing, "probabilities", lambda model, texts: torch.zeros(1, 17, 16))
+    prefixes = {line[: 8 + length] for length in range(seen + 1)}
+    others = ", ".join(each for each in derailing.NAMES if each != name)
+    with pytest.raises(derailing.MissingKinds, match=f"of the kind {others} "):
+        derailing.shown_answers([text], [derailing.steps_of(text)], {"one": 1}, prefixes)
+    with pytest.raises(ValueError, match="terms is 10; give a whole number"):
+        slips.read_steps([10, 1], "10+1=11.")
 
 
 def test_a_student_s_slips_are_named_for_what_they_are(monkeypatch):
