@@ -7,6 +7,7 @@ import torch
 
 from opd_toy.audit import audit_sequence
 from opd_toy.audit.sequence import measure as sequence_level
+from tests.audit_reports import printed
 
 NONE = "none of these"
 
@@ -392,6 +393,19 @@ def fewer_trees():
 def audit_on_fewer(loss, **arguments):
     with fewer_trees():
         return audit_sequence(loss, **arguments)
+
+
+IN_TEXT = {"optimises", "edges", "call", "seed", "calls", "drawn_from", "precision", "fresh"}
+
+
+def in_full(report):
+    """The text of a report, and a line for each field that it has nothing of, or not all."""
+    fields = [
+        f"{field}: {printed(value)}"
+        for field, value in report.to_dict().items()
+        if field not in IN_TEXT and value not in (None, {}, [])
+    ]
+    return "\n".join([str(report), *fields])
 
 
 @functools.cache

@@ -21,11 +21,13 @@ from tests.audit_sequence_losses import (
     VERDICTS,
     audit_on_fewer,
     drawn,
+    in_full,
     kl,
     report,
     to_go,
     weighted,
 )
+from tests.written import check_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,6 +38,17 @@ def test_verdict(name):
     assert report(name).optimises == verdict
     assert report(name).unbiased_for == unbiased
     assert report(name).holds_everywhere == (verdict != NONE and "close" not in verdict)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("discounted, mean", "clipped cost", "cost clipped early", "squashed cost"),
+        *("forgotten stop-gradient", "sequence k1", "half and half", "float32", "top 32"),
+    ],
+)
+def test_a_report_is_as_it_was(name):
+    check_text("audit_reports_of_texts.txt", name, in_full(report(name)))
 
 
 def test_who_pays_for_what():

@@ -305,7 +305,8 @@ BATCH = {"others": "over the batch", "texts": "over the batch", "tokens": "over 
 GROUPS = [
     each
     for each in itertools.product(COSTS, MEANS, (None, 0, 1))
-    if each[1] != "text" or each[0] in ("own", "on")  # else a text's cost is one number
+    # Of a text's own tokens all costs must not be one number.
+    if (each[1] != "text" or each[0] in ("own", "on")) and (each[2] != 0 or each[0] == "own")
 ]
 
 
