@@ -271,6 +271,27 @@ def test_long_input_is_quoted_in_part():
     assert len(str(caught.value)) < 200
 
 
+def test_the_behaviour_is_named_beside_the_student():
+    for function in (off_policy.ratio, off_policy.second_moment):
+        with says(
+            "student has shape (2,) and behaviour (3,); "
+            "both must have the same number of tokens V on the last axis"
+        ):
+            function([0.5, 0.5], Q)
+    longer = sequences.TokenTree.random(2, 4, 0)
+    for call in (
+        lambda: sequences.off_policy_reward_to_go(TREE, TEACHER, longer, 1),
+        lambda: sequences.off_policy_gkd_gradient(TREE, TEACHER, longer),
+        lambda: sequences.token_ratios(TREE, longer),
+        lambda: sequences.ratio_second_moments(TREE, longer),
+    ):
+        with says(
+            "student has V = 2, T = 3 and behaviour V = 2, T = 4; "
+            "both must have the same vocabulary and length"
+        ):
+            call()
+
+
 def test_an_input_of_80_characters_is_quoted_whole():
     for length, quoted in ((78, repr("x" * 78)), (79, "'" + 76 * "x" + "...")):
         with says(f"kind is {quoted}; give one of 'k1', 'k2', 'k3'"):
