@@ -102,7 +102,7 @@ def test_doors_keep_what_is_done_after_each_student(tmp_path, monkeypatch):
 
 def test_a_run_on_old_texts_learns_at_one_rate(steps, monkeypatch):
     """And is measured at each so many steps."""
-    shorter = dataclasses.replace(stale.PRESET.distillation, steps=4, batch=3, evaluate_every=2)
+    shorter = dataclasses.replace(stale.PRESET.distillation, steps=5, batch=3, evaluate_every=2)
     monkeypatch.setattr(stale, "PRESET", dataclasses.replace(stale.PRESET, distillation=shorter))
     distances, drifts = itertools.count(), itertools.count(1)
     beside = []
@@ -119,8 +119,8 @@ def test_a_run_on_old_texts_learns_at_one_rate(steps, monkeypatch):
     assert {id(model) for _, model in beside} == {id(teacher)}
     assert len({id(model) for model, _ in beside} - {id(student), id(teacher)}) == 1
     adam = {"lr": 5e-4, "betas": (0.9, 0.95), "weight_decay": 0.0}
-    assert steps.made == [adam] and steps.rates == [5e-4] * 4
-    assert steps.clipped == [(1.0, {"error_if_nonfinite": True})] * 4
+    assert steps.made == [adam] and steps.rates == [5e-4] * 5
+    assert steps.clipped == [(1.0, {"error_if_nonfinite": True})] * 5
     assert curve == {"kl": [0, 1, 2], "moved": [0, 1, 2]} | dict.fromkeys(keys[1:], [1, 1, 2])
 
 
