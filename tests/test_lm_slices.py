@@ -102,7 +102,7 @@ def test_two_slices_are_the_row(name, parameters, kind):
         z[2, 9] = -INF  # by the student alone
         z[1, 3], y[1, 5] = math.nan, INF
     if kind == "teacher bars":
-        y[3, 2] = -INF
+        y[3, 2] = z[3, 7] = -INF
     if kind == "all that is left":
         z[3], y[3, 2] = -INF, -INF
         z[3, 2] = 1.0
