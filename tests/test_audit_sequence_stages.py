@@ -800,6 +800,26 @@ def test_a_gradient_is_a_multiple_of_another_up_to_rounding():
             assert masks._factor(gradient, np.full((2, 2), spoilt)) is None
 
 
+def test_what_is_finite_where_a_position_is_valid():
+    valid = np.array([[True, False]])
+
+    def finite(value, gradient):
+        call = SimpleNamespace(valued=lambda *_: (value, np.array(gradient)[None]))
+        return masks._finite(call, None, None, None, valid)
+
+    fine, spoilt = [1.0, 2.0], [1.0, np.nan]
+    assert finite(1.0, [fine, spoilt]) and not finite(1.0, [spoilt, fine])
+    assert not finite(np.nan, [fine, fine])
+
+    def refuses(*_):
+        raise AuditError("it cannot be called") from ValueError("a label\nof -100")
+
+    call = SimpleNamespace(valued=refuses, texts=refuses)
+    assert not masks._finite(call, None, None, None, valid)
+    assert masks._error(call) == "a label"
+    assert masks._error(SimpleNamespace(texts=lambda: None)) is None
+
+
 def test_a_factor_that_depends_on_the_texts_is_none():
     def loss(student, teacher, tokens, mask):
         size = (student[..., 0].detach() ** 2 * mask).sum()

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import warnings
 
 import pytest
 import torch
@@ -95,6 +96,16 @@ def test_all_is_timed_on_one_thread():
     finally:
         torch.set_num_threads(before)
     assert threads == [1]
+
+
+def test_what_a_library_warns_of_is_not_shown():
+    def warns(*inputs):
+        warnings.warn("of a library", stacklevel=1)
+        return k1_as_loss(*inputs)
+
+    with warnings.catch_warnings(action="error"):
+        (row,) = timing.measure([entry(warns)], 1, lambda *step: None)["audits"]
+    assert row["optimises"] == "zero"
 
 
 def test_a_job_is_read_and_its_progress_written(monkeypatch, capsys):

@@ -8,6 +8,7 @@ import os
 import re
 import statistics
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_log_probabilities_are_the_tokens_and_the_teacher_is_data():
     assert [x.requires_grad for x in one] == [True, False]
 
 
-def test_an_entry_of_the_record_is_made_of_the_loss_and_its_report():
+def test_an_entry_of_the_record_is_made_of_the_loss_and_its_report(monkeypatch):
     kept = AUDITS["roll-forward-kl"]
     made = json.loads(json.dumps(record.audited(LIBRARY_LOSSES["roll-forward-kl"])))
     assert list(made) == list(kept) and made["date"] == str(
@@ -116,6 +117,18 @@ def test_an_entry_of_the_record_is_made_of_the_loss_and_its_report():
         assert made[name] == kept[name], name
     assert 0 < made["seconds"] == round(made["seconds"], 2)
     assert made["report"]["expected_gradient"] == pytest.approx(kept["report"]["expected_gradient"])
+
+    def warns(student, teacher):
+        warnings.warn("of a library", stacklevel=1)
+        return LIBRARY_LOSSES["roll-forward-kl"].adapter(student, teacher)
+
+    own = dataclasses.replace(
+        LIBRARY_LOSSES["roll-forward-kl"], source=None, library="numpy", adapter=warns
+    )
+    monkeypatch.setattr(record, "MEASUREMENTS", {})
+    with warnings.catch_warnings(action="error"):
+        (entry,) = record.results_of([own])["audits"]
+    assert entry["optimises"] == "forward KL"
     own = dataclasses.replace(LIBRARY_LOSSES["roll-forward-kl"], source=None, library="numpy")
     entry = record.audited(dataclasses.replace(own, drawn_from="teacher"))
     assert entry["version"] == np.__version__ and entry["source"] is None
@@ -324,6 +337,9 @@ def test_help_and_what_is_missing(tmp_path, monkeypatch, capsys):
     usage = " ".join(command.parser().format_usage().split())
     called = "usage: python -m opd_toy.audit.exhibits.libraries"
     assert usage == f"{called} [-h] [--record] [--json] [--index] [--against OLD.json]"
+    check_text(
+        "exhibits.txt", "the record's command", " ".join(command.parser().format_help().split())
+    )
     monkeypatch.setattr(command, "RECORD", tmp_path / "none.json")
     with pytest.raises(SystemExit):
         command.main([])
@@ -366,6 +382,9 @@ def test_a_file_is_loaded_once_and_what_is_outside_its_package_stays(tmp_path, m
         x for x in sys.modules if x.startswith("light_trainer")
     ]
     del sys.modules["outside_of_it"]
+    with pytest.raises(ModuleNotFoundError) as error:
+        load("no_such_trainer.loss")
+    assert error.value.name == "no_such_trainer"
 
 
 # --- the museum ----------------------------------------------------------------------------
