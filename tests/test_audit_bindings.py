@@ -70,6 +70,11 @@ def out_of_place(student, teacher, labels):
     return reverse(student[..., :-1, :], teacher[..., :-1, :]) * (labels[..., 1:] >= 0).sum()
 
 
+def last_row_left_out(student, teacher, labels):
+    """And yet nothing is shifted: the first label counts."""
+    return reverse(student[..., :-1, :], teacher[..., :-1, :]) * (200 + labels[..., 0]).sum()
+
+
 # ---- (loss, options) by name; what is a token's first, then what is a text's ----
 
 OF_TOKENS = {
@@ -154,6 +159,7 @@ OF_TEXTS = {
     "labels, shifted": (calls.with_labels, SHIFTED),
     "third said to be labels": (lambda s, t, y: 0, ALIGNED),
     "shifts": (out_of_place, {}),
+    "last row left out": (last_row_left_out, {}),
     "shifts in batches": (out_of_place, {"batched": True}),
     "masks by default": (lambda s, t, loss_mask=None, token_mask=None: 0, {}),
     "completions": (calls.k3_of_completions, {}),

@@ -399,6 +399,7 @@ OF_A_TOKEN = {
     "not finite": lambda r, p, q: np.nan if r < -8.5 else r,
     "overflows": lambda r, p, q: np.inf if r > 250 else r,
     "levels off": lambda r, p, q: 1 - np.exp(-abs(r)),
+    "levels off steeply": lambda r, p, q: 1 - np.exp(-(r**4) / 1e4),
     "levels off at once": lambda r, p, q: 1.0,
     "fades": lambda r, p, q: rounded(np.exp(-r), np.float16),
     "in steps": lambda r, p, q: np.round(1e3 * np.exp(-abs(r))) / 1e3,
