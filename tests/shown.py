@@ -33,6 +33,7 @@ FOLDER = ROOT / "tests" / "shown"
 SITE = ROOT / "_build" / "html"
 REPEATING = {"ledger", "one-page"}  # what other tests hold and other pages show
 PAGES = sorted(path.stem for path in (ROOT / "book").glob("*.md") if path.stem not in REPEATING)
+UNSHOWN = "remove-output"  # the tag of a cell whose output is for JupyterLab alone
 CARD = "social-card"
 NUMBER = re.compile(r"(-?\d+(?:\.\d+)?(?:e[+-]\d+)?)")
 VALUE = re.compile(r'<span class="output text_plain">(.*?)</span>', re.DOTALL)
@@ -52,7 +53,12 @@ def built(page, site=SITE):
     assert len(given) == len(asked), f"{len(asked)} values are asked for, {len(given)} shown"
     made = site.parent / "jupyter_execute" / "book" / f"{page}.ipynb"
     cells = json.loads(made.read_text(encoding="utf-8"))["cells"]
-    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    outputs = [
+        output
+        for cell in cells
+        if UNSHOWN not in cell["metadata"].get("tags", ())
+        for output in cell.get("outputs", ())
+    ]
     shown = [output.get("data") or {"text/plain": output["text"]} for output in outputs]
     return lines(zip(asked, given), [{kind: "".join(of[kind]) for kind in of} for of in shown])
 
@@ -73,6 +79,8 @@ def executed(page):
                 continue
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 last = run_cell(found["code"], names, page)
+            if UNSHOWN in found[0]:
+                continue
             if printed.getvalue():
                 shown.append({"text/plain": printed.getvalue()})
             if last is not None:
