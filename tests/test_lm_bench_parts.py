@@ -152,7 +152,7 @@ def test_the_caches_are_those_of_the_second_and_the_third_level(tmp_path, monkey
 
 def test_parts_of_a_loss_from_hidden_states(monkeypatch):
     """The least of three passes; the formula on as many tokens as the loss takes at a time."""
-    monkeypatch.setattr(floors.heads, "chunk_size", lambda head: 4)
+    monkeypatch.setattr(floors.heads, "chunk_size", lambda head: len(head) // 75)  # 4
     asked, own = [], iter([5.0, 3.0, 4.0, 1.0])
     monkeypatch.setattr(floors, "_seconds_of_formula", lambda each: asked.append(each) or 8.0)
     passes = {floors.by_loss_words(4): lambda: next(own)}

@@ -231,6 +231,13 @@ def test_sums_at_the_bounds_of_their_sizes(right, wrong):
         Sums(**(enough | wrong))
 
 
+def test_orders_have_probabilities_in_float64():
+    found = Sums(terms=4, digits=1).order_probabilities
+    exact = 1 / np.arange(1.0, 25)
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found.numpy(), exact / exact.sum(), rtol=1e-14)
+
+
 def test_weights_at_the_ends_of_what_is_kept():
     log_p = torch.tensor([[0.0, math.log(2.0)]], **DOUBLE)
     weigh = lambda limits: importance_weights(

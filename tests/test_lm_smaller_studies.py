@@ -175,11 +175,16 @@ def test_the_variants_are_what_their_words_say(monkeypatch):
 
 
 def test_the_progress_of_runs_on_old_texts(monkeypatch, tmp_path):
+    keys, heard, models = ("kl", "moved", "share_token", "share_text"), [], []
     for who in ("teacher", "student"):
-        model = Transformer(stale.PRESET.student.shape)
-        monkeypatch.setattr(stale.pretraining, who, lambda *of, model=model: model)
-    keys, heard = ("kl", "moved", "share_token", "share_text"), []
-    models = [stale.pretraining.teacher(), stale.pretraining.student()]
+        models.append(Transformer(stale.PRESET.student.shape))
+
+        def made(preset, folder, report, model=models[-1]):
+            assert (preset, folder) == (stale.PRESET, tmp_path)
+            report(1, 1)
+            return model
+
+        monkeypatch.setattr(stale.pretraining, who, made)
 
     def run(name, age, seed, *of):
         assert all(one is other for one, other in zip(of, models, strict=True))
@@ -188,7 +193,8 @@ def test_the_progress_of_runs_on_old_texts(monkeypatch, tmp_path):
     monkeypatch.setattr(stale, "run", run)
     watch = lambda name: lambda done, total: heard.append((name, done, total))
     found = stale.stale(tmp_path, watch)
-    assert heard == [("runs", done, 96) for done in range(1, 97)]
+    made = [("teacher", 1, 1), ("student", 1, 1)]
+    assert heard == made + [("runs", done, 96) for done in range(1, 97)]
     ends = {name: {age: run["ends"] for age, run in runs.items()} for name, runs in
             found["runs"].items()}  # fmt: skip
     wanted = {str(age): [age] * 3 for age in (0, 1, 4, 16)}
@@ -196,7 +202,7 @@ def test_the_progress_of_runs_on_old_texts(monkeypatch, tmp_path):
         fresh = name in ("none", "gkd")
         assert by_age == {age: each for age, each in wanted.items() if fresh or age != "0"}
     assert found["claims"] == stale_claims.judged(found)
-    assert stale.stale(tmp_path, watch) == found and heard[96:] == [("runs", 96, 96)] * 96
+    assert stale.stale(tmp_path, watch) == found and heard[98:] == made + [("runs", 96, 96)] * 96
 
 
 def with_ends(**ends):
@@ -341,8 +347,9 @@ def test_a_student_s_slips_are_named_for_what_they_are(monkeypatch):
 def test_each_way_of_going_on_has_its_own_folder_of_weights(monkeypatch, tmp_path):
     """Which are read from where the training has left them, seed by seed."""
     calls, heard = [], []
-    monkeypatch.setattr(derailing_after.pretraining, "teacher", lambda *of: "teacher")
-    monkeypatch.setattr(derailing_after.pretraining, "student", lambda *of: "student")
+    for who in ("teacher", "student"):
+        made = lambda preset, folder, report, who=who: report(1, 1) or who
+        monkeypatch.setattr(derailing_after.pretraining, who, made)
     monkeypatch.setattr(derailing, "training_prefixes", lambda: "prefixes")
     monkeypatch.setattr(derailing_after, "slips_of", lambda *of: of)
     monkeypatch.setattr(derailing_after, "load", lambda path: path.name)
@@ -356,7 +363,7 @@ def test_each_way_of_going_on_has_its_own_folder_of_weights(monkeypatch, tmp_pat
     found = derailing_after.further(tmp_path, watch)
     ways = [(name, seed) for name in derailing_after.METHODS for seed in (1, 2, 3)]
     assert calls == [(*way, "teacher", "student", tmp_path, 300) for way in ways]
-    assert heard == [f"{name}, seed {seed}" for name, seed in ways]
+    assert heard == ["teacher", "student", *(f"{name}, seed {seed}" for name, seed in ways)]
     assert found["start"] == ("student", "teacher", "prefixes")
     assert found["methods"] == {
         name: [

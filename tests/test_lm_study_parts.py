@@ -77,6 +77,20 @@ def test_each_kind_of_run_is_trained_as_said(
     assert training.fingerprint(jobs._trained(student)) == training.fingerprint(jobs.start)
 
 
+def test_models_are_made_where_the_jobs_say(jobs, monkeypatch):
+    asked = []
+    for role in ("teacher", "student"):
+        note = lambda *given, role=role, **options: asked.append((role, given, options)) or role
+        monkeypatch.setattr(pretraining, role, note)
+    assert jobs.model("student", report=unheard) == "student"
+    assert jobs.make("teacher", report=unheard) is None
+    options = {"report": unheard, "device": jobs.device, "say": say}
+    assert asked == [(role, (PRESET, jobs.folder), options) for role in ("student", "teacher")]
+    again = Jobs(PRESET, jobs.folder, EFFORT, jobs.device)
+    assert (again.teacher, again.start) == ("teacher", "student")
+    assert [each[2]["report"] for each in asked[2:]] == [None, None]
+
+
 def test_no_step_at_another_rate_goes_unmeasured(jobs, monkeypatch):
     monkeypatch.setattr(training, "distill", lambda *given, **options: given[1].distillation)
     jobs.effort = dataclasses.replace(EFFORT, from_teacher=3)

@@ -192,6 +192,48 @@ def test_what_the_docstring_counts(monkeypatch):
     assert (4 * (fields + 1), 4 * kernels.ROW_FIELDS_COUNT.value) == (32, 32)  # and the value
 
 
+@pytest.mark.parametrize(
+    "name, stages, mixing", [("forward_kl", 2, 0.0), ("generalized_jsd", 3, 0.3)]
+)
+def test_what_is_launched(name, stages, mixing, monkeypatch):
+    """Two launches, of as many rows as there is room for; lags no longer than the launch."""
+    asked, lags = [], []
+
+    class Launched:
+        def __getitem__(self, grid):
+            return lambda *given, **sizes: asked.append((grid, given, sizes))
+
+    def lag(device, *of):
+        lags.append(of)
+        return 2
+
+    monkeypatch.setattr(kernels, "_divergence_kernel", Launched())
+    monkeypatch.setattr(kernels, "_lag", lag)
+    monkeypatch.setattr(kernels, "TILES_TOGETHER", 10)
+    monkeypatch.setattr(kernels, "BLOCK", 1024)
+    z, y = torch.zeros(2, 2, 2500, device=DEVICE), torch.zeros(2, 2, 2500, device=DEVICE).half()
+    factor = torch.ones(2, 2, device=DEVICE)
+    kernels.divergence(name, z, y, factor, z, 2.0, mixing)
+    kl = stages == 2
+    assert lags == [(stages, 3, 2500 * 10)] * 2  # logits of 4 and 2 bytes, gradients of 4
+    for (grid, given, sizes), start, count in zip(asked, (0, 3), (3, 1), strict=True):
+        delay = min(count, 2)
+        assert grid == ((count + (stages - 1) * delay) * 3,)
+        own, other, out, given_factor, *room = given[:8]
+        assert (own.dtype, other.dtype) == ((y.dtype, z.dtype) if kl else (z.dtype, y.dtype))
+        assert out.data_ptr() == z.data_ptr() and given_factor.shape == (4,)
+        assert [each.numel() for each in room] == [
+            *(1 + (stages - 1) * count, count * 7 * 3, count * 8, count * 3)
+        ]
+        assert given[8:14] == (start, count, 2500, 3, delay, 2)
+        assert given[14:] == (5000, 2500) * 3 + (mixing, 1 - mixing, 0.5)
+        assert sizes == dict(
+            OBJECTIVE=name, WRITE=True, LANES=128, WIDTH=4, STEPS=2, TILES=4, num_warps=4
+        )
+    kernels.divergence(name, z, y, factor, None)
+    assert asked[2][2]["WRITE"] is False and asked[2][1][14:] == (5000, 2500) * 3 + (0.0, 1.0, 1.0)
+
+
 @pytest.mark.skipif(DEVICE == "cuda", reason="as on a processor")
 def test_what_is_taken_for_a_card_without_one():
     assert kernels._device.__wrapped__(torch.device("cpu")) == (kernels.L2_BYTES, 4)
