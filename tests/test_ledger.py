@@ -283,6 +283,19 @@ def test_drawn_figures_word_for_word(monkeypatch):
     )
 
 
+def test_a_bias_in_one_place_is_shown(monkeypatch):
+    """On the book's trees all these print 0, whichever entry is taken."""
+    wrong = sequence.exact_gradient()
+    wrong[3] += 1
+    with monkeypatch.context() as patch:
+        patch.setattr(sequence, "exact_gradient", lambda: wrong)
+        assert "off the exact gradient by 1.00;" in sequence.two_returns()
+        assert "bias 1.00;" in sequence.rao_blackwell()
+    to_go = sequence.to_go(0.0)
+    monkeypatch.setattr(sequence.sequences, "generalized_advantage", lambda *_: to_go)
+    assert not sequence.with_baselines().endswith("largest bias 0.00")
+
+
 def test_as_many_steps_are_shown_as_are_checked(monkeypatch):
     checked = []
     monkeypatch.setattr(framework, "check_step", lambda *step: checked.append(step))
