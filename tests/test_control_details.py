@@ -227,6 +227,7 @@ def test_training_keeps_reports_and_goes_on():
         torch.testing.assert_close(kept, start - moved)
     assert torch.equal(state["snapshots"][2], state["parameters"])
     assert state["variance"].tolist() == [[1, 1], [2, 2], [3, 3]]
+    assert state["diverged"].dtype == torch.long  # whole numbers in the record
     assert checkpoint.calls == [(1, False), (2, False), (3, True)]
     assert checkpoint.device == start.device and told == [(1, 3), (2, 3), (3, 3)]
     half = training.train(runs, climbing, 2)

@@ -170,8 +170,8 @@ def test_the_frozen_student_is_trained_alone_and_held_at_its_stages(monkeypatch)
     monkeypatch.setattr(frozen, "distillation", lambda runs, teachers: teachers.shape)
     monkeypatch.setattr(frozen, "at_stage", at_stage)
     monkeypatch.setattr(frozen, "growth", growth)
-    told = []
-    watch = lambda name: {"report": lambda *step: told.append((name, *step))}
+    told, watched = [], []
+    watch = lambda name: watched.append(name) or {"report": lambda *step: told.append(step)}
     found = frozen.frozen(
         40, trajectories=5, growth_trajectories=6, lengths=(2, 3), gammas=(0.0, 1.0),
         teacher_iterations=7, watch=watch,
@@ -180,7 +180,7 @@ def test_the_frozen_student_is_trained_alone_and_held_at_its_stages(monkeypatch)
     assert options.pop("report") and more.pop("report")
     assert options == {"iterations": 7, "dtype": torch.float32, "device": "cpu"} and more == {}
     assert (gammas, seed, shape, iterations, kept) == ([0.0], (42,), (2, 3), 40, (0, 2, 8, 40))
-    assert told == [("estimates", n, 4) for n in range(1, 5)]
+    assert told == [(n, 4) for n in range(1, 5)] and watched == ["teachers", "student", "estimates"]
     stages = {"initial": 0, "early": 2, "middle": 8, "late": 40}
     for name, at in stages.items():
         sides = {

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -193,11 +192,7 @@ class Progress:
         terminal = self.stream.isatty()
         if self.bar is None:  # a run that is taken up does not begin at 0
             place = {"desc": self.name, "total": total, "initial": done - 1}
-            self.bar = (
-                _Bar(**place, file=self.stream)
-                if terminal
-                else _Bar(**place, file=io.StringIO(), mininterval=math.inf)
-            )
+            self.bar = _Bar(**place, file=self.stream if terminal else io.StringIO())
         self.bar.update(done - self.bar.n)
         quarter = 4 * done // total
         if not terminal and quarter != self.quarter:
