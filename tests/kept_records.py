@@ -50,7 +50,8 @@ def losses():
     peers = [row("trl", 1.0, 640, 2e-6)]
     fused = [row("ours", 0.5, 40, 2.2e-6), row("liger_16", 0.6, 40, 2e-6), failed]
     fused += [row("liger_64", 0.7, 39, 9e-6), row("trl_chunked", 3.0, 80, 3e-6)]
-    hidden = [row("ours", 0.0625, 8), row("liger_16", 0.05, 16, 4e-6)]
+    hidden = [row("ours", 0.0625, 8, 3.5e-6), row("liger_16", 0.05, 16, 4e-6)]
+    hidden += [row("trl_chunked", 1.0, 8, 3e-6)]
     return {
         "processor": "a processor",
         "threads": 2,
@@ -77,7 +78,7 @@ def losses():
 
 def without_peers():
     """A trial on a card: small vocabularies, no memory known, no other library."""
-    rows = [row("ours", 0.0999), row("textbook", 0.1)]
+    rows = [row("ours", 0.0999), row("textbook", 0.1, 64)]
     found = losses() | {"missing": ["trl", "liger-kernel"]}
     found["rates"] = {"copy": 4.321e12, "product": 5.55e14}
     found["settings"] = [setting("logits", rows, [floor("apart", 0.05)], vocabulary=100_000)]
@@ -99,6 +100,14 @@ def at_their_bounds():
         rows = [row("ours", 1.0, 10, 1.1e-6), row("liger_16", liger, memory)]
         fused = setting("hidden_64_jsd", rows, [floor("x", 0.8)])
         lines += bench_goals.goals({"settings": [fused]})
+    rows = [row("ours", 1.0), row("liger_16", 1.2, 10)]
+    unknown = setting("hidden_64", rows, [floor("x", 0.8)], vocabulary=100_001)
+    rows = [row("ours", 1.5, 1), row("ours_overwrite", 1.2, 1)]
+    beyond = setting("logits", rows, [floor("x", 0.8)])
+    failed = {"case": "ours_overwrite", "words": "the loss that failed", "failed": "no memory"}
+    broken = setting("logits", [row("ours", 1.0, 1), failed], [floor("x", 0.8)])
+    lines += bench_goals.goals({"settings": [unknown, beyond]})
+    lines += bench_goals.goals({"settings": [broken]})
     for name, least in (("logits", 1.5), ("logits", 1.51), ("hidden", 1.25), ("hidden", 1.26)):
         one = setting(name, [row("ours", least, 1)], [floor("x", 1.0)])
         lines += bench_goals.goals({"settings": [one]})
@@ -204,7 +213,7 @@ def measures(first):
 def study():
     broke = {"not_finite": "the loss is not finite at step 2"}
     low, high = measures(0.25), measures(0.5)
-    ends = lambda tokens, seconds: {"tokens": [1, tokens], "seconds": [1, seconds]}
+    ends = lambda tokens, seconds: {"tokens": [1, 2, tokens], "seconds": [1, 2, seconds]}
     pair = lambda value, error=None: [value, error]
     columns = ("variance", "ratio_to_gkd", "token_noise", "cosine_with_gkd")
     columns += ("cosine_with_sequence_kl", "bias")
@@ -317,18 +326,22 @@ def control_study():
             "window_ends": ends,
             "window_geometric_mean": [[windows], [windows[::-1]]],
             "final_position": {
-                "distance_to_target": [[[[5.0, 0.25], [6.0, None]]], [[[7.0, 1.5], [8.0, 2.5]]]]
+                "distance_to_target": [
+                    [[[5.0, 9.0, 0.25], [6.0, 9.0, None]]],
+                    [[[7.0, 9.0, 1.5], [8.0, 9.0, 2.5]]],
+                ]
             },
             "diverged": [[0], [0]],
             "drifts": [[[False, True]], [[True, True]]],
         }
         return found | changed
 
-    rising = [[10.0**w for w in range(8)], [2.0] * 8]
+    rising = [[10.0**w for w in range(9)], [2.0] * 9]
     texts = [
         record(rising, diverged=[[0], [12]]),
         record(rising, drifts=[[[False, False]], [[True, False]]]),
         record([[1.0, 4.0], [3.0, None]]),
+        record([[1.0] * 8, [*[1.0] * 7, None]]),
         record([[]] * 2, window_ends=[]),
     ]
     return joined(*map(variance_tables.study_table, texts))
@@ -339,7 +352,7 @@ def control_frozen():
         return {"variance": variance, "interval": [low, high]} | more
 
     def estimators(norm):
-        known = {"squared_bias": 6.0, "squared_bias_standard_error": 2.0, "squared_norm": norm}
+        known = {"squared_bias": 6.0, "squared_bias_standard_error": 2.0, "squared_norm": 5.0}
         below = {"squared_bias": -4.0, "squared_bias_standard_error": 1.0, "squared_norm": norm}
         return [
             {"estimator": "full_return", "gamma": 1.0, "output_layer": of(1e5, 9e4, 2e5)}
@@ -357,8 +370,8 @@ def control_frozen():
         return [
             {"estimator": name, "gamma": gamma, "parameters": where, "exponent": exponent + n}
             | {"interval": [exponent + n - 0.25, exponent + n + 0.5]}
-            for n, (name, gamma) in enumerate(kinds)
-            for where in ("output_layer", "all_parameters")
+            for shift, where in ((0, "output_layer"), (10, "all_parameters"))
+            for n, (name, gamma) in enumerate(kinds, shift)
         ]
 
     tasks = {"left": {"estimators": estimators(8.0)}, "right": {"estimators": estimators(0.0)}}
@@ -378,7 +391,7 @@ def control_others():
     rows = [
         {"bounds": "-3 to 1", "optimiser": "Adam 1e-3", "gamma": 0.5, "drifts": [True, False, True]}
         | {"was_lost": [True] * 3, "not_finite_at": [0, 12, 0]}
-        | {"distance": [[9, 1], [9, None], [9, 2]], "late_variance": [1e3, None, 2e3]}
+        | {"distance": [[9, 8, 1], [9, 8, None], [9, 8, 2]], "late_variance": [1e3, None, 2e3]}
     ]
     crossed = {"teacher": "a", "student": "b", "distance": [0.5, None, 2], "drifts": [0, 1, 1]}
     sensitivity = {"definition": "drifts: far", "checkpoints": [3, 30], "rows": rows}
