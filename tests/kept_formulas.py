@@ -25,6 +25,7 @@ RIGHT = (
     "sum(where(p > q, p, 0)) + where(p[k] ≥ 0.5, 1, 2) * p[k]",
     "where(p[k] <= q[k], 1, -1)*p[k] + where(z[k] != t[k], p[k], 3) + where(p[k] == q[k], 1, 2)",
     "where(p[k] ≠ 1, 1, 2)*where(p[k] ≤ 1, p[k], 2)*where(p[k] < 1, 1, 2)",
+    "where(p[k] > q[k] + 1, 1, p[k]) + where(p[k] + 1 > q[k], p[k], 1)",
     "abs(p[k] - 1) + sqrt(p[k]) + sigmoid(p[k]) + tanh(p[k]) + exp(-p[k])",
     "abs(1 - 2) * max(1, 2) * p[k]",
     "p[k] * (exp(1) + sg(2) + sigmoid(3) + clamp(4, 5, 6) + abs(7) + min(8, 9) + log(V))",

@@ -137,8 +137,12 @@ def growth():
     found |= {"exponents": slopes, "cache_bytes": {"2": 2**20, "3": 33 * 2**20}}
     found["block_bytes"] = 5 * 2**18
     none_known = bench_growth.as_text(found | {"cache_bytes": {}}).splitlines()[-2]
-    even = [each | {"seconds": 2**20 * 1e-9} for each in points]
-    too_large = (bench_growth.too_large(found | {"points": each}) for each in (points, even))
+    rows = [(1, 1, 1), (1.5, 1, 1.5), (1.25, 1.24, 1)]  # times a logit of the three
+    others = [
+        [each | {"seconds": 2**20 * 1e-9 * time} for each, time in zip(points[2:], times)]
+        for times in rows
+    ]
+    too_large = (bench_growth.too_large(found | {"points": each}) for each in (points, *others))
     return joined(bench_growth.as_text(found), none_known, *map(str, too_large))
 
 
@@ -191,7 +195,7 @@ def sliders():
         }
 
     def widget(name, update, mount, idle):
-        controls = {"one": times(1.0), "two": times(3.5), "three": times(3.0)}
+        controls = {"one": times(1.0), "slow": times(3.5), "two": times(3.0)}
         found = {"update": times(update), "mount": times(mount), "idle": times(idle)}
         return {"name": name, "controls": controls} | found
 

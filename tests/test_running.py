@@ -1,6 +1,7 @@
 """What the long commands share: how they end, where records lie, what a small study does."""
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from opd_toy.commands import running
+from opd_toy.__main__ import main
+from opd_toy.commands import derail, doors, running, stale
 from opd_toy.records import provenance
 
 PALETTE = ["opd_toy.explorables.palette"]
@@ -189,3 +191,82 @@ def test_a_small_study_that_cannot_be_made_or_shown_says_why(options, said, smal
     with pytest.raises(SystemExit) as ended:
         small(*options)
     assert ended.value.code == 2 and said in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+# --- the three small studies -------------------------------------------------------------------
+
+
+@pytest.fixture
+def handed_on(monkeypatch):
+    """make(module, path, folder): what it hands on to ``make_record``, its figures computed."""
+
+    def make(module, *of):
+        recorded = lambda path, compute, **more: (path, compute(), more)
+        monkeypatch.setattr(module, "make_record", recorded)
+        return module.make(*of)
+
+    return make
+
+
+def test_answers_that_derail_are_made_and_read_again(handed_on, monkeypatch):
+    from opd_toy.lm import derailing as lab
+    from opd_toy.lm import derailing_after as after
+
+    monkeypatch.setattr(lab, "derailing", lambda *of: {"first": of})
+    monkeypatch.setattr(after, "further", lambda *of: of)
+    seeds = [lab.PRESET.teacher.seed, lab.PRESET.student.seed, *after.SEEDS]
+    of = "folder", running.Progress
+    assert handed_on(derail, "path", "folder") == (
+        "path",
+        {"first": of, "further": of},
+        {"modules": [*lab.MODULES, *after.MODULES], "seed": seeds},
+    )
+    monkeypatch.setattr(lab, "derailing", lambda *of: raising(lab.MissingKinds("nothing right")))
+    with pytest.raises(SystemExit) as ended:
+        handed_on(derail, "path", "folder")
+    assert ended.value.code == (
+        "nothing right. Another processor rounds otherwise and trains another student, and another "
+        "--folder does not change that. Give the command on another machine, or read the recorded "
+        "figures with --show. Nothing is recorded; path stays as it was."
+    )
+
+
+@pytest.mark.parametrize("module, name", [(doors, "searching"), (stale, "stale")])
+def test_students_that_search_and_stale_texts_are_made(module, name, handed_on, monkeypatch):
+    lab = importlib.import_module(f"opd_toy.lm.{name}")
+    monkeypatch.setattr(lab, name, lambda *of: of)
+    of = {"modules": lab.MODULES, "seed": list(lab.SEEDS)}
+    assert handed_on(module, "path", "folder") == ("path", ("folder", running.Progress), of)
+
+
+def test_exact_figures_are_of_the_pairs_of_a_seed(monkeypatch, capsys):
+    from opd_toy.pages import symptoms
+
+    asked = []
+
+    def exact(noise, *, seed):
+        asked.append((noise, seed))
+        return [(noise, n) for n in range(len(symptoms.WEIGHTS))]
+
+    monkeypatch.setattr(symptoms, "stale", exact)
+    found = stale.exact(7)
+    assert asked == [(0.05, 7), (0.3, 7), (1.0, 7)]
+    assert found == {
+        f"{noise:g}": {name: [noise, float(n)] for n, name in enumerate(symptoms.WEIGHTS)}
+        for noise in (0.05, 0.3, 1.0)
+    }
+    main(["stale", "--exact", "--json", "--seed", "7"])
+    assert json.loads(capsys.readouterr().out) == found
+    main(["stale", "--exact", "--seed", "7"])
+    assert capsys.readouterr().out == stale.exact_table(found) + "\n"
+
+
+@pytest.mark.parametrize(
+    "module, file",
+    [(derail, "derailing.json"), (doors, "doors.json"), (stale, "stale-rollouts.json")],
+)
+def test_each_small_study_has_its_command(module, file, monkeypatch, capsys):
+    monkeypatch.setattr(module, "make", lambda path, folder: (path, folder))
+    monkeypatch.setattr(module, "table", lambda found: " ".join(map(str, found)))
+    main([module.__name__.rpartition(".")[2]])
+    assert capsys.readouterr().out == f"figures/{file} _build/lm\n"
