@@ -66,12 +66,14 @@ def built(page, site=SITE):
 def executed(page):
     """The lines of a page of the sources, executed here: for those who change a page."""
     from IPython.core.formatters import DisplayFormatter
+    from matplotlib import rc_context
 
     from opd_toy.pages.page import BUILDING
 
     names, values, shown, show = {}, [], [], DisplayFormatter().format
     source = (ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")
-    with contextlib.chdir(ROOT / "book"), patch.dict(os.environ, {BUILDING: "yes"}):
+    book = contextlib.chdir(ROOT / "book")
+    with book, patch.dict(os.environ, {BUILDING: "yes"}), rc_context():
         for found in CELL.finditer(source):
             if found["value"]:
                 value = str(eval(found["value"], names)).translate(AS_TYPED)
