@@ -883,3 +883,15 @@ def test_what_a_verdict_knows():
     np.testing.assert_allclose(Verdict(terms).gradient(pairs), whole)
     per_token = Verdict(terms, True).gradient(pairs)
     np.testing.assert_allclose(per_token, whole / pairs.sizes[:, None])
+
+
+def test_which_two_terms_may_be_mixed():
+    """Every two of the four, and no others: weighted by the teacher's entropy and by nothing."""
+    four = (FORWARD, REVERSE, candidates.entropy(), candidates.likeliest_token())
+    empty = by_hand(lambda p, q: p * 0, ORDINARY_PAIRS)
+    share = mixtures.quantities(empty.pairs)["H(q)"][:, None]
+    lines = []
+    for one, other in itertools.combinations((*four, candidates.uniform_labels()), 2):
+        gradients = share * one.gradient(empty.pairs) + other.gradient(empty.pairs)
+        lines.append(mixture_line(changed(empty, gradients=gradients)))
+    check("mixtures of two terms", lines)
