@@ -152,21 +152,21 @@ def linked(left, top, width=300):
     [
         (200, 40, 700, "below"),
         (0, 40, 700, "below"),
-        (700, 40, 700, "below"),
+        (1300, 40, 700, "below"),
         (200, 500, 700, "above"),
-        (700, 500, 700, "above"),
+        (1300, 500, 700, "above"),
         (200, 120, 260, "below"),  # there is room on neither side
     ],
 )
 def test_a_preview_stands_beside_its_link_within_the_window(left, top, height, stands, on, page):
-    page.set_viewport_size({"width": 800, "height": height})
+    page.set_viewport_size({"width": 1400, "height": height})
     on(linked(left, top), "previews.js")
     link = page.locator("a")
     link.hover()
     page.wait_for_function("document.querySelector('[aria-describedby=preview]')")
     page.locator("#preview").evaluate("(node) => (node.style.animation = 'none')")
     line, own = link.bounding_box(), page.locator("#preview").bounding_box()
-    assert own["x"] == pytest.approx(max(8, min(line["x"], 800 - own["width"] - 8)), abs=0.6)
+    assert own["x"] == pytest.approx(max(8, min(line["x"], 1400 - own["width"] - 8)), abs=0.6)
     below = line["y"] + line["height"] + 4
     wanted = below if stands == "below" else line["y"] - 4 - own["height"]
     assert own["y"] == pytest.approx(wanted, abs=0.6)

@@ -96,6 +96,13 @@ FORMULAS = [
     "sum(p*(log p - log q)) + 1e-5*sum(p^3)",
     "log(sum(exp(z - t)))",
     "e = 2.5e-1; sg(e)*p[k] + .5*mean(log p)",
+    # parameters that stand between those that a search begins with
+    "sum(p*(log p - log(0.15*p + 0.85*q))) + 2*sum(q*(log q - log(0.42*q + 0.58*p)))",
+    "m = 0.37*q + 0.63*p; 0.37*sum(q*(log q - log m)) + 0.63*sum(p*(log p - log m)) - mean(log p)",
+    "2*(1 - sum(p^0.23*q^0.77)) + sum(q*(log q - log p))",
+    "a = softmax(z/1.7); b = softmax(t/1.7); sum(a*(log a - log(0.33*a + 0.67*b)))",
+    "a = softmax(z/0.31); b = softmax(t/0.31); 3*sum(b*(log b - log(0.33*b + 0.67*a)))",
+    "a = softmax(z/1.7); b = softmax(t/1.7); -sum(a^0.45*b^0.55)",
     "m = p + q\nlog n[k]",
     "(p[k]\n + q[k]) + ",
     "",

@@ -141,6 +141,30 @@ function* play(root) {
   yield* press(true);
 }
 
+// What is typed is shown at once, and said after a pause; what is pressed is said at once.
+function* type(root) {
+  const field = root.querySelector("textarea");
+  if (!field) return;
+  const [later, never, waiting] = [window.setTimeout, window.clearTimeout, new Map()];
+  let count = 1e6;
+  window.setTimeout = (act) => (waiting.set(++count, act), count);
+  window.clearTimeout = (timer) => waiting.delete(timer);
+  for (const text of ["sum(p*", "sum(p*p)", "log p", "log q[k]", "log p[k]"]) {
+    field.value = text;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+    yield `typed ${text}`;
+    const acts = [...waiting.values()];
+    waiting.clear();
+    for (const act of acts) act();
+    yield `and paused after ${text}`;
+  }
+  for (const node of pressed(root)) {
+    node.dispatchEvent(new Event("click"));
+    yield `then ${node.textContent}`;
+  }
+  [window.setTimeout, window.clearTimeout] = [later, never];
+}
+
 // [title, sentence, parts] of each step that changes something: of what has changed, a line each.
 const tour = async (root, states) => {
   const found = [];
@@ -156,6 +180,7 @@ const tour = async (root, states) => {
   };
   for (const title of steps(root)) note(title);
   for (const title of play(root)) note(title);
+  for (const title of type(root)) note(title);
   shown(root, "button").find((each) => each.textContent === "Reset").click();
   await new Promise((done) => setTimeout(done, 200)); // until the address is written
   for (const state of states) {
