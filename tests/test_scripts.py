@@ -13,12 +13,12 @@ STATIC = ROOT / "book" / "_static"
 def on(page, tmp_path):
     """on(body, script, before): the page with this body, after a script of the book has run."""
 
-    def opened(body, script, before=""):
+    def opened(body, script, before="", style="book.css"):
         file = tmp_path / "page.html"
         file.write_text(
             '<!doctype html><html data-theme="dark" data-content_root="./"><meta charset="utf-8">'
-            f'<link rel="stylesheet" href="{(STATIC / "book.css").as_uri()}">'
-            f"<style>body {{ margin: 0 }}</style><body>{body}<script>{before}</script>"
+            f"<style>{(STATIC / style).read_text()} body {{ margin: 0 }}</style>"
+            f"<body>{body}<script>{before}</script>"
             f'<script src="{(STATIC / script).as_uri()}"></script>',
             encoding="utf-8",
         )
@@ -160,7 +160,7 @@ def linked(left, top, width=300):
 )
 def test_a_preview_stands_beside_its_link_within_the_window(left, top, height, stands, on, page):
     page.set_viewport_size({"width": 1400, "height": height})
-    on(linked(left, top), "previews.js")
+    on(linked(left, top), "previews.js", style="page-tools.css")
     link = page.locator("a")
     link.hover()
     page.wait_for_function("document.querySelector('[aria-describedby=preview]')")
