@@ -441,6 +441,7 @@ def audit():
         of("unnamed", wrong, None, "no-verdict", "none of these", "d,e:f.py", 9),
         of("refused:f", None, "reverse KL", "not-audited", "it takes\r\ntwo"),
         of("fine:f", right, None, None, ""),
+        of("fine:g", right, "χ²(p‖q)", None, ""),
     ]
     texts = [audit_output.written(outcomes, form) for form in audit_output.FORMATS]
     alone = [
