@@ -191,9 +191,7 @@ class BookPrinter(LatexPrinter):
 
     def _print_Pow(self, e):
         base, exponent = self._print(e.base), self._print(e.exp)
-        simple = isinstance(e.base, (sp.Indexed, sp.Symbol, KroneckerDelta, GaussianLogRatio)) or (
-            e.base.is_Integer and e.base.is_nonnegative
-        )
+        simple = isinstance(e.base, (sp.Indexed, sp.Symbol, KroneckerDelta, GaussianLogRatio))
         return rf"{base if simple else self._bracket(base)}^{{{exponent}}}"
 
     def _print_exp(self, e, exp=None):
