@@ -115,6 +115,9 @@ def test_coefficients_again():
     assert distance == pytest.approx(math.sqrt(left[0] / len(rows)))
     for base in (0 * bases[0], np.inf * np.ones_like(bases[0])):
         assert fit._project(found, [bases[0], base])[1] == np.inf
+    quiet = changed(found, gradients=found.gradients * (1 - (1 - 1e-9) * np.eye(len(size))[:1].T))
+    quiet = changed(quiet, rounding=0 * size)
+    assert fit._weights(quiet)[0, 0] == pytest.approx(1e6 / lengths(quiet.gradients).max())
     loud = changed(found, rounding=np.full(len(size), 0.01))
     np.testing.assert_allclose(fit._weights(loud)[:, 0], 1 / np.maximum(size, 3.0))
     assert (
