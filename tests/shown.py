@@ -53,14 +53,28 @@ def built(page, site=SITE):
     assert len(given) == len(asked), f"{len(asked)} values are asked for, {len(given)} shown"
     made = site.parent / "jupyter_execute" / "book" / f"{page}.ipynb"
     cells = json.loads(made.read_text(encoding="utf-8"))["cells"]
-    outputs = [
+    shown = [
         output
         for cell in cells
         if UNSHOWN not in cell["metadata"].get("tags", ())
-        for output in cell.get("outputs", ())
+        for output in _outputs(cell)
     ]
-    shown = [output.get("data") or {"text/plain": output["text"]} for output in outputs]
-    return lines(zip(asked, given), [{kind: "".join(of[kind]) for kind in of} for of in shown])
+    return lines(zip(asked, given), shown)
+
+
+def _outputs(cell):
+    """What a cell gives, {kind: text} each.
+
+    What it prints may come in pieces, as time has it. MyST-NB has joined them in the first, and
+    leaves the others beside it.
+    """
+    told = set()
+    for output in cell.get("outputs", ()):
+        if "data" in output:
+            yield {kind: "".join(text) for kind, text in output["data"].items()}
+        elif output["name"] not in told:
+            told.add(output["name"])
+            yield {"text/plain": "".join(output["text"])}
 
 
 def executed(page):

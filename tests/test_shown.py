@@ -115,3 +115,10 @@ def test_a_drawing_becomes_lines():
         'fill: ink; y: "up" (1.0, 2.0) upright',
         's: "t" (7.0, 8.0)',
     ]
+
+
+def test_what_is_printed_in_pieces_is_told_once():
+    pieces = [{"name": "stdout", "text": ["a\n", "b\n"]}, {"name": "stdout", "text": ["b\n"]}]
+    cell = {"outputs": [*pieces, {"data": {"text/plain": ["x", "y"]}}]}
+    assert list(shown._outputs(cell)) == [{"text/plain": "a\nb\n"}, {"text/plain": "xy"}]
+    assert list(shown._outputs({})) == []
