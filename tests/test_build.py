@@ -253,6 +253,14 @@ def test_the_ledger_is_asked_for_when_what_it_reads_has_changed(tmp_path, extens
     )
 
 
+def test_all_pages_are_set_again_when_the_contents_have_changed(tmp_path, extension):
+    app, env = SimpleNamespace(srcdir=tmp_path), SimpleNamespace(found_docs={"book/b", "book/a"})
+    ask = lambda: extension.follow_the_contents(app, env, set(), set(), set())
+    for order in ("a b", "b a"):
+        (tmp_path / "_toc.yml").write_text(order)
+        assert ask() == ["book/a", "book/b"] and ask() == []
+
+
 def test_a_link_leads_to_a_place_of_the_book_or_to_none(extension):
     from one_source import target
 

@@ -107,7 +107,7 @@ def test_the_front_page_leads_to_the_errata():
 def test_chapter_1_says_whose_names_they_are():
     chapter = (BOOK / "01-from-sft-to-opd.md").read_text(encoding="utf-8")
     word_level = "*word-level* distillation has soft labels, on the training data"
-    on_policy_kd = "is the upper right one, the forward KL on the student's text"
+    on_policy_kd = "is the forward KL on the student's text, the upper right of the four cells"
     for name, said in (("kim2016", word_level), ("agarwal2024", on_policy_kd)):
         assert said in chapter and f"](references.md#{name})" in chapter
     works = (BOOK / "references.bib").read_text(encoding="utf-8")

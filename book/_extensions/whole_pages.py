@@ -59,6 +59,7 @@ def setup(app):
     )
     app.connect("config-inited", remember_the_sources)
     app.connect("env-get-outdated", check_the_ledger_again)
+    app.connect("env-get-outdated", follow_the_contents)
     app.connect("doctree-read", warn_of_cells_never_run)
     app.connect("doctree-read", leave_out_widget_states)
     app.connect("autodoc-process-docstring", set_plain_text)
@@ -165,6 +166,15 @@ def check_the_ledger_again(app, env, added, changed, removed):
         return []
     env.ledger_checked = checked
     return ["book/ledger"]
+
+
+def follow_the_contents(app, env, added, changed, removed):
+    """The foot of a page leads to the pages beside it in the table of contents."""
+    contents = hashed(Path(app.srcdir), [Path(app.srcdir) / "_toc.yml"])
+    if getattr(env, "contents", None) == contents:
+        return []
+    env.contents = contents
+    return sorted(env.found_docs)
 
 
 def warn_of_cells_never_run(app, doctree):
