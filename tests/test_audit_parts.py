@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from opd_toy.audit import formats
 from opd_toy.audit.report import finding_lines, number, plain, vector
 from opd_toy.audit.report import text as report_text
-from opd_toy.audit.token import edges, limits, words
+from opd_toy.audit.token import edges, judge, limits, words
 from opd_toy.audit.token.edges import EdgeCalls, Mean
 from opd_toy.audit.token.expected import AROUND_ZERO, ROUNDING, Expected, expected
 from opd_toy.audit.token.findings import findings, stops_short
@@ -508,3 +509,28 @@ def test_few_numbers_that_come_again_and_again_say_nothing():
     assert formats.precision(np.array([0.0, np.nan, np.inf, 1 / 3])) == "float64"
     assert formats.precision(np.float32(1 / 3) * np.ones(1)) == "float32"
     assert formats.precision(np.zeros(3)) == "float64"
+
+
+def in_formats(monkeypatch, *verdicts):
+    """What judge._verdict takes of those in ever coarser formats."""
+    judged = [SimpleNamespace(verdict=SimpleNamespace(zero=False, **each)) for each in verdicts]
+    found = iter(judged)
+    monkeypatch.setattr(judge.formats, "precision", lambda *tables: "a")
+    monkeypatch.setattr(judge.formats, "candidates", lambda *found: range(len(judged)))
+    monkeypatch.setattr(judge, "_in_format", lambda *arguments: next(found))
+    taken = judge._verdict(SimpleNamespace(tables=[], formats=None), "student")
+    return [each is taken for each in judged].index(True)
+
+
+def test_a_vague_verdict_is_taken_where_no_coarser_format_has_a_better(monkeypatch):
+    clear, vague = dict(known=True, is_vague=False), dict(known=True, is_vague=True)
+    unknown = dict(known=False, is_vague=False)
+    for verdicts, taken in [
+        ((vague, unknown), 0),
+        ((unknown, vague, unknown), 1),
+        ((vague, vague), 0),
+        ((vague, clear), 1),
+        ((clear, vague), 0),
+        ((unknown, unknown), 1),
+    ]:
+        assert in_formats(monkeypatch, *verdicts) == taken, verdicts

@@ -101,6 +101,16 @@ def test_nothing_is_read_before_it_is_written():
         torch.use_deterministic_algorithms(False)
 
 
+def test_without_a_valid_token_a_head_that_is_held_fixed_has_no_gradient():
+    hidden, head = drawn(TOKENS, 4).requires_grad_(), drawn(11, 4, seed=1)
+    for fixed in (head, head.clone().requires_grad_()):
+        loss = fused_linear_distillation_loss(
+            hidden, fixed, hidden.detach(), head, mask=torch.zeros(TOKENS)
+        )
+        (gradient,) = torch.autograd.grad(loss, hidden)
+        assert loss == 0 and (gradient == 0).all()
+
+
 def test_threads_change_no_product():
     alone = gradients()
     threads = torch.get_num_threads()
