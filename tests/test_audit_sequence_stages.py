@@ -15,6 +15,7 @@ import torch
 from opd_toy import objectives
 from opd_toy.audit import AuditError, audit_sequence
 from opd_toy.audit.sequence import beside, dependence, judge, limits, local, masks, measure, words
+from opd_toy.audit.sequence import verdict as verdicts
 from opd_toy.audit.sequence.bases import FORWARD, REVERSE, SEQUENCE_FORWARD
 from opd_toy.audit.sequence.calls import SequenceCall
 from opd_toy.audit.sequence.findings import Facts, findings
@@ -572,6 +573,19 @@ def test_what_drowns_in_rounding_is_zero_or_nothing():
 
     assert drowned(0.99e-12).zero and not drowned(1.01e-12).zero
     assert not drowned(1e-10).known
+
+
+def test_the_first_set_that_has_a_name_is_taken_before_a_simpler_one_without(monkeypatch):
+    nameless, named, later = (SequenceVerdict(named=each) for each in (False, True, True))
+    for tried, taken in [
+        ((nameless, None, named, later), named),
+        ((None, nameless, SequenceVerdict(named=False)), nameless),
+        ((named, later), named),
+    ]:
+        found = iter(tried)
+        monkeypatch.setattr(verdicts, "_sets", lambda *_: [((), None)] * len(tried))  # noqa: B023
+        monkeypatch.setattr(verdicts, "_try", lambda *_: next(found))  # noqa: B023
+        assert explain([engine(seed=2)], [engine(seed=3)], "student", False, 1e-9) is taken
 
 
 # --- problems, and what stands beside ----------------------------------------------------------
