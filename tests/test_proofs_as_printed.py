@@ -11,6 +11,7 @@ from opd_toy.derivations import DERIVATIONS
 from tests.conftest import ROOT
 
 FILE = ROOT / "tests" / "proofs_as_printed.md"
+ORDER = list(DERIVATIONS)  # a test that takes one away for a while puts it back at the end
 
 
 def printed(one):
@@ -27,7 +28,7 @@ def kept():
 
 
 def test_every_derivation_is_kept_in_its_order(kept):
-    assert list(kept) == list(DERIVATIONS)
+    assert list(kept) == ORDER
 
 
 @pytest.mark.parametrize("id", DERIVATIONS)
