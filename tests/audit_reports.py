@@ -7,7 +7,7 @@ WHOLE = {
     *("arguments swapped", "twice", "wrong sign", "one percent forward", "entropy bonus"),
     *("teacher's score alone", "weights detached", "mean over the vocabulary", "k1 as a loss"),
     *("k3 as a loss, at most 10", "k3 as a reward", "baseline of the token", "clamped at 5"),
-    *("normalized by its deviation", "only odd tokens", "JSD", "temperature, T squared"),
+    *("only odd tokens", "JSD", "temperature, T squared"),
     *("soft and hard", "top 2, tail", "forward on top 2, dropped", "KL above a margin"),
     *("mean squared logits", "epsilon in the logs", "total variation of the logits"),
     "soft labels",

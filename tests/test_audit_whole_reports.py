@@ -54,7 +54,6 @@ def of_stale_texts(loss):
 
 
 CASES = {  # (auditor, loss, options)
-    "sft on the student's own": (audit_on_fewer, sft, {}),
     "sft": (audit_on_fewer, sft, {"drawn_from": "teacher"}),
     "rewarded": (audit_on_fewer, rewarded, {"reward": lambda text: (text == 0).sum()}),
     "careless": (audit_on_fewer, careless, {}),

@@ -16,7 +16,6 @@ from opd_toy.pages.drawing import Style, draw_svg, label_ends
 from opd_toy.pages.figures import FIGURES
 from opd_toy.records import provenance
 from tests import shown
-from tests.drawn import drawn
 
 FOLDER = Path(__file__).parent.parent / "figures"
 RECORDS = [path for path in sorted(FOLDER.glob("*.json")) if path.suffixes != [".schema", ".json"]]
@@ -175,7 +174,7 @@ def test_drawing_uses_the_palette_of_its_paper(name):
     assert len(figure["alt"]) > 40
     light, dark = draw_svg(figure["draw"]), draw_svg(figure["draw"], dark=True)
     kept = shown.kept_drawings()[figure["alt"]]
-    assert shown.differences(drawn(light), kept) == ""  # as the page shows it
+    assert shown.differences(shown.of_drawing(light, figure["alt"]), kept) == ""  # as the page has
     for text, style in ((light, Style()), (dark, Style(dark=True))):
         used = {colour.lower() for colour in re.findall(r"#[0-9a-fA-F]{6}", text)}
         assert used <= {colour.lower() for colour in style.colours.values()}, used

@@ -8,11 +8,20 @@ import pytest
 from opd_toy.commands import bench
 from tests.kept_commands import parsers
 from tests.kept_texts import FOLDER, TEXTS, file_of, made
+from tests.written import same
+
+MEASURED = "lab-measures"
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_text_is_the_one_that_is_kept(name):
-    assert made(name) == file_of(name).read_bytes().decode()
+    found, kept = made(name), file_of(name).read_bytes().decode()
+    if name == MEASURED:  # by PyTorch, whose last digits are the processor's
+        found, kept = found.splitlines(), kept.splitlines()
+        assert len(found) == len(kept)
+        assert [pair for pair in zip(found, kept) if not same(*pair)] == []
+    else:
+        assert found == kept
 
 
 def test_every_text_that_is_kept_is_made():
