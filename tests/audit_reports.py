@@ -29,12 +29,12 @@ def check_report(name, report):
         check_text("audit_reports.txt", name, in_full(report))
 
 
-def in_full(report):
+def in_full(report, in_text=IN_TEXT):
     """The text, and a line for each field that it has nothing of, or not all."""
     rest = [
         f"{field}: {printed(value)}"
         for field, value in report.to_dict().items()
-        if field not in IN_TEXT and value not in (None, {}, [])
+        if field not in in_text and value not in (None, {}, [])
     ]
     return "\n".join([str(report), *rest])
 

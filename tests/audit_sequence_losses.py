@@ -7,7 +7,7 @@ import torch
 
 from opd_toy.audit import audit_sequence
 from opd_toy.audit.sequence import measure as sequence_level
-from tests.audit_reports import printed
+from tests import audit_reports
 
 NONE = "none of these"
 
@@ -398,14 +398,7 @@ def audit_on_fewer(loss, **arguments):
 IN_TEXT = {"optimises", "edges", "call", "seed", "calls", "drawn_from", "precision", "fresh"}
 
 
-def in_full(report):
-    """The text of a report, and a line for each field that it has nothing of, or not all."""
-    fields = [
-        f"{field}: {printed(value)}"
-        for field, value in report.to_dict().items()
-        if field not in IN_TEXT and value not in (None, {}, [])
-    ]
-    return "\n".join([str(report), *fields])
+in_full = functools.partial(audit_reports.in_full, in_text=IN_TEXT)
 
 
 @functools.cache

@@ -29,6 +29,7 @@ from opd_toy.pages.figures import FIGURES
 from tests.conftest import ROOT
 from tests.drawn import drawn
 from tests.pages_run import CELL, run_cell
+from tests.written import same_number
 
 FOLDER = ROOT / "tests" / "shown"
 SITE = ROOT / "_build" / "html"
@@ -215,16 +216,6 @@ def alike(one, other):
     return len(parts) == len(others) and all(
         same_number(a, b) if at % 2 else a == b for at, (a, b) in enumerate(zip(parts, others))
     )
-
-
-def same_number(one, other):
-    """Equal, or rounded to neighbouring digits; whole numbers and small ones are exact."""
-    if one == other:
-        return True
-    mantissa, _, power = one.partition("e")
-    unit = 10.0 ** (int(power or 0) - len(mantissa.partition(".")[2]))
-    apart = abs(float(one) - float(other))
-    return "." in one and apart < 1.01 * unit and apart < 0.4 * abs(float(one))
 
 
 def main():

@@ -207,9 +207,9 @@ def test_fits_a_phone(opened):
 
 
 def test_is_accessible(opened):
-    """All of axe's rules in light, and in dark those of colour.
+    """Those of axe's rules that are of colour in light and dark, the others once.
 
-    The others see the same in both, for what a screen reader is told is the same.
+    They see the same in both, for what a screen reader is told is the same.
     """
     show(opened, "light")
     told = opened.locator("body").aria_snapshot()

@@ -4,7 +4,6 @@ A file has a line "# name" above each of its texts.  With WRITE_TEXTS=1 in the e
 tests write what they find instead of comparing it: read the difference before it is kept.
 """
 
-import math
 import os
 import re
 from pathlib import Path
@@ -46,9 +45,15 @@ def same(found, wanted):
 
 
 def _close(found, wanted):
-    a, b = (float(text.replace("−", "-")) for text in (found, wanted))
-    digits = len(re.sub(r"e.*|\D", "", wanted).lstrip("0"))
-    if digits < 3 or not b:  # round, or a count
-        return a == b or max(abs(a), abs(b)) < NOTHING
-    unit = 10.0 ** (math.floor(math.log10(abs(b))) - digits + 1)
-    return abs(a - b) <= max(1.01 * unit, 1e-9 * abs(b)) or max(abs(a), abs(b)) < NOTHING
+    found, wanted = (text.replace("−", "-") for text in (found, wanted))
+    return same_number(found, wanted) or max(abs(float(found)), abs(float(wanted))) < NOTHING
+
+
+def same_number(one, other):
+    """Equal, or rounded to neighbouring digits; whole numbers and small ones are exact."""
+    if one == other:
+        return True
+    mantissa, _, power = one.partition("e")
+    unit = 10.0 ** (int(power or 0) - len(mantissa.partition(".")[2]))
+    apart, size = abs(float(one) - float(other)), abs(float(one))
+    return "." in one and apart < min(max(1.01 * unit, 1e-9 * size), 0.4 * size)
