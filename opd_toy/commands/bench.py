@@ -76,7 +76,7 @@ def add(commands):
     parser.add_argument(
         "--json", action="store_true", help="print the figures as JSON in the place of tables"
     )
-    parser.set_defaults(subject=None, run=lambda arguments: run(parser, arguments))
+    parser.set_defaults(run=lambda arguments: run(parser, arguments))
 
 
 def run(parser, arguments):
@@ -136,7 +136,7 @@ def measure(job, module="opd_toy.lm.bench.processes", progress="bench", seconds=
     command = [interpreter(), "-m", module]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
-        late = threading.Timer(seconds or threading.TIMEOUT_MAX, process.kill)
+        late = threading.Timer(seconds, process.kill)  # of None it waits for ever
         late.daemon = True
         late.start()
         process.stdin.write(json.dumps(job))

@@ -1,5 +1,7 @@
 """What `python -m opd_toy bench --training` does; by ``opd_toy.lm.bench.training``."""
 
+import math
+
 from opd_toy.commands.bench import measure
 from opd_toy.commands.running import aligned, make_record
 
@@ -153,7 +155,7 @@ def loss_text(run):
     """Whether the two losses are one number."""
     rows = by_case(run)
     lab, other = rows["lab"]["loss"], rows["hugging_face"]["loss"]
-    same = abs(other / lab - 1) < SAME_LOSS
+    same = math.isclose(lab, other, rel_tol=SAME_LOSS)
     return f"{'the same loss' if same else 'NOT the same loss'}: {lab:.6f} and {other:.6f} nats"
 
 

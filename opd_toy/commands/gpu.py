@@ -64,7 +64,7 @@ def run(parser, arguments):
             else:
                 said = part(directory, device, arguments.rehearse, SHARES[name] * left)
             seconds = time.monotonic() - started
-            print(f"{name}: {said or 'recorded'}, {seconds:.0f} s", file=sys.stderr, flush=True)
+            print(f"{name}: {said or 'recorded'}, {seconds:.0f} s", file=sys.stderr)
             if said:
                 failed.append(name)
     if failed:
@@ -77,7 +77,6 @@ def run(parser, arguments):
 def kernels(directory, device, rehearse, seconds):
     """The kernels' tests, by pytest in the Python that has Triton."""
     path, modules = directory / "kernels-gpu.json", ["opd_toy.lm.kernels"]
-    directory.mkdir(parents=True, exist_ok=True)
     outcome = (directory / "kernels-gpu.xml").resolve()
     python = bench.interpreter()
     if subprocess.run([python, "-c", "import triton, pytest"], capture_output=True).returncode:

@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def load(name):
     place, _, path = name.rpartition(":")
     if not (place and path):
         raise AuditError(NO_NAME.format(name=name))
-    is_file = place.endswith(".py") or "/" in place or os.sep in place
+    is_file = place.endswith(".py") or "/" in place
     if is_file and not Path(place).is_file():
         raise AuditError(NO_FILE.format(path=place, here=Path.cwd(), name=name))
     try:
@@ -76,7 +75,7 @@ def _module_of_file(path):
     sys.path.insert(0, str(root))
     name = ".".join(parts)
     known = sys.modules.get(name)
-    if len(parts) > 1 or (known and getattr(known, "__file__", None) == str(path)):
+    if len(parts) > 1 or getattr(known, "__file__", None) == str(path):
         return importlib.import_module(name)
     # A file may be called like a module that is already there.
     name = f"{name}_under_audit" if known else name

@@ -196,7 +196,7 @@ class Progress:
         self.bar.update(done - self.bar.n)
         quarter = 4 * done // total
         if not terminal and quarter != self.quarter:
-            print(self.bar, file=self.stream, flush=True)
+            print(self.bar, file=self.stream)
         self.quarter = quarter
         if done == total:
             self.bar.close()

@@ -102,7 +102,7 @@ def _plan(arguments, preset):
     asked, settings = preset, {}
     if arguments.steps is not None:
         _validate.whole("steps", arguments.steps)
-        every = max(1, min(preset.distillation.evaluate_every, arguments.steps))
+        every = min(preset.distillation.evaluate_every, arguments.steps)
         settings["distillation"] = dataclasses.replace(
             preset.distillation, steps=arguments.steps, evaluate_every=every
         )

@@ -163,8 +163,8 @@ def _imported(path):
     """Modules of the package that a file imports: the submodule where a name is one."""
     for module, name in _imports(path):
         if module.split(".")[0] == PACKAGE:
-            inner = name and f"{module}.{name}"
-            yield inner if inner and _file(inner) else module
+            inner = f"{module}.{name}"  # a name of None has no file
+            yield inner if _file(inner) else module
 
 
 def _records_read(path):
