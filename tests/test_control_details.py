@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from opd_toy.control import benchmark, frozen, sensitivity, study, training
+from opd_toy.control import benchmark, frozen, policy, sensitivity, study, training
 from opd_toy.control.policy import initial_parameters, network_inputs, unpack
 from opd_toy.control.task import (
     EVALUATION,
@@ -203,6 +203,9 @@ def test_a_stack_has_each_gamma_with_each_seed_and_what_is_asked_for():
     other = make_runs([0.5], [1], bounds=(-1, 0), adam=False, rate=2, clip=0.5, dtype=torch.float64)
     assert [each.item() for each in other[2:]] == [-1.0, 0.0, False, 2.0, 0.5]
     assert other.gamma.dtype == other.clip.dtype == torch.float64
+    elsewhere = make_runs([0.5], [1], device="meta")
+    assert {each.device.type for each in elsewhere if isinstance(each, torch.Tensor)} == {"meta"}
+    assert policy.both(1, elsewhere).device.type == "meta"
     both = join([runs, other])
     assert both.seed == (3, 0, 3, 0, 1) and both.clip.tolist() == [math.inf] * 4 + [0.5]
 
@@ -232,12 +235,13 @@ def test_training_keeps_reports_and_goes_on():
     assert checkpoint.device == start.device and told == [(1, 3), (2, 3), (3, 3)]
     half = training.train(runs, climbing, 2)
     assert half["snapshots"].shape[0] == 0
-    longer = training.initial_state(runs, 3, ()) | {
+    longer = training.initial_state(runs, 3, (0, 3)) | {
         name: half[name] for name in ("iteration", "parameters", "first", "second", "diverged")
     }
     taken_up = Kept(longer)
-    again = training.train(runs, climbing, 3, checkpoint=taken_up)
+    again = training.train(runs, climbing, 3, (0, 3), checkpoint=taken_up)
     assert taken_up.calls == [(3, True)]
+    assert not again["snapshots"][0].any()  # as it was in the checkpoint
     assert torch.equal(again["parameters"], state["parameters"])
     none = training.train(runs, climbing, 0, (0,))
     assert torch.equal(none["snapshots"][0], start) and none["variance"].shape == (0, 2)
@@ -306,11 +310,32 @@ def test_the_two_loops_take_turns_and_their_times_are_told_apart(monkeypatch):
 
     def timed(work, span, device):
         order.append((work.__name__, list(span), device))
+        if len(order) == 1:  # both loops have begun
+            states[0]["parameters"][3, 5] -= 0.25
+            states[0]["parameters"][4, 0] += 0.125
         return 1.0 if work.__name__ == "stacked" else next(plain)
 
+    def noted(name):
+        function = getattr(benchmark, name)
+        monkeypatch.setattr(
+            benchmark, name, lambda *of, **more: handed_on.append(more) or function(*of, **more)
+        )
+
+    def begun(runs, *of):
+        state = training.initial_state(runs, *of)
+        state["variance"][:], state["variance"][2, 1], state["variance"][3, 4] = 4.0, 3.0, 5.5
+        return states.append(state) or state
+
+    handed_on, states = [], []
+    noted("make_runs"), noted("distillation")
     monkeypatch.setattr(benchmark, "timed", timed)
-    monkeypatch.setattr(benchmark.np, "empty", np.ones)  # no variance is measured
+    monkeypatch.setattr(benchmark, "initial_state", begun)
+    monkeypatch.setattr(benchmark.np, "empty", lambda shape, *_, **__: np.full(shape, 4.0))
     found = benchmark.benchmark(2, repeats=3, dtype=torch.float64)
+    where, of_noise = handed_on
+    assert where == {"dtype": torch.float64, "device": "cpu"}
+    noise = normal_noise(SEEDS * len(GAMMAS), TRAINING, 6, 20, 64, torch.zeros(1).double())
+    assert torch.equal(of_noise["noise"](6), noise)  # drawn beforehand
     names = ("stacked", "plain", "plain", "stacked", "stacked", "plain")
     spans = ([1, 2], [1, 2], [3, 4], [3, 4], [5, 6], [5, 6])
     assert order == [(name, span, "cpu") for name, span in zip(names, spans)]
@@ -322,7 +347,19 @@ def test_the_two_loops_take_turns_and_their_times_are_told_apart(monkeypatch):
     assert found["runs"] == len(GAMMAS) * len(SEEDS) and found["dtype"] == "float64"
     assert (found["iterations"], found["repeats"]) == (2, 3)
     assert found["threads"] == torch.get_num_threads()
-    assert found["largest_difference_of_parameters"] == 0
+    assert found["largest_relative_difference_of_variance"] == 0.375  # 1.5 of 4
+    assert found["largest_difference_of_parameters"] == pytest.approx(0.25, rel=1e-12)
+
+
+def test_the_plain_loop_has_the_study_s_optimiser(monkeypatch):
+    """By numbers that are not PyTorch's own, which the study's are."""
+    for name, value in (("RATE", 0.5), ("BETAS", (0.25, 0.75)), ("EPSILON", 0.125)):
+        monkeypatch.setattr(benchmark, name, value)
+    (parameters,) = initial_parameters((1,), torch.zeros(1))
+    run = benchmark.PlainRun(parameters, 0.5, [])
+    found = run.optimiser.defaults
+    assert (found["lr"], found["betas"], found["eps"]) == (0.5, (0.25, 0.75), 0.125)
+    assert not run.policy.flat().requires_grad and torch.equal(run.policy.flat(), parameters)
 
 
 def test_the_time_of_work_is_that_between_two_looks_at_the_clock(monkeypatch):
