@@ -93,7 +93,19 @@ def test_every_slider_is_photographed_on_a_page_of_its_own(tmp_path, monkeypatch
     browser, widgets = Browser(), ["Baselines", "WhichToken"]
     monkeypatch.setattr(explorables, "__all__", widgets)
     monkeypatch.setattr(stills, "page_of", lambda widget: f"the page of {widget.name} ü")
+    asked = []
+
+    def noted(name):
+        function = getattr(Image.Image, name)
+        noting = lambda self, *of, **more: asked.append((of, more)) or function(self, *of, **more)
+        monkeypatch.setattr(Image.Image, name, noting)
+
+    noted("quantize"), noted("save")
     paths = stills.photograph_with(browser, tmp_path)
+    method, options = Image.Quantize.MAXCOVERAGE, {"kmeans": 3, "dither": Image.Dither.NONE}
+    made, saved = ((48, method), options), {"optimize": True}
+    small = [each for path in paths for each in (made, ((path,), saved))]
+    assert [each for each in asked if each[1]] == small  # the screenshot itself is saved as it is
     names = ["baselines", "which-token"]
     assert paths == [tmp_path / f"{name}.png" for name in names]
     size = {"width": 784, "height": 900}
