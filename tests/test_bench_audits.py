@@ -190,6 +190,8 @@ def test_the_command_records_and_shows(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure", lambda *job: asked.append(job) or results())
     main(["bench", "--audits", "--quick", "--directory", str(tmp_path)])
     shown = capsys.readouterr().out
+    kept = read_record(tmp_path / bench_audits.RECORD)
+    assert (kept["threads"], kept["repeats"], len(kept["audits"])) == (1, 2, 22)
     assert "30 s in all" in shown and "5.00 s, 5000 calls: loss-50 (museum): zero" in shown
     assert "Not here: verl; `make peers` fetches them." in shown
     job, module, _ = asked[0]

@@ -10,6 +10,7 @@ import pytest
 
 from opd_toy.commands import bench, bench_growth, bench_training
 from opd_toy.lm.bench import cases
+from tests.conftest import ROOT
 
 
 def asked(**options):
@@ -140,6 +141,8 @@ job = json.load(sys.stdin)
 for step in job["steps"]:
     print(json.dumps(step), flush=True)
 names = ("PYTHONPATH", "OMP_NUM_THREADS", "KEPT")
+if job["status"] == "killed":
+    os.kill(os.getpid(), 9)
 if job["status"] is not None:
     if job["found"]:
         print(json.dumps({name: os.environ.get(name) for name in names} | {"run": sys.argv[1:]}))
@@ -181,16 +184,44 @@ def test_the_process_gets_its_job_and_tells_its_steps_and_figures(process, monke
     assert "bench" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("status, found", [(3, True), (0, False)])
-def test_a_process_that_fails_or_says_nothing_ends_the_command(status, found, process):
+@pytest.mark.parametrize(
+    "status, found, seconds, said",
+    [(3, True, 60, 3), (0, False, 60, 0), ("killed", True, None, -9)],
+)
+def test_a_process_that_fails_or_says_nothing_ends_the_command(
+    status, found, seconds, said, process
+):
     with pytest.raises(SystemExit) as ended:
-        bench.measure(process(status=status, found=found), seconds=60)
-    assert ended.value.code == (f"the measurement ended with status {status}; nothing is recorded")
+        bench.measure(process(status=status, found=found), seconds=seconds)
+    assert ended.value.code == (f"the measurement ended with status {said}; nothing is recorded")
+
+
+def test_the_clock_that_ends_it_runs_beside_it_and_keeps_nobody(process, monkeypatch):
+    done = []
+
+    class Timer:
+        daemon = False
+
+        def __init__(self, seconds, kill):
+            done.append((seconds, kill.__name__))
+
+        def start(self):
+            done.append(("begun", self.daemon))  # or it would keep an interrupted program waiting
+
+        def cancel(self):
+            done.append("ended")
+
+    monkeypatch.setattr(bench.threading, "Timer", Timer)
+    for seconds in (60, None):
+        bench.measure(process(), seconds=seconds)
+        assert done == [(seconds, "kill"), ("begun", True), "ended"]
+        done.clear()
 
 
 def test_which_python_measures(tmp_path, monkeypatch):
     from opd_toy.lm.bench import processes
 
+    assert (bench.ROOT, bench.PEERS_PYTHON) == (ROOT, ROOT / ".venv-peers" / "bin" / "python")
     peers = tmp_path / "python"
     monkeypatch.setattr(bench, "PEERS_PYTHON", peers)
     monkeypatch.setattr(processes, "versions", lambda: {"torch": "2.0"})

@@ -126,6 +126,33 @@ def test_two_processes_on_one_checkpoint_leave_it_whole(tmp_path, monkeypatch):
     (tmp_path / "c.pt.7.partial").write_text("a kill within a write left this")
     first.remove()
     assert list(tmp_path.iterdir()) == []
+    first.remove()  # nor does it need one
+
+
+def test_all_is_handed_to_the_disk_before_it_takes_the_old_one_s_place(tmp_path, monkeypatch):
+    checkpoint, sizes = Checkpoint(tmp_path / "c.pt", [], say=print), []
+    with monkeypatch.context() as patch:  # a file is buffered, and a disk too
+        patch.setattr(torch, "save", lambda content, file: file.write(b"four"))
+        patch.setattr(os, "fsync", lambda number: sizes.append(os.fstat(number).st_size))
+        assert checkpoint.save({}) and sizes == [4]
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    assert not checkpoint.save({})  # where nothing was begun nothing is left to remove
+
+
+def test_a_state_is_read_as_data_onto_the_device(tmp_path, monkeypatch):
+    asked = []
+    saved = {"settings": [], "state": {"iteration": 1}}
+    monkeypatch.setattr(torch, "load", lambda *of, **options: asked.append((of, options)) or saved)
+    checkpoint = Checkpoint(tmp_path / "c.pt", [], say=lambda text: None)
+    assert checkpoint.load("cuda:1") == checkpoint.load() == saved["state"]
+    kept = {"weights_only": True}
+    assert asked == [
+        ((tmp_path / "c.pt",), {"map_location": place, **kept}) for place in ("cuda:1", "cpu")
+    ]
 
 
 def test_the_first_interrupt_waits_and_the_second_does_not():

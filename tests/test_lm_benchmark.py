@@ -403,8 +403,9 @@ def test_a_measurement_is_ended_after_its_seconds(tmp_path, monkeypatch):
     python.write_text("#!/bin/sh\nexec sleep 30\n")
     python.chmod(0o755)
     monkeypatch.setattr(bench_command, "interpreter", lambda: str(python))
-    with pytest.raises(subprocess.TimeoutExpired):
+    with pytest.raises(subprocess.TimeoutExpired) as late:
         bench_command.measure({"threads": 1}, seconds=0.2)
+    assert late.value.timeout == 0.2 and late.value.cmd[0] == str(python)
 
 
 def test_another_torch_beside_is_refused(tmp_path, monkeypatch):

@@ -158,6 +158,10 @@ def test_the_losses_that_are_measured(rehearse, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(gpu.bench, "measure", measure)
     monkeypatch.setattr(gpu, "as_text", lambda found: f"on {found['processor']}")
+    flushed = []
+    monkeypatch.setattr(
+        gpu, "print", lambda text, flush=False: flushed.append(flush) or print(text), raising=False
+    )
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert gpu.losses(tmp_path, "cuda", rehearse, 60) is None
     repeats, threads = (2, 1) if rehearse else (10, 7)
@@ -165,6 +169,7 @@ def test_the_losses_that_are_measured(rehearse, tmp_path, monkeypatch, capsys):
     options = {"progress": "gpu: losses", "seconds": 60}
     assert asked == [(job, ("opd_toy.lm.bench.device",), options)]
     assert capsys.readouterr().out == "on a card\n"
+    assert flushed == [True]  # before the study's process writes there, too
     kept = json.loads((tmp_path / "loss-benchmark-gpu.json").read_text())["provenance"]
     assert (kept["modules"], kept["seed"], kept["device"]) == (
         ["opd_toy.lm.bench.device"], [1], "a card"
@@ -183,7 +188,7 @@ def test_the_kernels_are_tested_by_pytest(ran, tmp_path, monkeypatch):
     monkeypatch.setattr(
         subprocess,
         "run",
-        lambda command, **_: tried.append(command) or subprocess.CompletedProcess(command, 0),
+        lambda *of, **options: tried.append((of, options)) or subprocess.CompletedProcess(of, 0),
     )
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -191,7 +196,8 @@ def test_the_kernels_are_tested_by_pytest(ran, tmp_path, monkeypatch):
     folder = tmp_path / "new"
     for rehearse in (False, True):
         assert gpu.kernels(folder, "cuda", rehearse, 60) == "did not end in time"
-    assert tried == [["python-of-peers", "-c", "import triton, pytest"]] * 2
+    tries = ["python-of-peers", "-c", "import triton, pytest"]
+    assert tried == [((tries,), {"capture_output": True})] * 2  # what it says is not shown
     outcome = f"--junitxml={folder / 'kernels-gpu.xml'}"
     start = ["python-of-peers", "-m", "pytest", "-q", "-p", "no:cacheprovider", outcome]
     (tests, seconds, on_card), (few, _, rehearsed) = ran
@@ -218,11 +224,14 @@ def test_the_kernels_pass_if_some_were_tested_and_none_failed(changed, said, tmp
     other = 'tests="0"' if changed == 'tests="4"' else changed.replace("0", "1")
     outcome = tmp_path / "kernels-gpu.xml"
     text = PASSED.replace(changed, other) if changed else PASSED
-    monkeypatch.setattr(gpu, "_ended", lambda *_: outcome.write_text(text) and 0)
+    outcome.write_text("of another go")
+    write = lambda *_: None if outcome.exists() else outcome.write_text(text) and 0
+    monkeypatch.setattr(gpu, "_ended", write)
+    monkeypatch.setattr(gpu, "_name", lambda device: f"the {device}")
     assert gpu.kernels(tmp_path, "cpu", True, 60) == said
     assert not outcome.exists()
     kept = json.loads((tmp_path / "kernels-gpu.json").read_text())["provenance"]
-    assert (kept["modules"], kept["device"]) == (["opd_toy.lm.kernels"], "cpu")
+    assert (kept["modules"], kept["device"]) == (["opd_toy.lm.kernels"], "the cpu")
 
 
 def test_a_command_is_run_where_its_files_are(tmp_path, monkeypatch):

@@ -236,13 +236,14 @@ def test_what_is_not_there_is_named(tree):
 def test_a_record_on_a_full_disk_leaves_the_old_one_and_no_litter(tmp_path, monkeypatch):
     (tmp_path / "r.json").write_text("old")
 
-    def full(*arguments):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        provenance.record(tmp_path / "r.json", {}, modules=["opd_toy.explorables.palette"])
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+    for where, name in ((os, "replace"), (Path, "write_text")):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+            patch.setattr(where, name, full)
+            provenance.record(tmp_path / "r.json", {}, modules=["opd_toy.explorables.palette"])
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_packages_have_the_names_of_the_index(monkeypatch):
@@ -261,8 +262,10 @@ def test_records_are_compact_and_their_words_untouched(tmp_path):
         "mixed": [1, "two"],
     }
     provenance.record(tmp_path / "r.json", kept, modules=["opd_toy.explorables.palette"])
-    assert json.loads((tmp_path / "r.json").read_text())["results"] == kept
-    assert "[ 1, 2.5, null ]" in (tmp_path / "r.json").read_text()
+    text = (tmp_path / "r.json").read_text()
+    whole = json.loads(text)
+    assert whole["results"] == kept and "[ 1, 2.5, null ]" in text
+    assert text == provenance._compact(json.dumps(whole, indent=2)) + "\n"
 
 
 # --- the records of the book

@@ -1,5 +1,6 @@
 """Records: each field of the provenance, the file's layout, what is said of a missing one."""
 
+import ast
 import datetime
 import json
 import platform
@@ -123,6 +124,15 @@ def test_what_is_no_call_with_arguments_reads_and_imports_nothing(tmp_path, monk
     )
     (package / "c.py").write_text("")
     assert provenance.sources("opd_toy.a") == ["opd_toy/a.py", "opd_toy/b.py"]
+
+
+def test_an_f_string_s_texts_are_in_one_piece():
+    """As some versions of Python parse them in several, and others do not."""
+    value, text = ast.FormattedValue(ast.Name("x"), -1), ast.Constant
+    pieces = ["", "a", "b", value, "", "c", "d", "e", value, value, "f", ""]
+    values = [each if each is value else text(each) for each in pieces]
+    found = [each if each is value else each.value for each in provenance._joined(values)]
+    assert found == ["ab", value, "cde", value, value, "f"]
 
 
 def test_folders_do_not_match_and_pictures_count_by_their_bytes(tmp_path, monkeypatch):

@@ -120,7 +120,9 @@ def test_command_line_prints_the_tables(capsys):
     text = capsys.readouterr().out
     assert all(as_text(table) in text for table in TABLES.values())
     main(["tables", "--json"])
-    printed = json.loads(capsys.readouterr().out)
+    text = capsys.readouterr().out
+    printed = json.loads(text)
+    assert text == json.dumps(printed, indent=2) + "\n"
     assert printed["student"] == [0.2, 0.3, 0.5] and printed["teacher"] == [0.7, 0.2, 0.1]
     assert printed["tables"] == tables()  # to the last bit
 

@@ -130,24 +130,28 @@ def test_of_several_processes_each_has_a_card_of_its_own(name, local, chosen, mo
     assert train._device("cpu") == torch.device("cpu") and len(done) == 2
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
 @pytest.mark.parametrize("device, backend", [("cpu", "gloo"), ("cuda", "nccl")])
-def test_a_group_of_processes_is_made_and_undone(device, backend, monkeypatch):
+def test_a_group_of_processes_is_made_and_undone(device, backend, rank, monkeypatch):
     done = []
+    make = lambda: done.append("made") or "the models"
     for name in ("init_process_group", "barrier", "destroy_process_group"):
         noted = lambda *of, name=name, **options: done.append((name, of, options))
         monkeypatch.setattr(torch.distributed, name, noted)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-    with pytest.raises(RuntimeError), train._processes(torch.device(device), lambda: "made"):
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(RuntimeError), train._processes(torch.device(device), make) as made:
+        assert made == "the models"
         raise RuntimeError
+    group = ("init_process_group", (backend,), {"timeout": train.PATIENCE})
+    met, left = ("barrier", (), {}), ("destroy_process_group", (), {})
+    # the first makes them, the others read what it has made
     assert done == [
-        ("init_process_group", (backend,), {"timeout": train.PATIENCE}),
-        ("barrier", (), {}),
-        ("destroy_process_group", (), {}),
-    ]
+        *(["made", group, met] if rank == "0" else [group, met, "made"]), left
+    ]  # fmt: skip
     assert train.PATIENCE.total_seconds() == 2 * 3600
     done.clear()
     for alone in ("1", None):
         monkeypatch.setenv("WORLD_SIZE", alone) if alone else monkeypatch.delenv("WORLD_SIZE")
         with train._processes(torch.device(device), lambda: "made") as made:
-            assert made == "made" and done == []
+            assert made == "made" and done == []  # no group

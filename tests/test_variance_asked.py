@@ -1,8 +1,8 @@
 """python -m opd_toy variance: what its parts are asked for, its benchmark and its exponents."""
 
 import argparse
+import itertools
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,8 @@ def noted(monkeypatch, tmp_path):
     def part(name):
         def compute(*counts, watch, **options):
             threads = torch.get_num_threads()
-            asked.append((name, counts, options, watch("a stage"), threads))
+            watched = watch("a stage"), watch("another")
+            asked.append((name, counts, options, watched, threads))
             return {"settings": {"seed": 5}} if name == "frozen" else {"seeds": [1, 2]}
 
         return compute
@@ -53,6 +54,9 @@ def noted(monkeypatch, tmp_path):
         "write_record",
         lambda path, results, **of: records.append((path.name, results, of)),
     )
+    for clock, each in (("process_time", 2), ("monotonic", 3)):  # so many seconds at each look
+        clocks = itertools.count(100, each)
+        monkeypatch.setattr(variance_command.time, clock, clocks.__next__)
     monkeypatch.chdir(tmp_path)
     return asked, records
 
@@ -63,9 +67,10 @@ def test_each_part_is_asked_with_the_book_s_numbers_unless_told_otherwise(noted,
     printed, said = capsys.readouterr()
     names = ["study", "frozen", "sensitivity"]
     assert printed.splitlines() == [f"the {name}" for name in names]
-    assert re.findall(
-        r"^(\w+): \d+ s, \d+ s of processor time; recorded in (\S+)$", said, re.M
-    ) == [(name, f"figures/control-{name}.json") for name in names]
+    assert said.splitlines() == [  # each of the two checkpoints looks at the clock
+        f"{name}: 9 s, 2 s of processor time; recorded in figures/control-{name}.json"
+        for name in names
+    ]
     seeds = {"study": [1, 2], "frozen": [5], "sensitivity": [1, 2]}
     for (name, counts, options, watched, threads), (file, results, of) in zip(asked, records):
         assert counts == (2000,) and threads == 1
@@ -73,12 +78,13 @@ def test_each_part_is_asked_with_the_book_s_numbers_unless_told_otherwise(noted,
         assert file == f"control-{name}.json" and "settings" in results or "seeds" in results
         module = f"opd_toy.control.{name}"
         assert of == {"modules": [module], "seed": seeds[name], "device": "cpu"}
-        checkpoint, report = watched["checkpoint"], watched["report"]
-        assert checkpoint.path == Path(f"_build/variance/{name}-a stage.pt")
-        assert report.name == f"{name}: a stage"
-        code = f"hash of {(module,)}"
-        settings = [name, 2000, 2000, "torch.float32", "cpu", str(torch.__version__), code]
-        assert checkpoint.settings == settings
+        for stage, of_stage in zip(("a stage", "another"), watched):
+            checkpoint, report = of_stage["checkpoint"], of_stage["report"]
+            assert checkpoint.path == Path(f"_build/variance/{name}-{stage}.pt")
+            assert report.name == f"{name}: {stage}"
+            code = f"hash of {(module,)}"
+            settings = [name, 2000, 2000, "torch.float32", "cpu", str(torch.__version__), code]
+            assert checkpoint.settings == settings
     assert [each[0] for each in asked] == [each[0].split("-")[1][:-5] for each in records] == names
 
 
@@ -90,8 +96,16 @@ def test_other_numbers_are_handed_on(noted, capsys):
     ((name, counts, found, watched, threads),) = asked
     assert (name, counts, threads) == ("study", (0,), 2)
     assert found == {"teacher_iterations": 0, "dtype": torch.float64, "device": "cpu"}
-    assert watched["checkpoint"].path == Path("wait/study-a stage.pt")
-    assert watched["checkpoint"].settings[1:5] == [0, 0, "torch.float64", "cpu"]
+    assert watched[0]["checkpoint"].path == Path("wait/study-a stage.pt")
+    assert watched[0]["checkpoint"].settings[1:5] == [0, 0, "torch.float64", "cpu"]
+
+
+@pytest.mark.parametrize("name", ["iterations", "teacher-iterations"])
+def test_a_wrong_number_is_refused_before_anything_is_trained(name, noted, capsys):
+    with pytest.raises(SystemExit):
+        main(["variance", f"--{name}", "-1"])
+    said = f"{name.replace('-', '_')} is -1; give a whole number"
+    assert said in capsys.readouterr().err and noted == ([], [])
 
 
 def test_the_benchmark_takes_its_own_number_of_iterations(monkeypatch, capsys):

@@ -442,6 +442,7 @@ def test_a_bar_that_is_taken_up_begins_where_the_work_does():
     progress = Progress("work", io.StringIO())
     progress(500, 2000)
     assert (progress.bar.initial, progress.bar.n) == (499, 500)
+    assert "monitor" not in vars(type(progress.bar))  # a thread, beside which no process may fork
 
 
 def test_a_record_makes_its_folder(tmp_path):
