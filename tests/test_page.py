@@ -1,5 +1,6 @@
 """What a chapter puts on its page: proofs, tables, figures, exercises that check themselves."""
 
+import ast
 import base64
 import re
 
@@ -201,3 +202,13 @@ def test_the_cells_of_a_page_are_short(chapter):
         assert folded == ("remove-input" in cell), cell
         assert len(code) <= (30 if folded else 20) and max(map(len, code)) <= 100, cell
         assert not folded or code[0].startswith(("# ", "show(")), cell
+
+
+def test_a_page_asserts_one_thing_at_a_time():
+    """Of two that stand in one assertion the second could be lost without a word."""
+    for chapter in sorted((ROOT / "book").glob("*.md")):
+        for cell in CELL.findall(chapter.read_text(encoding="utf-8")):
+            for node in ast.walk(ast.parse(re.sub(r"^:[\w-]+:.*$", "", cell, flags=re.M))):
+                if isinstance(node, ast.Assert):
+                    both = [part for part in ast.walk(node) if isinstance(part, ast.And)]
+                    assert not both, (chapter.name, ast.unparse(node))
