@@ -4,6 +4,7 @@ import ast
 import base64
 import re
 
+import ipywidgets
 import numpy as np
 import pytest
 
@@ -212,3 +213,17 @@ def test_a_page_asserts_one_thing_at_a_time():
                 if isinstance(node, ast.Assert):
                     both = [part for part in ast.walk(node) if isinstance(part, ast.And)]
                     assert not both, (chapter.name, ast.unparse(node))
+
+
+def test_a_page_begins_with_the_first_frame_of_its_controls():
+    """Chapter 4's, which a reader moves in JupyterLab alone."""
+    text = (ROOT / "book" / "04-policy-gradient-updates.md").read_text(encoding="utf-8")
+    controls = re.search(r"^@interact\((.*?)\)\ndef noisy_descent", text, re.M | re.S)[1]
+    made = eval(f"dict({controls})", vars(ipywidgets))
+    assert {name: (each.min, each.max, each.step) for name, each in made.items()} == {
+        "rate": (0.1, 4.0, 0.1),
+        "draws": (1, 32, 1),
+        "seed": (0, 50, 1),
+    }
+    begun = ", ".join(f"{name}={each.value}" for name, each in made.items())
+    assert f" noisy_descent({begun})\n" in text
