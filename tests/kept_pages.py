@@ -1,5 +1,7 @@
 """What a chapter puts on its page, as HTML: small ones of each kind, whole."""
 
+import base64
+import gzip
 import re
 from itertools import count
 from unittest.mock import patch
@@ -55,14 +57,21 @@ SHOWN = {
 }
 
 
+def unpacked(found):
+    """The time in the head of packed data, and the data."""
+    data = base64.b64decode(found[0])
+    return f"{data[4:8].hex()} {gzip.decompress(data).decode()}"
+
+
 def parts():
-    """Each with its ids numbered, without pictures, packed data and what stands in files."""
+    """Each with its ids numbered, data unpacked, without pictures and what stands in files."""
     found = []
     for name, make in SHOWN.items():
         numbers = (type("Id", (), {"hex": f"{at:08x}"}) for at in count(1))
         with patch("uuid.uuid4", lambda numbers=numbers: next(numbers)):
             text = make()._repr_html_()
-        text = re.sub(r"(?<=base64,)[\w+/=]+", "…", text)
+        text = re.sub(r"(?<=gzip;base64,)[\w+/=]+", unpacked, text)
+        text = re.sub(r"(?<=xml;base64,)[\w+/=]+", "…", text)
         text = re.sub(r'(?<=<script type="module">).*(?=\nmount|\}mount)', "…", text, flags=re.S)
         text = re.sub(r"(?<=<style>)(.{300}).{1700,}(?=</style>)", r"\1…", text, flags=re.S)
         found.append(f"{name}\n{re.sub('(?=<[a-z])', chr(10), text).strip()}")

@@ -2,7 +2,9 @@
 
 import copy
 import re
+import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -78,7 +80,9 @@ def test_a_value_has_the_digits_that_its_error_allows(pair, words):
 def test_means_and_slopes_are_those_of_the_definitions(monkeypatch):
     mean, error = claim_by_claim.seed_mean([1.0, 2.0, 6.0])
     assert (mean, error) == pytest.approx((3.0, np.sqrt(7.0 / 3)))  # variance 7, three seeds
-    assert np.isnan(claim_by_claim.seed_mean([1.0])[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(claim_by_claim.seed_mean([1.0])[1])
     # a variance of the length's square, known to 3 % and to 4 %, over a ratio of 4 in the length
     growth = {
         "lengths": [1, 2, 4, 8, 16],
@@ -87,6 +91,26 @@ def test_means_and_slopes_are_those_of_the_definitions(monkeypatch):
     made = {"frozen": {"start": {"growth": growth}}}
     monkeypatch.setattr(claim_by_claim, "study", lambda: made)
     assert claim_by_claim.slope("start", "pg") == pytest.approx((2.0, 0.05 / np.log(4)))
+
+
+def test_what_was_not_measured_has_a_dash_and_what_was_not_asked_no_words():
+    asked = {"figure": {"a": None, "b": [None, None], "c": [2.0, None]}, "verdict": "seen"}
+    assert claim_by_claim.figures_of(asked) == "a: –; b: –; c: 2.00"
+    parts = {"one": True, "two": False, "three": None}
+    said = "**seen**. Holds: one. Does not hold: two."
+    assert claim_by_claim.verdict(asked | {"parts": parts}) == said
+    assert claim_by_claim.verdict(asked | {"parts": {"one": True, "three": None}}) == "**seen**"
+
+
+def test_positions_that_thirty_texts_reach_are_drawn(monkeypatch):
+    kls = {"own": [0.1, 0.2, 0.3], "teacher": [0.4, 0.5, 0.6]}
+    reached = {"own": [31, 30, 29], "teacher": [30, 29, 31]}
+    made = {"exposure": dict.fromkeys(("seqkd", "gkd"), kls | {"positions": reached})}
+    monkeypatch.setattr(claim_by_claim, "study", lambda: made)
+    drawn = claim_by_claim.exposed(Style())
+    lines = [line.get_ydata() for line in drawn.axes[1].lines]
+    np.testing.assert_array_equal(lines, [[0.1, 0.2, np.nan], [0.4, np.nan, 0.6]])
+    plt.close(drawn)
 
 
 def test_no_accuracy_lost_means_that_none_is_clearly_lost(study):

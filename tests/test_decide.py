@@ -153,9 +153,9 @@ def chart(page, decide, tmp_path):
     """The chart alone in a page: a function that opens it at an address's hash."""
     made = next(each for each in decide[1] if hasattr(each, "_repr_html_"))
     file = tmp_path / "decide.html"
-    file.write_text(f'<!doctype html><meta charset="utf-8"><body>{made._repr_html_()}')
 
-    def opened(fragment=""):
+    def opened(fragment="", body="<body>"):
+        file.write_text(f'<!doctype html><meta charset="utf-8">{body}{made._repr_html_()}')
         page.goto("about:blank")
         page.goto(file.as_uri() + fragment)
         return page.locator(".opd-decide")
@@ -228,6 +228,18 @@ def test_back_and_a_typed_address_change_the_answer(chart, page):
     page.evaluate("location.hash = 'decide=number,same,one,stale,yes'")
     page.wait_for_function("document.querySelector('[aria-live]').textContent.includes('reverse')")
     assert given(card)["teacher"] == "number"
+
+
+def test_in_a_notebook_the_address_is_left_alone(chart, page):
+    first = given(chart())
+    card = chart("#decide=text,same,all,fresh,no", "<body data-jp-theme-light=true>")
+    address = page.url
+    page.evaluate("dispatchEvent(new Event('hashchange'))")
+    assert given(card) == first
+    card.locator("input[data-question=teacher]").last.check()
+    assert page.url == address
+    assert given(card) != first
+    assert page.faults == []
 
 
 def test_the_keyboard_is_enough(chart, page):

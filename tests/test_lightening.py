@@ -26,6 +26,8 @@ def lightening(monkeypatch):
         ("#unused{a:b}#used{a:b}", "#used{a:b}"),
         (".used:not(.unused){a:b}", ".used:not(.unused){a:b}"),
         ("@media print{.unused{a:b}.used{a:b}}", "@media print{.used{a:b}}"),
+        ("p{a:b}\n\n@media print{ p{a:b}\n b{a:b} }\n", "p{a:b}@media print{p{a:b}b{a:b}}"),
+        ("@media print{/* a remark */p{a:b}}", "@media print{p{a:b}}"),
         ("@media print{.unused{a:b}}", ""),
         ("p{a:b}", "p{a:b}"),
         ("ul>li,a+b,*.used{a:b}", "ul>li,a+b,*.used{a:b}"),

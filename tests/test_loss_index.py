@@ -94,9 +94,9 @@ def table(page, page_of_the_index, tmp_path):
     """The index alone in a page: a function that opens it at an address's hash."""
     made = next(each for each in page_of_the_index[1] if hasattr(each, "_repr_html_"))
     file = tmp_path / "index.html"
-    file.write_text(f'<!doctype html><meta charset="utf-8"><body>{made._repr_html_()}')
 
-    def opened(fragment=""):
+    def opened(fragment="", body="<body>"):
+        file.write_text(f'<!doctype html><meta charset="utf-8">{body}{made._repr_html_()}')
         page.goto("about:blank")
         page.goto(file.as_uri() + fragment)
         return page.locator(".opd-index")
@@ -149,12 +149,25 @@ def test_a_link_to_a_verdict_shows_it_whatever_was_filtered_for(table, page):
         page.evaluate(f"location.hash = '{anchor}'")
         page.wait_for_function(f"document.getElementById('{anchor}').querySelector('[open]')")
         assert anchor in shown(whole) and len(shown(whole)) == len(AUDITS)
+        box = page.locator(f"[id='{anchor}']").bounding_box()
+        assert 0 <= box["y"] < 900  # it is in the window
     assert page.faults == []
 
 
 def test_a_hash_that_makes_no_sense_shows_all(table, page):
     for fragment in ("#index=", "#index=nobody,none,", "#sec-x", "#index=,,,,,", "#%C3%A4"):
         assert len(shown(table(fragment))) == len(AUDITS)
+    assert page.faults == []
+
+
+def test_in_a_notebook_the_address_is_left_alone(table, page):
+    whole = table("#index=areal,any,any", "<body data-jp-theme-light=true>")
+    address = page.url
+    page.evaluate("dispatchEvent(new Event('hashchange'))")
+    assert shown(whole) == fitting()
+    whole.locator("select").first.select_option("trl")
+    assert shown(whole) == fitting(library="trl")
+    assert page.url == address
     assert page.faults == []
 
 
@@ -165,6 +178,9 @@ def test_the_keyboard_is_enough(table, page):
     assert shown(whole) == fitting(library=next(iter(NAMES)))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.dataset.key") == "objective"
+    address = page.url
+    page.locator("form").evaluate("(form) => form.requestSubmit()")  # leads nowhere
+    assert page.url == address
 
 
 def test_the_data_can_be_had(table):

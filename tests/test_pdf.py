@@ -45,18 +45,17 @@ def test_sliders_are_stills_and_answers_stand_at_the_end(whole, built_book):
 
 
 def test_a_solution_stays_with_its_exercise():
-    """The first exercise has none, and must not be given that of the second."""
+    """The first exercise has none, nor has the last; neither is given that of the second."""
     exercise = (
         '<div class="opd-exercise"><label>Your prediction for {0}: </label>'
         "<noscript><p>Without scripts: the answer is {0}.</p></noscript></div>"
     )
     fold = '<details class="opd-folded"><summary>Solution</summary><p>why 2</p></details>'
-    soup = BeautifulSoup(
-        f"<article>{exercise.format(1)}{exercise.format(2)}{fold}</article>", "html.parser"
-    )
+    parts = exercise.format(1), exercise.format(2), fold, exercise.format(3)
+    soup = BeautifulSoup(f"<article>{''.join(parts)}</article>", "html.parser")
     one_pdf.to_the_end(soup, soup.article)
     assert soup.article.get_text(" ", strip=True) == (
-        "Answers to the exercises 1. the answer is 1. 2. the answer is 2. why 2"
+        "Answers to the exercises 1. the answer is 1. 2. the answer is 2. why 2 3. the answer is 3."
     )
 
 

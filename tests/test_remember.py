@@ -29,7 +29,9 @@ def test_the_page_has_each_table_below_a_link_to_its_chapter():
     text, shown, _ = run("one-page.md")
     places = [text.index(f"]({file})**\n\n{table}") for file, _, table in remembered()]
     assert places == sorted(places) and len(places) == len(CHAPTERS)
-    assert all(f"{title}](" in text for _, title, _ in remembered())
+    for file, title, _ in remembered():
+        number = file.split("-")[0].lstrip("0")
+        assert f"\n**[{f'{number}. ' * bool(number)}{title}]({file})**\n" in text
     assert len(shown) == 1
 
 

@@ -102,6 +102,7 @@ def test_words_for_signs_and_sizes():
     assert direction([-1.0, 0.0, 2.0]) == ["up", "still", "down"]
     assert strength([0.0, 0.0]) == ["weak", "weak"]
     assert strength([1.0, -0.3, 0.2]) == ["strong", "medium", "weak"]
+    assert strength([4.0, 2.0, -1.0]) == ["strong", "strong", "medium"]  # just a half, a quarter
 
 
 def test_text_is_aligned_and_whole():

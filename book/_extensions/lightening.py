@@ -76,7 +76,7 @@ def used(rule, words):
         selectors = [part for part in split_at_commas(rule.prelude) if is_used(part, words)]
         text = ",".join(tinycss2.serialize(part).strip() for part in selectors)
         return text + "{" + tinycss2.serialize(rule.content).strip() + "}" if selectors else ""
-    if rule.type == "at-rule" and rule.lower_at_keyword in ("media", "supports") and rule.content:
+    if rule.type == "at-rule" and rule.lower_at_keyword in ("media", "supports"):
         inner = tinycss2.parse_rule_list(rule.content, skip_comments=True, skip_whitespace=True)
         body = "".join(used(each, words) for each in inner)
         return f"@{rule.at_keyword}{tinycss2.serialize(rule.prelude)}{{{body}}}" if body else ""

@@ -94,8 +94,6 @@ def to_the_end(soup, body):
     told = soup.new_tag("section")
     for exercise in body.select(".opd-exercise"):
         words, answer = exercise.select_one("label, legend"), exercise.select_one("noscript p")
-        if not (words and answer):
-            continue
         name = re.sub(r".*prediction for |:.*| \(.*", "", words.get_text()).strip()
         line = soup.new_tag("p")
         line.string = f"{name}. {answer.get_text().removeprefix('Without scripts: ')}"

@@ -119,9 +119,10 @@ def description(doctree, stated=None):
             sentences = [each for each in SENTENCE_END.split(text) if "\\" not in each]
             said = ""
             for sentence in sentences:
-                if said and len(said) + len(sentence) > LONGEST:
+                longer = f"{said} {sentence}".strip()
+                if said and len(longer) > LONGEST:
                     break
-                said = f"{said} {sentence}".strip()
+                said = longer
             if said:
                 return said
     return ""

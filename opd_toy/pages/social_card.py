@@ -25,7 +25,7 @@ def draw(path):
         _words(figure, style)
         _bars(figure.add_axes((0.5, 0.13, 0.46, 0.74)), style)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=DOTS)
+        figure.savefig(path)
         plt.close(figure)
 
 
