@@ -48,6 +48,7 @@ def value(claim, p, q, chain=0, **values):
 @every_pair
 def test_values(p, q):
     same(value("k1-expectation", p, q), objectives.reverse_kl(p, q))
+    same(value("k1-expectation", tuple(p), tuple(q)), objectives.reverse_kl(p, q))
     same(value("seqkd-soft-label", p, q), objectives.forward_kl(p, q) + entropy(q))
     same(value("seqkd-is-forward-kl", p, q), objectives.forward_kl(p, q) + entropy(q))
     same(value("jsd-endpoints", p, q, chain=0), objectives.generalized_jsd(p, q, 0))

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from opd_toy import distributions, estimators, objectives, off_policy, sequences
+from opd_toy.sequences import table as table_module
+from opd_toy.sequences import trees
 
 P, Q = [0.2, 0.3, 0.5], [0.7, 0.2, 0.1]
 
@@ -207,6 +209,8 @@ def test_parameters_that_are_not_numbers():
         estimators.truncated_policy_gradient(P, Q, 0)
     with says("baseline has shape (3,); give one number, or one for each batch row, shape ()"):
         estimators.policy_gradient(P, Q, [0, 0, 1])
+    with says("baseline is [1.0, nan]; give a finite number"):
+        estimators.policy_gradient([P, P], Q, [1.0, math.nan])
 
 
 @pytest.mark.parametrize("wrong", [0, 4, -1, 2.0, "2", None, True], ids=repr)
@@ -229,6 +233,8 @@ def test_unknown_names():
         ):
             with says(f"kind is {wrong!r}; give one of 'k1', 'k2', 'k3'"):
                 function(P, Q, wrong)
+    with says("kind is array([1, 2]); give one of 'k1', 'k2', 'k3'"):
+        estimators.k_estimator(P, Q, np.array([1, 2]))
     for function in (objectives.top_k_reverse_kl, objectives.top_k_reverse_kl_logit_gradient):
         with says("outside is 'keep'; give one of 'renormalize', 'drop', 'tail'"):
             function(P, Q, 2, outside="keep")
@@ -259,8 +265,17 @@ def test_tables_and_rewards():
         estimators.mixed_policy_gradient(P, Q, [0, 1], 1)
     with says("reward holds inf at token 0; every entry must be finite"):
         estimators.tilted_teacher(Q, [math.inf, 0, 0], 1)
-    with says("student has shape (3,); give one row a position, shape (T, V)"):
-        sequences.dense_and_broadcast(P, Q)
+    for call in (
+        lambda: sequences.dense_and_broadcast(P, Q),
+        lambda: sequences.independent_table(P, np.ones((3, 1))),
+    ):
+        with says("student has shape (3,); give one row a position, shape (T, V)"):
+            call()
+    with says(
+        "start has dtype object (None); "
+        "give real numbers, such as a float array or a list of floats"
+    ):
+        objectives.descend(lambda z: z, None, 0.1, 1)
 
 
 def test_long_input_is_quoted_in_part():
@@ -278,6 +293,11 @@ def test_the_behaviour_is_named_beside_the_student():
             "both must have the same number of tokens V on the last axis"
         ):
             function([0.5, 0.5], Q)
+    with says(
+        "student has shape (3,) and behaviour (2,); "
+        "both must have the same number of tokens V on the last axis"
+    ):
+        off_policy.policy_gradient(P, Q, [0.5, 0.5])
     longer = sequences.TokenTree.random(2, 4, 0)
     for call in (
         lambda: sequences.off_policy_reward_to_go(TREE, TEACHER, longer, 1),
@@ -355,6 +375,8 @@ def test_malformed_trees():
             make.repeat(P, wrong)
         with says(f"vocabulary is {wrong!r}; give a whole number (an int) of at least 1"):
             sequences.LazyTree.random(wrong, 3, 0)
+        with says(f"length is {wrong!r}; give a whole number (an int) of at least 1"):
+            sequences.LazyTree.random(2, wrong, 0)
     with says("scale is nan; give one finite number"):
         make.random(2, 3, 0, scale=math.nan)
     with says("seed is -1; give a whole number (an int) of at least 0"):
@@ -380,11 +402,23 @@ def test_malformed_trees():
     ):
         make.repeat([P, Q], 3)
     with says(
+        "probabilities has shape (2, 2, 1) and length is None; "
+        "give (V,) and a length, or one row a position, shape (T, V)"
+    ):
+        make.repeat(np.ones((2, 2, 1)))
+    with says(
         "probabilities: the row sums to 0.5; "
         "each row must sum to 1 (within 1e-06): divide it by its sum, "
         "or pass logits through softmax first"
     ):
         make.repeat([0.25, 0.25], 2)
+
+
+def test_as_large_as_may_be(monkeypatch):
+    assert trees._enumerable(10, 8) == (10, 8)
+    table = sequences.SequenceTable(TREE, np.zeros((8, 3)))
+    monkeypatch.setattr(table_module, "LARGEST_TABLE", 8 * 14)
+    assert table.dense().shape == (8, 14)
 
 
 @pytest.mark.parametrize("tree", [TREE, sequences.LazyTree.random(2, 3, 0)])
@@ -541,6 +575,8 @@ def test_sequence_tables():
         make(TREE, REWARD)
     with says("weights holds inf at (0, 0); every entry must be finite"):
         make(TREE, np.full((8, 3), math.inf))
+    with says("student is [0.2, 0.3, 0.5]; give a TokenTree"):
+        make(P, np.zeros((8, 3)))
     with says("local[0] has shape (2,); give one row a prefix of 0 tokens, shape (1, 2)"):
         make(TREE, np.zeros((8, 3)), ([0.0, 0.0],) * 3)
     with says("probabilities has shape (2,); give one number a sequence, shape (8,)"):
@@ -576,6 +612,7 @@ def test_parameters_of_sequence_estimators():
             sequences.mixed(TREE, TEACHER, REWARD, wrong)
     with says("high is -0.1; give a number of at least 0"):
         sequences.fipo_weight(TREE, TEACHER, 1, 0.2, -0.1)
+    assert sequences.fipo_weight(TREE, TEACHER, 1, 0.2, 0).max() == 1
     with says("ratio_limit is 0; give a number above 0"):
         sequences.future_kl(TREE, TEACHER, 1, 0)
     with says(
@@ -629,18 +666,27 @@ def test_beyond_enumeration():
         ([1, 2], [1.0, 0.0], "variances is [1.0, 0.0]; give finite numbers above 0"),
         ([0, 2], [1.0, 1.0], "lengths is [0.0, 2.0]; give finite numbers above 0"),
         ([2, 2], [1.0, 1.0], "lengths is [2.0, 2.0]; give increasing numbers"),
+        ([1, 3, 2], [1.0, 1.0, 1.0], "lengths is [1.0, 3.0, 2.0]; give increasing numbers"),
+        ([1, 2], [1.0, math.inf], "variances is [1.0, inf]; give finite numbers above 0"),
+        (
+            [[1, 2], [3, 4]],
+            [[1.0, 2.0], [3.0, 4.0]],
+            "lengths has shape (2, 2) and variances (2, 2); "
+            "give two or more of each, as many of one as of the other",
+        ),
     ):
         with says(message):
             sequences.growth_exponents(lengths, variances)
     for wrong in (1, 0, 2.5, None):
         with says(f"samples is {wrong!r}; give a whole number (an int) of at least 2"):
             sequences.sample_estimate(TREE, TEACHER, 1, "sampled", wrong, 0)
-    with says(
-        "teacher is [0.2, 0.3, 0.5], without vocabulary; "
-        "give a TokenTree, a LazyTree or an object with vocabulary, "
-        "length and log_probabilities_after"
-    ):
-        sequences.sample_estimate(TREE, P, 1, "sampled", 10, 0)
+    for name, pair in (("student", (P, TREE)), ("teacher", (TREE, P))):
+        with says(
+            f"{name} is [0.2, 0.3, 0.5], without vocabulary; "
+            "give a TokenTree, a LazyTree or an object with vocabulary, "
+            "length and log_probabilities_after"
+        ):
+            sequences.sample_estimate(*pair, 1, "sampled", 10, 0)
     with says(
         "student has V = 2, T = 3 and teacher V = 2, T = 4; "
         "both must have the same vocabulary and length"

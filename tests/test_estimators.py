@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import subprocess
 import sys
 
@@ -37,6 +38,7 @@ from opd_toy.objectives import (
     forward_kl_logit_gradient,
     reverse_kl,
     reverse_kl_logit_gradient,
+    top_k_reverse_kl_logit_gradient,
 )
 from opd_toy.sequences import dense_and_broadcast, independent_table
 from tests import reference
@@ -522,9 +524,11 @@ def test_a_token_the_teacher_bars():
         == [math.inf, -math.inf, -math.inf]
     )
     assert total_variance(p, table) == math.inf and optimal_baseline(p, q) == math.inf
-    with pytest.raises(
-        ValueError, match=r"table holds both \+inf and -inf in one column.*does not exist"
-    ):
+    message = (
+        "table holds both +inf and -inf in one column, in rows that can be drawn: the expectation "
+        "does not exist; see the limit in objectives.reverse_kl_logit_gradient"
+    )
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         expectation(p, policy_gradient(p, [0.0, 0.0, 1.0]))
     # Truncated and normalised costs stay finite; the latter is the limit of ever smaller q.
     assert np.isfinite(truncated_policy_gradient(p, q, 5.0)).all()
@@ -532,6 +536,15 @@ def test_a_token_the_teacher_bars():
     limit = normalized_policy_gradient(p, q)
     np.testing.assert_allclose(limit, normalized_policy_gradient(p, [small, 0.5, 0.5]), atol=0.01)
     same(limit[0], np.array([0.5, -0.3, -0.2]))
+
+
+def test_a_long_head_takes_the_first_of_equal_tokens():
+    p, even = reference.random_pair(1000, 0)[0], np.full(1000, 1e-3)
+    head = top_k_policy_gradient(p, even, 300, tail="drop")[0]
+    cost = np.where(np.arange(1000) < 300, p * np.log(p / even), 0.0)
+    same(head, cost - p * cost.sum())
+    renormalised = top_k_reverse_kl_logit_gradient(p, even, 300)
+    assert renormalised[:300].all() and not renormalised[300:].any()
 
 
 def test_infinite_costs_that_meet_are_the_limit_of_equal_large_ones():
@@ -549,6 +562,9 @@ def test_variance_beyond_float64_is_infinite_not_nan():
 def test_normalising_a_constant_cost_gives_zero():
     assert not normalized_policy_gradient(P, P).any()
     assert not normalized_policy_gradient([0.1, 0.3, 0.6, 0.0], [0.05, 0.15, 0.3, 0.5])[:3].any()
+    for apart, counts in ((0.5e-12, False), (1e-12, True)):  # of log 2: a spread of 0.7 and 1.4e-12
+        close = [0.25 * (1 + apart), 0.25 * (1 - apart), 0.5]
+        assert normalized_policy_gradient([0.5, 0.5, 0.0], close)[:2].any() == counts
 
 
 def test_where_the_teacher_bars_all_that_the_student_draws_the_costs_still_differ():
@@ -561,7 +577,7 @@ def test_where_the_teacher_bars_all_that_the_student_draws_the_costs_still_diffe
 def test_variance_is_never_negative_and_survives_a_large_mean():
     table = 1e8 + np.array([[0.0, 1e-3], [1e-3, 0.0]])
     np.testing.assert_allclose(total_variance([0.5, 0.5], table), 2 * (5e-4) ** 2, rtol=1e-4)
-    assert total_variance([0.1, 0.9], np.full((2, 3), 1 / 3)) == 0.0
+    assert total_variance([0.1, 0.9, 0.0], np.full((3, 3), 1 / 3)) == 0.0
     assert isinstance(total_variance(P, policy_gradient(P, Q)), float)
     assert isinstance(optimal_baseline(P, Q), float)
 

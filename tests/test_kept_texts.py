@@ -10,13 +10,14 @@ from tests.kept_commands import parsers
 from tests.kept_texts import FOLDER, TEXTS, file_of, made
 from tests.written import same
 
-MEASURED = "lab-measures"
+# By PyTorch, or to all digits: the last are the processor's.
+MEASURED = ("lab-measures", "figures-of-the-ledger")
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_text_is_the_one_that_is_kept(name):
     found, kept = made(name), file_of(name).read_bytes().decode()
-    if name == MEASURED:  # by PyTorch, whose last digits are the processor's
+    if name in MEASURED:
         found, kept = found.splitlines(), kept.splitlines()
         assert len(found) == len(kept)
         assert [pair for pair in zip(found, kept) if not same(*pair)] == []

@@ -82,6 +82,7 @@ There.
 """
 SMALL_TESTS = """
 def test_three_token_rkl():
+    "A sentence compares nothing."
     assert numbers() == 2
 
 def test_exposure_bias():
@@ -89,6 +90,7 @@ def test_exposure_bias():
 """
 SMALL_PROOFS = """
 def test_rkl_logit_gradient():
+    "A sentence proves nothing."
     DERIVATIONS["rkl-logit-gradient"].check()
 """
 
@@ -148,7 +150,7 @@ LOSSES = {
     "exposure-bias: test_exposure_bias compares nothing": (
         "tests/test_numbers.py",
         "same(numbers(), 2)",
-        "pass",
+        "found = numbers()",
     ),
     "test_rkl_logit_gradient does not call DERIVATIONS['rkl-logit-gradient'].check()": (
         "proofs/test_proofs.py",
@@ -222,8 +224,11 @@ def test_a_row_listed_twice_or_shown_by_nothing_is_caught(small_book):
         check_small(
             (directory, [*claims, next(claim for claim in claims if claim.id == "black-box")])
         )
-    with pytest.raises(LedgerError, match="shown by .*guess"):
-        check_small((directory, [dataclasses.replace(claims[0], shown_by=("guess",)), *claims[1:]]))
+    for shown_by in (("guess",), ("text", "guess"), ()):
+        message = f"black-box: shown by {shown_by}; say one or more of proof, exact, experiment, "
+        changed = [dataclasses.replace(claims[0], shown_by=shown_by), *claims[1:]]
+        with pytest.raises(LedgerError, match=re.escape(message)):
+            check_small((directory, changed))
 
 
 def test_every_loss_is_listed_at_once(small_book):

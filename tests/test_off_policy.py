@@ -1,5 +1,7 @@
 """Tokens and texts that another policy drew: against 50 digits, autograd and each other."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -107,7 +109,7 @@ def test_a_token_that_the_sampler_cuts_away_is_not_weighted_back():
     assert off_policy.second_moment(P, top_p) == np.inf
     assert np.array_equal(off_policy.ratio([0.5, 0.5, 0], [0.5, 0.5, 0]), [1, 1, 0])
     reference.close(off_policy.second_moment(P, MU), (P**2 / MU).sum())
-    assert off_policy.second_moment(P, P) == 1
+    assert off_policy.second_moment(P, P) == off_policy.second_moment([1, 0], [1, 0]) == 1
     assert off_policy.second_moment(np.stack([P, Q]), MU).shape == (2,)
 
 
@@ -246,8 +248,15 @@ def test_texts_that_the_student_or_the_behaviour_cannot_write():
     reference.close(table.expectation(), chance @ plain.dense())
     assert np.isfinite(table.total_variance())
     assert np.array_equal(sequences.token_ratios(student, cut)[4:, 0], np.zeros(4))
-    with pytest.raises(ValueError, match="student gives probability 0 to token 1 after the prefix"):
-        sequences.off_policy_reward_to_go(cut, teacher, behaviour, 0.0)
+    barring = TokenTree((*student.logits[:2], np.array([[0.0, 0], [0, 0], [0, -np.inf], [0, 0]])))
+    for bars, prefix in ((cut, ()), (barring, (1, 0))):
+        message = (
+            f"student gives probability 0 to token 1 after the prefix {prefix}, where the "
+            "behaviour can draw it: its cost is infinite; give the student's logit a finite value "
+            "there, or set the behaviour's to -inf too"
+        )
+        with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+            sequences.off_policy_reward_to_go(bars, teacher, behaviour, 0.0)
     with pytest.raises(ValueError, match="behaviour"):
         sequences.off_policy_gkd_gradient(student, teacher, LARGER[0])
     with pytest.raises(ValueError, match="ratios is 'all'; give one of 'none', 'token'"):

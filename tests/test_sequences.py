@@ -869,6 +869,7 @@ def test_bias_variance(student, teacher, signal):
         error = np.polynomial.polynomial.polyval(grid, squared_bias + variance / samples)
         best = best_gamma(student, teacher, samples, signal)
         assert isinstance(best, float) and 0 <= best <= 1
+        assert best == 0 or student.length > 1  # the first of all that are equal
         assert (
             np.polynomial.polynomial.polyval(best, squared_bias + variance / samples)
             <= error.min() + 1e-13 * scale
@@ -935,6 +936,22 @@ def test_independent_variance_is_that_of_the_tree_with_tied_rows(signal, causal,
                 same(
                     independent_variance(student, teacher, gamma, signal, causal), expected, scale=1
                 )
+
+
+def test_what_neither_or_the_student_alone_bars_counts_for_nothing_at_any_length():
+    rows = np.array([[0.25, 0.75], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.125, 0.875]])
+    student, teacher = (np.pad(one, ((0, 0), (0, 2))) for one in rows)
+    teacher[:, 3], teacher[:, :2] = 0.5, teacher[:, :2] / 2  # the student alone
+    for signal, causal in itertools.product(SIGNALS, (True, False)):
+        table = (
+            reward_to_go(TokenTree.repeat(student), TokenTree.repeat(teacher), 1.0, signal)
+            if causal
+            else full_return(TokenTree.repeat(student), TokenTree.repeat(teacher), signal)
+        )
+        first, second = np.split(table.dense(), [4], axis=1)
+        tied = np.hstack([first, second.reshape(len(second), 4, 4).sum(axis=1)])
+        expected = estimators.total_variance(table.probabilities, tied)
+        same(independent_variance(student, teacher, 1.0, signal, causal), expected, scale=1)
 
 
 def test_variance_exponents():
@@ -1195,7 +1212,7 @@ def test_a_token_the_teacher_bars():
     student = TokenTree.repeat([0.5, 0.5, 0.0], 3)
     teacher = TokenTree(
         [
-            np.where((np.arange(3 * 3**t).reshape(-1, 3) == 4) & (t == 2), -np.inf, 0.0)
+            np.where((np.arange(3 * 3**t).reshape(-1, 3) == 10) & (t == 2), -np.inf, 0.0)
             for t in range(3)
         ]
     )
@@ -1207,10 +1224,11 @@ def test_a_token_the_teacher_bars():
         token_kls,
         full_return,
         bias_variance_polynomials,
+        functools.partial(top_k, k=3),
     ):
         with pytest.raises(
             ValueError,
-            match=r"^teacher gives probability 0 to token 1 after the prefix \(0, 1\), where",
+            match=r"^teacher gives probability 0 to token 1 after the prefix \(1, 0\), where",
         ):
             call(student, teacher)
     # Not where the student never comes: after the prefix (0, 2).

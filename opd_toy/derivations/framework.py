@@ -201,8 +201,7 @@ def check_step(name, part, before, step):
     """Raise DerivationError, naming the place, unless ``step`` follows from ``before``."""
     problem = exact_problem(part, before, step) or witness_problem(name, part, before, step)
     if problem:
-        number = part.steps.index(step) if step in part.steps else "?"
-        where = f"{name}, step {number} of {part.title or 'the chain'}"
+        where = f"{name}, step {part.steps.index(step)} of {part.title or 'the chain'}"
         line = f"{before.latex} {step.relation} {step.latex}"
         raise DerivationError(f"{where}: {line} does not hold: {problem}")
 

@@ -104,10 +104,8 @@ class BookPrinter(LatexPrinter):
     def _print_IndexedBase(self, e):
         return name_of(e)
 
-    def _print_KroneckerDelta(self, e, exp=None):
-        indices = [self._print(index) for index in e.args]
-        text = rf"\delta_{{{' '.join(indices)}}}"
-        return text if exp is None else rf"{text}^{{{exp}}}"
+    def _print_KroneckerDelta(self, e):
+        return rf"\delta_{{{' '.join(self._print(index) for index in e.args)}}}"
 
     def _print_Add(self, e, order=None):
         text = ""
@@ -178,7 +176,7 @@ class BookPrinter(LatexPrinter):
         )
         return f"{' '.join(signs)} {body}"
 
-    def _print_log(self, e, exp=None):
+    def _print_log(self, e):
         argument = e.args[0]
         body = self._print(argument)
         simple = (
@@ -186,15 +184,14 @@ class BookPrinter(LatexPrinter):
             or body[:5] == r"\frac"
             and isinstance(argument, sp.Mul)
         )
-        text = rf"\log {body}" if simple else rf"\log {self._bracket(body)}"
-        return text if exp is None else rf"\left( {text} \right)^{{{exp}}}"
+        return rf"\log {body}" if simple else rf"\log {self._bracket(body)}"
 
     def _print_Pow(self, e):
         base, exponent = self._print(e.base), self._print(e.exp)
         simple = isinstance(e.base, (sp.Indexed, sp.Symbol, KroneckerDelta, GaussianLogRatio))
         return rf"{base if simple else self._bracket(base)}^{{{exponent}}}"
 
-    def _print_exp(self, e, exp=None):
+    def _print_exp(self, e):
         return rf"e^{{{self._print(e.args[0])}}}"
 
     def _print_KL(self, e):

@@ -69,6 +69,14 @@ TRUE = {
         SequenceMean(SquaredLength(over_positions(score))),
         SequenceMean(over_positions(SquaredLength(score))),
     ),
+    "the gradient of a constant": (Gradient(SequenceMean(gamma)), sp.S.Zero),
+    "the mean of a constant": (SequenceMean(gamma), gamma),
+    "positions up to here": (over_positions(sp.S.One, t, 1, u), u),
+    "no position at all": (over_positions(sp.S.One, v, 2, 1), sp.S.Zero),
+    "two free positions": (
+        (cost[t] - local_kl[u]) ** 2,
+        cost[t] ** 2 - 2 * cost[t] * local_kl[u] + local_kl[u] ** 2,
+    ),
     "positions to the end": (over_positions(outcome, u, t), (T - t + 1) * outcome),
     "a triangle of positions": (
         over_positions(over_positions(sp.S.One, t, 1, u), u),
@@ -90,6 +98,7 @@ TRUE = {
 FALSE = {
     "u > t for u >= t": (objective, sums(cost[u], t + 1)),
     "costs up to the score's token": (objective, sums(cost[u], 1, t)),
+    "one position for another": (cost[t], cost[u]),
     "the past with the present": (sums(cost[u], 1, t), sp.S.Zero),
     "the future vanishes like the past": (sums(cost[u], t + 1), sp.S.Zero),
     "future KLs from the own position on": (
@@ -310,9 +319,16 @@ UNKNOWN = [
     V * R2[t, u],
     Gradient(local_kl[t]),
     Gradient(SequenceMean(local_kl[t])),
+    Gradient(SequenceMean(cost[t] * local_kl[t])),
+    Gradient(SequenceMean(cost[t] * SequenceMean(cost[t]))),
     cost[t + 1],
+    score_at[t + 1, u],
     over_positions(cost[v], v, 0, T - 1),
     BACKWARDS,
+    over_positions(sp.S.One, v, 2, 0),
+    over_positions(over_positions(sp.S.One, t, 1, v), v, 0, T - 1),
+    1 / cost[t],
+    sp.sqrt(cost[t]),
 ]
 
 
@@ -355,7 +371,7 @@ def test_whatever_the_normal_form_calls_equal_is_equal_in_numbers():
     assert 10 < sum(verdicts) < 50
 
 
-def test_an_exponent_without_a_rule_is_refused():
-    half = gamma ** sp.Rational(1, 2)
-    with pytest.raises(DerivationError, match="no rule for the exponent 1/2 of γ"):
-        horizon.is_zero(half * SequenceMean(over_positions(cost[t])))
+@pytest.mark.parametrize("exponent", [sp.Rational(1, 2), T / 2])
+def test_an_exponent_without_a_rule_is_refused(exponent):
+    with pytest.raises(DerivationError, match=f"no rule for the exponent {exponent} of γ"):
+        horizon.is_zero(gamma**exponent * SequenceMean(over_positions(cost[t])))

@@ -235,6 +235,7 @@ def exactly(before, after, relation="=", by=(), distinct=()):
 def test_a_distribution_adds_up_to_1_over_its_own_tokens_alone():
     assert exactly(total(p2[j, v]), sp.S.One) is None
     assert exactly(total(p2[v, j]), sp.S.One)  # over what stands before the token
+    assert exactly(total(p2[v, v]), sp.S.One)  # or over both
 
 
 def test_a_delta_is_0_only_for_indices_that_are_said_to_differ():
@@ -255,6 +256,7 @@ def test_an_inequality_does_not_turn_round():
     for function, increasing in ((sp.log, True), (sp.acot, False)):
         both = sp.Lt(function(p[j]), function(p[k])), sp.Lt(p[j], p[k])
         assert (exactly(*both, "<=>", (function,)) is None) == increasing
+    assert exactly(sp.Lt(sp.log(p[j]), p[k]), sp.Lt(p[j], p[k]), "<=>", (sp.log,))
 
 
 @pytest.mark.parametrize(
@@ -299,6 +301,9 @@ def test_the_witness_tries_every_choice_of_two_tokens():
     assert {(at.symbols[j], at.symbols[k]) for at in points} == {(1, 1), (1, 2), (2, 1), (2, 2)}
     points = random_points([p[j] * p[k]], distinct=((j, k),))
     assert all(at.symbols[j] != at.symbols[k] for at in points)
+    points = random_points([p[i] * p[j] * p[k]], distinct=((i, j), (j, k)))
+    assert all(at.symbols[i] != at.symbols[j] != at.symbols[k] for at in points)
+    assert len(list(random_points([p[j]], distinct=((i, k),)))) == 4  # where neither is there
 
 
 def test_a_chain_of_one_line_proves_nothing():

@@ -1,5 +1,6 @@
 """Notation: each symbol of the book in LaTeX, which side stands where above all."""
 
+import dataclasses
 import re
 
 import pytest
@@ -94,3 +95,24 @@ def test_a_claim_alone_that_is_too_wide_is_broken_at_its_relation():
     assert wide.latex_claim().split("\n")[1:-1] == [f"& {left} \\\\", f"& \\quad {sign} {right}"]
     narrow = DERIVATIONS["rkl-logit-gradient"]
     assert "aligned" not in narrow.latex_claim()
+
+
+def claim(*widths):
+    """A claim whose chains have sides of so many characters, the two together."""
+    sides = [("x" * 100, "y" * (width - 100)) for width in widths]
+    chains = tuple(framework.chain(sp.Symbol(x), (sp.Symbol(y),)) for x, y in sides)
+    return dataclasses.replace(DERIVATIONS["pg-blind"], chains=chains).latex_claim()
+
+
+def test_up_to_which_width_a_line_is_not_broken():
+    x, y = "x" * 100, "y" * 180
+    assert claim(280) == f"{x} = {y}"
+    whole, broken = f"& {x} = {y}", f"& {x} \\\\\n& \\quad = {y}y"
+    assert claim(280, 281) == f"\\begin{{aligned}}\n{whole} \\\\\n{broken}\n\\end{{aligned}}"
+    in_two = " \\\\\n& \\qquad {} + w"
+    for width, end in ((226, " + w"), (227, in_two)):
+        one = sp.Add(sp.Symbol("x" * width), sp.Symbol("w"), evaluate=False)
+        assert framework._broken(latex(one), one) == "x" * width + end
+    for width in (276, 277):
+        one = sp.Add(sp.Symbol("x" * width), sp.Symbol("w"), evaluate=False)
+        assert (in_two in framework._step_latex(framework.Step(one))) == (width > 276)

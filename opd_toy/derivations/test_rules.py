@@ -13,10 +13,14 @@ from opd_toy.derivations.notation import (
     R2,
     C,
     Expectation,
+    GaussianMean,
+    Gradient,
     Limit,
+    Partial,
     R,
     SequenceMean,
     SquaredLength,
+    StopGradient,
     T,
     V,
     alpha,
@@ -43,6 +47,7 @@ from opd_toy.derivations.notation import (
     total,
     u,
     v,
+    x,
     z,
     z2,
 )
@@ -92,7 +97,7 @@ def test_only_less_a_positive_product_is_below_0(factors, positive):
     with sp.evaluate(False):
         below = -factors
     assert (exactly(below, sp.S.Zero, "<", distinct=((j, k),)) is None) == positive
-    assert exactly(below, p[j], "<", distinct=((j, k),))
+    assert exactly(below, p[j], "<", distinct=((j, k),)) == "the right side must be 0"
 
 
 def test_of_a_sum_that_is_positive_one_term_is_known_to_be_there():
@@ -147,11 +152,21 @@ def test_the_sizes_that_the_witness_tries(monkeypatch, side, relation, sizes):
     assert [(one["sizes"], one["seed"]) for one in asked] == [(sizes, "seed")] * 2
 
 
+def test_a_counterexample_is_told_whole():
+    with sp.evaluate(False):
+        always, never, infinite = sp.Lt(0, p[j]), sp.Lt(p[j], 0), 1 / (p[j] - p[j])
+    third = "at V = 2 the sides are 0.333333333333 and 0.0"
+    assert counterexample(sp.Rational(1, 3), sp.S.Zero) == third
+    assert counterexample(always, never, "<=>") == "at V = 2 the sides are True and False"
+    assert counterexample(infinite, sp.S.Zero) == "at V = 2 a side divides by 0"
+
+
 def test_an_inequality_holds_where_its_left_side_is_below_its_right():
     (at,) = random_points([p[j]], sizes=(3,))
     with sp.evaluate(False):
-        verdicts = [witness._value(sp.Lt(*sides), at) for sides in ((0, p[j]), (p[j], 0))]
-    assert verdicts == [True, False]
+        sides = (0, p[j]), (p[j], 0), (p[j], p[j])
+        verdicts = [witness._value(sp.Lt(*pair), at) for pair in sides]
+    assert verdicts == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +175,7 @@ def test_an_inequality_holds_where_its_left_side_is_below_its_right():
         (total(p[j] * p[v]), {j}),
         (Expectation(C[k] * p[j], k, p), {j}),
         (over_positions(cost[u], u, t), {t}),
+        (over_positions(cost[t], t, 1, u), {u}),
         (V * T * gamma, set()),
     ],
 )
@@ -196,6 +212,19 @@ def test_a_number_in_place_of_a_vector_counts_at_every_coordinate():
     assert exactly(SquaredLength(cost[t]), cost[t] ** 2)
 
 
+def test_a_gaussian_mean_is_over_the_whole_line():
+    ((_, low, high),) = GaussianMean(x).definition(None).limits
+    assert (low, high) == (-sp.oo, sp.oo)
+
+
+@pytest.mark.parametrize(
+    "derivative", [lambda e: Partial(e, z[j]), Gradient], ids=["by a logit", "by a parameter"]
+)
+def test_a_stop_gradient_holds_through_two_derivatives(derivative):
+    twice = derivative(derivative(StopGradient(p[j]) * z[j]))
+    assert counterexample(twice, sp.S.Zero) is None
+
+
 def test_each_derivation_has_points_of_its_own(monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -225,8 +254,10 @@ def test_the_bound_on_the_logarithm_is_asked_of_all_three_facts(monkeypatch, log
 UNKNOWN = {
     sp.Sum(p[v], (v, 1, n)): "is not a sum over the vocabulary",
     sp.Sum(p[v], (v, 2, V)): "is not a sum over the vocabulary",
+    sp.Sum(p[v] * q[u], (v, 1, V), (u, 2, V)): "is not a sum over the vocabulary",
     Limit(sp.log(total(p[v] ** alpha)), alpha, 1): "it is not linear in its sums",
     Limit(p[j] / alpha, alpha, 0): "no finite limit",
+    Limit(-p[j] / alpha, alpha, 0): "no finite limit",
 }
 
 

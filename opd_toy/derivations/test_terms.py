@@ -39,6 +39,8 @@ def test_which_bounds_are_positions(low, high, known):
 def test_a_sum_over_no_positions_takes_no_cost():
     with pytest.raises(DerivationError, match="from 0 to T is not one over positions"):
         terms.terms(over_positions(cost[u], u, 0, T))
+    with pytest.raises(DerivationError, match="from 0 to T is not one over positions"):
+        terms.terms(over_positions(cost[u] + 1, u, 0, T))
 
 
 INDEX = sp.Symbol("n", integer=True, positive=True)
@@ -68,6 +70,8 @@ def test_powers_of_the_discount_are_told_apart():
     assert found == {
         3 * u + 2 - t: T / (1 - gamma), sp.S.One: 5 / (1 + T) ** 2, sp.S.Zero: T**2,
     }  # fmt: skip
+    found = terms.powers_of_gamma((1 + gamma) ** 2 / gamma)
+    assert {exponent: factor for factor, exponent in found} == {-1: 1, 0: 2, 1: 1}
 
 
 def test_a_sum_of_an_index_times_a_power_has_no_closed_form_here():
