@@ -6,6 +6,7 @@ import inspect
 
 import numpy as np
 import pytest
+import torch
 
 from opd_toy.audit import audit, audit_sequence
 from opd_toy.audit.exhibits import museum, notes_losses
@@ -100,6 +101,11 @@ def test_bias_falls_and_variance_rises_with_the_discount():
     variance = [report.variance for report in reports]
     assert bias[0] > bias[1] > bias[2] and bias[2] < 1e-12  # 0 but for rounding
     assert variance[0] < variance[1] < variance[2]
+
+
+def test_a_text_ends_well_on_the_first_token_of_the_vocabulary():
+    texts = torch.tensor([[1, 0], [0, 1], [0, 2]])
+    assert [notes_losses.ends_well(text) for text in texts] == [1.0, 0.0, 0.0]
 
 
 def test_exact_signals_cost_less_variance():

@@ -61,7 +61,10 @@ def test_who_pays_for_what():
     }
     assert report("JSD").credit_of == "JSD(β = 0.3)"
     assert report(next(iter(VERDICTS))).credit_of == "reverse KL"
-    assert report("standardized within the sequence").credit is None
+    within = report("standardized within the sequence")
+    assert within.credit is None and within.description.endswith(
+        "less the mean over its text's tokens, divided by their standard deviation"
+    )
     text = str(report("discounted"))
     assert "the token at position 1 pays for position 1, 2 (× 0.5), 3 (× 0.25)" in text
     assert "the token at position 3 pays for position 3\n" in text
@@ -165,9 +168,10 @@ def test_limits_are_said():
     )
     assert edges["clipped cost"]["far off"] == "note" and edges["reward-to-go"]["far off"] == "fine"
     assert "sequence reverse KL" in str(report("five tokens ahead")).split("longer sequences: ")[1]
-    assert (
-        audit_on_fewer(lambda student, teacher: 0 * kl(student, teacher).sum()).optimises == "zero"
-    )
+    nothing = audit_on_fewer(lambda student, teacher: 0 * kl(student, teacher).sum())
+    assert nothing.optimises == "zero" and nothing.fixed_point == 0
+    first = audit_on_fewer(weighted(lambda r: torch.cat([r[:1].clamp(-6, 6), r[1:]])))
+    assert first.optimises == "sum of local reverse KLs while the two are close"
 
     def refuses(student, teacher):
         assert student.abs().max() < 6, "too far"

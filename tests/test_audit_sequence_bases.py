@@ -163,10 +163,22 @@ def test_names(weights, name):
 
 def test_what_has_no_name_gets_none():
     draw = np.random.default_rng(0)
-    pieces = credit_pieces(
-        "reverse KL", {T: np.triu(draw.uniform(0.1, 1, (T, T))) for T in (2, 3, 4)}, 1e-9
-    )
-    assert [piece.name for piece in pieces] == [None]
+    any_at_all = {T: np.triu(draw.uniform(0.1, 1, (T, T))) for T in (2, 3, 4)}
+    diagonal = np.diag([1.0, 0.3, 0.7, 0.1])
+    for matrices in (
+        any_at_all,
+        {T: 1e-6 * w for T, w in any_at_all.items()},
+        any_at_all | {2: diagonal[:2, :2]},
+        {T: ones(T) + diagonal[:T, :T] for T in (2, 3, 4)},
+        {T: ones(T) * (T > 2) for T in (2, 3, 4)},
+    ):
+        assert [piece.name for piece in credit_pieces("reverse KL", matrices, 1e-9)] == [None]
+    # The own cost's multiple is the mean's: it takes up a quarter of what one of four is off by.
+    for off, named in ((2.65e-5, True), (2.69e-5, False)):
+        matrices = {T: 2 * np.eye(T) + ones(T) for T in (2, 3, 4)}
+        matrices[4][0, 0] += off
+        pieces = credit_pieces("reverse KL", matrices, 1e-6)
+        assert [bool(piece.name) for piece in pieces] == ([True, True] if named else [False])
     assert in_words(np.array([[1, 0], [0, 0]])) == [
         "the token at position 1 pays for position 1",
         "the token at position 2 pays for nothing",

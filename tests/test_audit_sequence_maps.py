@@ -21,6 +21,7 @@ from tests.audit_sequence_losses import (
     immediate_costs,
     jsd,
     kl,
+    positions,
     sft,
     to_go,
     weighted,
@@ -137,6 +138,11 @@ def test_what_is_nearly_a_score_is_none():
         assert (dependence(loss).scored == NOWHERE).all()
 
 
+def test_rows_that_are_each_softened_in_a_way_of_their_own_have_no_temperature():
+    softened = dependence(lambda s, t, k: REWARD_TO_GO(s / (1 + positions(s)[:, None]), t, k))
+    assert softened.temperature is None and softened.scored.tolist() == list(range(LENGTH))
+
+
 def test_a_map_shows_who_pays_for_whom():
     local, future = dependence(IMMEDIATE), dependence(REWARD_TO_GO)
     seen = local.moves["teacher"] > local.seen
@@ -189,7 +195,11 @@ def test_a_loss_without_a_name_says_what_it_is():
     [
         (lambda a, b: ((a - b).detach() * a).mean(), True),
         (lambda s, t: (s - t).square().mean(), True),
+        (lambda s, t: 1e-6 * (s - t).square().mean(), True),
+        (lambda s, t: local_kl(s, t) + (s - t)[1].square().sum(), True),  # of one row alone
+        (lambda s, t: local_kl(s, t) + ((s - t).abs().max() - 1.5).relu(), True),  # far apart
         (local_kl, False),
+        (lambda s, t: 1e4 * local_kl(s.float(), t.float()), False),
         (ALIGNED["bfloat16"], False),
     ],
 )
@@ -310,6 +320,7 @@ def test_a_reward_may_be_what_is_standardized():
 
     call = SequenceCall(loss, batched=True)
     assert describe(observe_group(call, 0)) is None
+    assert describe(observe_group(call, 0, lambda text: 1.0)) is None
     rewarded = describe(observe_group(call, 0, lambda text: (text == 0).sum()))
     assert rewarded.name == "−1 × expected reward, standardized over the batch"
 
@@ -345,7 +356,8 @@ def test_a_text_may_be_standardized_by_itself():
 )
 def test_what_a_shared_batch_is_divided_by(divide, words):
     loss = group(lambda costs, mask: whitened(summed(costs)), divide)
-    assert describe(observe_group(SequenceCall(loss, batched=True), 3)).reading == words
+    found = describe(observe_group(SequenceCall(loss, batched=True), 3))
+    assert found.reading == words and found.per_token == ("sums over" not in words)
 
 
 def mask_of(loss, seed=0):
@@ -359,13 +371,16 @@ def unmasked_baseline(student, teacher, tokens, mask):
     return ((own - baseline) * log_p * mask).sum(-1).mean()
 
 
+def rolled_mask(student, teacher, tokens, mask):
+    return LEAVE_ONE_OUT(student, teacher, tokens, mask.roll(1, 0))
+
+
 def test_masks_of_a_group_are_each_texts_own():
     for seed in SEEDS:
         clean = name_mask(mask_of(LEAVE_ONE_OUT, seed), False)
         assert clean.fields == {"respected": True, "normalised_by": "nothing: a plain sum"}
-    rolled = mask_of(lambda s, t, k, mask: LEAVE_ONE_OUT(s, t, k, mask.roll(1, 0)))
     # Of (1, 1, 0, 0) beside (1, 0, 1, 1).
-    assert rolled.gradient["padding at the end"] == ((0, 2), (0, 3), (1, 1))
+    assert mask_of(rolled_mask).gradient["padding at the end"] == ((0, 2), (0, 3), (1, 1))
 
 
 @pytest.mark.parametrize("what", ["student", "teacher", "tokens"])
@@ -377,6 +392,24 @@ def test_a_leak_through_one_input_alone_is_seen(what):
 
     leaks = observe_mask(SequenceCall(loss, batched=False), 0, copies=1).leak
     assert [leak.what for leak in leaks.values()] == 3 * [what]
+
+
+def test_a_leak_that_no_row_makes_alone_has_no_place():
+    def loss(student, teacher, tokens, mask):
+        large = student.abs().amax(-1) > 3.3  # three times an ordinary row, not another one
+        return (1 + (large & ~mask.bool()).any()) * (kl(student, teacher) * mask).sum()
+
+    leaks = observe_mask(SequenceCall(loss, batched=False), 0, copies=1).leak
+    assert None in leaks.values()
+
+
+@pytest.mark.parametrize("loss", [LEAVE_ONE_OUT, unmasked_baseline, rolled_mask])
+def test_what_masked_positions_do_does_not_hang_on_a_loss_s_size(loss):
+    facts = mask_of(loss)
+    for size in (1e-6, 1e6):
+        sized = mask_of(lambda s, t, k, mask, size=size: size * loss(s, t, k, mask))
+        assert (sized.gradient, sized.leak) == (facts.gradient, facts.leak)
+        assert sized.factor == pytest.approx(facts.factor)
 
 
 def test_a_leak_from_anothers_padding_is_placed():
@@ -424,6 +457,8 @@ def test_a_group_in_a_report():
     found = audit_sequence(LEAVE_ONE_OUT, batched=True)
     assert found.optimises == "sequence reverse KL" and found.mask["respected"]
     assert found.unbiased_for == {"sequence reverse KL": "1"}
+    assert found.description == SCORE + GROUPS["leave one out"][1]
+    assert found.batch["normalised_by"].startswith("the sequences")
     assert not [entry for entry in found.edges if entry["severity"] == "broken"]
     grpo, _, name = GROUPS["GRPO's"]
     found = audit_sequence(grpo, batched=True)

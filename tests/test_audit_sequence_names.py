@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from opd_toy.audit.sequence import alignment, groups, names, normalisers
-from opd_toy.audit.sequence.bases import combine, fit
+from opd_toy.audit.sequence.bases import _solve, combine, fit
 from opd_toy.audit.sequence.dependence import NOWHERE, Dependence
 from opd_toy.audit.sequence.names import LAWS, WEIGHTS, lags, ones
 
@@ -32,6 +32,7 @@ READINGS = {
     FULL: ones,
     PARTIAL: np.eye,
     "reverse KL with a discounted return, γ = 0.75": lambda T: lags(T, 0.75),
+    f"reverse KL with a discounted return, γ = {MINUS}0.5": lambda T: lags(T, -0.5),
     f"{PARTIAL}, the last position's alone": lambda T: np.diag(last(T)),
     f"{FULL}, the last position's cost alone": lambda T: ones(T) * last(T),
     f"{FULL}, the first token's return alone": lambda T: ones(T) * last(T)[::-1, None],
@@ -127,7 +128,11 @@ NUMBERS = {  # number: (alone, in front of 1/T, in front of T)
     2: ("2", "2/T", "2 × T"),
     -0.5: ("−0.5", "−0.5/T", "−0.5 × T"),
     1 / 3: ("1/3", "1/3 × 1/T", "1/3 × T"),
+    1 / 16: ("0.0625", "0.0625/T", "0.0625 × T"),
+    1 / 32: ("1/32", "1/32 × 1/T", "1/32 × T"),
     1 / 512: ("1/512", "1/512 × 1/T", "1/512 × T"),
+    1 / 512 / (1 + 0.9e-7): ("1/512", "1/512 × 1/T", "1/512 × T"),
+    1 / 512 / (1 + 1.1e-7): ("0.00195312", "0.00195312/T", "0.00195312 × T"),
     1 / 1024: ("1/1024", "1/1024 × 1/T", "1/1024 × T"),
     1.00000005: ("1.00000005", "1.00000005/T", "1.00000005 × T"),
     1.0000002: ("1.0000002", "1.0000002/T", "1.0000002 × T"),
@@ -165,6 +170,12 @@ def test_a_number_is_the_shortest_within_the_tolerance():
     assert [names._number(x, 4) for x in (1 / 3, -0.9, 1.00004, 1234.5678, 1e-5)] == [
         "0.3333", "−0.9", "1.00004", "1235", "1e−05",
     ]  # fmt: skip
+    assert [
+        names._number(x)
+        for x in (1.23400004, 1.2300004, 0.00123000004, 0.5 * (1 + 0.9e-9), 0.5 * (1 + 1.2e-9))
+    ] == ["1.234", "1.2300004", "0.00123000004", "0.5", "0.5000000006"]
+    for off, text in ((1.98e-9, "0.3"), (2.02e-9, "0.3000000006")):
+        assert names.factor_text(dict.fromkeys(LENGTHS, 0.3 * (1 + off)), 1e-9)[0] == text
 
 
 def test_who_pays_in_words():
@@ -229,6 +240,14 @@ def test_least_squares_and_their_errors():
     (first, second) = combine({"a": {(1, 1): 2.0}, "b": {(1, 1): 1.0}}, bases[0], 2)
     assert first == 0.0
     np.testing.assert_allclose(second, 2 * bases[0]["a"][1, 1] + bases[0]["b"][1, 1])
+
+
+def test_columns_that_are_one_and_the_same_leave_their_difference_open():
+    """(1, 1) in one equation, 0 in the other: what no column reaches is taken 1e12-fold at most."""
+    solution, deviations, condition = _solve(np.array([[1.0, 1], [0, 0]]), np.ones(2), 0)
+    np.testing.assert_allclose(np.abs(solution - 0.5), 0.5e12, rtol=1e-9)
+    np.testing.assert_allclose(deviations, 0.5e12, rtol=1e-9)  # of one equation left over, 1
+    assert condition > 1e15
 
 
 # --- what a draw of a group is ---------------------------------------------------------------
@@ -388,9 +407,12 @@ def test_a_shift_of_rows_is_read_off_the_map_where_no_token_tells():
     for d in (1, -1, 2, -2):
         rows = np.eye(4, k=d)
         assert alignment.shifts(seen_as(UNREAD, UNREAD, teacher=rows)) == (0, d)
+    some = np.diag([1, 1, 0], 1)
+    assert alignment.shifts(seen_as(UNREAD, UNREAD, teacher=some)) == (0, 1)
     for teacher, student in (
         (np.zeros((4, 4)), np.eye(4)),
         (np.eye(4) + np.eye(4, k=1), np.eye(4)),  # its own among them
+        (np.diag([0, 1, 1, 1]) + np.eye(4, k=1), np.eye(4) + np.eye(4, k=-1)),
         (np.eye(4, k=1), np.eye(4) + np.eye(4, k=1)),  # with which the student's move too
         (np.eye(4, k=3), np.eye(4)),
         (np.eye(4, k=1) + np.eye(4, k=2), np.eye(4)),
@@ -428,11 +450,22 @@ INSIDE = '. Where the loss itself holds row t against label t + 1, write labels=
             [f"{ROW} + 2, not with its row t: the teacher is shifted by two"],
         ),
         (
-            seen_as(read=(-1, 0, 1, 2), teacher=np.ones((4, 4))),
+            seen_as((1, 2, 3, -1), (-1, -1, 0, 1), teacher=np.eye(4, k=3)),
+            [
+                f"{FOLLOWS} + 1: the labels are shifted by one, {HOLDS}{INSIDE}",
+                f"{ROW} + 3, not with its row t: the teacher is shifted by three",
+            ],
+        ),
+        (
+            seen_as(read=(-1, 0, 1, 2), teacher=np.eye(4, k=1) + np.diag([1, 0, 0, 0])),
             [f"{ROW} + 1: the teacher is shifted by one"],
         ),
         (
-            seen_as(read=(1, 2, 3, -1), teacher=np.diag([1, 1, 1, 0])),
+            seen_as(read=(-1, 0, 1, -1), teacher=np.diag([1, 1, 0], 1)),
+            [f"{ROW} + 1, not with its row t: the teacher is shifted by one"],
+        ),
+        (
+            seen_as(read=(1, 2, 3, -1), teacher=np.diag([1, 1, 1, 0]) + np.diag([1, 0, 0], -1)),
             [
                 "the teacher's row t is read at the token of position t + 1: its labels are "
                 "shifted by one"
@@ -464,6 +497,8 @@ def test_texts_that_reach_into_each_other_in_words():
     for dependence, said in (
         (of_two(), []),
         (of_two(teacher=both), []),
+        (of_two(teacher=np.zeros((4, 4))), []),
+        (of_two(order=1.0, student=1e-4 * one_sided), [ORDER.format("")]),
         (of_two(order=0.9e-4), []),
         (of_two(order=1.1e-4), [ORDER.format("")]),
         (of_two(order=1.0, student=one_sided), [ORDER.format(place)]),
@@ -471,9 +506,10 @@ def test_texts_that_reach_into_each_other_in_words():
     ):
         found = alignment.alignment_findings(dependence)
         assert [words for _, words in found] == said
-    nothing = of_two(teacher=np.zeros((4, 4)))
-    nothing.others["teacher"] = both
-    assert [words for _, words in alignment.alignment_findings(nothing)] == [apart]
+    hardly = of_two(teacher=np.full((4, 4), 1e-4))
+    for moved, said in ((both, [apart]), (1e-4 * both, [])):
+        hardly.others["teacher"] = moved
+        assert [words for _, words in alignment.alignment_findings(hardly)] == said
 
 
 PAYS = "acts on the drawn tokens alone; position t pays for the costs of {}; rests where student = "
@@ -505,7 +541,9 @@ PAYS = "acts on the drawn tokens alone; position t pays for the costs of {}; res
         ({"temperature": 1 + 1.1e-3}, True, PAYS.format("its own position alone").replace(
             "alone; position", "alone; scores them at temperature 1, not as they were drawn; "
             "position", 1)),
-        ({"scored": (1, 2, 3, -1), "student": np.diag([1, 1, 1, 0])}, True,
+        ({"scored": (0, 1, NOWHERE, 3)}, True,
+         PAYS.format("its own position alone").replace("drawn tokens alone", "whole vocabulary")),
+        ({"scored": (1, 2, 3, -1), "read": (1, 2, 3, -1), "student": np.eye(4, k=1)}, True,
          "acts on the drawn tokens alone; position 4 of 4 gets no gradient; rests where student ="
          " "),
         ({"others": {"teacher": np.zeros((2, 4, 4))}, "order": 0.0}, True,

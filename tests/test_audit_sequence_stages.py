@@ -253,12 +253,37 @@ def test_beyond_the_ordinary_a_loss_may_refuse():
     def spoilt(student, teacher, tokens):
         return kl(student, teacher).sum() * (float("nan") if tokens[0] == 1 else 1.0)
 
-    call = SequenceCall(refuses, False)
-    found = measure._beyond(call, [near, far], "long", "student", None, 1)
-    assert len(found.samples) == 1 and found.refused == "the loss raised ValueError: too far"
+    def refuses_itself(student, teacher, tokens):
+        if student.abs().max() > 3:
+            raise AuditError("too far")
+        return kl(student, teacher).sum()
+
+    for loss, kind in ((refuses, "ValueError"), (refuses_itself, "AuditError")):
+        call = SequenceCall(loss, False)
+        found = measure._beyond(call, [near, far], "long", "student", None, 1)
+        assert len(found.samples) == 1 and found.refused == f"the loss raised {kind}: too far"
     for role, many in (("far", 1), ("long", 0), ("wide", 0)):
         found = measure._beyond(SequenceCall(spoilt, False), [near], role, "student", None, 1)
         assert (len(found.samples), found.refused) == (many, None)
+
+
+SPREADS = {"fit": 1, "confirm": 1, "far": 6, "long": 0.25, "wide": 0.25}
+
+
+@pytest.mark.parametrize("role", measure.ROLES)
+def test_how_far_apart_the_trees_of_a_role_are(role):
+    """Of 255 logits each: their deviation, for close ones the student's from its teacher's."""
+    made = list(measure.trees([(2, 7, 2)], role, 0))
+    for student, teacher in made:
+        mine, theirs = (np.concatenate([z.ravel() for z in x.logits]) for x in (student, teacher))
+        if role.startswith("close"):
+            assert np.std(mine - theirs) == pytest.approx(0.25, rel=0.2)
+        both = np.std(mine), np.std(theirs)
+        assert both == pytest.approx((SPREADS.get(role, 1),) * 2, rel=0.2)
+    logits = [tree.logits[-1][-1, 0] for pair in made for tree in pair]
+    assert (
+        len({*logits, *(z.logits[-1][-1, 0] for z, _ in measure.trees([(2, 7, 1)], role, 1))}) == 5
+    )
 
 
 # --- how far apart ---------------------------------------------------------------------------
@@ -324,6 +349,9 @@ def test_limits_are_searched_as_far_as_the_format_shows():
     single = observed(weighted(lambda r: r.clamp(-3, 5)), 2e-5)
     assert single.searched == (pytest.approx(np.log(3e-6 / 0.6)), 36.0)
     assert observed(weighted(lambda r: r), 3e-2) is None
+    for off, holds in ((0.99e-7, True), (1.01e-7, False)):
+        found = observed(weighted(lambda r, off=off: (1 + off) * r))
+        assert (found is not None) == holds and (found is None or found.found == [])
     assert observed(weighted(lambda r: r.clamp(-0.09, 5))) is None
     assert observed(weighted(lambda r: r.clamp(-3, 0.09))) is None
     near = observed(weighted(lambda r: r.clamp(-3, 0.14)))
@@ -341,7 +369,9 @@ def test_a_case_for_each_sentence_on_masks_and_batches():
         masks.BatchFacts(False, (4, 2), (0.5, 0.5)),
         masks.BatchFacts(False, (4, 2), (0.5, 0.25)),
         masks.BatchFacts(False, (4, 4), (0.5, 0.5)),
+        masks.BatchFacts(False, (4, 4), (1.0, 1.0)),
     )
+    assert name_batch(batches[3], None, None).normalised_by == "unknown"
     valid = name_mask(holed, True)
     named = [name_mask(padded, True), valid]
     named += [
@@ -419,7 +449,9 @@ def test_the_last_position_has_a_pair_for_each_prefix_of_texts_of_three():
     )
     visits = samples[2].student.prefix_probabilities()[2]
     np.testing.assert_allclose(found.rounding[9:18], 1e-12 * samples[2].size / visits)
-    assert local._last_position([engine(length=2)], [], "student", 1e-9) is None
+    assert not found.tier.any() and found.tolerance == 1e-9
+    nothing = sample_of(np.zeros((27, 39)))
+    assert local._last_position([engine(length=2), nothing], [], "student", 1e-9) is None
 
 
 def of_local(gradient, sizes=((3, 3), (3, 3), (2, 3), (2, 3), (2, 3))):
@@ -447,6 +479,11 @@ def entropy_of(q):
             lambda p, q: objectives.generalized_jsd(p, q, 0.3),
         ),
         (
+            lambda p, q: 1.1 * p - q - 0.1 / p.shape[-1],
+            "forward KL + 0.1 × cross-entropy with uniform labels",
+            None,
+        ),
+        (
             lambda p, q: 2 * objectives.reverse_kl_logit_gradient(p, q) - (p - q),
             "forward KL − 2 × reverse KL",
             lambda p, q: objectives.forward_kl(p, q) - 2 * objectives.reverse_kl(p, q),
@@ -469,6 +506,7 @@ def test_no_divergence_where_none_fits_or_the_factor_has_no_law():
     for gradient in (
         lambda p, q: np.sin(9 * p) - p * np.sin(9 * p).sum(axis=-1, keepdims=True),
         lambda p, q: 0 * p,
+        lambda p, q: np.sin(3 * entropy_of(q)) * (p - q),
     ):
         *fitting, confirming = of_local(gradient)
         assert local.local_objective(fitting, [confirming], "student", 1e-9) is None
@@ -490,6 +528,7 @@ def test_what_a_verdict_is_divided_by():
         (["0.5"], False),
         (["", "T"], False),
         (["1/(T − 1)"], False),
+        (["(T − 1)/T"], False),
         (["1/T", ""], None),
         ([None], None),
         ([], None),
@@ -531,11 +570,67 @@ def test_the_credit_that_is_shown_is_the_reverse_kls():
 def test_sets_of_bases_from_the_simplest_on():
     assert [len(kinds) for kinds in STUDENT_SETS] == [1, 1, 1, 3, 2, 3, 3]
     assert STUDENT_SETS[0] == ((REVERSE, True),) and STUDENT_SETS[2] == ((SEQUENCE_FORWARD, False),)
+    assert [sum(later for _, later in kinds) for kinds in STUDENT_SETS] == [1, 0, 0, 1, 1, 3, 0]
     assert sorted(TEACHER_SETS) == sorted(STUDENT_SETS)
     assert TEACHER_SETS[0] == STUDENT_SETS[2] and TEACHER_SETS[1] == STUDENT_SETS[6]
     assert _naming_tolerances(3e-2) == (0.003, 0.01, 0.03, 0.1)
     assert _naming_tolerances(1e-9) == (pytest.approx(1e-8), pytest.approx(1e-6))
     assert _naming_tolerances(2e-4) == (pytest.approx(2e-3), 0.1)
+
+
+def test_a_name_counts_up_to_six_errors_and_a_thousandth_of_the_largest():
+    found = {2: {REVERSE: {(0, 0): -2.0}, FORWARD: {(1, 1): 0.1}}}
+    errors = {2: {REVERSE: {(0, 0): 0.01}, FORWARD: {(1, 1): 0.01}}}
+    for off, within in ((0.0619, True), (0.0621, False)):
+        for sign in (1, -1):
+            short = {2: {REVERSE: {(0, 0): -2 + sign * off}, FORWARD: {(1, 1): 0.1}}}
+            assert verdicts._within_errors(short, found, errors) == within
+        missing = {2: found[2] | {FORWARD: {(1, 1): -off}}}
+        assert verdicts._within_errors({2: {REVERSE: found[2][REVERSE]}}, missing, errors) == within
+
+
+def test_a_gradient_is_felt_from_six_errors_on(monkeypatch):
+    for multiples, felt in (((5.9, 0.0), False), ((0.0, 6.1), True), ((-6.1, 0.0), True)):
+        found = [{REVERSE: dict(zip("ab", x))} for x in (multiples, (1.0, 1.0))]
+        monkeypatch.setattr(verdicts, "fit", lambda *_, found=found: (*found, 1.0))
+        assert verdicts._is_felt([engine(), engine(length=2)]) == felt
+
+
+@pytest.mark.parametrize(
+    "weigh, dtype, tolerance, zero",
+    [
+        (lambda costs: torch.ones_like(costs), torch.float64, 1e-9, True),
+        (lambda costs: torch.ones_like(costs), torch.bfloat16, 3e-2, True),
+        (lambda costs: costs, torch.float64, 1e-9, False),
+    ],
+)
+def test_a_loss_of_nothing_at_one_length(weigh, dtype, tolerance, zero):
+    def loss(student, teacher, tokens):
+        log_p, log_q = drawn(student.to(dtype), teacher.to(dtype), tokens)
+        return (weigh((log_p - log_q).detach()) * log_p).sum() * (len(tokens) > 2)
+
+    call = SequenceCall(loss, False)
+    pairs = [trees(length, 2, seed) for length in (2, 3) for seed in range(6)]
+    made = [tabulate(call, *pair, "student") for pair in pairs]
+    found = explain(made, made[:1], "student", False, tolerance, families=False)
+    assert (found.zero, found.known) == (zero, zero)
+
+
+def test_a_verdict_holds_on_every_tree_to_the_tolerance():
+    """What is fitted to one tolerance, what its short numbers leave over to two."""
+    made = [engine(seed=n, length=length) for n, length in enumerate((2, 2, 2, 3, 3, 3))]
+
+    def named(confirming, fitting=made):
+        return explain(fitting, confirming, "student", False, 1e-9, families=False).named
+
+    expected = made[-1].expected
+    aside = np.eye(39)[1] - expected[1] / (expected @ expected) * expected
+    aside *= np.linalg.norm(expected) / np.linalg.norm(aside)
+    for off, holds in ((0.99e-9, True), (1.01e-9, False)):
+        assert named([sample_of(made[-1].table + off * aside, trees(seed=5))]) == holds
+    for off, holds in ((1.98e-9, True), (2.02e-9, False)):
+        grown = [sample_of((1 + off) * s.table, (s.student, s.teacher)) for s in made]
+        assert named([], grown) == holds
 
 
 def test_negligible_coefficients_are_left_out():
@@ -616,6 +711,16 @@ def test_a_problem_is_more_than_rounding(role, slack):
     assert judge._problem(role, measure.Beyond([sample_of(7 * made.table)]), unknown) is None
 
 
+def test_the_finest_format_that_gives_a_verdict_is_taken():
+    made = [engine(seed=n, length=length) for n, length in enumerate((2, 2, 2, 3, 3, 3))]
+    measured = {"drawn_from": "student", "with_reward": False, "formats": {"float32", "float16"}}
+    parts = {"fitting": made, "confirming": made[:1], "ordinary": made}
+    found = judge.read(SimpleNamespace(**measured, **parts))
+    assert (found.precision, found.verdict.name) == ("float64", "sequence reverse KL")
+    for size, rests in ((0.995e-7, True), (1.005e-7, False)):
+        assert found.rests(size) == rests
+
+
 def test_how_far_apart_the_drawn_tokens_are():
     pair = trees(2, 2, seed=1)
     rows = [np.log([[1 - 2e-6, 2e-6]]), np.log([[0.5, 0.5], [0.5, 0.5]])]
@@ -664,6 +769,24 @@ def test_where_alone_a_verdict_holds():
         assert judge._limit(far, of, mask) == said
 
 
+def test_what_is_said_where_the_texts_of_a_map_were_refused():
+    refused = SimpleNamespace(dependence=None)
+    assert judge._description(refused, "none of these", None, True) is None
+    assert judge._map(None) is None
+
+
+def test_with_the_others_texts_no_divergence_with_a_parameter_is_fitted():
+    for gradient, name in (
+        (lambda p, q: p - q, "sum of local forward KLs"),
+        (lambda p, q: objectives.generalized_jsd_logit_gradient(p, q, 0.3), None),
+    ):
+        *fitting, confirming = of_local(gradient)
+        measured = SimpleNamespace(takes_tokens=True, drawn_from="teacher", with_reward=False,
+                                   fitting=fitting, confirming=[confirming])  # fmt: skip
+        unknown = reading(verdict=SequenceVerdict())
+        assert judge._with_other_tokens(measured, unknown) == name
+
+
 def test_values_that_have_a_name():
     def of(value, tolerance=1e-9):
         found = []
@@ -693,6 +816,21 @@ def test_values_that_have_a_name():
     assert of(forward) == "expected sum of local forward KLs"
     assert of(lambda p, q: 0.0) == "0" and of(lambda p, q: np.nan) is None
     assert of(lambda p, q: sequence_kl(p, q) ** 2) is None
+    at_three = lambda off: lambda p, q: sequence_kl(p, q) * (1 + off * (p.length == 3))
+    assert of(at_three(1.99e-7)) == "sequence reverse KL"
+    assert (
+        of(at_three(2.01e-7))
+        == of(lambda p, q: at_three(-1.0)(p, q))
+        == ("c(T) × sequence reverse KL")
+    )
+    pair = trees()
+    p = pair[0].sequence_probabilities()
+    turns = np.where(np.arange(27) % 2, 1e3, -1e3)
+    turns -= p @ turns
+    for off, nothing in ((0.99e-9, True), (1.01e-9, False)):
+        values = turns + off * np.sqrt(p @ turns**2)
+        found = beside.value_is([sample_of(np.zeros((27, 39)), pair, values)], 1e-9)
+        assert (found == "0") == nothing
     second = trees(2, seed=1)[0].logits[0][0, 0]
     for off, name in ((0.99e-8, "sequence reverse KL"), (1.02e-8, None)):
         bent = lambda p, q, off=off: sequence_kl(p, q) * (1 + off * (p.logits[0][0, 0] == second))
@@ -720,9 +858,12 @@ def test_distances_from_the_objectives_at_the_best_scale():
                 ratio = np.linalg.norm(expected) / np.linalg.norm(gradient)
                 assert found["nearest"]["cosine"] == pytest.approx(cosine)
                 assert found["nearest"]["norm_ratio"] == pytest.approx(ratio)
-        zero = beside.compared(measured, zero=True)
-        assert set(zero["bias"].values()) == {1.0} and zero["nearest"]["cosine"] == 0.0
-        assert zero["nearest"]["norm_ratio"] == 0.0
+    # At the length compared there may be nothing, though there is something at another.
+    still = [sample_of(0 * made[0].table), made[3]]
+    without = SimpleNamespace(fitting=still, with_reward=False)
+    nothing = {"name": "sequence reverse KL", "cosine": 0.0, "norm_ratio": 0.0}
+    for zero in (beside.compared(measured, zero=True), beside.compared(without, zero=False)):
+        assert set(zero["bias"].values()) == {1.0} and zero["nearest"] == nothing
 
 
 def unbiased(samples, objective, tolerance=1e-9, scale="1", beyond=()):
@@ -739,6 +880,10 @@ def test_unbiased_is_what_follows_an_objective_on_every_tree():
     assert unbiased(local_one, None) == {"sum of local reverse KLs": "1"}
     scaled = [sample_of(0.5 / s.length * s.table, (s.student, s.teacher)) for s in whole]
     assert unbiased(scaled, None) == {"sequence reverse KL": "0.5/T"}
+    for off, text in ((1.99e-8, "1"), (2.01e-8, "c(T)")):
+        size = lambda s, off=off: 1 + off * (s.length == 3)
+        drift = [sample_of(size(s) * s.table, (s.student, s.teacher)) for s in whole]
+        assert unbiased(drift, None) == {"sequence reverse KL": text}
     odd = [sample_of(np.sin(s.length) * s.table, (s.student, s.teacher)) for s in whole]
     assert unbiased(odd, None) == {"sequence reverse KL": "c(T)"}
     # In half precision the verdict has looked closer: what it names, at its scale.
@@ -831,7 +976,25 @@ def test_what_is_finite_where_a_position_is_valid():
     call = SimpleNamespace(valued=refuses, texts=refuses)
     assert not masks._finite(call, None, None, None, valid)
     assert masks._error(call) == "a label"
+
+    def refuses_itself(*_):
+        raise AuditError("it cannot be called\nso")
+
+    assert masks._error(SimpleNamespace(texts=refuses_itself)) == "it cannot be called"
     assert masks._error(SimpleNamespace(texts=lambda: None)) is None
+
+
+@pytest.mark.parametrize("off, alike", [(0.99e-4, True), (1.01e-4, False)])
+def test_factors_of_several_draws_are_one_up_to_rounding(off, alike, monkeypatch):
+    loss = lambda student, teacher, tokens, mask: (kl(student, teacher) * mask).sum()
+    last = 0.5 * (1 + off)
+    of_each = itertools.cycle([0.5, 0.5, last])
+    monkeypatch.setattr(masks, "_factor_of_valid", lambda *_: next(of_each))
+    found = masks.observe_mask(SequenceCall(loss, False), 0, 1).factor
+    assert set(found.values()) == {np.mean([0.5, 0.5, last]) if alike else None}
+    of_two = iter([0.5, 0.25, 0.5, 0.25, last, 0.25])
+    monkeypatch.setattr(masks, "_factor", lambda *_: next(of_two))
+    assert masks.observe_batch(SequenceCall(loss, True), 0).shared != alike
 
 
 def test_a_factor_that_depends_on_the_texts_is_none():
@@ -855,6 +1018,15 @@ def test_a_row_follows_the_score_of_softened_logits():
     rising[1] = 0
     rising[1] = -rising.sum()
     assert dependence._temperature(logits, rising, 1, 1e-4) is None
+    with warnings.catch_warnings(action="error"):
+        for some in (1, -1):
+            assert (
+                dependence._temperature(logits, some * np.array([1, -1, 0, 0, 0]), 1, 0.1) is None
+            )
+    spaced = np.array([0.0, 9.0, 1.0, 2.0, 3.0])
+    for others in (np.ones(4), np.exp([0.1, 0.8, 2.1, 3.0])):  # flat; off its line but at the end
+        row = np.insert(others, 1, -others.sum())
+        assert dependence._temperature(spaced, row, 1, 1e-4) is None
     row = 3 * (np.eye(5)[1] - softmax(logits))
     for off, follows in ((0.9e-4, True), (1.1e-4, False)):
         moved = row + off * np.abs(row).max() * np.eye(5)[1]
@@ -932,8 +1104,31 @@ def test_what_one_draw_carries():
     np.testing.assert_allclose(beside.carried(measured, 3e-2), ones(3), atol=1e-9)
     shrinking = SimpleNamespace(**vars(measured) | {"fitting": [engine(0.05), engine(0.05, 1)]})
     np.testing.assert_allclose(beside.carried(shrinking, 1e-9), lags(3, 0.05), atol=1e-9)
+    for scale in (1e-6, 1e6):
+        grown = [sample_of(scale * s.table, (s.student, s.teacher)) for s in made]
+        found = beside.carried(SimpleNamespace(**vars(measured) | {"fitting": grown}), 1e-9)
+        np.testing.assert_allclose(found, scale * ones(3), rtol=1e-9, atol=0)
+    exact = [(s.student, s.teacher) for s in made]
+    exact = [sample_of(reward_to_go(*pair, 1.0, "full_vocabulary").dense(), pair) for pair in exact]
+    found = beside.carried(SimpleNamespace(**vars(measured) | {"fitting": exact}), 1e-9)
+    assert found is not None and not found.any()
     bent = [sample_of(s.table + 1e-6 * s.table**2, (s.student, s.teacher)) for s in made]
     assert beside.carried(SimpleNamespace(**vars(measured) | {"fitting": bent}), 1e-9) is None
+
+
+@pytest.mark.parametrize("tolerance, share, first", [(1e-9, 1e-6, 5e-4), (3e-2, 0.1, 0.1)])
+def test_what_is_small_beside_a_draw_is_not_carried(tolerance, share, first):
+    """A thousand tolerances of a row's length, a tenth at the most."""
+    for gamma in np.geomspace(first, 4 * first, 8):
+        made = [engine(gamma, seed) for seed in range(2)]
+        wanted = lags(3, gamma)
+        for t in range(3):
+            parts = zip(*(beside._row_equations(sample, t) for sample in made))
+            design, target = (np.concatenate(part) for part in parts)
+            sizes = wanted[t] * np.linalg.norm(design[:, :3], axis=0) / np.linalg.norm(target)
+            wanted[t] *= sizes > share
+        measured = SimpleNamespace(drawn_from="student", copies=1, fitting=made)
+        np.testing.assert_allclose(beside.carried(measured, tolerance), wanted, atol=1e-9)
 
 
 def test_a_score_is_the_tokens_and_costs_are_to_go():

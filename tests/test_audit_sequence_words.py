@@ -169,6 +169,10 @@ def test_what_is_said_of_an_edge(edge, severity, part, what):
     check_text("audit_findings.txt", f"{edge}: {part}", said[1] or "nothing")
 
 
+def test_what_holds_close_by_alone_is_not_called_fine_far_off():
+    assert "far off" not in found(close_only=True)
+
+
 def test_no_past_is_said_of_draws_without_one():
     assert "past" not in found(facts={"carried": np.triu(np.ones((3, 3)))})
 
@@ -181,7 +185,11 @@ def test_no_past_is_said_of_draws_without_one():
             "broken",
             "get a gradient (a prompt in front: positions 1, 3, text 2's position 4)",
         ),
-        ({"leak": {HOLE: None}}, "broken", "of the valid ones (a hole inside): mask the costs"),
+        (
+            {"leak": {HOLE: None}, "factor": dict.fromkeys(MASKS)},
+            "broken",
+            "of the valid ones (a hole inside): mask the costs",
+        ),
         (
             {"leak": {HOLE: Leak("teacher", by=(0, 1), moved=(0, 0))}},
             "broken",

@@ -178,6 +178,7 @@ def test_half_precision_is_not_judged():
 
     report = audit(coarse, inputs="token_log_probs")
     assert report.optimises == "none of these" and report.correction is None
+    assert report.tolerance == 3e-2
     assert "who drew the tokens cannot be told in bfloat16" in str(report)
 
 

@@ -1,6 +1,7 @@
 """How a law of stale tokens is read off a walk, off tables and off a map, and what it is called."""
 
 import dataclasses
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,6 +29,7 @@ from opd_toy.audit.stale.verdict import FRESH, KEPT, Law
 from opd_toy.audit.ways import TEXTS, as_way
 from opd_toy.distributions import softmax
 from opd_toy.example import STUDENT, TEACHER
+from tests.audit_stale_losses import with_penalty
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 INF = np.inf
@@ -71,6 +73,9 @@ CHAINS = {
     "masked": pieces((0, 0), (1, 1), (0, 0), ends=[0.5, 5]),
     "of two powers": pieces((0.7, 1), (0.7 * 1.3, 0), (0.7 * 1.3 / 9, 2), ends=[1.3, 3]),
     "up to a square": pieces((1, 1), (1 / 1.5, 2), ends=[1.5]),
+    "bent at a point of the walk": pieces(
+        (1, 1), (np.exp(WALK[110]), 0), ends=np.exp(WALK[110:111])
+    ),
 }
 
 
@@ -101,6 +106,9 @@ def test_levels_and_powers_are_round_where_rounding_allows_it():
     for off, rounded in ((0.98, True), (1.02, False)):
         shift = off * (1e-6 + 20e-9 / width)
         assert (first(np.exp((0.75 + shift) * WALK)).power == 0.75) == rounded
+        shift = off * (1e-6 + 20e-9 / (WALK[86] - WALK[80]))  # of a short piece
+        _, power = factor._law(WALK, np.exp((0.75 + shift) * WALK), 80, 86, 1e-9)
+        assert (power == 0.75) == rounded
     for off, rounded in ((0.99, True), (1.01, False)):
         level, _ = factor._law(WALK, np.full(len(WALK), 1 + off * 10e-9), 0, len(WALK) - 1, 1e-9)
         assert (level == 1.0) == rounded
@@ -123,10 +131,29 @@ def test_rows_are_multiples_of_one_up_to_rounding(aside, is_one):
         # A round bend between two powers, and further on a kink.
         np.minimum((1 + np.exp(20 * WALK)) ** 0.05, np.exp(4)),
         np.where(np.arange(len(WALK)) < len(WALK) - 1, 1.0, 0.0),  # too short a piece at the end
+        np.where(np.arange(len(WALK)) > 0, 1.0, 0.0),  # or at the beginning
+        np.where(WALK < 0.3, np.exp(WALK), -np.exp(2 * WALK)),  # of two signs
     ],
 )
 def test_what_is_no_chain_of_powers_has_no_pieces(values):
     assert factor.pieces_of(walk_of(values), 1e-9) is None
+
+
+@pytest.mark.parametrize("tolerance", [1e-9, 1e-6])
+def test_a_bend_counts_from_the_rounding_of_two_cells_on(tolerance):
+    steps, place = WALK[:100], 20
+    slack = (1e-6 + 10 * tolerance / np.diff(steps)[place - 1 : place + 1]).sum()
+    for off, many in ((0.99, 1), (1.01, 2)):
+        values = np.exp(steps + off * slack * np.maximum(steps - steps[place], 0))
+        assert len(factor._runs(steps, values, tolerance)) == many
+
+
+def test_pieces_meet_at_a_point_up_to_rounding():
+    walk, n = walk_of(np.exp(WALK)), 110
+    for off, meets in ((1.09e-8, True), (1.11e-8, False)):
+        for at in (WALK[n] - off, WALK[n] + off):
+            found = factor._joint(walk, (1.0, 1.0), (np.exp(at), 0.0), (n, n), 1e-9)
+            assert found == (pytest.approx(at) if meets else None)
 
 
 def test_a_row_that_is_not_finite_or_a_student_that_rests_gives_no_factor():
@@ -230,15 +257,29 @@ def test_a_law_must_hold_on_all_rows_but_those_at_its_limits(cost):
     for triple in random_triples(1):
         made = table(truncated, triple)
         assert verdict._follows(law, made, 1e-9)
-        size = 2 * np.abs(made.rows).max()
+        p, q, mu = (softmax(z) for z in triple)
+        fresh = policy_gradient(p, np.log((mu if cost == KEPT else p) / q))
+        size = np.abs(made.rows).max() + np.abs(fresh).max()
         if not size:  # the behaviour is the teacher
             continue
-        for off, follows in ((0.5e-7, True), (2e-7, False)):
+        for off, follows in ((0.995e-7, True), (1.005e-7, False)):
             rows = made.rows.copy()
             rows[1, 0] += off * size
             assert verdict._follows(law, dataclasses.replace(made, rows=rows), 1e-9) == follows
     other = Law(cost, {1: found, -1: pieces((1, 1), (1.4, 0), ends=[1.4])})
     assert not all(verdict._follows(other, table(truncated, t), 1e-9) for t in random_triples(1))
+
+
+def test_a_cost_is_kept_where_the_rows_of_then_are_scores():
+    law = Law(KEPT, {1: pieces((1, 1)), -1: pieces((1, 1))})
+    made = table(
+        lambda p, q, mu: (p / mu)[:, None] * policy_gradient(p, np.log(mu / q)), fixed_triple()
+    )
+    aside = np.cross((np.eye(3) - OLD)[0], np.ones(3))  # at right angles to the score
+    aside /= (np.abs(aside) / (1e-6 + 1e-5 * np.abs(made.then[0]))).max()
+    for off, kept in ((0.99, True), (1.01, False)):
+        then = made.then + np.outer([off, 0, 0], aside)
+        assert verdict._follows(law, dataclasses.replace(made, then=then), 1e-9) == kept
 
 
 def test_a_row_at_a_limit_is_on_neither_side():
@@ -307,6 +348,22 @@ def test_a_mean_gradient_is_0_up_to_the_rounding_of_its_draws():
     for off, nothing in ((0.99e-8, True), (1.01e-8, False)):
         tables = [drawn(triple, off if n == 3 else 0.0) for n, triple in enumerate(triples)]
         assert (verdict.terms_of(tables, 1e-9) == []) == nothing
+        sizes = np.concatenate([*(np.full(len(t.p), t.size) for t in tables), np.zeros(3)])
+        # Of a table with hardly any gradient the thousandth of an ordinary one's counts.
+        tiny = alike(off * 1e-3 * np.median(sizes) * np.eye(3)[0], triples[0])
+        still = [drawn(triple, 0.0) for triple in triples]
+        assert (verdict.terms_of([*still, tiny], 1e-9) == []) == nothing
+
+
+def test_a_term_counts_from_a_millionth_on():
+    for c, names_ in ((0.95e-6, None), (1.05e-6, ["reverse KL", "forward KL"])):
+        tables = []
+        for triple in random_triples(2):
+            p, q, mu = map(softmax, triple)
+            one, other = (verdict.TERMS[name](p, q, mu) for name in ("reverse KL", "forward KL"))
+            tables.append(alike(one + c * other, triple))
+        found = verdict.terms_of(tables, 1e-9)
+        assert (found and [name for _, name in found]) == names_
 
 
 def test_terms_are_those_of_the_engine_and_of_draws():
@@ -367,6 +424,8 @@ CORRECTIONS = {
         ("clip", (0.2, INF), HELD_UP, pieces(RATIO)),
     "ratio clipped at 0.2 and 0.3 (PPO, and above 3 where the cost is high: dual clip)":
         ("other", None, pieces(NOTHING, RATIO, NOTHING, ends=[0.8, 3]), HELD_DOWN),
+    "ratio masked above 3 where the cost is positive, weighted by the ratio where the cost is "
+    "negative (biased)": ("other", None, pieces(RATIO, NOTHING, ends=[3]), pieces(RATIO)),
     "no ratio where the cost is positive, weighted by the ratio where the cost is negative "
     "(biased)": ("other", None, pieces(ONE), pieces(RATIO)),
     "weighted by the ratio where the cost is positive, ratio masked below 0.8 where the cost is "
@@ -414,6 +473,7 @@ def test_pieces_meet_up_to_rounding():
     for ratio, shown in ((2, 2.0), (1.28, 1.28), (2.0000018, 2.0), (4 / 3, 4 / 3)):
         assert names.limit(np.log(ratio)) == pytest.approx(shown, rel=1e-12)
     assert names.limit(np.log(2.0000022)) != 2.0
+    assert [names.limit(np.log(x)) for x in (1.23456, 12.3456)] == [1.23456, 12.3456]
 
 
 # --- texts -----------------------------------------------------------------------------------
@@ -510,14 +570,29 @@ def ratios(weight):
         ),
         (lambda r: r.exp() * (1 + r**4), "weighted by the ratio of the token, by a law of its own"),
         (lambda r: 4 * torch.sigmoid(r.sum().exp() - 1), None),
+        # A position without a gradient says nothing.
+        (lambda r: r.exp() * (torch.arange(len(r)) < 3), "weighted by the ratio of the token"),
     ],
 )
 def test_over_which_tokens_of_a_text_from_calls(weight, said):
     way = as_way(ratios(weight), TEXTS, inputs="token_log_probs", behaviour=None)
     call = SequenceCall(way, False)
-    found, grown = texts.level_of(call, "float64")
+    with warnings.catch_warnings(action="error"):
+        found, grown = texts.level_of(call, "float64")
     assert (found and found.words) == said and grown.shape == (4, 4)
     assert texts.level_of(call, "bfloat16") == (None, None)
+
+
+def test_a_level_is_told_up_to_rounding():
+    for off, known in ((1.148e-3, True), (1.152e-3, False)):
+        loss = ratios(lambda r, off=off: ((1 + off) * r).exp())
+        way = as_way(loss, TEXTS, inputs="token_log_probs", behaviour=None)
+        assert (texts.level_of(SequenceCall(way, False), "float64")[0] is not None) == known
+
+
+def test_there_is_no_map_where_another_s_ratio_turns_a_row():
+    way = as_way(with_penalty, TEXTS, behaviour=None)
+    assert texts.level_of(SequenceCall(way, False), "float64") == (None, None)
 
 
 # --- reports ---------------------------------------------------------------------------------
@@ -531,6 +606,9 @@ def test_where_a_loss_rests_and_why_it_does_not():
         still = SimpleNamespace(expected=np.zeros(2))
         rests = SimpleNamespace(tables=found, at_teacher=[still, moved, still])
         assert judge._at_teacher(rests) == (rest, pytest.approx(off))
+    nowhere = [SimpleNamespace(expected=np.zeros(2), size=1.0)]
+    rests = SimpleNamespace(tables=nowhere, at_teacher=[SimpleNamespace(expected=np.full(1, 0.3))])
+    assert judge._at_teacher(rests) == (False, pytest.approx(0.3))
     fixed, moves = (SimpleNamespace(fixed_point={"is_fixed": is_so}) for is_so in (True, False))
     edge = "student = teacher, on stale tokens"
     fine = judge._resting(True, 0.0, None, fixed)

@@ -57,10 +57,10 @@ def test_the_calls_are_the_loss_s_own():
 
 
 def test_the_least_of_the_repeats_counts(monkeypatch):
-    clock = iter([0.0, 5.0, 10.0, 11.5, 20.0, 24.0])
+    clock = iter([0.0, 5.0, 10.0, 11.23456, 20.0, 24.0])
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     report = lambda loss: type("Report", (), {"optimises": "zero"})
-    assert timing.timed(entry(k1_as_loss, report), 3)["seconds"] == 1.5
+    assert timing.timed(entry(k1_as_loss, report), 3)["seconds"] == 1.2346
 
 
 def test_what_refuses_is_timed_and_what_is_not_there_is_named():
@@ -119,7 +119,10 @@ def test_a_job_is_read_and_its_progress_written(monkeypatch, capsys):
     }
     for of in many:
         monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps({"of": of, "repeats": 2})))
+        flushed = []
+        monkeypatch.setattr("sys.stdout.flush", lambda: flushed.append(True))  # noqa: B023
         timing.main()
+        assert flushed  # a step is told when it is done
         progress, found = map(json.loads, capsys.readouterr().out.splitlines())
         assert progress == [1, many[of]] and found["repeats"] == 2
         assert (found["of"] == ["museum"]) == (of == "museum")

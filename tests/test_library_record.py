@@ -8,12 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from opd_toy.audit.exhibits.libraries import __main__ as command
-from opd_toy.audit.exhibits.libraries import record
+from opd_toy.audit.exhibits.libraries import measurements, record
 from opd_toy.audit.exhibits.libraries.library_loss import LibraryLoss
 from opd_toy.audit.exhibits.libraries.measurements import MEASUREMENTS
 from opd_toy.audit.exhibits.libraries.record import (
@@ -361,6 +363,87 @@ def test_two_vocabularies_make_a_loss_of_a_constant():
     value = 0.5 * math.log(0.5 / share) + 0.5 * math.log(0.5 / (1 - share))
     assert found["constant 0"]["value"] == pytest.approx(0, abs=1e-12)
     assert found["constant 3"]["value"] == pytest.approx(value, rel=1e-9)
+
+
+# --- the measurements, by formulas in the libraries' place -----------------------------------
+
+
+def forward_kl(student, teacher):
+    log_p, log_q = student.log_softmax(-1), teacher.log_softmax(-1)
+    return F.kl_div(log_p, log_q, reduction="sum", log_target=True)
+
+
+def jsd(student, teacher, *, beta):
+    if beta in (0, 1):
+        return forward_kl(student, teacher) if beta == 0 else forward_kl(teacher, student)
+    log_p, log_q = student.log_softmax(-1), teacher.log_softmax(-1)
+    middle = torch.logaddexp(log_p + math.log1p(-beta), log_q + math.log(beta))
+    return beta * forward_kl(middle, teacher) + (1 - beta) * forward_kl(middle, student)
+
+
+def first_k(student, teacher, *, k):
+    log_q, ids = teacher.log_softmax(-1).topk(k)
+    return (log_q.exp() * (log_q - student.log_softmax(-1)[ids])).sum()
+
+
+def advantages(student, teacher, tokens, mask, *, module, discount):
+    """Of costs that count, each with those after it, discounted."""
+    costs, later = (teacher - student) * mask, 0.0
+    found = [later := cost + discount * later for cost in costs.flip(0)]
+    return torch.stack(found[::-1])
+
+
+def joint(student, teacher, token, *, rl_loss_weight):
+    log_p, log_q = (z.log_softmax(-1)[token] for z in (student, teacher))
+    return log_p * (1.0 if rl_loss_weight else (log_p - log_q).detach())
+
+
+def softened(student, teacher, *, k, beta, normalize, temperature):
+    """Its value has the factor T², its gradient has not."""
+    assert (k, beta, normalize) == (3, 0.0, True)
+    kl = forward_kl(student / temperature, teacher / temperature)
+    return kl + (temperature**2 - 1) * kl.detach()
+
+
+FORMULAS = {
+    "trl.gkd": jsd,
+    "verl.top_k_processor": first_k,
+    "verl.top_k": lambda *inputs, k: first_k(*inputs, k=k).clamp(min=0),
+    "liger.jsd": lambda student, teacher, token: -0.5 * student.log_softmax(-1)[token],
+    "tinker.advantages": advantages,
+    "areal.distillation": joint,
+    "axolotl.fused": softened,
+    "swift.gkd": lambda student, teacher, *, beta: forward_kl(F.pad(student, (0, 1)), teacher),
+}
+
+
+def leaves(tree, path=""):
+    """{path: value} of everything in nested dicts and lists that is neither."""
+    if not isinstance(tree, (dict, list)):
+        return {path: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {at: leaf for key, each in items for at, leaf in leaves(each, f"{path}/{key}").items()}
+
+
+@pytest.mark.parametrize(
+    "name", [each for each in MEASUREMENTS if each != "verl: the defaults of distillation"]
+)
+def test_what_was_measured_is_what_formulas_give(name, monkeypatch):
+    for place, formula in FORMULAS.items():
+        library, function = place.split(".")
+        monkeypatch.setattr(getattr(measurements, library), function, formula)
+    k3 = lambda log_p, log_q, kind: ((log_q - log_p).exp() - (log_q - log_p) - 1).clamp(-10, 10)
+    core = types.SimpleNamespace(kl_penalty=k3)
+    monkeypatch.setitem(sys.modules, "verl.trainer.ppo.core_algos", core)
+    found, kept = leaves(MEASUREMENTS[name]()), leaves(MEASURED[name])
+    assert found.keys() == kept.keys()
+    for path, value in kept.items():
+        if "relative error" in path:  # rounding, whose size alone is known
+            assert (found[path] > 1e-3) == (value > 1e-3), path
+        elif isinstance(value, float):
+            assert found[path] == pytest.approx(value, rel=2e-5, abs=1e-6), path
+        else:
+            assert found[path] == value, path
 
 
 def test_what_a_loss_looks_at_is_what_the_audit_found():

@@ -91,6 +91,27 @@ def test_the_tail_of_a_stored_teacher_is_cut_at_1e_minus_10():
         assert loss(student, teacher).item() == pytest.approx(wanted.item(), rel=1e-9)
 
 
+def test_the_rest_of_a_stored_teacher_counts_from_a_millionth_on():
+    loss = LIBRARY_LOSSES["distillkit-uniform"].adapter
+    student = torch.tensor([0.2, -0.1, -30.0], dtype=torch.float64)
+    for rest in (1e-9, 1.5e-6):
+        q = torch.tensor([0.5 - rest, 0.5, rest], dtype=torch.float64)
+        wanted = (q[:2] * (q[:2].log() - student.log_softmax(-1)[:2])).sum().item()
+        wanted += rest * np.log(rest / 1e-6) if rest > 1e-6 else 0.0
+        assert loss(student, q.log()).item() == pytest.approx(wanted, abs=1e-11)
+
+
+def test_prime_rl_drops_what_has_fallen_and_holds_the_student_near_the_author():
+    loss = LIBRARY_LOSSES["prime-rl-ref-kl-old"].adapter
+    p, mu = np.array([0.3, 0.3, 0.6, 0.3]), np.array([0.49, 0.51, 0.2, 0.9])
+    q, mask = np.array([0.2, 0.4, 0.5, 0.6]), np.array([1.0, 1.0, 1.0, 0.0])
+    logits = [torch.tensor(np.log(np.stack([x, 1 - x], axis=-1))) for x in (p, q, mu)]
+    found = loss(*logits, torch.zeros(4, dtype=torch.int64), torch.tensor(mask)).item()
+    apart, kept = np.log(p / mu), np.array([1.0, 0.0, 1.0, 1.0])
+    terms = kept * np.log(p / q) * p / mu + 1e-3 * apart**2
+    assert found == pytest.approx(mask @ terms, rel=1e-12)
+
+
 def test_log_probabilities_are_the_tokens_and_the_teacher_is_data():
     random = np.random.default_rng(0)
     logits = [torch.tensor(random.normal(size=(2, 3, 4)), requires_grad=True) for _ in range(2)]
@@ -133,6 +154,17 @@ def test_an_entry_of_the_record_is_made_of_the_loss_and_its_report(monkeypatch):
     entry = record.audited(dataclasses.replace(own, drawn_from="teacher"))
     assert entry["version"] == np.__version__ and entry["source"] is None
     assert entry["report"]["drawn_from"] == "teacher"
+
+
+def test_a_loss_is_audited_with_its_options_and_the_record_s_seed(monkeypatch):
+    monkeypatch.setattr(record, "SEED", 5)
+    for name in ("audit", "audit_sequence"):
+        monkeypatch.setattr(record, name, lambda loss, name=name, **options: (name, options))
+    loss = dataclasses.replace(LIBRARY_LOSSES["roll-forward-kl"], drawn_from="teacher")
+    assert record.report_of(loss) == ("audit", {"drawn_from": "teacher", "seed": 5})
+    for kind, batched in (("sequence", False), ("batch", True)):
+        found = record.report_of(dataclasses.replace(loss, kind=kind))
+        assert found == ("audit_sequence", {"batched": batched, "seed": 5})
 
 
 # --- words of the index --------------------------------------------------------------------

@@ -183,7 +183,7 @@ def reward_to_go(student_logits, teacher_logits, tokens):
 
 def half_discounted(student_logits, teacher_logits, tokens):
     log_p, costs = drawn(student_logits, teacher_logits, tokens)
-    shrinking = 0.5 ** torch.arange(len(costs), dtype=costs.dtype)
+    shrinking = 0.5 ** torch.arange(len(costs))
     return ((shrinking * costs + later(shrinking * costs)) / shrinking * log_p).sum()
 
 
@@ -228,13 +228,13 @@ def from_rewards(rewards, student_logits, teacher_logits, tokens):
 
 
 def reward_at_the_end(student_logits, teacher_logits, tokens):
-    rewards = torch.zeros(len(tokens), dtype=torch.float64)
+    rewards = torch.zeros(len(tokens))
     rewards[-1] = ends_well(tokens)
     return from_rewards(rewards, student_logits, teacher_logits, tokens)
 
 
 def reward_at_every_token(student_logits, teacher_logits, tokens):
-    rewards = torch.full((len(tokens),), ends_well(tokens), dtype=torch.float64)
+    rewards = torch.full((len(tokens),), ends_well(tokens))
     return from_rewards(rewards, student_logits, teacher_logits, tokens)
 
 

@@ -26,7 +26,7 @@ ORDER = (
     "that serves all, reach into each other"
 )
 EXAMPLE = ", and the gradient of text {text} at position {t} moves with position {u} of text {by}"
-AMOUNTS = {1: "one", 2: "two", 3: "three"}
+AMOUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
 REACHES = (
     ("the costs of its own position alone", lambda t, u: t == u),
     ("the costs of its own and of later positions", lambda t, u: t <= u),
@@ -61,7 +61,7 @@ def _shift_of_rows(dependence):
     Without its own among them; 0 where there is no such d.
     """
     student, teacher = (dependence.moves[name] > dependence.seen for name in ("student", "teacher"))
-    if not teacher.any() or np.diagonal(teacher).any():
+    if np.diagonal(teacher).any():
         return 0
     # Of four rows two further on, rolled, are two further back: those that are not rolled tell.
     there = (d for d in (1, -1, 2, -2) if np.diagonal(teacher, d).any())

@@ -79,28 +79,26 @@ def _factors(samples, target, tolerance):
 def compared(measured, zero):
     """{"bias", "nearest"} over the fitting trees with T = 3, each divided by a draw's size.
 
-    Of a ``zero`` gradient nothing but rounding would be compared.
+    Of a ``zero`` gradient nothing but rounding would be compared, and of none at all nothing.
     """
+    targets = _targets(measured)
     chosen = [sample for sample in measured.fitting if sample.length == 3]
     expected = np.concatenate([sample.expected / (sample.size or 1.0) for sample in chosen])
     length = float(np.linalg.norm(expected))
+    if zero or not length:
+        nothing = {"name": next(iter(targets)), "cosine": 0.0, "norm_ratio": 0.0}
+        return {"bias": dict.fromkeys(targets, 1.0), "nearest": nothing}
     bias, nearest = {}, []
-    for name, target in _targets(measured).items():
+    for name, target in targets.items():
         gradient = np.concatenate([_target(s, *target) / (s.size or 1.0) for s in chosen])
         gradient = -gradient if name == REWARD else gradient  # a reward is raised
         along = float(expected @ gradient) / float(gradient @ gradient)
         off = float(np.linalg.norm(expected - max(along, 0.0) * gradient))
         size = float(np.linalg.norm(gradient))
-        bias[name] = off / length if length else 0.0
-        cosine = along * size / length if length else 0.0
+        bias[name] = off / length
+        cosine = along * size / length
         nearest.append({"name": name, "cosine": cosine, "norm_ratio": length / size})
-    best = max(nearest, key=lambda entry: entry["cosine"])
-    if zero:
-        return {
-            "bias": dict.fromkeys(bias, 1.0),
-            "nearest": {**best, "cosine": 0.0, "norm_ratio": 0.0},
-        }
-    return {"bias": bias, "nearest": best}
+    return {"bias": bias, "nearest": max(nearest, key=lambda entry: entry["cosine"])}
 
 
 def known_variances(measured, verdict):
@@ -108,7 +106,7 @@ def known_variances(measured, verdict):
     if measured.drawn_from != "student":
         return {}
     reference, factor = measured.reference, 1.0 / measured.copies
-    if len(verdict.pieces) == 1 and verdict.pieces[0].name:
+    if len(verdict.pieces) == 1:  # without a name its coefficients are 1
         factor *= verdict.pieces[0].coefficients[reference.length] ** 2
     trees = reference.student, reference.teacher
     return {

@@ -146,7 +146,7 @@ def _temperature(logits, row, token, seen):
     logs, z = np.log(np.abs(others)), np.delete(logits, token)
     slope, start = np.polyfit(z, logs, 1)
     off = np.abs(logs - slope * z - start).max()
-    return 1 / slope if off <= seen and slope > 0 else None
+    return 1 / slope if off <= seen and slope > seen else None
 
 
 def _read_at(call, draws, gradients, moves, seen):

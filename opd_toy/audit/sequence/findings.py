@@ -97,11 +97,11 @@ def _expectation(facts, drawn_from):
 
 
 def _sizes(verdict, problems):
-    if verdict.known and problems["long"]:
+    if problems["long"]:
         where, what = "on longer sequences", "a return after some tokens"
         words = CUT_OFF.format(name=verdict.name, where=where, problem=problems["long"], what=what)
         yield finding("longer sequences", "broken", words)
-    if verdict.known and problems["wide"]:
+    if problems["wide"]:
         where, what = "with a larger vocabulary", "all but the likeliest tokens"
         words = CUT_OFF.format(name=verdict.name, where=where, problem=problems["wide"], what=what)
         yield finding("vocabulary", "broken", words)
@@ -126,6 +126,6 @@ def _student_is_teacher(reading, fixed_point):
     if not np.isfinite(fixed_point):
         return finding(edge, "broken", UNDEFINED)
     rewarded = any(piece.kind == REWARD for piece in reading.verdict.pieces)  # rewards pull away
-    if fixed_point > 100 * reading.tolerance and not rewarded:
+    if not reading.rests(fixed_point) and not rewarded:
         return finding(edge, "note", MOVES.format(relative=fixed_point))
     return finding(edge, "fine")

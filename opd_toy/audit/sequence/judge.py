@@ -40,6 +40,10 @@ class Reading:
         """Half precision cannot tell divergences of close trees apart."""
         return not self.verdict.known and self.tolerance <= COARSE
 
+    def rests(self, fixed_point):
+        """Whether a gradient of this length at student = teacher is rounding."""
+        return fixed_point <= 100 * self.tolerance
+
 
 def read(measured):
     """Measurements -> Reading, in the finest format that gives a verdict."""
@@ -73,7 +77,7 @@ def judge(measured, reading):
     """-> SequenceReport"""
     verdict, tolerance = reading.verdict, reading.tolerance
     problems = {role: _problem(role, measured.beyond[role], reading) for role in BEYOND}
-    refuted = verdict.known and bool(problems["long"] or problems["wide"])
+    refuted = bool(problems["long"] or problems["wide"])
     name = NONE if refuted else verdict.name
     shares = measured.copies == 2 or name == NONE
     group = describe(measured.group) if measured.group and shares else None
@@ -114,7 +118,7 @@ def judge(measured, reading):
         variance_compared=beside.known_variances(measured, verdict),
         value_is=facts.value_is,
         fixed_point=fixed_point,
-        description=_description(measured, name, group, fixed_point <= 100 * tolerance),
+        description=_description(measured, name, group, reading.rests(fixed_point)),
         dependence=_map(measured.dependence),
         mask=mask and mask.fields,
         batch=batch and batch.fields,
@@ -167,7 +171,7 @@ def _problem(role, beyond, reading):
         if not sample.is_finite:
             wrong = int((~np.isfinite(sample.table)).any(axis=1).sum())
             return NOT_FINITE.format(wrong=wrong, all=len(sample.table))
-        if not verdict.known or not sample.size or not verdict.known_at(sample.length):
+        if not verdict.known or not verdict.known_at(sample.length):
             continue
         bases = verdict.bases(sample) if verdict.bases else {}
         off = sample.left_over(verdict.coefficients(sample.length), tolerance, bases)

@@ -36,9 +36,9 @@ class Limits:
 
 def observe_limits(call, measured, reward, verdict, tolerance):
     """-> Limits of a verdict; None where it does not even hold close by, or nothing can be seen."""
-
-    largest = max(float(np.abs(sample.table).max()) for sample in measured.ordinary)
-    floor = FLOORS.get(tolerance, 0.0) * largest
+    if tolerance not in FLOORS:
+        return None
+    floor = FLOORS[tolerance] * max(float(np.abs(s.table).max()) for s in measured.ordinary)
 
     def holds(x):
         try:
@@ -47,11 +47,10 @@ def observe_limits(call, measured, reward, verdict, tolerance):
             return False
         return sample.is_finite and _off(sample, verdict, tolerance, floor) <= SLACK * tolerance
 
-    if tolerance not in FLOORS or not (holds(-NEAR) and holds(NEAR)):
+    if not (holds(-NEAR) and holds(NEAR)):
         return None
     # A token that is hardly ever drawn moves the mean by less than its draws' rounding.
-    rarest = max((10 * SLACK * tolerance * OF_A_DRAW[tolerance]) ** 2, 3 * FLOORS[tolerance])
-    down = max(-FARTHEST, np.log(rarest / CHANCE))
+    down = np.log(3 * FLOORS[tolerance] / CHANCE)
     return Limits(_limit(holds, down), _limit(holds, FARTHEST), (float(down), FARTHEST))
 
 

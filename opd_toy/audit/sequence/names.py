@@ -272,7 +272,7 @@ def _discounted(matrices, name, shape, first, tolerance):
     if len(longest) < first + 2 or longest[0, first] == 0:
         return []
     gamma = tidy(float(longest[0, first + 1] / longest[0, first]), tolerance)
-    if abs(gamma) <= tolerance or gamma == 1:
+    if abs(gamma) <= tolerance:
         return []
     return [(f"{name}, γ = {_number(gamma)}", lambda length: shape(length, gamma))]
 

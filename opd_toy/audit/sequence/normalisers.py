@@ -145,7 +145,7 @@ def name_batch(facts, mask, per_token, group=None):
         findings = [("note", SHARES)]
     else:
         by, findings = _by(facts, mask, per_token), []
-        if len(by) > 1 and not mask:
+        if len(by) > 1:
             findings.append(("note", EQUALLY_LONG))
         by = by[0] if by else UNKNOWN
     if by.startswith(OF_MEANS) and mask:

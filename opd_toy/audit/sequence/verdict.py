@@ -129,9 +129,7 @@ def explain(fitting, confirming, drawer, with_reward, tolerance, families=True):
     ):
         return SequenceVerdict(zero=True)
     if tolerance <= COARSE and any(
-        limit > LEGIBLE * length
-        for sample, length, limit in zip(ordinary, lengths, rounding)
-        if sample.size
+        limit > LEGIBLE * length for length, limit in zip(lengths, rounding)
     ):
         return SequenceVerdict()  # drowned in the draws' rounding, it would pass for anything
     unnamed = None
@@ -237,6 +235,8 @@ def _is_felt(fitting):
     """
     for length in sorted({sample.length for sample in fitting}):
         known = [s for s in fitting if s.length == length and s.size > 0]
+        if not known:
+            continue
         samples = [(sample.blocks, sample.size) for sample in known]
         found, errors, _ = fit(samples, [_chosen(FELT, sample.bases) for sample in known])
         if any(

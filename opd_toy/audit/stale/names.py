@@ -99,8 +99,8 @@ def _unmasked(powers, inner):
 
 def _without_zeros(pieces):
     """(pieces between, lowest ratio that counts or None, highest or None)"""
-    low = limit(pieces[0].high) if pieces[0].is_zero and len(pieces) > 1 else None
-    high = limit(pieces[-1].low) if pieces[-1].is_zero and len(pieces) > 1 else None
+    low = limit(pieces[0].high) if pieces[0].is_zero else None
+    high = limit(pieces[-1].low) if pieces[-1].is_zero else None
     return pieces[low is not None : len(pieces) - (high is not None)], low, high
 
 

@@ -29,12 +29,6 @@ def gspo(student, teacher, tokens, mask):
     return -(ratio * (theirs - mine.detach()) * mask).sum() / length
 
 
-def prime_rl(student, teacher, token):
-    mine, _ = log_probabilities(student, teacher, token)
-    to_the_drawer = mine - mine.detach()
-    return advantage_of_the_log_ratio(student, teacher, token) + 1e-3 * to_the_drawer.square()
-
-
 def open_instruct(student, teacher, token, *, estimator):
     mine, theirs = log_probabilities(student, teacher, token)
     difference = (mine - theirs).clamp(-40, 40)
@@ -85,7 +79,7 @@ PRIME_RL = (
         "prime_rl.trainer.rl.loss.ref_kl_loss_fn",
         "the opd algorithm",
         DRAWN,
-        prime_rl,
+        advantage_of_the_log_ratio,  # the square of the log-ratio to the drawer is 0 here
         when=f"{REVERSE}, from the token drawn",
         note="with the ratio to the engine that drew, here 1; tokens whose probability fell by "
         "more than 0.2 since are dropped",
