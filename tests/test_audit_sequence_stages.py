@@ -574,8 +574,8 @@ def test_sets_of_bases_from_the_simplest_on():
     assert sorted(TEACHER_SETS) == sorted(STUDENT_SETS)
     assert TEACHER_SETS[0] == STUDENT_SETS[2] and TEACHER_SETS[1] == STUDENT_SETS[6]
     assert _naming_tolerances(3e-2) == (0.003, 0.01, 0.03, 0.1)
-    assert _naming_tolerances(1e-9) == (pytest.approx(1e-8), pytest.approx(1e-6))
-    assert _naming_tolerances(2e-4) == (pytest.approx(2e-3), 0.1)
+    assert _naming_tolerances(1e-9) == pytest.approx((1e-8, 1e-6, 1e-9))
+    assert _naming_tolerances(2e-4) == pytest.approx((2e-3, 0.1, 2e-4))
 
 
 def test_a_name_counts_up_to_six_errors_and_a_thousandth_of_the_largest():
@@ -620,17 +620,22 @@ def test_a_verdict_holds_on_every_tree_to_the_tolerance():
     """What is fitted to one tolerance, what its short numbers leave over to two."""
     made = [engine(seed=n, length=length) for n, length in enumerate((2, 2, 2, 3, 3, 3))]
 
-    def named(confirming, fitting=made):
-        return explain(fitting, confirming, "student", False, 1e-9, families=False).named
+    def name(confirming, fitting=made):
+        return explain(fitting, confirming, "student", False, 1e-9, families=False).name
 
     expected = made[-1].expected
     aside = np.eye(39)[1] - expected[1] / (expected @ expected) * expected
     aside *= np.linalg.norm(expected) / np.linalg.norm(aside)
-    for off, holds in ((0.99e-9, True), (1.01e-9, False)):
-        assert named([sample_of(made[-1].table + off * aside, trees(seed=5))]) == holds
-    for off, holds in ((1.98e-9, True), (2.02e-9, False)):
-        grown = [sample_of((1 + off) * s.table, (s.student, s.teacher)) for s in made]
-        assert named([], grown) == holds
+    for off, said in ((0.99e-9, "sequence reverse KL"), (1.01e-9, "none of these")):
+        assert name([sample_of(made[-1].table + off * aside, trees(seed=5))]) == said
+    for size, said in (
+        (1 + 1.98e-9, ""),
+        (1 + 2.02e-9, "1.000000002 × "),
+        (float(np.float32(0.1)), "1/10 × "),
+        (float(np.float32(0.3)), "0.3000000119 × "),
+    ):
+        grown = [sample_of(size * s.table, (s.student, s.teacher)) for s in made]
+        assert name([], grown) == f"{said}sequence reverse KL"
 
 
 def test_negligible_coefficients_are_left_out():

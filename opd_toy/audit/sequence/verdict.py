@@ -210,10 +210,13 @@ def _try(kinds, bases, fitting, ordinary, tolerance):
 
 
 def _naming_tolerances(tolerance):
-    """How far coefficients may be from the short numbers of their names, strictest first."""
+    """How far coefficients may be from the short numbers of their names, strictest first.
+
+    At last so little that the numbers stay as they are, such as 0.1 in float32.
+    """
     if tolerance > COARSE:
         return 0.003, 0.01, 0.03, 0.1
-    return 10 * tolerance, min(1e3 * tolerance, 0.1)
+    return 10 * tolerance, min(1e3 * tolerance, 0.1), tolerance
 
 
 def _within_errors(short, found, errors):
