@@ -68,7 +68,7 @@ SEQUENCE = {
     "discount of 0.9999 in float32": (
         weighted(lambda r: to_go(r, 0.9999), torch.float32),
         {},
-        NONE,
+        "reverse KL with a discounted return, γ = 0.9999",
     ),
     "a ten-millionth more": (
         weighted(lambda r: (1 + 1e-7) * to_go(r)),
