@@ -52,10 +52,13 @@ class Lab:
     def url(self, path):
         return f"{self.address}{path}?token={self.token}&reset"
 
-    def asked(self, method, path):
+    def asked(self, method, path, what=None):
         """What the server answers, as JSON."""
         request = urllib.request.Request(
-            f"{self.address}{path}", method=method, headers={"Authorization": f"token {self.token}"}
+            f"{self.address}{path}",
+            data=None if what is None else json.dumps(what).encode(),
+            method=method,
+            headers={"Authorization": f"token {self.token}"},
         )
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read() or "null")
@@ -177,11 +180,30 @@ def kernel_is_there(page):
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=PATIENCE * 1000)
 
 
-def closed(page, lab):
-    """Close all that is open, and end its kernels."""
+def closed(page, lab, keep=None):
+    """Close all that is open, and end its kernels but the one with the id ``keep``."""
     page.evaluate("() => [...jupyterapp.shell.widgets('main')].forEach(each => each.dispose())")
     for session in lab.asked("GET", "/api/sessions"):
-        lab.asked("DELETE", f"/api/sessions/{session['id']}")
+        if session["kernel"]["id"] != keep:
+            lab.asked("DELETE", f"/api/sessions/{session['id']}")
+
+
+def lend_kernel(lab, path, kernel):
+    """Let the notebook at ``path`` find the kernel with this id, emptied, when it is opened.
+
+    A kernel of its own would take three processor seconds to start and to import.  One that a
+    failed test has left busy is started again.
+    """
+    if lab.asked("GET", f"/api/kernels/{kernel}")["execution_state"] != "idle":
+        lab.asked("POST", f"/api/kernels/{kernel}/restart", {})
+    lab.asked(
+        "POST",
+        "/api/sessions",
+        {"path": path, "name": path, "type": "notebook", "kernel": {"id": kernel}},
+    )
+    with running_kernel(lab, kernel) as run:
+        run("import ipywidgets; ipywidgets.Widget.close_all(); del ipywidgets")
+        run("get_ipython().reset(new_session=True)")
 
 
 def run_all(page, run, seconds=PATIENCE):
@@ -194,9 +216,9 @@ def run_all(page, run, seconds=PATIENCE):
 
 
 @contextmanager
-def kernel(lab):
-    """Run code in the newest kernel; what it prints comes back as JSON."""
-    files = (lab.home / "runtime").glob("kernel-*.json")
+def running_kernel(lab, name="*"):
+    """Run code in the kernel with this id, or the newest; what it prints comes back as JSON."""
+    files = (lab.home / "runtime").glob(f"kernel-{name}.json")
     client = BlockingKernelClient(connection_file=str(max(files, key=os.path.getmtime)))
     client.load_connection_file()
     client.start_channels()

@@ -53,7 +53,7 @@ def opened(browser, lab):
     """(page, run): the notebook in JupyterLab, all its cells run, and its kernel."""
     page = jupyter.new_page(jupyter.new_context(browser), lab)
     jupyter.opened(page, lab, "/lab/tree/explorables.ipynb")
-    with jupyter.kernel(lab) as run:
+    with jupyter.running_kernel(lab) as run:
         jupyter.run_all(page, run)
         until(
             lambda: page.locator(".jp-OutputArea-output .opd-card").count() == len(WIDGETS),

@@ -46,12 +46,18 @@ def window(browser, lab):
     page.context.close()
 
 
+@pytest.fixture(scope="module")
+def kernel(lab):
+    """The id of one kernel for all chapters, emptied before each."""
+    return lab.asked("POST", "/api/kernels", {"name": "python3"})["id"]
+
+
 @pytest.fixture
-def page(window, lab):
+def page(window, lab, kernel):
     window.outside.clear()
     window.faults.clear()
     yield window
-    jupyter.closed(window, lab)
+    jupyter.closed(window, lab, keep=kernel)
 
 
 def test_it_opens_on_the_front_page(page, lab):
@@ -66,9 +72,10 @@ def test_it_opens_on_the_front_page(page, lab):
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_a_chapter_reads_as_its_page_does(chapter, page, lab, request):
+def test_a_chapter_reads_as_its_page_does(chapter, page, lab, kernel, request):
+    jupyter.lend_kernel(lab, f"book/{chapter}", kernel)
     jupyter.opened_in_place(page, lab, f"book/{chapter}")
-    with jupyter.kernel(lab) as run:
+    with jupyter.running_kernel(lab, kernel) as run:
         jupyter.run_all(page, run)
         notebook = page.locator(".jp-Notebook")
         settled(notebook)
@@ -88,7 +95,7 @@ def settled(notebook):
     lengths = []
 
     def still():
-        lengths.append(len(notebook.inner_text()))
+        lengths.append(notebook.evaluate("root => root.textContent.length"))
         return len(lengths) > 3 and len(set(lengths[-3:])) == 1
 
     until(still, "rest in the notebook")
