@@ -3,14 +3,12 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from docutils import nodes
 
+from tests import building
 from tests.conftest import ROOT
 
 HEADER = """---
@@ -70,11 +68,7 @@ class TinyBook:
 
     def build(self):
         """The exit code of a build as the Makefile runs it, and what it said."""
-        program = Path(sys.executable).with_name("jupyter-book")
-        command = [program, *["build", ".", "-W", "-n", "--keep-going"]]
-        place = {"cwd": self.folder, "env": {**os.environ, "PYTHONPATH": str(self.folder)}}
-        run = subprocess.run(command, **place, capture_output=True, text=True, timeout=300)
-        return run.returncode, run.stdout + run.stderr
+        return building.build(self.folder)
 
     def page(self, name="index"):
         return (self.folder / f"_build/html/book/{name}.html").read_text()
