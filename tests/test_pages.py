@@ -31,6 +31,31 @@ LETTERS_FOR_FORMULAS = """() => {
     }
 }"""
 
+# Colours follow from an element's attributes and those that it lies in: of texts that agree in all
+# of these axe is shown the first four, for stripes, and the last. A page of 900 rows has 20 kinds.
+FEW_OF_EACH_KIND = """() => {
+    const colourless = /^(id|href|title|aria-label|data-(library|estimator|objective))$/;
+    const own = ({ name, value }) => colourless.test(name) ? "" : name + value;
+    const kinds = new Map([[document.body, "body"]]);
+    const kind = element => {
+        if (!kinds.has(element)) {
+            const attributes = [...element.attributes].map(own).sort().join();
+            kinds.set(element, `${kind(element.parentElement)}/${element.tagName}${attributes}`);
+        }
+        return kinds.get(element);
+    };
+    const found = new Map();
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+        const { data, parentElement } = walker.currentNode;
+        if (!data.trim()) continue;
+        const key = kind(parentElement);
+        found.set(key, [...(found.get(key) ?? []), walker.currentNode]);
+    }
+    for (const texts of found.values()) for (const text of texts.slice(4, -1)) text.data = "";
+    return found.size;
+}"""
+
 
 def chapters():
     """The pages of the table of contents, in reading order."""
@@ -212,15 +237,15 @@ def test_is_accessible(opened):
     They see the same in both, for what a screen reader is told is the same.
     """
     show(opened, "light")
-    told = opened.locator("body").aria_snapshot()
     others = {rule: {"enabled": False} for rule in COLOUR_RULES}
     assert serious_faults(opened, rules=others) == []
+    opened.evaluate(LETTERS_FOR_FORMULAS)
+    assert opened.evaluate(FEW_OF_EACH_KIND) > 10
+    told = opened.locator("body").aria_snapshot()
+    assert serious_faults(opened, runOnly=COLOUR_RULES) == []
     show(opened, "dark")
     assert opened.locator("body").aria_snapshot() == told
-    opened.evaluate(LETTERS_FOR_FORMULAS)
-    for scheme in ("dark", "light"):
-        show(opened, scheme)
-        assert serious_faults(opened, runOnly=COLOUR_RULES) == []
+    assert serious_faults(opened, runOnly=COLOUR_RULES) == []
 
 
 def show(page, scheme):
