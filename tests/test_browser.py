@@ -63,13 +63,14 @@ def test_the_names_are_looked_for_in_their_order_where_programs_lie(monkeypatch,
     there = "google-chrome"
     assert browser.find_chromium() == "/opt/google-chrome"
     path = "/somewhere:/usr/bin:/usr/local/bin"
-    assert asked == [(name, path) for name in ("chromium", "chromium-browser", "google-chrome")]
+    first = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+    assert asked == [(name, path) for name in first]
     there = None
     assert browser.find_chromium() == "its own"
     asked.clear()
     monkeypatch.delenv("PATH")
     browser.find_chromium()
-    assert asked[0] == ("chromium", ":/usr/bin:/usr/local/bin") and len(asked) == 5
+    assert asked[1] == ("chromium", ":/usr/bin:/usr/local/bin") and len(asked) == 6
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,9 @@ def test_what_is_tried_ends_with_the_first_that_helps(
     monkeypatch.setattr(browser.subprocess, "run", run)
     browser.install_chromium()
     own = [browser.sys.executable, "-m", "playwright", "install", "chromium"]
-    debian = [["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "chromium"]]
+    install = ["apt-get", "install", "-y", "-qq"]
+    debian = [["apt-get", "update", "-qq"]]
+    debian += [[*install, name] for name in ("chromium-headless-shell", "chromium")]
     assert tried == [own, *(debian if packages else [])]
     said = capfd.readouterr().err
     assert said == "".join(f"trying: {' '.join(each)}\nno network\n" for each in tried)

@@ -10,7 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# The first, Chromium without its windows and menus, does the same with a sixth less work.
+NAMES = (
+    *("chromium-headless-shell", "chromium", "chromium-browser"),
+    *("google-chrome", "google-chrome-stable", "chrome"),
+)
 # Quiet: nothing that the browser itself would fetch may be taken for a page's request.
 ARGUMENTS = [
     "--no-sandbox",
@@ -56,10 +60,11 @@ def playwrights_own():
 
 
 def install_chromium():
-    """Try Playwright's download, then Debian's package."""
+    """Try Playwright's download, then Debian's packages."""
     attempts = [[sys.executable, "-m", "playwright", "install", "chromium"]]
     if shutil.which("apt-get") and os.geteuid() == 0:
-        attempts += [["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "chromium"]]
+        attempts += [["apt-get", "update", "-qq"]]
+        attempts += [["apt-get", "install", "-y", "-qq", name] for name in NAMES[:2]]
     for command in attempts:
         print("trying:", *command, file=sys.stderr)
         try:
