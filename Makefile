@@ -53,7 +53,7 @@ book: $(READY)
 	@echo "The book is built. Open $(CURDIR)/_build/html/index.html"
 
 # tests/conftest.py says which tests stay together, and begins with those that take longest.
-SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n auto --dist loadfile --no-loadscope-reorder
 
 style: $(READY)
 	$(BIN)/ruff format --check .

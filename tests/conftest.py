@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: the built book, a browser, pages that may not use the network."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -56,6 +57,11 @@ class Together(LoadFileScheduling):
     def _split_scope(self, nodeid):
         file, _, test = nodeid.partition("::")
         return f"{file}[{test.partition('[')[2]}" if file.endswith(PAGES) else file
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One more than the processors: a test that waits for a browser leaves its own to another."""
+    return min(os.cpu_count() or 1, 3) + 1
 
 
 def pytest_xdist_make_scheduler(config, log):

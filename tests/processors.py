@@ -153,7 +153,7 @@ def files(name):
 def run(tests, variables):
     """Exit status of pytest over these files, and the lines that it printed."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
-    workers = ["-n", "logical", "--maxprocesses", "4", "--dist", "loadfile"]
+    workers = ["-n", "auto", "--dist", "loadfile"]
     done = subprocess.run(
         [*command, *workers, *tests], cwd=ROOT, env=variables, capture_output=True, text=True
     )

@@ -55,4 +55,4 @@ def test_make_test_asks_for_style_then_builds_the_book_then_tests_all_of_it():
     assert places == sorted(places)
     (tests,) = [line for line in plan.splitlines() if "-m pytest" in line]
     arguments = tests.split("-m pytest ")[1]  # a file or a -k among them would leave tests out
-    assert arguments == "-n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder"
+    assert arguments == "-n auto --dist loadfile --no-loadscope-reorder"
