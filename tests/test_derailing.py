@@ -11,7 +11,7 @@ from opd_toy.__main__ import main
 from opd_toy.commands import derail
 from opd_toy.explorables.derail import ANSWERS, LAST
 from opd_toy.lm import derailing, derailing_after, pretraining
-from opd_toy.lm.model import fingerprint
+from opd_toy.lm.model import fingerprint, uniforms
 from opd_toy.lm.slips import first_slip, read_steps, slips
 from opd_toy.lm.tasks import is_test
 from opd_toy.records import provenance
@@ -90,6 +90,7 @@ def counted(one_thread):
 def test_counts_add_up(counted):
     student, texts, steps, prefixes = counted
     found = derailing.outcomes(texts, steps)
+    assert derailing.accuracy(texts) == pytest.approx(found["right"] / len(texts), rel=1e-6)
     slipped, without = found["slipped"], found["wrong_without_slip"]
     assert found["right"] + slipped - found["slipped_and_right"] + without == len(texts)
     assert without == 0 < found["slipped_and_right"]
@@ -129,6 +130,18 @@ def test_an_answer_that_has_ended_stays_what_it_was():
     )
     for text, shares in ((right, [0] * 18), (wrong, [0] * 5 + [1] * 13)):
         assert derailing.by_position([text], [derailing.steps_of(text)], set())["slipped"] == shares
+    texts = [right, wrong, right]
+    found = derailing.by_position(texts, list(map(derailing.steps_of, texts)), set())
+    assert found == {"unseen": [1.0] * 18, "slipped": [0.0] * 5 + [1 / 3] * 13}
+
+
+def test_beginnings_are_those_of_the_texts_that_the_student_has_learned_from(monkeypatch):
+    """The question alone is one of them, and so is the whole text."""
+    monkeypatch.setattr(derailing, "PRESET", shortened(student=2))
+    corpora = [pretraining.corpus(derailing.TASK, 64, 1, "student", step) for step in (0, 1)]
+    lines = [derailing.TASK.read(text) for text in torch.cat(corpora)]
+    wanted = {line[:end] for line in lines for end in range(8, len(line) + 1)}
+    assert derailing.training_prefixes() == wanted
 
 
 def test_alike_and_new_are_means_at_the_places_after_a_slip(monkeypatch):
@@ -163,10 +176,12 @@ def test_a_planted_slip_changes_one_token(counted, monkeypatch):
     monkeypatch.setattr(
         derailing,
         "sample",
-        lambda model, begun, *rest: sampled.append(begun) or texts[: len(begun)],
+        lambda model, begun, *rest: sampled.extend((begun, *rest)) or texts[: len(begun)],
     )
     found = derailing.after_planting(student, texts, steps)
     rows = [r for r, answer in enumerate(steps) if first_slip(answer) > 4]
+    numbers = uniforms(0, "answers", shape=(len(texts), 17))[rows, 5:]
+    assert torch.equal(sampled[1], numbers) and sampled[2:] == [14, 15]
     at = derailing.TASK.prompt_length + derailing.PLANTED_AT
     assert found["answers"] == len(rows) and torch.equal(sampled[0][:, :at], texts[rows, :at])
     digits = derailing.probabilities(student, texts[rows])[:, 4, :10]
@@ -180,6 +195,13 @@ def test_a_planted_slip_changes_one_token(counted, monkeypatch):
 
 # --- the answers that are shown ---
 
+
+def read(lines):
+    """Texts of these answers to 8 9 4 7, and the steps of each."""
+    texts = torch.tensor([[derailing.token(each) for each in "8 9 4 7:" + line] for line in lines])
+    return texts, [derailing.steps_of(text) for text in texts]
+
+
 WRITTEN = {
     "right": "9+8=71+4=12+7=82.",
     "new": "7+8=51+4=91+9=82.",
@@ -187,6 +209,65 @@ WRITTEN = {
     "sum": "9+8=61+4=02+7=72.",  # 9 + 8 = 16
     "lost": "8+9=71+4=22+7=92.",  # 17 + 4 = 22
 }
+
+
+def test_tokens_are_counted_by_their_places(monkeypatch):
+    """Before a slip, among these where the beginning is new, and after it."""
+    lines = [WRITTEN[name] for name in ("right", "new", "sum", "number")]
+    texts, steps = read(lines)
+    prefixes = {"8 9 4 7:" + lines[0][:end] for end in range(18)}
+    p = {who: uniforms(0, who, shape=(4, 17, 16)) for who in ("student", "teacher")}
+    monkeypatch.setattr(derailing, "probabilities", lambda model, texts: p[model])
+    found = derailing._by_place(texts, steps, {who: who for who in p}, prefixes)
+    wanted = {"before": {}, "new": {}, "after": {}}
+    for row, (line, answer) in enumerate(zip(lines, steps)):
+        for t, step in enumerate(answer):
+            right = [derailing.token(each) for each in step.right]
+            wrong = [1 - float(each[row, t, right].sum()) for each in p.values()]
+            wrong.append(step.token not in step.right)
+            slipped = any(each.token not in each.right for each in answer[:t])
+            fresh = "8 9 4 7:" + line[:t] not in prefixes
+            for when in ["after"] if slipped else ["before", "new"][: 1 + fresh]:
+                wanted[when].setdefault(step.place, []).append(wrong)
+    for when, places in wanted.items():
+        assert found[when].keys() == places.keys()
+        for at, each in places.items():
+            rows = torch.tensor(each, dtype=torch.float64)
+            torch.testing.assert_close(found[when][at], rows)
+
+
+def test_of_each_kind_the_clearest_answer_is_shown(monkeypatch):
+    """What is on a bound, unlikely or less clear is passed over, wherever it stands."""
+    late = WRITTEN["right"][:-1] + "+"  # it slips at its end
+    rows = [  # the kind, the chance of the slip, who doubts how much and how late after it
+        *[("sum", 0.019, 0.05, 0.95, 1), ("new later", 0, 0, 0, 0), ("right", 0, 0, 0, 0)],
+        *[("number", 0.5, 0.05, 0.9, 1), ("sum", 0.5, 0.3, 0.95, 2), ("sum", 0.02, 0.2, 0.95, 1)],
+        *[("lost", 0.5, 0.9, 0.4, 1), ("number", 0.5, 0.4, 0.95, 1), ("lost", 0.5, 0.9, 0.3, 1)],
+        *[("late", 0.5, 1, 1, 0), ("new", 0, 0, 0, 0), ("right", 0, 0, 0, 0), ("new", 0, 0, 0, 0)],
+    ]
+    texts, steps = read(
+        (WRITTEN | {"new later": "9+7=61+8=42+4=82.", "late": late})[name] for name, *_ in rows
+    )
+    student, teacher = torch.full((2, len(rows), 17, 16), 0.96, dtype=torch.float64)
+    for row, (answer, (_, chance, own, theirs, later)) in enumerate(zip(steps, rows)):
+        student[row, 0, 0] = row / 100 + 0.00127
+        slip = first_slip(answer)
+        if slip < len(answer):
+            student[row, slip] = 0.001
+            student[row, slip, derailing.token(answer[slip].token)] = chance
+        for model, doubt in ((student, own), (teacher, theirs)):
+            for t, step in list(enumerate(answer))[slip + 1 :]:
+                right = [derailing.token(each) for each in step.right]
+                model[row, t, right] = (doubt if t == slip + later else 0.96) / len(right)
+    monkeypatch.setattr(derailing, "probabilities", lambda model, texts: model)
+    prefixes = {"8 9 4 7:" + WRITTEN["right"][:end] for end in range(18)}
+    found = derailing.shown_answers(
+        texts, steps, {"student": student, "teacher": teacher}, prefixes
+    )
+    chosen = {name: each["probabilities"][0][0][0] for name, each in found.items()}
+    best = {"sum": 5, "number": 7, "lost": 8, "new": 10, "right": 2}
+    assert chosen == {name: round(row / 100 + 0.0013, 4) for name, row in best.items()}
+    assert all(each["probabilities"][1][0][0] == 0.96 for each in found.values())
 
 
 @pytest.fixture
@@ -201,8 +282,7 @@ def written(monkeypatch):
     prefixes = {lines["right"][:end] for end in range(8, 26)}
 
     def shown(names, doubts="lost"):
-        texts = torch.tensor([[derailing.token(each) for each in lines[name]] for name in names])
-        steps = [derailing.steps_of(text) for text in texts]
+        texts, steps = read(WRITTEN[name] for name in names)
         shape = (len(names), derailing.TASK.length, derailing.TASK.vocabulary)
         student, teacher = (torch.full(shape, each, dtype=torch.float64) for each in (0.1, 0.0))
         for row, (name, answer) in enumerate(zip(names, steps)):

@@ -156,6 +156,13 @@ def test_students_of_a_seed_begin_alike_and_learn_from_as_many_texts(monkeypatch
     assert len({each[1:] for each in further}) == 1 and further[0][1] != first[1]
     assert [row["method"] for row in rows] == ["start", *searching.METHODS]
     assert len(searching.students(searching.NOISES[1], 2)) == 1 + len(searching.COMPARED)
+    shown = [
+        (noise, seed, row["method"])
+        for noise, seed in ((0.001, 1), (0.001, 2), (0.01, 1))
+        for row in searching.students(noise, seed)
+        if "answers" in row
+    ]
+    assert shown == [(0.001, 1, "off_policy_reverse_kl"), (0.001, 1, "gkd")]
 
 
 def test_what_is_measured_is_what_the_texts_say(monkeypatch):

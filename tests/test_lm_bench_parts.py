@@ -1,13 +1,20 @@
 """The benchmarks' functions one by one, in this process and with a clock that the test winds."""
 
+import contextlib
 import gc
+import importlib
 import io
 import itertools
 import json
+import operator
 import os
+import signal
 import sys
 import time
+import types
+import warnings
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +23,7 @@ import torch
 from opd_toy.lm.bench import cases, device, floors, forks, growth, measuring, processes, training
 from opd_toy.lm.bench.cases import Setting
 from opd_toy.lm.presets import PRESETS
-from opd_toy.lm.transformer import Transformer
+from opd_toy.lm.transformer import Shape, Transformer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,9 +32,11 @@ HIDDEN = Setting("hidden", ("ours",), tokens=10, vocabulary=300, width=8)
 
 
 @pytest.fixture(autouse=True)
-def no_collection(monkeypatch):
-    """Which takes a tenth of a second in a process as large as this one."""
-    monkeypatch.setattr(gc, "collect", lambda: None)
+def collected(monkeypatch):
+    """How often; each takes a tenth of a second in a process as large as this one."""
+    times = []
+    monkeypatch.setattr(gc, "collect", lambda: times.append(1))
+    return times
 
 
 class Pipe:
@@ -128,10 +137,13 @@ def test_growth_measures_every_point_of_a_trial(monkeypatch):
 
 
 @pytest.mark.parametrize("repeats, passes", [(1, 2), (2, 2), (3, 3)])
-def test_short_passes_are_made_until_they_take_a_fifth_of_a_second(repeats, passes, monkeypatch):
+def test_short_passes_are_made_until_they_take_a_fifth_of_a_second(
+    repeats, passes, collected, monkeypatch
+):
     monkeypatch.setattr(growth, "prepare", lambda *asked: asked[:2])
     monkeypatch.setattr(growth, "one_pass", lambda loss, inputs: (0.1, None, None))
     assert here(growth.in_a_row, "ours", LOGITS, 1, repeats) == [0.1] * passes
+    assert len(collected) == passes
 
 
 def test_the_caches_are_those_of_the_second_and_the_third_level(tmp_path, monkeypatch):
@@ -140,7 +152,8 @@ def test_the_caches_are_those_of_the_second_and_the_third_level(tmp_path, monkey
         folder = tmp_path / f"index{index}"
         folder.mkdir()
         (folder / "level").write_text(level + "\n"), (folder / "size").write_text(size + "\n")
-    (tmp_path / "index9").mkdir()  # of which the system tells nothing
+    for name in ("index", "index4a", "index9"):
+        (tmp_path / name).mkdir()  # of which the system tells nothing
     monkeypatch.setattr(growth, "CACHE", tmp_path)
     assert growth.cache_bytes() == {"2": 512 << 10, "3": 16 << 20}
     (tmp_path / "index2" / "size").write_text("16M\n")
@@ -206,7 +219,7 @@ def test_the_formula_is_timed_on_logits_put_back(monkeypatch):
     assert all(torch.equal(each, seen[0]) for each in seen) and len(seen) == 3
 
 
-def test_a_floor_s_process_takes_the_best_block(monkeypatch):
+def test_a_floor_s_process_takes_the_best_block(collected, monkeypatch):
     seconds = {
         "slow": iter([3.0, 3.0]),
         "quick": iter([9.0, 1.0, 7.0, 8.0]),
@@ -218,7 +231,7 @@ def test_a_floor_s_process_takes_the_best_block(monkeypatch):
     monkeypatch.setattr(floors, "fill_twice", lambda setting: "two fills")
     pipe = Pipe("again", "parts", "pages", "again")
     floors.pace_floor(pipe, "apart", LOGITS, 1)
-    assert pipe.sent == ["quick", 7.0, "the parts", "two fills", 8.0]
+    assert pipe.sent == ["quick", 7.0, "the parts", "two fills", 8.0] and len(collected) == 4
 
 
 def test_blocks_and_tiles_that_are_tried():
@@ -243,17 +256,22 @@ def test_seconds_are_those_of_the_work_alone(monkeypatch):
     ticks = (1.5**n for n in itertools.count())
     monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     assert floors.seconds_of(lambda: next(ticks)) == 1.5**2 - 1
+    with monkeypatch.context() as patch:  # on a card, which is waited for
+        patch.setattr(cases, "wait", lambda tensor: next(ticks))
+        loss = cases.loss_function("textbook", LOGITS)
+        assert cases.one_pass(loss, cases.make_inputs(LOGITS))[0] == 1.5**6 - 1.5**4
     seconds = cases.one_pass(cases.loss_function("textbook", LOGITS), cases.make_inputs(LOGITS))[0]
-    assert seconds == 1.5**4 - 1.5**3
+    assert seconds == 1.5**8 - 1.5**7
     models = Transformer(PRESETS["tiny"].student.shape), Transformer(PRESETS["tiny"].teacher.shape)
     preset = replace(PRESETS["tiny"], distillation=replace(PRESETS["tiny"].distillation, batch=2))
     side = training.lab(*models, preset)
     seconds = training.timed_step(
         side, training.adamw(side, preset), *training.given_texts(side, preset.task)
     )[0]
-    assert list(seconds.values()) == [1.5 ** (n + 1) - 1.5**n for n in range(5, 11)]
+    assert list(seconds.values()) == [1.5 ** (n + 1) - 1.5**n for n in range(9, 15)]
+    assert all(weight.grad is None for weight in models[0].parameters())
     stages = training.products(*models, preset)()
-    assert list(stages.values()) == [1.5**13 - 1.5**12, 1.5**14 - 1.5**13, 1.5**14 - 1.5**12]
+    assert list(stages.values()) == [1.5**17 - 1.5**16, 1.5**18 - 1.5**17, 1.5**18 - 1.5**16]
 
 
 def test_the_products_of_a_step_are_as_large_as_its_texts(monkeypatch):
@@ -282,7 +300,7 @@ def test_the_products_of_a_step_are_as_large_as_its_texts(monkeypatch):
 
 
 @pytest.mark.parametrize("case, made", [("ours", 1), ("ours_overwrite", 3)])
-def test_a_case_is_timed_on_inputs_that_are_there(case, made, monkeypatch):
+def test_a_case_is_timed_on_inputs_that_are_there(case, made, collected, monkeypatch):
     prepared, again = object(), object()
     passes, asked = [], []
     monkeypatch.setattr(measuring, "prepare", lambda *of: asked.append(of) or ("loss", prepared))
@@ -291,7 +309,7 @@ def test_a_case_is_timed_on_inputs_that_are_there(case, made, monkeypatch):
     monkeypatch.setattr(measuring, "one_pass", timed)
     pipe = Pipe("again", "again")
     measuring.pace(pipe, case, LOGITS, 2)
-    assert pipe.sent == ["ready", 1, 2] and asked == [(case, LOGITS, 2)]
+    assert pipe.sent == ["ready", 1, 2] and asked == [(case, LOGITS, 2)] and len(collected) == 2
     assert passes == [("loss", prepared if made == 1 else again)] * 2
 
 
@@ -309,6 +327,7 @@ def test_code_is_loaded_by_a_small_pass_or_compiled_by_a_whole_one(case, small, 
         loss, inputs = measuring.prepare(case, setting, 1)
         assert shapes.pop() == (first if small else whole) and not shapes
         assert loss == case and [tuple(x.shape) for x in inputs] == whole
+    assert warnings.filters[0][:3] == ("ignore", None, Warning)  # of the libraries'
 
 
 def test_a_case_is_weighed(tmp_path, monkeypatch):
@@ -316,8 +335,11 @@ def test_a_case_is_weighed(tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "one_pass", lambda loss, inputs: (9.0, 0.5, [loss, inputs]))
     monkeypatch.setattr(measuring, "with_extra_memory", lambda function: (function(), 12))
     monkeypatch.setattr(measuring, "gradient_error", lambda *of: of)
-    asked = ("ours", LOGITS, 2)
+    asked, library = ("ours", LOGITS, 2), []
+    c_library = SimpleNamespace(mallopt=lambda *of: library.append(of))
+    monkeypatch.setattr(measuring.ctypes, "CDLL", lambda name: c_library)
     assert here(measuring.weigh, *asked) == {"loss": 0.5, "extra_bytes": 12}
+    assert library == [(-3, 1 << 20)]  # M_MMAP_THRESHOLD, a megabyte
     found = here(measuring.weigh, *asked, tmp_path)
     assert found["gradient_error"] == ([asked, "inputs"], LOGITS, tmp_path)
 
@@ -329,6 +351,20 @@ def test_of_each_so_many_rows_one_is_compared():
     assert [measuring.compared(size) for size in sizes] == [1, 1, 2]
     assert measuring.gradient_sizes(of(151_936, 4096)) == [(10, 4096), (30_388, 4096)]
     assert measuring.gradient_sizes(LOGITS) == [(10, 300)]
+
+
+def test_memory_that_is_kept_is_given_back_before_a_pass_is_weighed(collected, monkeypatch):
+    done, resident = [], iter([30, 100])
+    c_library = SimpleNamespace(malloc_trim=lambda *of: done.append(("trim", *of)))
+    monkeypatch.setattr(measuring.ctypes, "CDLL", lambda name: c_library)
+    reset = lambda path: SimpleNamespace(write_text=lambda text: done.append((path, text)))
+    monkeypatch.setattr(measuring, "Path", reset)
+    monkeypatch.setattr(measuring, "resident", lambda what: done.append(what) or next(resident))
+    assert measuring.with_extra_memory(lambda: done.append("pass")) == (None, 70)
+    before = [("trim", 0), ("/proc/self/clear_refs", "5"), "VmRSS"]
+    assert done == [*before, "pass", "VmHWM"] and len(collected) == 1
+    del c_library.malloc_trim  # another C library
+    assert measuring.with_extra_memory(lambda: 7) == (7, None)
 
 
 class Running:
@@ -414,7 +450,7 @@ def test_the_steps_of_a_step_are_taken_in_turn(monkeypatch):
     assert [(row["case"], row["words"]) for row in found] == list(training.CASES.items())
 
 
-def test_a_step_begins_with_the_weights_put_back(tmp_path):
+def test_a_step_begins_with_the_weights_put_back(tmp_path, collected):
     preset = replace(PRESETS["tiny"], distillation=replace(PRESETS["tiny"].distillation, batch=4))
     pipe = Pipe()
     training.prepare(pipe, preset_of_no_steps(preset), tmp_path, 1)
@@ -429,6 +465,7 @@ def test_a_step_begins_with_the_weights_put_back(tmp_path):
         patch.setattr(training, "stepper", lambda *of: lambda: steps.append(of) or len(steps))
         training.pace(paced, "lab", preset, tmp_path, 1)
     assert paced.sent == ["ready", 4, 5] and steps[0] == ("lab", preset, tmp_path)
+    assert len(collected) == 2
 
 
 def preset_of_no_steps(preset):
@@ -469,6 +506,24 @@ def test_a_process_answers_or_its_last_words_are_the_reason():
         forks.once(lambda pipe: os._exit(3))
 
 
+def waits(pipe):
+    with contextlib.suppress(EOFError):
+        pipe.send(pipe.recv())
+
+
+def test_a_process_ends_with_its_pipe_and_leaves_nothing_open():
+    left = forks.Fork(waits)
+    assert left.process.daemon is False  # it may have processes of its own
+    left.pipe.close()
+    left.process.join(20)
+    assert left.process.exitcode == 0  # it heard the end
+    left.errors.close()
+    closed = forks.Fork(waits)
+    closed.close()
+    assert closed.process.exitcode == -signal.SIGKILL
+    assert closed.pipe.closed and closed.errors.closed
+
+
 def test_the_machine_and_its_libraries_are_named(monkeypatch, tmp_path):
     assert forks.versions()["torch"] == torch.__version__
     asked = []
@@ -497,8 +552,12 @@ def test_a_card_s_rates_are_what_it_moves_and_multiplies_in_a_pass(monkeypatch):
 
 def test_the_fastest_of_twenty_passes_counts_and_the_first_is_none(monkeypatch):
     times = iter([0.0, 1.0] + [t for n in range(20) for t in (10 * n, 10 * n + 4.0 - (n == 7))])
-    monkeypatch.setattr(device.time, "perf_counter", lambda: next(times))
-    assert device.fastest(lambda: None, torch.zeros(1)) == 3.0 and next(times, None) is None
+    done, like = [], torch.zeros(1)
+    tick = lambda: done.append("tick") or next(times)
+    monkeypatch.setattr(device.time, "perf_counter", tick)
+    monkeypatch.setattr(device, "wait", done.append)
+    assert device.fastest(lambda: done.append("work"), like) == 3.0 and next(times, None) is None
+    assert done == [like, "tick", "work", like, "tick"] * 21
 
 
 def test_an_error_is_relative_to_all_gradients():
@@ -535,7 +594,7 @@ def test_a_case_on_a_card(monkeypatch):
     assert row == wanted | {"case": "ours", "words": cases.CASES["ours"]}
 
 
-def test_a_card_s_memory_is_the_height_of_a_pass(monkeypatch):
+def test_a_card_s_memory_is_the_height_of_a_pass(collected, monkeypatch):
     done = []
     note = lambda name, value=None: lambda device: done.append(name) or value
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", note("reset"))
@@ -544,7 +603,7 @@ def test_a_card_s_memory_is_the_height_of_a_pass(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", note("waited for"))
     monkeypatch.setattr(device, "one_pass", lambda *of: done.append(of) or "passed")
     found = device.with_extra_memory("loss", "inputs", torch.device("cuda"))
-    assert found == ("passed", 70)
+    assert found == ("passed", 70) and len(collected) == 1
     assert done == ["reset", "before", ("loss", "inputs"), "height"]
     cases.wait(SimpleNamespace(is_cuda=True, device=0)), cases.wait(torch.ones(1))
     assert done[4:] == ["waited for"]
@@ -589,7 +648,225 @@ def test_inputs_are_spread_as_said(setting):
     assert student.std() == pytest.approx(3, rel=0.05) and student.mean().abs() < 0.1
     noise = (inputs[1] - inputs[0]).std() / inputs[0].std()
     assert noise == pytest.approx(1 / 3, rel=0.05)
-    assert torch.equal(cases.make_inputs(setting)[0], cases.make_inputs(setting)[0])
+    first = torch.empty_like(inputs[0]).normal_(generator=torch.Generator().manual_seed(1))
+    assert torch.equal(cases.make_inputs(setting)[0], first * (1 if setting.width else 3))
+
+
+def test_inputs_are_made_where_and_as_the_setting_says(monkeypatch):
+    monkeypatch.setattr(
+        torch, "Generator", lambda device: SimpleNamespace(manual_seed=lambda _: None)
+    )
+    for setting, count in ((replace(LOGITS, dtype="bfloat16"), 2), (HIDDEN, 4)):
+        made = cases.make_inputs(setting, "meta")
+        assert len(made) == count and all(each.is_meta for each in made)
+        assert {each.dtype for each in made} == {getattr(torch, setting.dtype)}
+
+
+def test_words_and_formulas_of_both_kls():
+    forward, one = replace(LOGITS, beta=0), replace(HIDDEN, threads=1)
+    assert forward.words() == "forward KL from logits, 10 tokens, V = 300, float32"
+    assert one.words().endswith("hidden states of width 8, 10 tokens, V = 300, float32, one thread")
+    z, y = (each.double() for each in cases.make_inputs(LOGITS))
+    p, q = (torch.distributions.Categorical(logits=each) for each in (z, y))
+    kl = torch.distributions.kl_divergence
+    torch.testing.assert_close(cases.textbook(z, y, 0), kl(q, p))
+    torch.testing.assert_close(cases.textbook(z, y, 1), kl(p, q))
+
+
+# --- other libraries, which are not here -------------------------------------------------
+
+
+def stub(monkeypatch, name, **names):
+    """A module of this name, and those above it."""
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        above = ".".join(parts[:depth])
+        monkeypatch.setitem(sys.modules, above, types.ModuleType(above))
+    sys.modules[name].__dict__.update(names)
+
+
+def test_what_each_library_is_asked_for(monkeypatch):
+    """One mean over all tokens, of the loss on the soft labels alone."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "0")
+    asked, note = [], lambda *of, **how: asked.append((of, how)) or ["the loss"]
+    trainer = SimpleNamespace(generalized_jsd_loss=note)
+    stub(monkeypatch, "trl.experimental.gkd", GKDTrainer=trainer)
+    setting = replace(LOGITS, beta=0.25)
+    z, y = torch.zeros(2, 3, 5), torch.ones(2, 3, 5)
+    cases.loss_function("trl", setting)(z, y)
+    assert asked.pop() == ((z, y), {"beta": 0.25, "num_items_in_batch": 6})
+    assert os.environ["TRL_EXPERIMENTAL_SILENCE"] == "1"
+    stub(monkeypatch, "trl.trainer.distillation_trainer", _chunked_divergence_loss=note)
+    h, w, t, u = (torch.zeros(size, 2) for size in (4, 9, 4, 9))
+    assert cases.loss_function("trl_chunked", setting)(h, w, t, u) == "the loss"
+    (hidden, theirs, *heads, mask, beta), how = asked.pop()
+    assert torch.equal(hidden, h[None]) and torch.equal(theirs, t[None]) and how == {}
+    assert heads[0] is w and heads[1] is u and beta == 0.25
+    assert torch.equal(mask, torch.ones(1, 4))
+    made = []
+    loss = lambda **how: made.append(how) or note
+    stub(monkeypatch, "liger_kernel.chunked_loss", LigerFusedLinearJSDLoss=loss)
+    weights = {"weight_hard_loss": 0.0, "weight_soft_loss": 1.0, "beta": 0.25}
+    for case, size, compiled in (("liger_16", 16, False), ("liger_64_compiled", 64, True)):
+        cases.loss_function(case, setting)(h, w, t, u)
+        assert made.pop() == weights | {"chunk_size": size, "compiled": compiled}
+        *given, target = asked.pop()[0]
+        assert all(map(operator.is_, given, (h, w, t, u)))
+        assert torch.equal(target, torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """``opd_toy.lm.bench.hugging_face`` where transformers only notes what it is asked for."""
+
+    class Llama(torch.nn.Module):
+        def __init__(self, config):
+            super().__init__()
+            self.config, self.asked = config, []
+
+        def load_state_dict(self, found):
+            self.found = found
+
+        def generate(self, *of, **how):
+            self.asked.append((of, how, torch.initial_seed()))
+
+    stub(monkeypatch, "transformers", LlamaConfig=dict, LlamaForCausalLM=Llama)
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
+    del os.environ["TRANSFORMERS_VERBOSITY"]
+    name = "opd_toy.lm.bench.hugging_face"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    found = importlib.import_module(name)
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
+    yield found
+    del sys.modules[name], sys.modules["opd_toy.lm.bench"].hugging_face
+
+
+def test_a_transformer_is_told_to_be_a_llama(plain):
+    """Each head's pairs (2 i, 2 i + 1) become (i, i + D/2)."""
+    model = Transformer(Shape(11, 24, 2, 2, 9), 3)
+    model.norm.eps = 1e-3
+    made = plain.llama(model)
+    assert made.config == dict(
+        vocab_size=11, hidden_size=24, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=9,
+        rms_norm_eps=1e-3, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+        bos_token_id=None, eos_token_id=None, pad_token_id=None,
+    )  # fmt: skip
+    order = [12 * head + 2 * i + odd for head in (0, 1) for odd in (0, 1) for i in range(6)]
+    wanted = {
+        "model.embed_tokens": model.embedding.weight,
+        "model.norm": model.norm.weight,
+        "lm_head": model.head.weight,
+    }
+    for index, block in enumerate(model.blocks):
+        q, k, v = block.query_key_value.weight.split(24)
+        gate, up = block.gate_and_up.weight.split(64)
+        parts = {"q_proj": q[order], "k_proj": k[order], "v_proj": v, "o_proj": block.mixed.weight}
+        rows = {f"self_attn.{name}": each for name, each in parts.items()}
+        rows |= {"mlp.gate_proj": gate, "mlp.up_proj": up, "mlp.down_proj": block.down.weight}
+        rows |= {"input_layernorm": block.attention_norm.weight}
+        rows |= {"post_attention_layernorm": block.feed_forward_norm.weight}
+        wanted |= {f"model.layers.{index}.{name}": each for name, each in rows.items()}
+    assert made.found.keys() == {f"{name}.weight" for name in wanted}
+    for name, weight in wanted.items():
+        found = made.found[f"{name}.weight"]
+        assert torch.equal(found, weight) and not found.requires_grad, name
+
+
+def test_a_plain_loop_writes_reads_and_learns(plain):
+    """Drawn at temperature 1 from all tokens; a mean over the tokens that were drawn."""
+    task, (z, y) = PRESETS["tiny"].task, torch.randn(2, 3, 4, 5).double()
+    model, prompts = plain.llama(Transformer(Shape(11, 8, 1, 2, 9))), torch.ones(3, 4).long()
+    drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    ends = {"max_new_tokens": task.length, "eos_token_id": task.end, "pad_token_id": task.pad}
+    for seed, options in ((0, {}), (5, {"do_sample": False})):
+        plain.write(model, prompts, task, seed, **options)
+        (given, how, seeded) = model.asked.pop()
+        assert given == (prompts,) and seeded == seed
+        assert torch.equal(how.pop("attention_mask"), torch.ones(3, 4).long())
+        assert how == drawn | ends | options
+    plain.write(model, prompts, task)
+    assert model.asked.pop()[2] == 0
+    texts, logits = torch.arange(60).view(3, 20), torch.arange(57).view(3, 19)
+    heard = []
+    answer = lambda **how: heard.append(how) or SimpleNamespace(logits=logits)
+    found = plain.response_logits(answer, texts, task)
+    assert torch.equal(found, logits[:, task.prompt_length - 1 :])
+    assert torch.equal(heard[0]["input_ids"], texts[:, :-1]) and heard[0]["use_cache"] is False
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+    p, q = z.softmax(-1), y.softmax(-1)
+    kl = (p * (p / q).log()).sum(-1)
+    torch.testing.assert_close(plain.reverse_kl(z, y, mask), kl[mask == 1].mean())
+
+
+def test_the_other_side_of_a_step_is_the_plain_loop(monkeypatch):
+    asked, loop = [], types.ModuleType("plain")
+    for name in ("write", "response_logits", "reverse_kl"):
+        setattr(loop, name, lambda *of, name=name: asked.append((name, *of)) or name)
+    loop.llama = lambda model: ("llama", model)
+    name = "opd_toy.lm.bench.hugging_face"
+    monkeypatch.setitem(sys.modules, name, loop)
+    monkeypatch.setattr(sys.modules["opd_toy.lm.bench"], "hugging_face", loop, raising=False)
+    preset = PRESETS["tiny"]
+    side = training.hugging_face("student", "teacher", preset)
+    assert (side.student, side.teacher) == (("llama", "student"), ("llama", "teacher"))
+    assert side.write() == "write" and side.logits("model", "texts") == "response_logits"
+    assert side.loss("z", "y", "texts", "mask") == "reverse_kl"
+    writes, reads, loss = asked
+    assert writes[1] == side.student and writes[3] is preset.task
+    assert torch.equal(writes[2], preset.task.prompts(32, 1, "distillation", 1))
+    assert reads[1:] == ("model", "texts", preset.task) and loss[1:] == ("z", "y", "mask")
+
+
+# --- whole modules -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_all_settings_of_a_card(there, monkeypatch):
+    rates, cases_of, shrinks, exacts, told = {"copy": 1e9, "product": 1e9}, [], [], [], []
+    here = {"torch": "2"} | ({"trl": "1"} if there else {})
+    monkeypatch.setattr(device, "versions", lambda: here)
+    monkeypatch.setattr(device, "processor", lambda: "P")
+    rated = lambda device, shrink: shrinks.append((device.type, shrink)) or rates
+    monkeypatch.setattr(device, "card_rates", rated)
+    exact = lambda setting, inputs, gradients: (
+        exacts.append(setting)
+        or [(*each.shape, each.dtype, each.device.type) for each in gradients]
+    )
+    monkeypatch.setattr(device, "exact_loss", exact)
+    noted = lambda case, *of: cases_of.append((case, *of)) or f"row of {case}"
+    monkeypatch.setattr(device, "measure_case", noted)
+    on = torch.device("cpu")
+    found = device.measure(on, 3, device.SMALL, lambda *step: told.append(step))
+    names = ("ours", "ours_overwrite", *(["trl"] if there else []), "textbook")
+    hidden = ("ours", *(["trl_chunked"] if there else []))
+    count = 2 * len(names) + len(hidden)
+    assert told == [(done, count) for done in range(1, count + 1)] and shrinks == [("cpu", 64)]
+    assert [case for case, *_ in cases_of] == [*names, *names, *hidden]
+    double = torch.float64, "cpu"
+    sizes = [[(8, 500, *double)]] * 2 + [[(8, 896, *double), (500, 896, *double)]]
+    for setting, wanted, size in zip(device.SETTINGS, (names, names, hidden), sizes, strict=True):
+        small = replace(setting, **device.SMALL, cases=wanted)
+        row = found["settings"].pop(0)
+        assert row.pop("rows") == [f"row of {case}" for case in wanted]
+        assert row.pop("floors") == [device.floor(small, rates)]
+        assert row == vars(small) | {"words": small.words()} and exacts.pop(0) == small
+        for case in wanted:
+            name, given, exact, gradients, repeats, where = cases_of.pop(0)
+            assert (name, given, exact, repeats, where) == (case, small, size, 3, on)
+            assert len(gradients) == len(size)
+    assert found.pop("settings") == [] and found == {
+        "processor": "P",
+        "threads": torch.get_num_threads(),
+        "repeats": 3,
+        "versions": here,
+        "missing": ["liger-kernel"] if there else ["trl", "liger-kernel"],
+        "rates": rates,
+    }
+    monkeypatch.setattr(device, "SETTINGS", ())
+    device.measure(on, 3, {}, None)
+    assert shrinks[1] == ("cpu", 1)  # the whole, not rehearsed
 
 
 JOBS = {
@@ -647,3 +924,11 @@ def test_a_module_reads_its_job_and_prints_steps_and_figures(module, monkeypatch
     with pytest.raises(SystemExit) as ended:
         asked()
     assert ended.value.code == 130
+
+
+@pytest.mark.parametrize("module", JOBS, ids=lambda module: module.__name__.split(".")[-1])
+def test_a_module_that_is_run_reads_its_job(module, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("no job"))
+    code = compile(Path(module.__file__).read_text(encoding="utf-8"), module.__file__, "exec")
+    with pytest.raises(json.JSONDecodeError):
+        exec(code, {"__name__": "__main__"})

@@ -347,6 +347,13 @@ def test_growth_is_fitted_between_logarithms():
     assert [seconds[name] for name in ("exponent", "first", "last")] == pytest.approx([2, 2, 2])
     assert [memory[name] for name in ("exponent", "first", "last")] == pytest.approx([1, 0, 2])
     assert len(growth.exponents([point | {"extra_bytes": None} for point in points])) == 1
+    some = [points[0], points[1] | {"extra_bytes": None}, points[2]]
+    row = {"over": "row", "line": "ours", "value": 1, "seconds": 1.0, "extra_bytes": 1}
+    later = [point | {"over": "vocabulary"} for point in points]
+    found = growth.exponents([row, *some, *later])  # what is left out stops nothing
+    assert [(each["over"], each["cost"]) for each in found] == [
+        ("tokens", "seconds"), ("vocabulary", "seconds"), ("vocabulary", "extra_bytes")
+    ]  # fmt: skip
 
 
 def test_the_points_of_a_sweep():

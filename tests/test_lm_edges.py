@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import threading
 import warnings
 from types import SimpleNamespace
 
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from opd_toy.lm import heads, losses, measures, model, rows, sampled
+from opd_toy.lm import heads, losses, measures, methods, model, rows, sampled
 from opd_toy.lm.doors import Doors, rooms
 from opd_toy.lm.losses import distillation_loss, fused_linear_distillation_loss, token_count
 from opd_toy.lm.model import Shape, Transformer, uniforms
 from opd_toy.lm.off_policy import importance_weights
-from opd_toy.lm.study import frozen
+from opd_toy.lm.study import frozen, stages
 from opd_toy.lm.tasks import Sums, is_test
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -205,8 +206,15 @@ def test_texts_may_be_as_long_as_the_model():
     with pytest.raises(ValueError, match="P . T - 1 is 5$"):
         draw(4)
     for number in (1.0, -1e-9):  # one of them
-        with pytest.raises(ValueError, match=r"^uniforms holds a number outside \[0, 1\)"):
+        outside = r"^uniforms holds a number outside \[0, 1\); give numbers from 0 to below 1$"
+        with pytest.raises(ValueError, match=outside):
             model.sample(small, prompts, torch.tensor([[0.5, number]], **DOUBLE), end=9, pad=9)
+    taken, cached = [], small.cache
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small, "cache", lambda *of: taken.append(of) or cached(*of))
+        zeros = torch.zeros(1, 2, **DOUBLE)
+        assert model.sample(small, prompts, zeros, end=9, pad=9)[0, 2:].tolist() == [0, 0]
+    assert taken == [(1, 3)]  # and no more memory
     cache = small.cache(1, 2)
     small.hidden(prompts, cache)
     with pytest.raises(ValueError, match="tokens reach position 3 and the cache was made for len"):
@@ -254,7 +262,15 @@ def test_numbers_at_the_edge_of_rounding():
         warnings.simplefilter("error")
         assert np.isnan(frozen.relative_bias(np.zeros((1, 2, 2)), 0)).all()
         assert np.isnan(frozen.cosines(np.array([[[-1.0, 0.0], [0.0, 0.0]]]), 1)).all()
+        assert np.isinf(frozen.cosines(np.array([[[1.0, 1.0], [1.0, 0.0]]]), 1)[0, 0])
         assert np.isinf(frozen.relative_bias(np.array([[[0.0, 0.0], [0.0, 1.0]]]), 0)[0, 1])
+        size = len(frozen.ESTIMATORS)
+        within, one = np.zeros((2, size, size)), frozen.ESTIMATORS.index("pg_1")
+        for variance in (0.0, 1.0):  # of nothing, and of one alone
+            within[:, one, one] = variance
+            still = frozen.Moments([2] * 2, np.zeros((2, *within.shape)), within, within[:, 0])
+            for pair in (("pg_1", "pg_0"), ("pg_0", "pg_1")):
+                assert stages.log_ratio(still, *pair) == [None, None]
 
 
 def test_gradients_are_reported_text_by_text():
@@ -345,6 +361,8 @@ def test_heads_are_taken_in_tiles_that_fit_the_cache():
         heads.chunk_size(torch.empty(1).expand(size, 4)) for size in (327_680, 327_681, 308_405)
     ]
     assert sizes == [16, 15, 16]  # 16, 15, 17 rows
+    assert heads.chunk_size(torch.empty(1).expand(8 << 20, 1)) == 1  # not one
+    assert heads._block_rows(torch.empty(1).expand(1, 6 << 20)) == 1
 
 
 def test_onednn_multiplies_from_its_least_size_on(monkeypatch):
@@ -391,9 +409,68 @@ def test_memory_is_kept_and_its_pages_are_large(monkeypatch):
     assert made == [(31 << 20, torch.uint8)] and rows.LARGE_BYTES == 32 << 20
 
 
+def test_a_thread_for_rows_computes_alone():
+    threads = torch.get_num_threads()
+    work = lambda item: (torch.get_num_threads(), threading.current_thread().name[:12])
+    torch.set_num_threads(3)
+    try:
+        found = set(rows.in_threads(work, [(item,) for item in range(9)], torch.empty(1)))
+        assert found == {(1, "opd-toy-rows")}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_tokens_are_counted_within_a_group(monkeypatch):
+    asked, there = [], torch.distributed
+    monkeypatch.setattr(there, "is_initialized", lambda: True)
+    monkeypatch.setattr(there, "all_reduce", lambda x, group: asked.append(group) or x.mul_(5))
+    monkeypatch.setattr(there, "get_world_size", lambda group: asked.append(group) or 4)
+    mask = torch.tensor([1, 0, 1])
+    assert token_count(mask, mask, group="mine") == 5 * 4 / 4 and asked == ["mine", "mine"]
+    assert token_count(mask * 0) == 1 / 4
+
+
 def test_off_the_cpu_nothing_is_waited_for():
     assert rows.any_of(elsewhere(2)) is True
     assert rows.any_of(torch.tensor([False])) is False
+
+
+OBJECTIVES = [
+    *[("reverse_kl", {}), ("forward_kl", {}), ("generalized_jsd", {"beta": 0.3})],
+    *[("skewed_forward_kl", {"skew": 0.1}), ("skewed_reverse_kl", {"skew": 0.1})],
+    *[("top_k_reverse_kl", {"k": 3, "outside": each}) for each in ("renormalize", "drop", "tail")],
+]
+
+
+def test_everything_is_made_on_the_device_of_what_is_handed_in(monkeypatch):
+    """Where numbers cannot be looked at: on torch's meta device, which has none."""
+    autocast, looked = torch.autocast, torch.Tensor.__bool__
+    on_cpu = lambda kind, **how: autocast("cpu" if kind == "meta" else kind, **how)
+    monkeypatch.setattr(torch, "autocast", on_cpu)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+    all_rows = lambda x: torch.arange(len(x), device=x.device)[:, None]
+    monkeypatch.setattr(torch.Tensor, "nonzero", all_rows)
+    z, y = elsewhere(2, 3, 7).requires_grad_(), elsewhere(2, 3, 7)
+    head = elsewhere(9, 7).requires_grad_()
+    for name, parameters in OBJECTIVES:
+        distillation_loss(z, y, name, temperature=2.0, **parameters).backward()
+        fused_linear_distillation_loss(z, head, y, head, name, **parameters).backward()
+    tokens = elsewhere(2, 3, dtype=torch.int64)
+    log_p = losses.token_log_probabilities(z, tokens)
+    losses.policy_gradient_loss(log_p, log_p).backward()
+    found = [z.grad, head.grad, methods.position_kl(z, y), losses.sft_loss(z, tokens)]
+    task = Sums(terms=2, digits=1)
+    prompts = elsewhere(5, task.prompt_length, dtype=torch.int64)
+    texts = task.demonstrations(prompts, elsewhere(5, dtype=torch.float64))
+    found += [texts, task.rewards(texts), task.workings(texts)]
+    small = Transformer(Shape(16, 8, 1, 2, texts.shape[1])).to("meta")
+    found += [small(texts[:, :-1]), small.cache(5).stored]
+    cache = small.cache(5)
+    found += [small(part, cache) for part in texts.split(6, 1)]
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda x: not x.is_meta and looked(x))
+    numbers = elsewhere(5, task.length, dtype=torch.float64)
+    found.append(model.sample(small, prompts, numbers, task.end, task.pad))
+    assert all(each.is_meta for each in found)
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):

@@ -69,6 +69,25 @@ def test_onednn_is_asked_for_a_product_first(capability, operations, has, monkey
     assert heads._has_onednn.__wrapped__() is has
 
 
+def test_what_is_left_to_a_card(monkeypatch):
+    """Products of two matrices in one half precision; there sums are torch's."""
+    half, brain, single = torch.float16, torch.bfloat16, torch.float32
+    on = lambda cuda, dtype: SimpleNamespace(is_cuda=cuda, dtype=dtype)
+    for cuda, a, b, served in (
+        *[(True, half, half, True), (True, brain, brain, True), (True, single, single, False)],
+        *[(True, half, brain, False), (True, brain, single, False), (False, half, half, False)],
+    ):
+        assert heads.tensor_cores(on(cuda, a), on(cuda, b)) is served
+    monkeypatch.setattr(torch, "mm", lambda *of, **how: (of, how))
+    assert heads._product("a", "b") == (("a", "b"), {"out_dtype": single, "out": None})
+    assert heads._product("a", "b", "c") == (("a", "b"), {"out_dtype": single, "out": "c"})
+    far = torch.empty(2, 3, device="meta")
+    assert heads._add(far, far) is far  # NumPy could not
+    added = []
+    monkeypatch.setattr(heads.np, "add", lambda *of, out: added.append(out))
+    assert heads._add(torch.ones(2), torch.ones(2)).tolist() == [1, 1] and len(added) == 1
+
+
 def test_what_is_left_to_torch_mm():
     head = torch.empty(WORDS, WIDTH)
     for rows, other in (
@@ -141,14 +160,14 @@ def flags(tensor):
 def test_large_pages_are_asked_for():
     # Straight from the system: memory that the C library gives out again may have been asked for.
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    large, small = (
+    above, large, small = (
         torch.frombuffer(mmap.mmap(-1, size, flags=private), dtype=torch.uint8)
-        for size in (2 * LARGE_BYTES, LARGE_BYTES - mmap.PAGESIZE)
+        for size in (mmap.PAGESIZE, LARGE_BYTES, LARGE_BYTES - mmap.PAGESIZE)
     )
-    assert "hg" not in flags(large) + flags(small)
+    assert "hg" not in flags(large) + flags(small) + flags(above)
     assert large_pages(large) is large and "hg" in flags(large)
     assert large.fill_(3).eq(3).all()
-    assert large_pages(small) is small and "hg" not in flags(small)
+    assert large_pages(small) is small and "hg" not in flags(small) + flags(above)
     logits = drawn(1, 2 * LARGE_BYTES // 4).requires_grad_()
     distillation_loss(logits, -logits.detach()).backward()
     assert "hg" in flags(logits.grad)

@@ -131,7 +131,7 @@ def test_values_and_gradients_of_the_engine(name, parameters, barred):
 
 @case
 def test_autograd_of_the_textbook_formula(name, parameters):
-    for temperature in (1.0, 0.5, 3.0):
+    for temperature in (1.0, 0.5, 2.0):
         z, y = pair(2, 3, 11, seed=1)
         x = z.clone().requires_grad_()
         expected = textbook(x / temperature, y / temperature, name, **parameters).mean()
@@ -419,6 +419,8 @@ def test_a_loss_scale_is_not_rounded_to_bfloat16():
         (scale * gradient.float()).bfloat16(),
     )
     assert not torch.equal((scale * gradient.float()).bfloat16(), gradient)
+    nothing = value_and_gradient(z, y, loss=lambda *logits: 0 * distillation_loss(*logits))[1]
+    assert (nothing == 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -519,6 +521,48 @@ def test_a_token_that_one_model_bars(name, parameters):
             )
             finite = expected.isfinite()
             near(gradient[finite], expected[finite], 1e-5 if dtype == torch.float32 else 1e-12)
+
+
+def test_after_a_block_that_asks_for_care_all_are_taken_with_care():
+    asked, z = [], torch.zeros(3, 2)
+
+    def rows(z, y, careful):
+        asked.append(careful)
+        return torch.full((len(z),), 1.0 if careful else math.nan), torch.zeros_like(z)
+
+    block = losses._scaled_rows(rows, {}, z, 1.0)
+    assert [float(block(z, z, torch.ones(3))) for _ in range(2)] == [3.0, 3.0]
+    assert asked == [False, True, True]
+
+
+@pytest.mark.parametrize("outside", divergences.OUTSIDE)
+@pytest.mark.parametrize("support", divergences.SUPPORT)
+def test_barred_tokens_among_the_likeliest(support, outside):
+    """Barred by the model that does not choose them; by both, where so few are left."""
+    z, y = pair(6, 7, seed=5)
+    chooses, other = (y, z) if support == "teacher" else (z, y)
+    for row in (0, 1):
+        other[row, chooses[row].argmax()] = -INF
+    chooses[2, :5] = other[2, 3:] = -INF
+    z[3, :6] = y[3, 1:] = -INF
+    z[4] = y[4] = -INF
+    z[4, 0] = y[4, 1] = 0.0
+    head = chooses.topk(3, -1).indices
+    p, q = (x.softmax(-1).numpy() for x in (z, y))
+    value, gradient = divergences.OBJECTIVES["top_k_reverse_kl"].rows(
+        z, y, False, k=3, outside=outside, support=support
+    )
+    for row, chosen in enumerate(head.tolist()):
+        a, b = (list(x[row, chosen]) for x in (p, q))
+        if outside == "tail":
+            a, b = ([*c, np.delete(x[row], chosen).sum()] for c, x in ((a, p), (b, q)))
+        if outside == "renormalize":
+            if not any(b):
+                continue  # the teacher bars all that are compared
+            a, b = ([x / sum(c) for x in c] if any(c) else [1 / 3] * 3 for c in (a, b))
+        cost = sum(x and (x * math.log(x / w) if w else INF) for x, w in zip(a, b))
+        assert value[row].item() == pytest.approx(cost, rel=1e-9, abs=1e-12), row
+        assert not gradient[row].isnan().any(), row
 
 
 def test_a_student_all_on_barred_tokens_has_a_finite_gradient():
@@ -1121,7 +1165,8 @@ def test_clipping_and_truncation():
     behaviour = torch.zeros(4, dtype=torch.float64)
     log_p = torch.tensor([-0.5, 0.5, -0.5, 0.5], dtype=torch.float64).requires_grad_()
     teacher = (log_p + torch.tensor([1.0, 1.0, -1.0, -1.0])).detach()  # costs -1, -1, 1, 1
-    for clip, low, high in ((0.2, 0.2, 0.2), ((0.2, 0.9), 0.2, 0.9), ((0.9, 0.2), 0.9, 0.2)):
+    pairs = ((0.2, 0.9), 0.2, 0.9), ((0.9, 0.2), 0.9, 0.2)
+    for clip, low, high in ((0.2, 0.2, 0.2), (0, 0, 0), *pairs):
         x = log_p.detach().clone().requires_grad_()
         ratio, cost = x.exp(), log_p.detach() - teacher
         torch.maximum(cost * ratio, cost * ratio.clamp(1 - low, 1 + high)).mean().backward()
@@ -1209,6 +1254,32 @@ def test_rewards_alone():
     )
     plain = torch.autograd.grad(losses.grpo_loss(log_p, reward, mask, 4), log_p)[0]
     near(plain, torch.where(mask, -A, 0.0) / mask.sum(), 1e-6)
+    weights = pair(8, 5, seed=1)[0]
+    weighed = losses.grpo_loss(log_p, reward, mask, 4, weights=weights)
+    near(torch.autograd.grad(weighed, log_p)[0], plain * weights, 1e-6)
+
+
+def test_what_weighs_a_gradient_is_constant():
+    """Whatever else asks for a gradient gets none; a cost without weight is no NaN."""
+    log_p, *constants = (x.requires_grad_() for x in (*pair(2, 3), *pair(2, 3, seed=1)))
+    log_q, log_mu, weights = constants
+    reward, count = (x.clone().requires_grad_() for x in (log_q[:, 0].detach(), torch.tensor(7.0)))
+    loss = losses.policy_gradient_loss(
+        *(log_p, log_q, None, 0.5, log_mu, reward, 0.7, log_mu, None, 2.0, weights, count)
+    )
+    wanted = [log_p, *constants, reward, count]
+    gradient, *others = torch.autograd.grad(loss, wanted, allow_unused=True)
+    assert not gradient.requires_grad and others == [None] * 5
+    assert not losses.group_advantage(reward, 2).requires_grad
+    assert not losses.fipo_weight(log_p, log_q, None, 0.5, 0.2, 0.2).requires_grad
+    z, tokens = pair(2, 3, 5)[0].requires_grad_(), torch.zeros(2, 3, dtype=torch.int64)
+    loss = losses.sft_loss(z, tokens, weights=weights, normalizer=count)
+    assert torch.autograd.grad(loss, [z, weights, count], allow_unused=True)[1:] == (None, None)
+    never, no_weight = torch.full((2, 3), -INF), torch.zeros(2, 3)
+    found = losses.policy_gradient_loss(log_p, never, weights=no_weight)
+    assert (torch.autograd.grad(found, log_p)[0] == 0).all()
+    one = torch.full((1, 2, 1), 3.0)  # a vocabulary of one token
+    assert losses.sft_loss(one, torch.tensor([[0, -100]]), torch.tensor([[1, 0]])) == 0
 
 
 # --- errors ------------------------------------------------------------------------------
@@ -1329,6 +1400,10 @@ def gradient_of_policy(**arguments):
             r"overwrite_logits is True and student_logits shares memory",
         ),
         (
+            lambda: from_logits(z=Z[:1].expand(2, 3, 5), y=Z + 0, overwrite_logits=True),
+            r"overwrite_logits is True and student_logits shares memory with itself \(expand\)",
+        ),
+        (
             lambda: from_hidden(w=torch.zeros(4, 5)),
             r"student_hidden has shape \(2, 3, 4\) and student_weight \(4, 5\); "
             r"give \(\.\.\., H\) and \(V, H\)",
@@ -1370,11 +1445,15 @@ def gradient_of_policy(**arguments):
         ),
         (
             lambda: gradient_of_policy(teacher_log_probabilities=None),
-            r"teacher_log_probabilities and reward are both None",
+            r"teacher_log_probabilities and reward are both None; give at least one, a cost",
         ),
         (
             lambda: gradient_of_policy(reward=LP),
             r"(?s)reward is tensor.*give one number a text, a tensor of shape \(B,\)",
+        ),
+        (
+            lambda: gradient_of_policy(reward=[0.0, 1.0]),
+            r"reward is \[0.0, 1.0\] and student_log_probabilities of shape \(2, 3\); give one",
         ),
         (
             lambda: gradient_of_policy(reward=torch.zeros(2), alpha=INF),
@@ -1398,8 +1477,20 @@ def gradient_of_policy(**arguments):
             r"clip is -1; give a number of at least 0",
         ),
         (
+            lambda: gradient_of_policy(behaviour_log_probabilities=LP, clip=(0.2, -1)),
+            r"clip is \(0.2, -1\); give a number of at least 0, or two: \(low, high\)",
+        ),
+        (
             lambda: losses.fipo_weight(LP, LP, None, 0.5, 0.2, -1),
             r"high is -1.0; give a number of at least 0",
+        ),
+        (
+            lambda: losses.fipo_weight(LP, LP, None, 0.5, 1.2, 0.2),
+            r"low is 1.2; give one number from 0 to 1",
+        ),
+        (
+            lambda: losses.fipo_weight(LP, LP, None, 0.5, 0.2, INF),
+            r"high is inf; give one finite number",
         ),
         (
             lambda: losses.group_advantage(torch.zeros(5), 2),

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -117,6 +118,8 @@ def test_levels_by_hand():
         "sequence": [[e(-0.5)] * 3 + [0], [0] + [e(-0.3)] * 3],
         "mean": [[e(-0.5 / 3)] * 3 + [0], [0] + [e(-0.1)] * 3],
     }
+    lone = importance_weights(LOG_P, LOG_MU, torch.tensor([[1, 0, 0, 0]] * 2), "mean")
+    torch.testing.assert_close(lone[:, 0], (LOG_P - LOG_MU)[:, 0].exp())
     for level, rows in wanted.items():
         found = importance_weights(LOG_P.clone().requires_grad_(), LOG_MU, MASK, level)
         assert torch.allclose(found, torch.tensor(rows), rtol=1e-6), level
@@ -144,7 +147,11 @@ def test_effective_sample_size():
         effective_sample_size(torch.tensor([[2.0, 0.0, math.nan]]), torch.tensor([[1, 1, 0]]))
         == 0.5
     )
-    assert effective_sample_size(torch.zeros(2, 2)) == 0
+    assert effective_sample_size(torch.zeros(2, 2)) == effective_sample_size(torch.ones(0, 3)) == 0
+    assert effective_sample_size(torch.tensor(2.0)) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert effective_sample_size(torch.ones(2, requires_grad=True)) == 1
     assert effective_sample_size(torch.full((1, 2), 1e200, dtype=torch.float64)) == 1
     for wrong in (math.nan, math.inf, -1.0):
         with pytest.raises(ValueError, match=f"^weights holds {wrong!r} at a valid place"):
@@ -164,6 +171,10 @@ def test_effective_sample_size():
         ({"limits": 2.0}, "limits is 2.0; correction 'ratio' has none: leave it out"),
         ({"correction": "truncate", "limits": -1.0}, "limits is -1.0; give a number above 0"),
         ({"correction": "mask", "limits": 2.0}, "limits is 2.0; give two numbers: (low, high)"),
+        (
+            {"correction": "mask", "limits": (1, None)},
+            "limits is (1, None); give two numbers: (low",
+        ),
         ({"correction": "mask", "limits": (2, 1)}, "limits is (2, 1); give 0 <= low <= high"),
         (
             {"behaviour_log_probabilities": LOG_P[:1]},
@@ -208,6 +219,8 @@ def test_drift_by_hand():
     shares = [w.sum() ** 2 / (len(w) * (w**2).sum()) for w in (tokens, texts)]
     wanted = {"moved": abs(logs).mean(), "share_token": shares[0], "share_text": shares[1]}
     assert stale.drift(batch) == pytest.approx(wanted, rel=1e-6)
+    apart = replace(batch, log_p=LOG_MU - torch.tensor([[0.0], [900.0]]))
+    assert stale.drift(apart)["share_text"] == 0.5
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +290,7 @@ def test_the_baseline_is_the_mean_cost_of_valid_tokens(models):
     assert torch.allclose(found, wanted, atol=1e-6) and abs(found.sum()) < 1e-5
 
 
-def test_an_interrupted_study_goes_on(models, tmp_path, monkeypatch):
+def test_an_interrupted_study_goes_on(models, tmp_path, monkeypatch, capsys):
     teacher, student = models
     done = []
     monkeypatch.setattr(pretraining, "teacher", lambda *_: teacher)
@@ -292,10 +305,15 @@ def test_an_interrupted_study_goes_on(models, tmp_path, monkeypatch):
         return {key: [1.0, 2.0] for key in ("kl", "moved", "share_token", "share_text")}
 
     monkeypatch.setattr(stale, "run", run)
+    asked, checkpoint = [], stale.Checkpoint
+    note = lambda *of, **how: asked.append(how) or checkpoint(*of, **how)
+    monkeypatch.setattr(stale, "Checkpoint", note)
     with pytest.raises(KeyboardInterrupt):
         stale.stale(tmp_path)
+    assert "the same command goes on after iteration 6\n" in capsys.readouterr().err
     Stop.asked = 0
     results = stale.stale(tmp_path)
+    assert asked == [{"seconds": 2.0}] * 2
     assert len(done) == len(set(done)) == len(list(stale.planned()))
     assert results["runs"]["ratio"]["16"]["ends"] == [2.0] and "0" not in results["runs"]["ratio"]
 

@@ -86,12 +86,41 @@ def test_training_is_plain_adamw(monkeypatch):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
+def test_a_model_is_made_as_its_preset_says(tmp_path, monkeypatch):
+    asked, model = [], Transformer(SHAPE)
+    note = lambda *given, **options: asked.append((given, options)) or model
+    monkeypatch.setattr(pretraining, "pretrain", note)
+    made = dataclasses.replace(SMALL, autocast="bfloat16")
+    pretraining.student(made, tmp_path, "report", "meta", "say")
+    [(given, options)] = asked
+    checkpoint = options.pop("checkpoint")
+    assert given == (SMALL.student, TASK, "student") and (checkpoint.say, checkpoint.path) == (
+        "say", tmp_path / "small-student.pt"
+    )  # fmt: skip
+    assert options == {"report": "report", "device": "meta", "autocast": "bfloat16"}
+    assert checkpoint.settings[1:] == [str(torch.__version__), "meta"]
+    again = pretraining.student(made, tmp_path, device="meta")
+    assert again.head.weight.is_meta and len(asked) == 1
+
+
+def test_gradients_are_clipped_at_one(monkeypatch):
+    clipped, clip = [], torch.nn.utils.clip_grad_norm_
+    note = lambda weights, *of: clipped.append(of) or clip(weights, *of)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", note)
+    pretrain(dataclasses.replace(SMALL.student, steps=2), TASK)
+    assert clipped == [(1.0,)] * 2
+
+
 def test_the_learning_rate_rises_then_falls_to_nothing():
     recipe = dataclasses.replace(SMALL.teacher, steps=100, rate=0.5)
     rates = [rate(recipe, step) for step in range(100)]
     assert rates[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
     assert rates[4:] == sorted(rates[4:], reverse=True) and 0 < rates[-1] < 2e-3 * 0.5
     assert rates[5 + 47] == pytest.approx(0.25, abs=1e-3)
+    few = dataclasses.replace(recipe, steps=4, rate=1.0)  # one step of warm-up at least
+    assert [rate(few, step) for step in range(4)] == pytest.approx(
+        [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]
+    )
 
 
 def test_the_corpus_holds_no_sum_of_the_tests():

@@ -130,6 +130,7 @@ def test_processes_agree_on_the_least_size_and_on_what_counts():
     scale = torch.tensor([[0.5, 0.0, 1.0], [0.25, math.nan, 0.0]], dtype=torch.float64)
     assert agreed(scale, scale.clone()) == [5, 5]
     assert agreed(scale, scale * (1 + 9e-7)) == [5, 5]
+    assert agreed(-scale, -scale) == [5, 5]
     assert agreed(scale * 0, scale.clone() * 0) == [5, 5]  # nothing counts, or all is NaN
     assert agreed(torch.zeros(3), torch.zeros(3)) == [5, 5]
 
@@ -140,7 +141,7 @@ def test_processes_agree_on_the_least_size_and_on_what_counts():
         ([1, 1, 0], [1, 1], "2 to 3 tokens, 2 to 2"),
         ([1, 1, 0], [1, 0, 0], "3 to 3 tokens, 1 to 2"),
         ([1, 1, 0], [1, 0, 1], "3 to 3 tokens, 2 to 2"),
-        ([1, 1, 0], [1, 1 + 1e-5, 0], "3 to 3 tokens, 2 to 2"),
+        ([1, 1, 0], [1, 1 + 2e-6, 0], "3 to 3 tokens, 2 to 2"),
         ([2, 1, 0], [1, 2, 0], "3 to 3 tokens, 2 to 2"),
     ],
 )
@@ -164,3 +165,5 @@ def test_blocks_are_cut_text_by_text():
             assert torch.equal(rows[:, 0], factors) and torch.equal(more, rows + 1)
     [(row, _, factor)] = parallel._blocks(2, torch.ones(4), torch.ones(4), torch.tensor(3.0))
     assert row.shape == (1, 4) and factor.tolist() == [3.0]
+    empty = parallel._blocks(2, torch.ones(3, 0), torch.ones(3, 0), torch.ones(3))
+    assert [len(rows) for rows, *_ in empty] == [2, 1]  # which the other processes wait for

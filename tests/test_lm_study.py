@@ -507,6 +507,8 @@ def test_order_entropy_is_that_given_a_right_working():
     ).double()  # one prompt certain of its order, seldom right
     assert measures.order_entropy(two) == pytest.approx(math.log(2) * 1.0 / 1.2)
     assert measures.order_entropy(torch.zeros(2, 3).double()) is None
+    rare = torch.tensor([[1e-300, 1e-300], [0.0, 0.0]], dtype=torch.float64)
+    assert measures.order_entropy(rare) == pytest.approx(math.log(2))
 
 
 @pytest.fixture(scope="module")

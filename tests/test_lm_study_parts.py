@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import signal
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -255,6 +256,41 @@ def test_jobs_without_checkpoints_stop_between_reports(kind, stops, monkeypatch)
             assert pool.each(kind, [("a",)], 1, None) == {("a",): "a"}
 
 
+def test_several_workers_are_begun_and_stopped(monkeypatch):
+    made, done = [], []
+    pool = SimpleNamespace(shutdown=lambda **how: done.append(how))
+    executor = lambda *of: made.append(of) or pool
+    monkeypatch.setattr(workers.concurrent.futures, "ProcessPoolExecutor", executor)
+    with Workers("jobs", 2) as begun:
+        [(number, context, begin, handed)] = made
+        assert number == 2 and context.get_start_method() == "spawn"
+        assert begin is workers._begin_worker and not begun.stop.is_set()
+        assert handed == ("jobs", begun.reports, begun.stop)
+    assert begun.stop.is_set() and done == [{"cancel_futures": True}]
+
+
+def test_the_progress_of_several_workers(monkeypatch):
+    """What they tell, and what is done; an interrupt goes on to them, a failure comes back."""
+    heard, told = [], [(("a",), 1, 4), (("b",), 1, 4)]
+    futures = {(case,): workers.concurrent.futures.Future() for case in "ab"}
+    for case, future in futures.items():
+        future.set_result(case * 2)
+    several = Workers(None, 2)
+    several.pool = SimpleNamespace(submit=lambda work, kind, case: futures[case])
+    several.reports = SimpleNamespace(empty=lambda: not told, get=told.pop)
+    several.stop = threading.Event()
+    ask = lambda: several.each("measure", [*futures], 4, lambda *step: heard.append(step))
+    assert ask() == {("a",): ("a", "a"), ("b",): ("b", "b")} and not several.stop.is_set()
+    assert heard == [(1, 8), (2, 8), (5, 8), (7, 8), (8, 8)]
+    monkeypatch.setattr(Stop, "asked", 2)
+    ask()
+    assert several.stop.is_set()
+    futures["b",] = workers.concurrent.futures.Future()
+    futures["b",].set_exception(ValueError("not today"))
+    with pytest.raises(ValueError, match="not today"):
+        ask()
+
+
 def test_a_worker_tells_how_far_it_is_and_hears_that_it_should_stop(monkeypatch):
     told, asked = [], []
     stop = SimpleNamespace(is_set=lambda: bool(asked))
@@ -374,6 +410,70 @@ def test_the_loss_of_a_step_is_that_of_its_parts_together():
     (whole, norm, tokens), parts = (training.step(run_of(count), 2) for count in (1, 2))
     assert float(whole) == pytest.approx(float(parts[0]), rel=1e-12) and float(whole) > 0.1
     assert float(norm) == pytest.approx(float(parts[1]), rel=1e-12) and tokens == parts[2]
+    assert not whole.requires_grad
+
+
+@pytest.mark.parametrize("number, share", [(1, 0.1), (9, 0.9), (10, 1), (11, 1), (30, 1)])
+def test_a_step_is_taken_at_a_rate_that_rises_and_stays(number, share, monkeypatch):
+    """On texts that are cut at the end of the longest."""
+    seen, loss_of = [], training.loss_of
+    note = lambda *given, **how: seen.append(given[4].shape) or loss_of(*given, **how)
+    monkeypatch.setattr(training, "loss_of", note)
+    run, task = run_of(2), PRESET.task
+    texts = training.draw_texts(run, number)
+    texts[:, task.prompt_length :] = 0
+    for text, end in zip(texts, (1, 4, 2, 3, 2, 1, 2, 1)):
+        text[task.prompt_length + end - 1 :] = task.pad
+        text[task.prompt_length + end - 1] = task.end
+    monkeypatch.setattr(training, "draw_texts", lambda *of: texts)
+    training.step(run, number)
+    rate = PRESET.distillation.rate * share
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+    assert seen == [(4, task.prompt_length + 4)] * 2
+
+
+def test_processes_ask_each_other_whether_to_stop(monkeypatch):
+    asked, kept = [], []
+    monkeypatch.setattr(training, "rank_and_ranks", lambda: (1, 2))
+    reduce = lambda numbers, how: asked.append((int(numbers), how)) or numbers.fill_(15)
+    monkeypatch.setattr(training.distributed, "all_reduce", reduce)
+    monkeypatch.setattr(Stop, "asked", 2)
+    with pytest.raises(KeyboardInterrupt):
+        training._keep(None, None, torch.device("cpu"))
+    assert Stop.asked == 15 and asked == [(2, training.distributed.ReduceOp.MAX)]
+    training._keep(SimpleNamespace(after=kept.append), lambda: "whole", torch.device("cpu"))
+    assert kept == ["whole"]
+
+    class Noted(Exception):
+        pass
+
+    def reduce_elsewhere(numbers, how):
+        raise Noted(numbers.device.type)
+
+    monkeypatch.setattr(training.distributed, "all_reduce", reduce_elsewhere)
+    with pytest.raises(Noted, match="meta"):
+        training._keep(None, None, torch.device("meta"))
+
+
+def test_a_process_begins_where_the_first_one_does(monkeypatch):
+    """It has no checkpoint, and waits until the first has written what is left at the end."""
+    student = Transformer(Shape(5, 8, 1, 2, 4))
+    optimizer = torch.optim.AdamW(student.parameters())
+    weights = Transformer(Shape(5, 8, 1, 2, 4), 7).state_dict()
+    state = {"iteration": 3, "weights": weights, "optimizer": optimizer.state_dict()}
+    done = []
+    monkeypatch.setattr(training, "rank_and_ranks", lambda: (1, 2))
+
+    def broadcast(shared):
+        assert shared == [None]
+        shared[0] = dict(state)
+
+    monkeypatch.setattr(training.distributed, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(training.distributed, "barrier", lambda: done.append("barrier"))
+    assert training._begin(None, None, student, optimizer) == {"iteration": 3}
+    assert all(weight.equal(weights[name]) for name, weight in student.state_dict().items())
+    training._finish(None, None, {}, student)
+    assert done == ["barrier"]
 
 
 def test_a_process_without_a_checkpoint_tells_of_what_is_not_finite(monkeypatch):

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import warnings
 
 import pytest
 import torch
@@ -167,6 +168,10 @@ def test_orders_are_drawn_with_the_stated_probabilities():
     )
     assert (counts - many * SUMS.order_probabilities).abs().max() <= 1
     assert SUMS.orders[0] == (0, 1, 2) and len(set(SUMS.orders)) == 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        apart = SUMS.demonstrations(SUMS.prompts(2), torch.tensor([0.0, 9, 1, 9]).double()[::2])
+    assert SUMS.workings(apart).tolist() == [0, 5]  # one is behind the last share
 
 
 # --- rewards and workings ----------------------------------------------------------------
@@ -325,6 +330,8 @@ def test_texts_are_read_out():
     )[0]
     assert large.read(text) == "7 1 | 99 2 : 7 1 + 99 2 = 6 4 ."  # 107 + 299 = 406, low digit first
     assert large.read(torch.tensor([119, 3])) == "<119> 3"
+    assert large.read(torch.tensor([105, 106])) == "<106>"  # after the padding
+    assert Sums(base=11, vocabulary=17).read(torch.tensor([10, 3])) == "10 3"
     assert SUMS.read(torch.tensor([1, 12, 15, 15, 3])) == "1+3"
 
 
@@ -335,6 +342,8 @@ def test_texts_are_read_out():
         (dict(terms=2.0), "terms is 2.0; give a whole number"),
         (dict(digits=0), "digits is 0; give a whole number \\(an int\\) of at least 1"),
         (dict(base=True), "base is True; give a whole number"),
+        (dict(base=1), "base is 1; give a whole number \\(an int\\) from 2 to 32768"),
+        (dict(vocabulary=0), "vocabulary is 0; give a whole number \\(an int\\) of at least 1"),
         (dict(vocabulary=15), "vocabulary is 15; give at least base \\+ 6 = 16"),
         (dict(digits=16), "digits is 16; with base 10 and 3 terms the sum passes 2\\*\\*53"),
         (

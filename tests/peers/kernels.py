@@ -1,6 +1,7 @@
 """Tests of opd_toy.lm.kernels, the same on a GPU and in Triton's interpreter."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -237,6 +238,14 @@ def test_what_is_launched(name, stages, mixing, monkeypatch):
 @pytest.mark.skipif(DEVICE == "cuda", reason="as on a processor")
 def test_what_is_taken_for_a_card_without_one():
     assert kernels._device.__wrapped__(torch.device("cpu")) == (kernels.L2_BYTES, 4)
+
+
+@pytest.mark.parametrize("said, size", [(50 << 20, 50 << 20), (0, 40 << 20), (None, 40 << 20)])
+def test_what_a_card_says_of_its_cache(said, size, monkeypatch):
+    properties = {"multi_processor_count": 132} | ({} if said is None else {"L2_cache_size": said})
+    answer = lambda device: SimpleNamespace(**properties)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", answer)
+    assert kernels._device.__wrapped__(torch.device("cuda", 0)) == (size, 132)
 
 
 @pytest.mark.parametrize(
@@ -602,7 +611,7 @@ def test_without_gradients():
 
 def test_scaling():
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for elements in (1, 70_001):
+        for elements in (1, 4 * 16 * TILE + 1):
             x = (
                 torch.randn(elements, generator=torch.Generator().manual_seed(0))
                 .to(dtype)
