@@ -117,7 +117,7 @@ def ranks(folder):
         if method == STOPPED:
             stopped_at_step_2(folder, Path(folder) / "two", method)
         in_float64(folder, Path(folder) / "two", method)
-    in_float64(folder, Path(folder) / "two-in-parts", "gkd", micro_batches=2)
+    in_float64(folder, Path(folder) / "two-in-parts", "gkd", micro_batches=4)
     odd = dataclasses.replace(SMALL, distillation=dataclasses.replace(SMALL.distillation, batch=12))
     try:
         training.distill("rlvr", odd, 3, *models(folder), folder=folder)

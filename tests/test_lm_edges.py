@@ -452,17 +452,27 @@ def test_everything_is_made_on_the_device_of_what_is_handed_in(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "nonzero", all_rows)
     z, y = elsewhere(2, 3, 7).requires_grad_(), elsewhere(2, 3, 7)
     head = elsewhere(9, 7).requires_grad_()
+    found = []
     for name, parameters in OBJECTIVES:
-        distillation_loss(z, y, name, temperature=2.0, **parameters).backward()
-        fused_linear_distillation_loss(z, head, y, head, name, **parameters).backward()
+        found.append(distillation_loss(z, y, name, temperature=2.0, **parameters))
+        found.append(fused_linear_distillation_loss(z, head, y, head, name, **parameters))
+    sum(found).backward()
     tokens = elsewhere(2, 3, dtype=torch.int64)
     log_p = losses.token_log_probabilities(z, tokens)
     losses.policy_gradient_loss(log_p, log_p).backward()
-    found = [z.grad, head.grad, methods.position_kl(z, y), losses.sft_loss(z, tokens)]
+    found += [z.grad, head.grad, methods.position_kl(z, y), losses.sft_loss(z, tokens)]
     task = Sums(terms=2, digits=1)
     prompts = elsewhere(5, task.prompt_length, dtype=torch.int64)
-    texts = task.demonstrations(prompts, elsewhere(5, dtype=torch.float64))
-    found += [texts, task.rewards(texts), task.workings(texts)]
+    with monkeypatch.context() as patch:
+        made = []
+        for maker in (torch.arange, torch.tensor):
+            note = lambda *of, maker=maker, **how: (
+                made.append(how.get("device")) or maker(*of, **how)
+            )
+            patch.setattr(torch, maker.__name__, note)
+        texts = task.demonstrations(prompts, elsewhere(5, dtype=torch.float64))
+        found += [texts, task.rewards(texts), task.workings(texts)]
+        assert made.count(None) == 1  # the probabilities of the orders, which are then moved
     small = Transformer(Shape(16, 8, 1, 2, texts.shape[1])).to("meta")
     found += [small(texts[:, :-1]), small.cache(5).stored]
     cache = small.cache(5)

@@ -4,6 +4,7 @@ import dataclasses
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,12 +104,15 @@ def test_a_model_is_made_as_its_preset_says(tmp_path, monkeypatch):
     assert again.head.weight.is_meta and len(asked) == 1
 
 
-def test_gradients_are_clipped_at_one(monkeypatch):
+def test_gradients_are_clipped_at_one_and_the_last_step_is_kept(monkeypatch):
     clipped, clip = [], torch.nn.utils.clip_grad_norm_
     note = lambda weights, *of: clipped.append(of) or clip(weights, *of)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", note)
-    pretrain(dataclasses.replace(SMALL.student, steps=2), TASK)
-    assert clipped == [(1.0,)] * 2
+    kept = []
+    note = lambda whole, last: kept.append((whole["iteration"], last))
+    checkpoint = SimpleNamespace(load=lambda device: None, after=note)
+    pretrain(dataclasses.replace(SMALL.student, steps=2), TASK, checkpoint=checkpoint)
+    assert clipped == [(1.0,)] * 2 and kept == [(1, False), (2, True)]
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing():

@@ -287,8 +287,10 @@ def test_the_progress_of_several_workers(monkeypatch):
     assert several.stop.is_set()
     futures["b",] = workers.concurrent.futures.Future()
     futures["b",].set_exception(ValueError("not today"))
+    heard.clear()
     with pytest.raises(ValueError, match="not today"):
         ask()
+    assert (7, 8) not in heard  # which would be all but the end
 
 
 def test_a_worker_tells_how_far_it_is_and_hears_that_it_should_stop(monkeypatch):
