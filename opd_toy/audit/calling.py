@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from opd_toy.audit import formats
-
 INPUTS = ("student_logits", "teacher_logits", "tokens", "mask")
 REPEATS = 20  # two draws of one's own are often the same token
 
@@ -78,18 +76,13 @@ class Called:
 
     ``student_gradient`` and ``teacher_gradient`` have the logits' shapes; the
     teacher's is None where autograd finds no way from the value to the teacher.
-    ``touched`` names the inputs that the loss changed in place, ``dtype`` the
-    precision to which the student's gradient was rounded (``formats.precision``).
+    ``touched`` names the inputs that the loss changed in place.
     """
 
     value: float
     student_gradient: np.ndarray
     teacher_gradient: np.ndarray | None
     touched: tuple
-
-    @property
-    def dtype(self):
-        return formats.precision(self.student_gradient)
 
     @property
     def reaches_teacher(self):
@@ -165,7 +158,7 @@ def _same(one, other):
 
 
 def _equal(one, other):
-    return torch.equal(one, other) or torch.equal(one.nan_to_num(), other.nan_to_num())
+    return torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def _scalar(value, words):
@@ -173,7 +166,7 @@ def _scalar(value, words):
     if not isinstance(value, torch.Tensor):
         kind = type(value).__name__
         raise AuditError(NO_TENSOR.format(value=value, type=kind, **words))
-    if value.is_complex() or not value.is_floating_point():
+    if not value.is_floating_point():
         raise AuditError(NOT_REAL.format(dtype=value.dtype, **words))
     if value.numel() != 1:
         raise AuditError(NOT_SCALAR.format(shape=tuple(value.shape), **words))
@@ -193,17 +186,15 @@ def _differentiate(value, leaves, touched, words):
 
 def _why_no_gradient(loss, leaves, others):
     """Does the value depend on the student's logits although no gradient does?"""
-    student, teacher = (leaf.detach() for leaf in leaves)
+    student, teacher = leaves
     shift = torch.cos(torch.arange(student.numel(), dtype=torch.float64)).reshape(student.shape)
 
     def value_at(logits):
-        rest = [value.clone() for value in others]
-        return float(
-            loss(logits.requires_grad_(), teacher.clone().requires_grad_(), *rest).detach()
-        )
+        inputs = [value.clone() for value in (logits, teacher, *others)]
+        return float(loss(*inputs).detach())
 
     try:
-        cut = value_at(student.clone()) != value_at(student + 0.1 * shift)
+        cut = value_at(student) != value_at(student + 0.1 * shift)
     except Exception:  # the second logits are ours, not the caller's: nothing to report about them
         cut = False
     return GRAPH_CUT if cut else ALL_DETACHED

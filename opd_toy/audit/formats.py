@@ -57,7 +57,7 @@ def by_rounding(numbers_at):
 def _rounding(found):
     """Of numbers (POINTS, N) at equal spacings: their rounding, relative to the largest."""
     found = found[:, np.isfinite(found).all(axis=0)]
-    if not found.size or not found.any():
+    if not found.any():
         return 0.0
     # A kink shows in ORDER of the differences: less than half of them are to be looked at.
     differences = np.quantile(np.abs(np.diff(found, ORDER, axis=0)), 0.4, axis=0)

@@ -154,7 +154,7 @@ def _plain(text):
     text = re.sub(r"= ?- ?(?=[\d.])", "=-", text)  # of a parameter below 0, and no next term
     for found, other in OTHER_WORDS:
         text = re.sub(found, other, text)
-    return re.sub(r"\s+", " ", text).strip()
+    return re.sub(r"\s+", " ", text)
 
 
 def _terms(text):
@@ -211,5 +211,5 @@ def _simplest(words):
 
 def _same_word(one, other):
     if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-12)
+        return math.isclose(one, other, rel_tol=1e-5)
     return one == other

@@ -17,8 +17,7 @@ def described(tables, seen, verdict, also=None):
     """The report's fields "acts_on", "ratio_alone", "weight", "mixture", "factor", "also"."""
     coarse = seen.tolerance > COARSE  # there nothing of this can be told
     alone = None if coarse or verdict.zero else ratios.of_the_ratio_alone(seen)
-    with np.errstate(all="ignore"):  # far out, what it is not is infinite
-        curve = verdict.curve or (_curve_of(seen, verdict) if alone else None)
+    curve = verdict.curve or (_curve_of(seen, verdict) if alone else None)
     mixture = verdict.mixture
     return {
         "also": also or names.also(verdict.terms),

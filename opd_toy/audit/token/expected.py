@@ -67,10 +67,9 @@ def expected(tables, drawn_from, precision, large=None):
     """-> Expected of measured tables; shorter pairs are filled up with gradients of 0."""
     width = max(len(table.student) for table in tables)
     pairs = Pairs.of(tables)
-    with np.errstate(invalid="ignore", over="ignore"):
-        gradients = np.array([padded(t.expectation(drawn_from), width, 0.0) for t in tables])
-        sizes = np.array([table.size(drawn_from) for table in tables])
-        values = np.array([table.weights(drawn_from) @ np.abs(table.values) for table in tables])
+    gradients = np.array([padded(t.expectation(drawn_from), width, 0.0) for t in tables])
+    sizes = np.array([table.size(drawn_from) for table in tables])
+    values = np.array([table.weights(drawn_from) @ np.abs(table.values) for table in tables])
     # The logits are rounded as well, and a divergence is itself a difference of larger numbers.
     p, q, tier = pairs.p, pairs.q, np.array([table.tier for table in tables])
     ratio = np.sum(p * np.abs(log_ratio(p, q)), axis=1)

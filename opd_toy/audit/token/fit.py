@@ -46,13 +46,10 @@ def _is_nothing(expected, coefficient, base):
 
 def sums(expected, candidates, count):
     """The sums of ``count`` of these candidates that hold: what ``confirmed`` gives, one by one."""
-    if len(candidates) < count:
-        return
     bases = np.array([term.gradient(expected.pairs) for term in candidates])
     weights = _weights(expected) * expected.fit[:, None]
-    with np.errstate(invalid="ignore", over="ignore"):
-        columns = (weights * bases).reshape(len(bases), -1)
-        usable = np.isfinite(columns).all(axis=1) & (np.abs(columns).max(axis=1) > 0)
+    columns = (weights * bases).reshape(len(bases), -1)
+    usable = np.isfinite(columns).all(axis=1) & (np.abs(columns).max(axis=1) > 0)
     chosen = list(itertools.combinations(np.flatnonzero(usable), count))
     if not chosen:
         return
@@ -102,7 +99,7 @@ def nearly(expected, candidates, close=1e-4):
 def shortest(coefficients, holds):
     """The shortest decimals that still hold."""
     for rounded in zip(*map(_decimals, coefficients)):
-        if all(rounded) and holds(rounded):
+        if holds(rounded):
             return list(rounded)
     return [float(value) for value in coefficients]
 
@@ -129,8 +126,7 @@ def _weights(expected):
 def _project(expected, bases):
     """Least-squares coefficients on the pairs for fitting, and the root mean square left over."""
     weights = _weights(expected) * expected.fit[:, None]
-    with np.errstate(invalid="ignore", over="ignore"):
-        columns = np.stack([(weights * base).ravel() for base in bases], axis=1)
+    columns = np.stack([(weights * base).ravel() for base in bases], axis=1)
     target = (weights * expected.gradients).ravel()
     if not np.isfinite(columns).all():
         return np.zeros(len(bases)), np.inf

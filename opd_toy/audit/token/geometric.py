@@ -3,8 +3,6 @@
 With a = 1/2 the normalised geometric mean of the two; a > 1 lies beyond the teacher.
 """
 
-import numpy as np
-
 from opd_toy.audit.token.candidates import KLS, Candidate, line
 from opd_toy.audit.token.names import format_number
 from opd_toy.audit.token.weights import ratio_of
@@ -16,9 +14,7 @@ _GRID = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 1.3, 2.0, 4.0)
 def _parts(pairs, a):
     """m (N, V), and m_j (s_j - sum m s) with s = log q/p, its covariance with the score."""
     r = ratio_of(pairs)
-    here = np.isfinite(pairs.student_logits)
-    log_p = np.where(here, pairs.student_logits, -np.inf)
-    m = softmax(log_p - np.where(here, a * r, 0.0))
+    m = softmax(pairs.student_logits - a * r)
     return m, m * (-r - (m * -r).sum(axis=-1, keepdims=True))
 
 

@@ -99,8 +99,7 @@ def _alike_outside(part, row):
 
 def _less_line(y, x):
     """``y`` less the multiple of ``x`` by which most of it changes with ``x``."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slopes = np.diff(y) / np.diff(x)
+    slopes = np.diff(y) / np.diff(x)
     slopes = slopes[np.isfinite(slopes)]
     return y - (np.median(slopes) if slopes.size else 0.0) * x
 

@@ -30,6 +30,7 @@ from opd_toy.example import STUDENT, TEACHER
 FEW = 0.15  # of the pairs
 
 
+@np.errstate(all="ignore")  # far out, what it is not is infinite
 def judge(measured):
     """measure.Measurements -> TokenReport"""
     drawn_from, notes = measured.drawn_from, measured.tables[0]
@@ -123,8 +124,7 @@ def _everywhere(seen, near):
     """The name of what is ``near`` within the limits, and something else beyond; or None."""
     if seen.tolerance > formats.COARSE or near.holds.all():
         return None
-    with np.errstate(all="ignore"):
-        verdict = by_its_curve(seen)
+    verdict = by_its_curve(seen)
     return verdict.name if verdict and verdict.terms and verdict.holds.all() else None
 
 
@@ -133,8 +133,7 @@ def _identify(seen):
     size = lengths(seen.gradients)
     drowned = (seen.rounding > LEGIBLE * size) & (size > 0) & (seen.tier <= ORDINARY)
     legible = seen[~drowned] if drowned.mean() < FEW else seen
-    with np.errstate(all="ignore"):  # far out, what it is not is infinite
-        verdict = identify(legible)
+    verdict = identify(legible)
     if legible is seen:
         return verdict
     holds = np.zeros(len(seen.tier), bool)
@@ -245,8 +244,7 @@ def _value_at_teacher(measured, tolerance):
 def _fixed_point(measured, seen, verdict):
     """The gradient at student = teacher, and where descent from the notes' student ends."""
     drawn_from, tolerance = measured.drawn_from, seen.tolerance
-    with np.errstate(invalid="ignore"):
-        norms = [float(np.linalg.norm(table.expectation(drawn_from))) for table in measured.same]
+    norms = [float(np.linalg.norm(table.expectation(drawn_from))) for table in measured.same]
     typical = float(np.median(lengths(seen.gradients)[seen.tier <= ORDINARY])) or 1.0
     size = np.median([table.size(drawn_from) for table in measured.same])
     largest = max(norms)

@@ -120,7 +120,7 @@ def binding(limits):
 
 def said(limits):
     """Those of ``binding`` that stand in a verdict's name: not where floats themselves end."""
-    return tuple(limit for limit in limits if limit.over not in FLOORS or limit.at > ENDS)
+    return tuple(limit for limit in limits if limit.at > ENDS)
 
 
 def words(limits):

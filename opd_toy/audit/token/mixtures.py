@@ -14,7 +14,7 @@ import numpy as np
 from opd_toy import distributions, objectives
 from opd_toy.audit.token.candidates import KLS, TERMS, jsd
 from opd_toy.audit.token.expected import lengths
-from opd_toy.audit.token.names import format_number, power_text, times
+from opd_toy.audit.token.names import format_number, power_text, times, with_minus
 from opd_toy.audit.token.pairs import ORDINARY
 from opd_toy.audit.token.weights import NAMED
 
@@ -98,7 +98,7 @@ def _bracketed(law):
     depth = 0
     for place, sign in enumerate(law):
         depth += (sign == "(") - (sign == ")")
-        if depth == 0 and place and law[place - 1 : place + 2] in (" + ", " − "):
+        if depth == 0 and law[place - 1 : place + 2] in (" + ", " − "):
             return f"({law})"
     return law
 
@@ -108,7 +108,7 @@ def mixture(expected):
     first = None
     for candidates in itertools.combinations(TERMS[:4], 2):
         weights = [_weights_by_pair(part, candidates) for part in expected.parts]
-        if None in weights:
+        if None in weights or np.isnan(weights[0][0]).all():
             continue
         found = Mixture(candidates, weights[0], _laws(expected, candidates, weights))
         if found.name:
@@ -276,11 +276,10 @@ def _law(expected, weights, holds, plain=False):
     rows = expected.fit & np.isfinite(weights) & (expected.tier <= ORDINARY)
     known = [_more_quantities(part.pairs) for part in expected.parts]
     for law, name in itertools.product(LAWS, known[0]):
-        with np.errstate(all="ignore"):
-            y = law.of_weight(weights)
-            values = [law.of_quantity(of_part[name]) for of_part in known]
-            x = values[0]
-            usable = rows & np.isfinite(y) & np.isfinite(x)
+        y = law.of_weight(weights)
+        values = [law.of_quantity(of_part[name]) for of_part in known]
+        x = values[0]
+        usable = rows & np.isfinite(y) & np.isfinite(x)
         if usable.sum() < 5 or np.ptp(x[usable]) == 0:
             continue
         columns = np.stack([np.ones(len(x)), x], axis=1)[usable]
@@ -300,7 +299,7 @@ def _number(expected, weights, holds):
         rounded = float(f"{constant:.{digits}g}")
         values = [np.full(len(part.tier), rounded) for part in expected.parts]
         if rounded and holds(values):
-            return format_number(rounded, 9).replace("-", "−"), values
+            return with_minus(format_number(rounded, 9)), values
     return None
 
 
@@ -314,8 +313,7 @@ def _in_words(law, name, values, line, sign, holds):
             if law.kind == "power":
                 scale = float(f"{np.exp(tried[0]):.{digits}g}")
                 constant = float(np.log(scale)) if scale > 0 else np.nan
-            with np.errstate(all="ignore"):
-                weights = [sign * law.back(constant + slope * x) for x in values]
+            weights = [sign * law.back(constant + slope * x) for x in values]
             finite = all(np.isfinite(weight).all() for weight in weights)
             if slope and finite and holds(weights):
                 return _spelled(law.kind, name, constant, slope, sign), weights
@@ -328,7 +326,7 @@ def _spelled(kind, name, constant, slope, sign):
     size = times(abs(slope), name)
     line = ("−" if slope < 0 else "") + size
     if constant:
-        start = format_number(constant, 9).replace("-", "−")
+        start = with_minus(format_number(constant, 9))
         line = f"{start} {'−' if slope < 0 else '+'} {size}"
     if kind == "affine":
         return line

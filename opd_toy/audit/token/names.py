@@ -37,6 +37,11 @@ def coefficient_text(value):
         text = format_number(value, digits)
         if float(text) not in (1.0, -1.0) or abs(value) == 1:
             break
+    return with_minus(text)
+
+
+def with_minus(text):
+    """A number's text with a true minus sign in front; that of an exponent is left."""
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 

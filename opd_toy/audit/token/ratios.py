@@ -121,7 +121,7 @@ def temperature(expected):
         if abs(rounded - found) <= max(1e-8, 10 * expected.tolerance) * found:
             found = rounded
             break
-    return found if found > 0 and abs(found - 1) > 1e-6 else None
+    return found if abs(found - 1) > 1e-6 else None
 
 
 def _slope(tokens):
@@ -135,10 +135,9 @@ def _slope(tokens):
     total = np.maximum(np.bincount(level, trust), 1e-300)
     x = x - (np.bincount(level, trust * x) / total)[level]
     y = y - (np.bincount(level, trust * y) / total)[level]
-    spread = (trust * x * x).sum()
-    if np.count_nonzero(x) < FEW or spread == 0:
+    if np.count_nonzero(x) < FEW:
         return None
-    slope = (trust * x * y).sum() / spread
+    slope = (trust * x * y).sum() / (trust * x * x).sum()
     off = np.abs(y - slope * x) > 4 * tokens.error / size + 1e-9
     return None if off.any() or slope <= 0 else float(slope)
 

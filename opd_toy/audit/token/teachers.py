@@ -75,5 +75,4 @@ def _uniform_outside(pairs, whose, k):
     outside = here & ~head
     left = np.where(outside, pairs.q, 0.0).sum(axis=-1, keepdims=True)
     even = left / np.maximum(outside.sum(axis=-1, keepdims=True), 1)
-    with np.errstate(divide="ignore"):
-        return Pairs(pairs.student_logits, np.log(np.where(outside, even, pairs.q)))
+    return Pairs(pairs.student_logits, np.log(np.where(outside, even, pairs.q)))

@@ -85,6 +85,7 @@ def sum_of(terms, pairs, per_token=False):
     return total / pairs.sizes[:, None] if per_token else total
 
 
+@np.errstate(all="ignore")  # far out, what it is not is infinite
 def identify(expected):
     """-> Verdict: on all pairs if an explanation holds there, else on ordinary, else close ones."""
     highest = int(expected.tier.max())
@@ -303,8 +304,6 @@ def by_its_curve(expected):
 
 def _by_its_weights(expected):
     """Two terms whose weights differ from pair to pair."""
-    if expected.tolerance > COARSE:
-        return None
     found = mixtures.mixture(expected)
     if found is None:
         return None

@@ -69,6 +69,6 @@ def _argument(key, role, form):
     """What a key stands for: log-probabilities by name are those of the tokens drawn."""
     what = roles.guess(key)[1]
     if role not in (roles.STUDENT, roles.TEACHER, roles.OLD):
-        return Argument(key, role, told=True)
+        return Argument(key, role)
     named = {"log_probs": "token_log_probs", "probs": "probs"}.get(what, "logits")
-    return Argument(key, role, form if form != "logits" else named, told=True)
+    return Argument(key, role, form if form != "logits" else named)

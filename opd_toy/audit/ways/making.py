@@ -97,7 +97,7 @@ def _arguments(found, level, forms, labels, names, third):
     if found.spread and not [p for p in parameters if p.default is p.empty and _is_plain(p)]:
         parameters = [p for p in parameters if not _is_plain(p)]
     elif parameters and not any(_is_plain(p) for p in parameters):  # keywords alone
-        return [Argument(None, roles.BATCH, told=True, keyword=True)]
+        return [Argument(None, roles.BATCH, keyword=True)]
     return bind(parameters, level, forms, labels is not None, names, third)
 
 

@@ -35,9 +35,8 @@ def shifted(student, teacher, tokens, mask, behaviour=None):
     longer = lambda z: z if z is None else torch.cat([z, torch.zeros_like(z[..., :1, :])], -2)
     student, teacher, behaviour = map(longer, (student, teacher, behaviour))
     tokens = torch.cat([torch.zeros_like(tokens[..., :1]), tokens], -1)
-    if mask is None:
-        mask = torch.ones_like(tokens[..., 1:], dtype=torch.bool)
-    mask = torch.cat([torch.zeros_like(mask[..., :1]), mask], -1)
+    if mask is not None:
+        mask = torch.cat([torch.zeros_like(mask[..., :1]), mask], -1)
     return student, teacher, tokens, mask, behaviour
 
 
