@@ -16,7 +16,10 @@ from tests.audit_losses import VERDICTS, forward, jsd, k3, logs, probs, ratio, r
 from tests.audit_reports import in_full
 from tests.written import check_text
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +259,8 @@ def test_json_is_strict_and_complete(sampled):
     read = json.loads(sampled.to_json(), parse_constant=lambda name: pytest.fail(name))
     assert read == sampled.to_dict() and set(read) == set(sampled.__dataclass_fields__)
     np.testing.assert_array_equal(read["expected_gradient"], sampled.expected_gradient)
+    text = sampled.to_json()
+    assert text.startswith('{\n  "optimises": "reverse KL",\n') and "(−inf)" in text
 
 
 def test_notebook_page_has_one_described_figure_for_both_papers(sampled):

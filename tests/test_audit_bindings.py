@@ -24,6 +24,7 @@ from tests.written import check_text
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOKEN_LOG_PROBS = {"inputs": "token_log_probs"}
+ASKED = {"inputs": "token_log_probs", "behaviour": None}
 PAIR = {"inputs": ("log_probs", "probs")}
 FIRST = {"inputs": "top_k", "k": 3}
 SHIFTED = {"labels": "shift_inside"}
@@ -49,6 +50,11 @@ class Module(torch.nn.Module):
         return self.training * reverse(student, teacher)
 
 
+def shifts_ids(batch):
+    student, teacher = (batch[f"{who}_logits"][..., :-1, :] for who in ("student", "teacher"))
+    return reverse(student, teacher) * (1 + batch["input_ids"][..., 1:]).sum()
+
+
 def reads(*keys):
     def loss(batch):
         return sum(batch[key].sum() for key in keys) + reverse(batch["logits"], batch["ref_logits"])
@@ -62,6 +68,7 @@ def by_attribute(batch):
 
 def asks(batch):
     assert "student_logits" in batch and "old_logits" in batch and "no_such_thing" not in batch
+    assert not hasattr(batch, "no_such_thing") and not hasattr(batch, "__no_such_thing__")
     assert batch.pop("no_such_thing", 3) == 3 and batch.get("no_such_thing", 4) == 4
     return reverse(batch["student_logits"], batch["teacher_logits"])
 
@@ -73,6 +80,14 @@ def out_of_place(student, teacher, labels):
 def last_row_left_out(student, teacher, labels):
     """And yet nothing is shifted: the first label counts."""
     return reverse(student[..., :-1, :], teacher[..., :-1, :]) * (200 + labels[..., 0]).sum()
+
+
+def first_label_in_the_value(student, teacher, labels):
+    return reverse(student[..., :-1, :], teacher[..., :-1, :]) + labels[..., 0].double().sum()
+
+
+def last_row_in_part(student, teacher, labels):
+    return reverse(student[..., :-1, :], teacher[..., :-1, :]) + student[..., -1, 0].sum()
 
 
 # ---- (loss, options) by name; what is a token's first, then what is a text's ----
@@ -90,6 +105,12 @@ OF_TOKENS = {
     "tokens by default": (lambda s, t, tokens=None, mask=None, k=3: 0, {}),
     "keywords alone": (lambda *, teacher, student, token=None: 0, {}),
     "keyword without a default": (lambda s, t, *, beta: 0, {}),
+    "keyword that nothing tells": (lambda s, t, *, x: 0, {}),
+    "keywords by default": (lambda *, x=None, y=None: 0, {}),
+    "defaults behind a setting": (lambda beta=0.5, a=None, b=None: 0, {}),
+    "default beside a token": (lambda token, a=None: 0, {}),
+    "third of log-probabilities": (lambda student, teacher, logps: 0, {}),
+    "inputs and a setting": (lambda inputs, beta=0.5: 0, {}),
     "setting": (lambda s, t, temperature: 0, {}),
     "T alone": (lambda s, t, T: 0, {}),
     "S and T": (lambda logits_T, logits_S: 0, {}),
@@ -114,7 +135,9 @@ OF_TOKENS = {
         {"inputs": ("token_log_probs", "token_log_probs", "probs"), "behaviour": None},
     ),
     "behaviour by its name": (lambda logp, rollout_logp, ref_logp: 0, {"behaviour": None}),
-    "behaviour of two": (lambda logp, old_lp, mu_lp, ref_lp: 0, {"behaviour": None}),
+    "behaviour of two": (lambda logp, old_lp, mu_lp, ref_lp: 0, ASKED),
+    "behaviour, and a reference": (lambda logp, ref_logp, teacher_logp: 0, ASKED),
+    "behaviour of any arguments": (lambda *inputs: reverse(*inputs), {"behaviour": None}),
     "behaviour said": (lambda a, b, c: 0, {"behaviour": "c"}),
     "behaviour said, by default": (lambda a, b, token, c=None: 0, {"behaviour": "c"}),
     "behaviour not there": (lambda a, b, c: 0, {"behaviour": "d"}),
@@ -132,10 +155,12 @@ OF_TOKENS = {
     "any arguments": (lambda *inputs: reverse(*inputs), {}),
     "any three": (lambda *inputs: reverse(*inputs[:2]) + 0 * inputs[2], {}),
     "any after one": (lambda token, *inputs: reverse(*inputs), {}),
+    "any, in error": (lambda *inputs: inputs[0] + None, {}),
     "built in": (torch.nn.functional.mse_loss, {}),
     "batch": (reads("student_logits"), {}),
     "batch of many": (reads("old_logps", "labels", "num_items_in_batch", "input_ids"), {}),
     "batch without a mask": (reads("completion_mask"), {}),
+    "batch with targets": (reads("targets"), {}),
     "batch by attribute": (by_attribute, {}),
     "batch that asks": (asks, {}),
     "keywords as a batch": (lambda **batch: batch["student_logits"].sum() * batch["labels"], {}),
@@ -158,7 +183,14 @@ OF_TEXTS = {
     "labels, aligned": (calls.with_labels, ALIGNED),
     "labels, shifted": (calls.with_labels, SHIFTED),
     "third said to be labels": (lambda s, t, y: 0, ALIGNED),
+    "labels by default": (lambda s, t, labels=None: 0, {}),
+    "labels by default, aligned": (lambda s, t, labels=None: 0, ALIGNED),
+    "ids by default, aligned": (lambda s, t, input_ids=None: 0, ALIGNED),
+    "any after labels": (lambda labels, *inputs: reverse(*inputs[:2]), {}),
     "shifts": (out_of_place, {}),
+    "shifts ids": (shifts_ids, {}),
+    "first label in the value": (first_label_in_the_value, {}),
+    "last row in part": (last_row_in_part, {}),
     "last row left out": (last_row_left_out, {}),
     "shifts in batches": (out_of_place, {"batched": True}),
     "masks by default": (lambda s, t, loss_mask=None, token_mask=None: 0, {}),
@@ -241,6 +273,20 @@ def test_what_is_handed_over(level, names, options):
             f"{name}: {in_digits(value)}" for name, value in zip(names.split(", "), given[-1])
         ]
     check_text("audit_bindings.txt", f"handed over to ({names}) with {options}", "\n".join(lines))
+
+
+@pytest.mark.parametrize("form", ["logits", "log_probs"])
+def test_what_a_batch_hands_over(form):
+    """By the keys of its entries, but for those whose form is said."""
+    keys, given = ("student_logits", "ref_logps", "old_probs", "labels", "targets"), {}
+
+    def loss(batch):
+        given.update({key: batch[key] for key in keys})
+        return reverse(batch["student_logits"], batch["teacher_logits"])
+
+    as_way(loss, TOKENS, inputs=form)(*TOKEN_ARGUMENTS)
+    lines = [f"{key}: {in_digits(value)}" for key, value in given.items()]
+    check_text("audit_bindings.txt", f"handed over in a batch of {form}", "\n".join(lines))
 
 
 # ---- names ----
@@ -411,6 +457,7 @@ CALLED = {
     "only beyond": in_turn(*[1.0] * 21, 2.0),
     "lost": detached_and_easily_lost(),
     "cut": lambda s, t: s.detach().sum() ** 2,
+    "cut, in place": lambda s, t: s.sub_(1).detach().sum(),
     "detached": lambda s, t: t.sum().detach(),
     "the teacher's": lambda s, t: t.sum() + 0 * s.detach().sum(),
     "one number in brackets": lambda s, t: (s * t).sum()[None, None],
@@ -429,8 +476,12 @@ def test_calls_and_refusals():
         except calling.AuditError as refusal:
             lines.append(f"{name}: {refusal}")
     found = calling.gradient_of(writes_nothing_back, STUDENT[0], TEACHER[0], np.array(2))
-    lines.append(f"touched {found.touched}, {found.dtype}, {found.reaches_teacher}")
+    lines.append(f"touched {found.touched}, {found.reaches_teacher}")
+    beside = calling.gradient_of(lambda s, t: s.data.add_(1).sum() + (s * t).sum(), *STUDENT)
+    lines.append(f"touched beside the graph {beside.touched}")
+    counted = lambda s, t, token: token.add_(1) * 1.0
+    with pytest.raises(calling.NoGradient, match="everything in it is detached"):
+        calling.gradient_of(counted, STUDENT[0], TEACHER[0], np.array(2))
     check_text("audit_bindings.txt", "calls", "\n".join(lines))
-    assert calling.first_line(ValueError("a\nb")) == "a" and calling.described(KeyError()) == (
-        "KeyError: (no message)"
-    )
+    assert calling.first_line(ValueError("\n a\nb")) == "a"
+    assert calling.described(KeyError()) == "KeyError: (no message)"

@@ -25,7 +25,10 @@ from opd_toy.example import STUDENT, TEACHER
 from opd_toy.ledger import CLAIMS as LEDGER
 from opd_toy.ledger.evidence.studies import audited_claims
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning"),
+]
 
 
 @functools.cache

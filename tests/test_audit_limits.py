@@ -22,7 +22,10 @@ from tests.audit_losses import (
 )
 from tests.audit_reports import check_report
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning"),
+]
 
 
 def importance(bound):
@@ -180,6 +183,12 @@ def test_rounding_of_numbers_on_a_line():
         assert formats.by_rounding(rounded) == name
     assert formats.by_rounding(lambda step: np.abs(line(step) - line(0.2))) == "float64"  # a kink
     assert formats.by_rounding(lambda step: np.zeros(5)) == "float64"
+    single = lambda step: line(step).astype(np.float32)
+    for others in ([0.0], [1e-9], np.sin([2.0, 3.0])):  # constants, which have no rounding
+        beside = lambda step, others=others: np.append(single(step), others)
+        assert formats.by_rounding(beside) == "float32"
+    at_times = lambda step: np.append(single(step), np.nan if step > 1e-3 else 1.0)
+    assert formats.by_rounding(at_times) == "float32"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -208,11 +217,14 @@ def test_limits_in_words():
         ((Limit("log p/q", 5.0), Limit("log q/p", 5.0)), " where |log p/q| ≤ 5"),
         ((Limit("log p/q", 11.0), Limit("q", 1e-8)), " where log p/q ≤ 11 and q ≥ 1e-08"),
         ((Limit("q", 1e-8), Limit("p", 1e-8)), " where p, q ≥ 1e-08"),
+        ((Limit("q", 1e-5), Limit("p", 1e-8)), " where q ≥ 1e-05 and p ≥ 1e-08"),
     ):
         assert limits.words(found) == words
     overflow = Limit("log q/p", 88.7, "not finite")
     assert limits.binding((overflow, Limit("log q/p", 3.0, everywhere=False))) == ()
     assert limits.binding((Limit("log q/p", 11.0, "not finite"),))
+    said = Limit("log q/p", 0.002), Limit("q", 1e-36)
+    assert limits.said((*said, Limit("p", 1e-37))) == said
 
 
 def test_pairs_are_moved_within_the_limits():

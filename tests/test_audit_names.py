@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from opd_toy.audit import audit, spelling
 from opd_toy.audit.drawing import of_tokens
+from opd_toy.audit.expectation import is_as_expected
 from opd_toy.audit.token import geometric as geometric_targets
 from opd_toy.audit.token.pairs import Pairs
 from opd_toy.example import STUDENT, TEACHER
@@ -27,7 +28,10 @@ from tests.audit_losses import (
 )
 from tests.audit_reports import check_report
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning"),
+]
 
 
 def skewed(direction, share, weight=1.0):
@@ -324,6 +328,7 @@ def test_a_clipped_weight_has_a_limit_and_a_name_beyond_it(name):
     report = audit(loss)
     assert (report.optimises, report.also) == (verdict, everywhere)
     assert f"that is {everywhere}" in str(report) and not report.holds_everywhere
+    assert is_as_expected(report, everywhere)
     check_report(name, report)
 
 

@@ -3,23 +3,28 @@
 import dataclasses
 import functools
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from opd_toy.audit import formats
+from opd_toy import audit
+from opd_toy.audit import formats, token, ways
+from opd_toy.audit.calling import AuditError
 from opd_toy.audit.report import finding_lines, number, plain, vector
 from opd_toy.audit.report import text as report_text
 from opd_toy.audit.token import edges, judge, limits, words
+from opd_toy.audit.token import measure as measuring
+from opd_toy.audit.token import pairs as of_pairs
 from opd_toy.audit.token.edges import EdgeCalls, Mean
 from opd_toy.audit.token.expected import AROUND_ZERO, ROUNDING, Expected, expected
 from opd_toy.audit.token.findings import findings, stops_short
 from opd_toy.audit.token.limits import Limit
 from opd_toy.audit.token.measure import Table, measure
 from opd_toy.audit.token.pairs import (
-    LARGE_OF_ALL,
-    LARGE_OF_TOKEN,
+    ORDINARY,
     Pair,
     Pairs,
     large_pairs,
@@ -31,6 +36,8 @@ from opd_toy.audit.token.pairs import (
 from opd_toy.audit.ways import TOKENS, as_way
 from opd_toy.distributions import softmax
 from opd_toy.example import STUDENT, TEACHER
+from tests.audit_losses import forward, logs, ratio, reverse
+from tests.kept_numbers import numbers
 from tests.test_audit_stages import by_hand, report
 from tests.written import check_text
 
@@ -39,6 +46,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def check(name, lines):
     check_text("audit_parts.txt", name, "\n".join(map(str, lines)))
+
+
+def test_constants_and_defaults():
+    """Those with a number or a truth, but for messages and what audit_candidates.txt has."""
+    lines = numbers((audit, token, ways)).splitlines()
+    known = re.compile(r" = \[?['\"]|Family\(|Candidate\(")
+    told = re.compile(r"^opd|\d|True|False")
+    check("constants", [line for line in lines if told.search(line) and not known.search(line)])
 
 
 # ---- the pairs ----
@@ -58,7 +73,6 @@ def test_a_seed_has_the_same_pairs_in_every_version():
         check(f"close pairs of seed {seed}", map(pair_line, near_pairs(seed)))
         check(f"large pairs of seed {seed}", map(pair_line, large_pairs(seed, 20)))
     check("pairs far apart", (f"{apart}: {pair_line(pair)}" for apart, pair in reach_pairs()))
-    check("large", [LARGE_OF_TOKEN, LARGE_OF_ALL])
 
 
 def test_pairs_padded():
@@ -81,6 +95,10 @@ def test_many_tokens_of_large_pairs_have_one_log_ratio():
             odd = np.log(p / q) / (step / 2)
             np.testing.assert_allclose(odd, np.round(odd), atol=1e-9)
             assert (np.round(odd).astype(int) % 2 == 1).all()
+    for seed in range(8):  # of two tokens, of which both may be likelier under the student
+        student, teacher = of_pairs._in_steps(np.random.default_rng(seed), 2, 1.0, 0.25)
+        apart = np.log(softmax(student) / softmax(teacher))
+        assert np.isfinite(student).all() and apart == pytest.approx(student - teacher)
 
 
 # ---- expected gradients ----
@@ -164,6 +182,8 @@ def test_gradients_agree_up_to_the_tolerance_and_the_rounding():
     aside[:, 0] = 1e-9 * np.linalg.norm(found.gradients, axis=1) + found.rounding
     assert found.agrees(found.gradients + 0.99 * aside).all()
     assert not found.agrees(found.gradients + 1.01 * aside).any()
+    exact = dataclasses.replace(found, gradients=0 * aside, rounding=0 * found.rounding)
+    assert exact.agrees(0 * aside).all()
 
 
 # ---- findings ----
@@ -227,6 +247,7 @@ CALLS = {
     "a constant of nothing": (calls(), np.array([3e-13, 3e-13, 3e-13])),
     "stops": (calls(close=STOPPED), AT_NOTES),
     "stops, as all does": (calls(close=STOPPED), AT_NOTES * 0),
+    "stops, and a token rests": (calls(close=STOPPED), np.array([0.25, -0.25, 0.0])),
     "limits of a token": (
         calls(
             limits=(
@@ -340,6 +361,7 @@ def test_numbers_in_prose():
     check("numbers", [f"{value}: {number(value)} {number(value, 2)}" for value in values])
     assert vector([1.0, -0.12345, 1e-13, -1e-11], 3) == "(1, −0.123, 0, −1e-11)"
     assert vector([1.0, -0.123456]) == "(1, −0.1235)"
+    assert vector([1e-12, -1.5e-12]) == "(1e-12, −1.5e-12)"
     value = {"a": (1, np.float64(2.5), [np.nan, np.inf]), 3: np.arange(2), "b": Limit("p", 0.5)}
     assert plain(value) == {
         "a": [1, 2.5, [None, None]],
@@ -408,6 +430,13 @@ OF_A_TOKEN = {
     "cancels": lambda r, p, q: np.round(5 * max(20 - abs(r), 0)) / 5,
     "a step more": lambda r, p, q: np.round(15 * max(20 - abs(r), 0)) / 15,
     "k3": lambda r, p, q: 1 - np.exp(np.minimum(-r, 600)),
+    "clamped at 500 and 600": lambda r, p, q: np.clip(r, -600, 500),
+    "clamped, and nothing at first": lambda r, p, q: np.clip(r - 1, 0, 4),
+    "another direction just before": lambda r, p, q: (
+        np.clip(r, -5, 5) * (np.array([1.0, 2.0, 1.0]) if 4.8 < r < 4.9 else 1.0)
+    ),
+    "never finite": lambda r, p, q: np.nan,
+    "always refuses": lambda r, p, q: None,
 }
 OF_ALL = {
     "none": lambda x, y: x - y,
@@ -440,6 +469,7 @@ def test_where_a_law_ends(precision):
                 f"  {key}: {limits.words(few)}" for key, few in told.items() if few and few != found
             ]
     check(f"limits in {precision}", lines)
+    assert not Limit("log p/q", 40.0).is_far and not Limit("q", float(np.exp(-40.0))).is_far
 
 
 def test_pairs_moved_within_the_limits_are_as_far_apart_as_they_may_be():
@@ -484,6 +514,89 @@ def test_what_is_called_at_the_edges():
         of_token = lambda student, teacher, token: (student * 0).sum() + token + 1
         found = edges.call_at_edges(of_token, 3, drawn_from, "float64")
         assert found.takes_token and found.padded.value == pytest.approx(weighed @ [1, 2, 3])
+    constant = edges.call_at_edges(
+        lambda student, teacher: torch.tensor(2.0), 2, "student", "float64"
+    )
+    assert constant.padded.value == 2 and not constant.padded.gradient.any()
+
+
+def test_where_there_is_no_gradient_it_is_cut():
+    def ends(student, teacher, token):
+        apart = ratio(student, teacher, token).detach()
+        return apart * logs(student)[token] if apart < 5 else torch.zeros(())
+
+    (found,) = edges.call_at_edges(ends, 3, "student", "float64").limits
+    assert (found.over, found.kind) == ("log p/q", "cut") and found.at == pytest.approx(5)
+
+
+def not_finite_beyond(least, value=math.nan):
+    """The forward KL, but not finite where a logit of the teacher is below."""
+
+    def loss(student, teacher):
+        return forward(student, teacher) * (value if teacher.min() < least else 1.0)
+
+    return loss
+
+
+def test_far_out_only_what_is_finite_is_kept():
+    """But up to a log-ratio of 40 all, for there a loss is not to leave the floats."""
+    found = measuring._reach(not_finite_beyond(-5), 2)
+    apart = [np.ptp(table.student) - np.ptp(table.teacher) for table in found]
+    finite = [bool(np.isfinite(table.rows).all()) for table in found]
+    assert finite == [True, True, False, True, False, True, True, True, True]
+    assert apart == sorted(apart, key=abs)
+
+
+def test_an_error_on_an_ordinary_pair_is_the_losss_own():
+    def refuses(student, teacher):
+        raise AuditError("not so large")
+
+    pair = notes_pair()
+    with pytest.raises(AuditError, match="not so large"):
+        measuring.tabulate(refuses, 2, pair.student, pair.teacher, ORDINARY)
+    far = measuring.tabulate(refuses, 2, pair.student, pair.teacher, 2)
+    assert np.isnan(far.rows).all() and np.isnan(far.values).all()
+
+
+def test_what_is_not_finite_is_refused_on_whichever_ordinary_pair_it_is():
+    fine, *_ = tables()
+    words = {"subject": "it", "entry": "audit", "code": "it"}
+    changed = functools.partial(dataclasses.replace, fine)
+    far = changed(tier=2, values=np.full(3, np.nan))
+    measuring._refuse_not_finite([far, fine], words)
+    rows = fine.rows.copy()
+    rows[2, 1] = np.nan
+    for wrong, said in (
+        (changed(values=np.array([1.0, np.inf, 1.0])), "its value is inf .* token 1"),
+        (changed(rows=rows), r"its gradient is \[.*, nan, .* token 2"),
+        (changed(rows=rows[2:], values=np.ones(1)), r"teacher_logits \[[^a-z]*\]\. Look"),
+    ):
+        with pytest.raises(AuditError, match=said):
+            measuring._refuse_not_finite([far, fine, wrong], words)
+
+
+def test_pairs_that_cannot_be_within_the_limits_are_left_out():
+    """A floor of 0.15 is too high for eight tokens, and for more."""
+    found, limit = random_pairs(0), Limit("q", 0.15)
+    few, many = measuring._inside(reverse, 2, (found, large_pairs(0, 20)), (limit,))
+    sizes = [len(pair.student) for pair in found if len(pair.student) < 8]
+    assert [len(table.student) for table in few] == [*sizes[:-2], *[4] * 6, *sizes[-2:]]
+    assert many == [] and measuring._inside(reverse, 2, (found, []), ()) == ()
+
+
+def test_descent_ends_at_the_first_logits_without_a_gradient():
+    def upward(beyond):
+        def loss(student, teacher):
+            return beyond(student) if student.min() < -5 else -forward(student, teacher)
+
+        return loss
+
+    def refuses(student):
+        raise AuditError("too far")
+
+    for beyond in (refuses, lambda student: student.sum() * math.nan):
+        found = measuring.descend(upward(beyond), 2, "student")
+        assert len(found.logits) == len(found.gradients) + 1 and found.logits[-2].min() >= -5
 
 
 def test_how_often_a_loss_is_called():
@@ -509,6 +622,7 @@ def test_few_numbers_that_come_again_and_again_say_nothing():
     assert formats.precision(np.array([0.0, np.nan, np.inf, 1 / 3])) == "float64"
     assert formats.precision(np.float32(1 / 3) * np.ones(1)) == "float32"
     assert formats.precision(np.zeros(3)) == "float64"
+    assert formats.precision(np.tile([*few[:16], *-few[:16]], 3)) == "float64"  # but for signs
 
 
 def in_formats(monkeypatch, *verdicts):

@@ -7,6 +7,8 @@ import dataclasses
 import functools
 import itertools
 import math
+import types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,8 +24,10 @@ from opd_toy.audit.token import (
     head_search,
     heads,
     judge,
+    limits,
     mixtures,
     names,
+    pairs,
     ratios,
     teachers,
     temperatures,
@@ -44,7 +48,11 @@ from tests.test_audit_stages import by_hand as made_of
 from tests.test_audit_stages import measurements as measured
 from tests.written import check_text
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # Of the parts alone: a judge and ``identify`` say nothing of numbers that are not finite.
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]
 
 PAIRS = random_pairs(0)
 ORDINARY_PAIRS = [pair for pair in PAIRS if pair.tier <= ORDINARY]
@@ -179,6 +187,7 @@ def test_the_shortest_decimals_that_hold():
     assert fit.shortest([1 / 3, -2.0], lambda tried: abs(tried[0] - 1 / 3) < 1e-3) == [0.333, -2.0]
     assert fit.shortest([1 / 3], lambda tried: abs(tried[0] - 1 / 3) < 1e-9) == [1 / 3]
     assert fit.shortest([1 / 3], lambda tried: abs(tried[0] - 1 / 3) < 1e-6) == [0.333333]
+    assert fit.shortest([1 / 3], lambda tried: abs(tried[0] - 1 / 3) < 1e-7) == [1 / 3]
     assert fit.shortest([0.0, 0.5], lambda tried: True) == [0.0, 0.5]
 
 
@@ -254,6 +263,20 @@ def test_two_parameters_are_found():
         assert tuple(term.name for _, term in found) == tuple(
             member.name for member in family.members(*values)
         )
+
+
+def test_only_parameters_within_their_bounds_are_tried():
+    """Also where one of two is within, as in the shortest decimals of 0.99999999 and 0.5."""
+    asked = []
+
+    def members(one, other):
+        asked.append((one, other))
+        off = ((one - 0.99999999, FORWARD), (other - 0.5, candidates.uniform_labels()))
+        return (Candidate("made", lambda pairs: verdict.sum_of(((1.0, REVERSE), *off), pairs)),)
+
+    family = Family(members, ((0.98, 0.48),), ((0, 1), (0, 1)))
+    assert fit.fitted(by_hand(reverse), family)
+    assert all(0 < value < 1 for values in asked for value in values)
 
 
 def near(start, parameters, terms):
@@ -433,7 +456,72 @@ SEEN_FROM = {
     "a value's second term": lambda: flips(
         lambda x: name_values([value_of_two(x)], 1e-9) == "KL(p‖q)", 1e-12, 1e-2
     ),
+    "a second term large enough to be named": lambda: flips(
+        lambda x: name_values([value_of_two(x)], 1e-9) is None, 1e-10, 1e-2
+    ),
 }
+
+
+def sloped(off, error):
+    """Sixteen tokens, two of a level, whose gradients go with p^0.5; one's is off."""
+    log_p = np.linspace(-3, -1, 16)
+    gradient = np.exp(0.5 * log_p)
+    gradient[0] *= 1 + off
+    return ratios.Tokens(log_p * 0, np.repeat(np.arange(8), 2), log_p, gradient, error)
+
+
+def alike(count, off=0.0, same=0.0):
+    """Tokens of one log-ratio and one probability, whose gradients are ``same`` but two's."""
+    gradient = same + np.append([off, -off], np.zeros(count - 2))
+    return ratios.Tokens(
+        np.zeros(count), np.zeros(count, int), np.full(count, -2.0), gradient, 1e-9
+    )
+
+
+def temperature_of(*slopes, tolerance=1e-9):
+    with mock.patch.multiple(ratios, tokens_of=lambda found: slopes, _slope=lambda slope: slope):
+        return ratios.temperature(types.SimpleNamespace(tolerance=tolerance))
+
+
+def clip_bent(off):
+    """A weight that is clipped at ±0.75 beyond three points, of which one is off."""
+    xs = np.array([-3, -2, -1, -0.5, 0, 0.5, 1, 2, 3])
+    curve = curve_of(xs, np.clip(xs, -0.75, 0.75) + off * (xs == 0), 1e-6)
+    return list(weights.clipped(curve))
+
+
+def placed(at, other, precision="float64"):
+    return limits._placed((at, "cut", None), (other, "cut", None), 1, precision)
+
+
+ON_PATHS = {
+    "a weight of its own": lambda: flips(lambda x: ratios._agree(alike(9, x)), 1e-12, 1e-3),
+    "weights that sum to something": lambda: flips(
+        lambda x: ratios._agree(alike(9, same=x)), 1e-12, 1e-3
+    ),
+    "a slope of its own": lambda: flips(lambda x: ratios._slope(sloped(x, 1e-15)), 1e-12, 1e-2),
+    "a slope of its own, rounded": lambda: flips(
+        lambda x: ratios._slope(sloped(x, 1e-6)), 1e-12, 1e-2
+    ),
+    "two temperatures": lambda: flips(lambda x: temperature_of(0.5, 0.5 + x), 1e-8, 1e-2),
+    "a plain temperature": lambda: flips(lambda x: temperature_of(0.5 + x) == 2, 1e-12, 1e-3),
+    "a plain temperature, float32": lambda: flips(
+        lambda x: temperature_of(0.5 + x, tolerance=2e-5) == 2, 1e-12, 1e-2
+    ),
+    "no temperature": lambda: flips(lambda x: temperature_of(1 - x) is None, 1e-9, 1e-3),
+    "no clip": lambda: flips(clip_bent, 1e-9, 1e-3),
+    "one limit": lambda: flips(lambda x: placed(5.0, 5 + x).everywhere, 1e-4, 0.5),
+    "one limit, far": lambda: flips(lambda x: placed(600.0, 600 + x).everywhere, 1e-4, 1),
+    "one limit, half": lambda: flips(lambda x: placed(5.0, 5 + x, "float16").everywhere, 0.01, 1),
+    "one floor": lambda: flips(lambda x: placed(9.0, 9 - math.log(4) + x).everywhere, 1e-4, 0.5),
+    "more than a score": lambda: flips(
+        lambda x: limits._weight(np.eye(3)[0] - STUDENT + x * AT_RIGHT, STUDENT, 1e-6), 1e-9, 1e-2
+    ),
+    "gradients large enough": lambda: flips(
+        lambda x: pairs._gradients_seen(np.zeros(3), x * np.array([1.0, 0.5, 0.0])), 1e-3, 1
+    ),
+}
+AT_RIGHT = np.cross(np.eye(3)[0] - STUDENT, np.ones(3))
 
 
 def value_of_two(share):
@@ -456,6 +544,16 @@ def constant(share, precision):
 
 def test_where_an_answer_changes():
     check("where an answer changes", (f"{name}: {of()}" for name, of in SEEN_FROM.items()))
+    check("where others change", (f"{name}: {of()}" for name, of in ON_PATHS.items()))
+    assert clip_bent(0.0)[0].name == "f-divergence with weight log p/q clipped to ±0.8"
+    few = curve_of([-2, -1, -0.5, 0.5, 1, 2], [-1, -1, -0.5, 0.5, 1, 1], 1e-6)
+    assert not list(weights.clipped(few))  # two points tell no line from another
+    of_seen = lambda count, of=np.exp: ratios.Tokens(
+        *(np.zeros(count), np.arange(count), x := np.linspace(-3, -1, count), of(0.5 * x), 1e-9)
+    )
+    assert ratios._slope_of_most(of_seen(32)) == pytest.approx(0.5)
+    assert ratios._slope_of_most(of_seen(31)) is None
+    assert ratios._slope_of_most(of_seen(32, lambda x: np.exp(-x))) is None
 
 
 # ---- weights of the log-ratio ----
@@ -560,6 +658,16 @@ def test_without_enough_tokens_of_one_log_ratio_nothing_is_told():
     assert len(ratios.tokens_of(changed(found, tolerance=1e-3))) == 3
 
 
+def test_eight_tokens_beside_another_are_enough_and_all_pairs_must_agree(monkeypatch):
+    for found, told in (
+        ([alike(8)], None),
+        ([alike(9)], True),
+        ([alike(9), alike(9, 1e-3)], False),
+    ):
+        monkeypatch.setattr(ratios, "tokens_of", lambda expected, found=found: found)
+        assert ratios.of_the_ratio_alone(None) is told
+
+
 def curve_of(xs, weights_, error):
     return ratios.Curve(np.array(xs, float), np.array(weights_, float), np.full(len(xs), error))
 
@@ -634,6 +742,7 @@ LAWS = {
     "negative exponential": lambda x: -np.exp(x),
     "sigmoid": lambda x: 1 / (1 + np.exp(2 - 3 * x)),
     "another": lambda x: np.sin(3 * x),
+    "of nine digits": lambda x: 0.123456789 - 2.34567891 * x,
 }
 
 
@@ -666,7 +775,13 @@ def test_mixtures_have_laws():
         lines.append(f"  alone: {mixture_line(mixed(weight, one))}")
         lines.append(f"  halved: {mixture_line(mixed(lambda known: 0.5 * one(known), weight))}")
         lines.append(f"  of two: {mixture_line(mixed(weight, lambda known: -known['max p']))}")
+    for weight in (0.123456789, 0.1234567891):
+        of_one = lambda known, weight=weight: weight * one(known)
+        lines.append(f"{weight}: {mixture_line(mixed(of_one, lambda known: known['H(q)']))}")
     check("mixtures", lines)
+    parallel = [Pair(np.array([1.0, 0.0]), np.array([2.0, 0.0]))] * 6  # two tokens, one direction
+    assert mixtures.mixture(by_hand(forward, parallel)) is None
+    assert mixtures._number(by_hand(forward, parallel), np.zeros(6), lambda values: True) is None
 
 
 def test_factors_have_laws():
@@ -689,6 +804,13 @@ def test_factors_have_laws():
         gradients = law(known["H(q)"])[:, None] * REVERSE.gradient(found.pairs)
         named = mixtures.one_with_a_factor(changed(found, gradients=gradients))
         lines.append(f"{name}: {named and (named[0], named[2].words)}")
+    # Not a power of V on other pairs; and small, but no other power of anything for that.
+    whole = with_large(lambda p, q: (p > 0).sum(1, keepdims=True) * reverse(p, q))
+    other = changed(whole, large=by_hand(lambda p, q: 7 * reverse(p, q), large_pairs(0, 20)))
+    tiny = 1e-10 * (1 + known["H(q)"])[:, None] * REVERSE.gradient(found.pairs)
+    tiny = changed(found, gradients=tiny, rounding=1e-13 * found.rounding)
+    for name, of in (("on all", whole), ("not on all", other), ("tiny", tiny)):
+        lines.append(f"{name}: {mixtures.one_with_a_factor(of)[2].words}")
     check("factors", lines)
     assert mixtures._bracketed("a + b") == "(a + b)" and mixtures._bracketed("(a + b)") == "(a + b)"
     assert (
@@ -739,6 +861,40 @@ HEADS = {
     "both softened": temperatures.at_temperature(heads.top_k(3)[0], 2, 2),
     "the whole": REVERSE,
 }
+
+
+def test_where_no_first_tokens_are_told():
+    nothing = lambda p, q: 0 * p
+    for found in (by_hand(reverse), by_hand(nothing), with_large(nothing)):
+        with np.errstate(all="ignore"):
+            assert head_search._heads(found) == {}
+    assert head_search._alike(np.zeros(5), 1e-6) == 5
+    # Read off an ordinary pair; and a K that only one pair can show is none.
+    top = lambda k: lambda p, q: heads.top_k(k)[0].gradient(logs(p, q))
+    found = by_hand(top(3))
+    found.gradients[found.tier > ORDINARY] = forward(found.pairs.p, found.pairs.q)[
+        found.tier > ORDINARY
+    ]
+    with np.errstate(all="ignore"):
+        assert sorted(head_search._heads(found)) == [3]
+        found = with_large(top(20))
+        assert head_search.search(changed(found, large=found.large[:1])) is None
+        assert names.phrase(head_search.search(found)).endswith("top 20, renormalized")
+
+
+def test_floors_in_words():
+    for level, digits, wanted in (
+        (math.log(1e-10), 1, (math.log(1e-10), "1e-10")),
+        (-100.0, 1, (-100.0, "e^−100")),
+        (-800.0, 1, (-800.0, "e^−800")),  # which no float holds
+        (0.0, 1, (0.0, "1")),
+        (math.log(1.234567e-3), 7, (math.log(1.234567e-3), "0.00123457")),
+    ):
+        with np.errstate(all="raise", under="ignore"):
+            assert teachers._plain_floor(level, digits) == (pytest.approx(wanted[0]), wanted[1])
+    of = teachers._reverse_to_floored("teacher", 2, False, math.log(1.234567e-3))
+    ((_, floored),) = teachers.floored(by_hand(lambda p, q: of.gradient(logs(p, q))), "teacher", 2)
+    assert floored.gradient(Pairs.of(PAIRS)) == pytest.approx(of.gradient(Pairs.of(PAIRS)))
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -811,9 +967,66 @@ def test_a_sigmoid_or_a_tanh():
     assert weights.simpler(both) is both and weights.simpler(None) is None
     assert weights.simpler(((0.5, FORWARD),)) == ((0.5, FORWARD),)
     check("sigmoid or tanh", lines)
+    between = weights._between("log p/q", lambda r: r, None, 1.23456789123)
+    most = [dict(candidate.parameters)["high"] for candidate in between]
+    assert most == [1.0, 1.2, 1.23, 1.235, 1.23457, 1.23456789]
 
 
 # ---- verdicts ----
+
+
+def test_what_a_draw_acts_on():
+    score, alike = np.eye(3) - STUDENT, np.tile([0.1, 0.2, -0.3], (3, 1))
+
+    def of(rows, tier=ORDINARY):
+        return Table(np.log(STUDENT), np.log(TEACHER), tier, True, rows, np.ones(3))
+
+    for tables, acts_on in (
+        ([of(alike), of(2 * alike)], describe.ALL),
+        ([of(alike), of(score)], describe.DRAWN),
+        ([of(np.eye(3)), of(score)], describe.DRAWN),
+        ([of(score), of(np.eye(3))], describe.DRAWN),
+        ([of(score), of(0 * score)], describe.SCORE),
+        ([of(np.eye(3)), of(0 * score)], describe.LOGIT),
+        ([of(alike, 0), of(score), of(alike, 2)], describe.SCORE),
+    ):
+        assert describe.acts_on(tables) == acts_on
+
+
+def test_which_verdicts_have_a_curve_beside_them():
+    found = with_large(of_weight(lambda r: r + 0.25 * np.sign(r)))
+    for terms, shown in (
+        ((REVERSE,), False),
+        ((REVERSE, weights.TOTAL_VARIATION), True),
+        ((weights.tanh_of(2.0),), True),
+        ((), True),
+    ):
+        of = Verdict(tuple((1.0, term) for term in terms))
+        assert (describe._curve_of(found, of) is not None) == shown
+    curve = curve_of([-1, 0, 1.23456789012], [4e-13, 2.4e-12, 1.23456789], 0.1)
+    fields = describe._as_fields(curve)
+    assert fields["weight"] == [0.0, 2e-12, 1.23457] and fields["log_ratio"][2] == 1.23456789
+
+
+def test_the_name_on_both_sides_of_limits():
+    found = with_large(of_weight(np.arctan))
+    near = Verdict(((1.0, REVERSE),), holds=np.zeros(len(PAIRS), bool))
+    whole = dataclasses.replace(near, holds=~near.holds)
+    assert judge._everywhere(found, near) == "f-divergence"
+    assert judge._everywhere(found, whole) is None
+    assert judge._everywhere(changed(found, tolerance=3e-2), near) is None
+
+
+def test_where_gradients_are_not_finite_or_nothing():
+    found = by_hand(reverse)
+    far = found.tier == 3
+    found.gradients[far] = np.nan
+    named = identify(found)
+    assert named.name == "reverse KL" and (named.holds == ~far).all()
+    small = changed(by_hand(lambda p, q: 0 * p), large=by_hand(reverse, large_pairs(0, 20)))
+    assert not identify(small).zero and identify(with_large(lambda p, q: 0 * p)).zero
+    both = lambda of: identify(by_hand(lambda p, q: 2 * of.gradient(logs(p, q)))).name
+    assert both(weights.CHI_SQUARED) == "4 × α-divergence(α = 2)"  # as short as 2 × χ²
 
 
 def test_a_few_pairs_may_drown():

@@ -201,6 +201,9 @@ def test_descent_ends_where_the_format_can_follow_it():
     end = judge(measurements(descent=endless)).fixed_point["descent"]
     assert (end["steps"], end["settled"]) == (1, False)
     np.testing.assert_allclose(end["ends_at"], np.exp([0, 0, 1]) / np.exp([0, 0, 1]).sum())
+    infinite = Descent(np.array([[0, 0, 0], [0, -np.inf, 0]]), np.ones((1, 3)))
+    end = judge(measurements(descent=infinite)).fixed_point["descent"]
+    assert end["ends_at"].tolist() == [0.5, 0, 0.5] and end["forward_kl"] == np.inf
 
 
 def test_values_have_names():
@@ -210,6 +213,8 @@ def test_values_have_names():
     assert name_values([Values(pairs, kl / pairs.sizes, kl)], 1e-9) == "1/V × KL(p‖q)"
     assert name_values([Values(pairs, 0 * kl, kl)], 1e-9) == "zero"
     assert name_values([Values(pairs, kl**2, kl)], 1e-9) is None
+    assert name_values([Values(pairs, kl, kl), Values(pairs, 2 * kl, kl)], 1e-9) is None
+    assert name_values([Values(pairs, 0 * kl, kl), Values(pairs, kl, kl)], 1e-9) is None
 
 
 def test_distances_as_given_and_at_the_best_scale():
@@ -223,6 +228,8 @@ def test_distances_as_given_and_at_the_best_scale():
     assert distance["as_given"] == pytest.approx(np.hypot(1, 0.5))
     assert distance["at_best_scale"] == pytest.approx(0.25)
     assert compared(found, still=True)["bias"]["reverse KL"]["at_best_scale"] is None
+    nothing = compared(by_hand(lambda p, q: 0 * p, three), still=False)["bias"]["reverse KL"]
+    assert nothing == {"as_given": 1.0, "best_scale": 0.0, "at_best_scale": None}
 
 
 @pytest.mark.parametrize("pull", [0.1, -0.1])
@@ -340,6 +347,7 @@ def test_a_report_in_words():
 def test_a_coarser_format_is_tried_only_if_it_is_inside():
     assert formats.candidates("float64", {"float64"}) == ["float64"]
     assert formats.candidates("float32", {"bfloat16", "float64"}) == ["float32", "bfloat16"]
+    assert formats.candidates("float16", {"bfloat16"}) == ["float16"]  # which is no coarser
 
 
 def test_formats_inside_a_loss_are_those_of_its_arrays():
@@ -347,6 +355,8 @@ def test_formats_inside_a_loss_are_those_of_its_arrays():
     inside = formats.formats_inside(mixed, np.ones(3), np.ones(3))
     assert inside == {"float32", "bfloat16", "float16"}
     assert formats.formats_inside(lambda s, t: t.softmax(-1)[0], *np.ones((2, 3))) == {"float64"}
+    in_place = formats.formats_inside(lambda s, t: s.add_(1).float(), *np.ones((2, 3)))
+    assert in_place == {"float64", "float32"}
 
 
 def test_rounding_grows_with_the_gradients_and_values_that_a_loss_adds_up():

@@ -20,7 +20,10 @@ from tests.audit_losses import (
     reverse,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning"),
+]
 
 
 def policy(weight):

@@ -26,7 +26,10 @@ from tests.audit_losses import (
 )
 from tests.audit_reports import check_report
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning"),
+]
 
 
 @pytest.mark.parametrize("name", VERDICTS)

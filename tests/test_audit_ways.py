@@ -1,18 +1,23 @@
 """How a loss is called: names before places, other inputs, labels, batches, what is returned."""
 
 import functools
+import types
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from opd_toy.audit import AuditError, audit
-from opd_toy.audit.ways import TEXTS, TOKENS, as_way, roles
+from opd_toy.audit.ways import TEXTS, TOKENS, as_way, reported, roles
 from opd_toy.audit.ways.described import words_of
 from tests import audit_calls as calls
 from tests.audit_sequence_losses import audit_on_fewer
+from tests.test_audit_stages import report as report_with
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning"),
+]
 
 WITH_RATIO = "sum of local reverse KLs from stale texts, weighted by the ratio of the token"
 
@@ -187,6 +192,16 @@ def test_whatever_can_be_called(make):
     assert audit(make()).optimises == "reverse KL"
 
 
+def scripted_of_token(student_logits: torch.Tensor, teacher_logits: torch.Tensor, token: int):
+    return student_logits[token] - teacher_logits[token]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit")
+def test_a_scripted_token_is_a_number():
+    way = as_way(torch.jit.script(scripted_of_token), TOKENS)
+    assert [argument.whole_number for argument in way.arguments] == [False, False, True]
+
+
 def test_arguments_without_a_name_are_counted_from_1():
     way = as_way(lambda *inputs: calls.reverse(*inputs[:2]), TOKENS)
     assert list(words_of(way))[:2] == ["argument 1", "argument 2"]
@@ -274,10 +289,33 @@ def test_without_names_a_report_says_what_the_loss_may_want():
     assert 'inputs="log_probs"' in str(audit(lambda a, b: (a - b).mean()))
 
 
+def test_other_inputs_are_tried_until_one_has_a_name():
+    asked = []
+
+    def again(inputs):
+        asked.append(inputs)
+        if inputs == "token_log_probs":
+            raise AuditError("not of one number")
+        return types.SimpleNamespace(optimises={"log_probs": "zero"}.get(inputs, "reverse KL"))
+
+    for inputs, tried in (("logits", ["token_log_probs", "log_probs", "probs"]), ("log_probs", [])):
+        way = as_way(lambda a, b: (a - b).mean(), TOKENS, inputs=inputs)
+        asked.clear()
+        notes = reported(report_with(optimises="none of these"), way, False, again).call["notes"]
+        assert asked == tried
+        if tried:
+            assert notes[-1].endswith('write inputs="probs": then it optimises reverse KL')
+    reported(report_with(), way, False, again)
+    assert asked == []
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
         ({"inputs": "logprobs"}, "inputs is 'logprobs'"),
+        ({"inputs": ("probs",)}, "inputs is"),
+        ({"inputs": ("probs", "probs", "top_k")}, r"inputs\[2\] is 'top_k'"),
+        ({"behaviour": 3}, "behaviour is 3; give the name of the loss's argument"),
         ({"inputs": ("probs", "p")}, r"inputs is 'p'|inputs\[1\]"),
         ({"inputs": "top_k", "k": 0}, "k is 0"),
     ],

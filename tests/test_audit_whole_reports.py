@@ -17,7 +17,10 @@ from tests.audit_sequence_losses import (
 )
 from tests.written import check_text
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning"),
+]
 
 
 def rewarded(student, teacher, tokens):

@@ -12,7 +12,10 @@ from opd_toy.audit.expectation import is_as_expected
 from tests.audit_losses import NONE, forward, gradient_policy, logs, probs, ratio, reverse
 from tests.audit_sequence_losses import audit_on_fewer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("error::RuntimeWarning"),
+]
 
 
 def entropy_in_float32(teacher):

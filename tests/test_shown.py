@@ -50,6 +50,7 @@ def test_the_card_of_a_shared_link_is_drawn_as_it_was(tmp_path):
         ("KL 0.68", "KL 0.68", True),
         ("KL 0.68", "KL 0.69", True),  # a tie, rounded the other way
         ("KL 0.68", "KL 0.70", False),
+        ("KL 0.68", "KL 0.7", False),  # printed with a digit less
         ("KL 0.68", "JSD 0.68", False),
         ("0.1", "0.2", False),
         ("12 of 40", "13 of 40", False),

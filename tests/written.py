@@ -53,7 +53,12 @@ def same_number(one, other):
     """Equal, or rounded to neighbouring digits; whole numbers and small ones are exact."""
     if one == other:
         return True
-    mantissa, _, power = one.partition("e")
-    unit = 10.0 ** (int(power or 0) - len(mantissa.partition(".")[2]))
+    unit = min(map(_unit, (one, other)))  # a digit less would hide a difference
     apart, size = abs(float(one) - float(other)), abs(float(one))
     return "." in one and apart < min(max(1.01 * unit, 1e-9 * size), 0.4 * size)
+
+
+def _unit(number):
+    """Of the last digit printed."""
+    mantissa, _, power = number.partition("e")
+    return 10.0 ** (int(power or 0) - len(mantissa.partition(".")[2]))
