@@ -67,6 +67,7 @@ def test_a_site_keeps_what_its_pages_and_scripts_name_and_load(lightening, tmp_p
         (static / sheet).write_text("".join(f".{name}{{--read:1;--not:2}}" for name in names))
     (static / "vendor" / "own.css").write_text(".unused{}")
     lightening.lighten(tmp_path)
+    lightening.lighten(tmp_path)  # what has gone is not missed
     used = "".join(f".{name}{{--read:1;}}" for name in names if name not in ("five", "six"))
     sheets = {"book.css": used, "styles/theme.css": used, "vendor/own.css": ".unused{}"}
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -100,3 +101,4 @@ def test_icon_fonts_keep_the_glyphs_that_the_rules_ask_for(lightening, tmp_path)
     assert "fa-solid-900.ttf" in lean and "woff2" not in lean
     with TTFont(fonts / "fa-solid-900.ttf") as font:
         assert set(font.getBestCmap()) == {0xF002, 0xF0C9}
+        assert {name.nameID for name in font["name"].names} == {0}

@@ -88,7 +88,7 @@ def used(rule, words):
 def split_at_commas(tokens):
     parts = [[]]
     for token in tokens:
-        if token.type == "literal" and token.value == ",":
+        if token == ",":
             parts.append([])
         else:
             parts[-1].append(token)
@@ -99,12 +99,7 @@ def is_used(selector, words):
     """Whether every class and id of a selector occurs; what stands in :not(…) need not."""
     asked, previous = [], None
     for token in selector:
-        if token.type == "hash" or (
-            token.type == "ident"
-            and previous is not None
-            and previous.type == "literal"
-            and previous.value == "."
-        ):
+        if token.type == "hash" or previous == ".":
             asked.append(token.value)
         previous = token
     return all(name in words for name in asked)
@@ -134,7 +129,7 @@ def keep_used_icons(css, static):
         face = re.compile(r"src:url\([^)]*" + font.stem + r"\.woff2\)[^;}]*")
         if face.search(css):
             css = face.sub(f"src:url(../{ICON_FONT}/{font.name})", css)
-            options = subset.Options(hinting=False, layout_features=[], name_IDs=[0, 13, 14])
+            options = subset.Options(name_IDs=[0])  # whose it is
             cut = subset.load_font(str(font), options)
             keeper = subset.Subsetter(options)
             keeper.populate(unicodes=glyphs)
