@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, of these settings or none, and a resumed run the same."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from opd_toy.records import checkpoints
 from opd_toy.records.checkpoints import Checkpoint, Stop
 
 ROOT = Path(__file__).parent.parent
@@ -226,6 +228,7 @@ def test_the_handlers_are_as_before_and_both_signals_are_heard():
             assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == Stop.hear
         assert Stop.asked == 0
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert runpy.run_path(checkpoints.__file__)["Stop"].asked == 0  # before anybody asks
     Stop.asked = signal.SIGINT  # left over from a run that did not end
     try:
         with Stop():

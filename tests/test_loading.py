@@ -64,6 +64,8 @@ def test_a_file_in_a_package_is_that_packages_module(here):
         (folder / "__init__.py").write_text("")
     (package / "deep.py").write_text("from ..top import x\ndef f(): return x, __name__\n")
     (package.parent / "top.py").write_text("x = 5\n")
+    (package / "plain.py").write_text("def f(): ...\n")
+    assert loading.load("outer/inner/plain.py:f") is sys.modules["outer.inner"].plain.f
     assert loading.load("outer/inner/deep.py:f")() == (5, "outer.inner.deep")
     assert loading.load("outer/inner/deep.py:f") is sys.modules["outer.inner.deep"].f
 
