@@ -19,7 +19,7 @@ export function varianceChart(moved) {
   const ticks = { x: tickMarks("middle"), y: tickMarks("end") };
   const reach = svg("circle", { r: 22, class: "opd-reach", "data-handle": "baseline" });
   const grip = svg("g", {}, svg("circle", { r: 8, class: "opd-point", style }), reach);
-  let range = [-1, 1];
+  let range;
   const frame = svg(
     "svg",
     {

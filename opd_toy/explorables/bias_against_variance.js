@@ -70,9 +70,8 @@ function prepared(tree, vocabulary, length, distance, seed) {
 function render({ model, el }) {
   const names = ["tree", "vocabulary", "length", "distance", "seed", "samples", "gamma"];
   const self = state(model, names, update);
-  const setGamma = (x) => self.set({ gamma: Math.min(Math.max(x, 0), 1) });
-  const parts = controls(self, setGamma);
-  const curves = errorChart(setGamma);
+  const parts = controls(self);
+  const curves = errorChart((gamma) => self.set({ gamma }));
   const numbers = errorTable();
   const says = sentence();
 
@@ -127,7 +126,7 @@ function render({ model, el }) {
 
 // ---- controls ----
 
-function controls(self, setGamma) {
+function controls(self) {
   const counted = (name, label, options) =>
     choiceOf(
       self,
@@ -152,7 +151,7 @@ function controls(self, setGamma) {
     text: () => String(self.whole("samples")),
     oninput: (place) => self.set({ samples: SETTINGS[place] }),
   });
-  const gamma = sliderOf(self, "gamma", "discount γ", { oninput: setGamma });
+  const gamma = sliderOf(self, "gamma", "discount γ");
   return {
     choices: [length.element, vocabulary.element, tree.element, another.element],
     sliders: html(

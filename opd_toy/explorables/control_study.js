@@ -67,7 +67,7 @@ function render({ model, el }) {
       s: seeds.indexOf(self.get("seed")),
       t: tasks.indexOf(self.get("task")),
       b,
-      c: Math.max(c, 0),
+      c,
     };
     parts.gamma.update(gammas[at.g]);
     parts.seed.update(seeds[at.s]);

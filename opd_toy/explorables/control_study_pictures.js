@@ -101,7 +101,7 @@ export function varianceChart(study, moved) {
     return points
       .map((variance, n) => {
         if (!Number.isFinite(variance)) return "";
-        const letter = n > 0 && Number.isFinite(points[n - 1]) ? "L" : "M";
+        const letter = Number.isFinite(points[n - 1]) ? "L" : "M";
         return `${letter}${across((n + 0.5) * block).toFixed(1)} ${down(variance).toFixed(1)}`;
       })
       .join("");

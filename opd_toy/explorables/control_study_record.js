@@ -5,7 +5,7 @@ import { number, raised, said } from "./interface.js";
 // A variance in two digits: 0.31, 4.2, 310, 3.1×10⁴.
 export function rough(x) {
   if (!Number.isFinite(x)) return "none";
-  const exponent = Math.floor(Math.log10(x) + 1e-12);
+  const exponent = Math.floor(Math.log10(x));
   if (exponent >= -2 && exponent < 3) return number(x, Math.max(0, 1 - exponent));
   const [mantissa, power] = x.toExponential(1).split("e");
   return `${mantissa}×10${raised(Number(power))}`;

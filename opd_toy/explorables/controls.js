@@ -35,7 +35,7 @@ export function slider({ label, min, max, step, text = (x) => number(x), role, n
     input,
     update(x) {
       input.value = x;
-      input.style.setProperty("--at", (x - min) / (max - min || 1));
+      input.style.setProperty("--at", (x - min) / (max - min));
       input.setAttribute("aria-valuetext", text(x));
       showText(output, text(x));
       output.dataset.value = String(x);

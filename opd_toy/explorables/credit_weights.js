@@ -20,7 +20,7 @@ export const POSITIONS = Array.from({ length: T }, (_, t) => t);
 // FIPO's clip and mask
 export const LOW = 0.2;
 export const HIGH = 0.2;
-const RATIO_LIMIT = 10;
+const RATIO_LIMIT = 10; // which no step of the slider's reaches
 
 export const tokensOf = (sequence) =>
   POSITIONS.map((t) => Math.floor(sequence / V ** (T - 1 - t)) % V);
@@ -76,7 +76,6 @@ export function weighed({ student, costs, expectedReward }, sequence, gamma, lam
   const [shift] = tokenCosts(moved, student, [sequence]);
   const ratio = shift.map(Math.exp);
   const [f] = fipoWeight(moved, student, gamma, LOW, HIGH, RATIO_LIMIT, [sequence]);
-  const kept = shift.map((x) => (x <= Math.log(RATIO_LIMIT) ? x : 0));
   return {
     r,
     reward,
@@ -93,7 +92,7 @@ export function weighed({ student, costs, expectedReward }, sequence, gamma, lam
       broadcast: r.map((_, t) => -(T - t) * reward),
       fipo: f.map((x, t) => -ratio[t] * x * (reward - expectedReward)),
     },
-    parts: (key, t) => PARTS_OF[key]({ r, reward, surprises, kept, gamma, lam }, t),
+    parts: (key, t) => PARTS_OF[key]({ r, reward, surprises, shift, gamma, lam }, t),
   };
 }
 
@@ -112,5 +111,5 @@ const PARTS_OF = {
       r.map(() => -reward),
       1,
     ),
-  fipo: ({ kept, gamma }, t) => from(t, kept, gamma),
+  fipo: ({ shift, gamma }, t) => from(t, shift, gamma),
 };

@@ -9,7 +9,7 @@ export function steps({ tokens, right, new_at: newAt, probabilities }, names) {
     probabilities.map((of) => {
       const at = (token) => of[t][names.indexOf(token)];
       const sum = [...right[t]].reduce((total, token) => total + at(token), 0);
-      return { all: of[t], written: at(tokens[t]), right: Math.min(sum, 1) };
+      return { all: of[t], written: at(tokens[t]), right: sum };
     });
   return [...tokens].map((token, t) => {
     const [student, teacher] = models(t);

@@ -32,8 +32,8 @@ const writeHash = (name, state) => {
 const alike = (given, own) =>
   Array.isArray(own)
     ? Array.isArray(given) &&
-      (own.length === 0 || given.length === own.length) &&
-      given.every((x) => typeof x === "number" && Number.isFinite(x))
+      given.length === own.length &&
+      given.every((x) => typeof x === "number")
     : typeof given === typeof own && (typeof given !== "number" || Number.isFinite(given));
 
 const repaired = (given, own, rule) => {

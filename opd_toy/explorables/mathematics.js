@@ -326,7 +326,7 @@ export function setProbability(p, index, value, floor = 0.005) {
 export function floored(p, floor) {
   const short = p.map((x) => Math.max(floor - x, 0));
   const spare = p.map((x) => Math.max(x - floor, 0));
-  const scale = sum(spare) > 0 ? 1 - sum(short) / sum(spare) : 1;
+  const scale = 1 - sum(short) / sum(spare);
   return p.map((x, v) => (x <= floor ? floor : floor + spare[v] * scale));
 }
 
@@ -340,7 +340,7 @@ export const truncatedPolicyGradient = (student, teacher, limit) =>
 
 // Reverse KL on the teacher's k likeliest tokens; `outside`: what becomes of the others.
 export function topKReverseKlLogitGradient(student, teacher, k, outside) {
-  const order = teacher.map((_, v) => v).sort((a, b) => teacher[b] - teacher[a] || a - b);
+  const order = teacher.map((_, v) => v).sort((a, b) => teacher[b] - teacher[a]);
   const [head, rest] = [order.slice(0, k), order.slice(k)];
   const gradient = student.map(() => 0);
   if (outside === "drop") {
@@ -357,11 +357,10 @@ export function topKReverseKlLogitGradient(student, teacher, k, outside) {
       logRatio(student, teacher).map((c, v) => (inside[v] ? c + 1 : 0)),
     );
   }
-  const tail = outside === "tail" && rest.length > 0;
+  const tail = outside === "tail";
   const [p, q] = [student, teacher].map((x) => {
     const kept = head.map((v) => x[v]);
     if (tail) return [...kept, sum(rest.map((v) => x[v]))];
-    if (outside === "tail") return kept;
     const mass = sum(kept);
     return kept.map((value) => (mass > 0 ? value / mass : 1 / k));
   });

@@ -122,7 +122,7 @@ export function disagreement(teacher, token, rows = 40) {
 
 export function pathOf(student, teacher, gradient) {
   const points = [student];
-  for (let i = 0; i < 4000 && points.length < 240; i++) {
+  while (points.length < 240) {
     const last = points[points.length - 1];
     const g = gradient(last, teacher);
     const size = Math.max(...g.map(Math.abs));
@@ -139,5 +139,5 @@ export const FIELD = (() => {
   for (let i = 0; i < n; i++)
     for (let j = 0; j < n - i; j++)
       points.push([i + 1 / 3, j + 1 / 3, n - i - j - 2 / 3].map((x) => x / n));
-  return points.filter((p) => Math.min(...p) > 0.02);
+  return points;
 })();

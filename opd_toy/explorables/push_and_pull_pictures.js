@@ -40,11 +40,10 @@ export function pushChart(offered) {
   return {
     element: frame,
     update(gradients) {
-      const scale =
-        reach / Math.max(0.5, ...gradients.flat().map(Math.abs).filter(Number.isFinite));
+      const scale = reach / Math.max(0.5, ...gradients.flat().map(Math.abs));
       gradients.forEach((g, i) =>
         g.forEach((x, v) => {
-          const length = Number.isFinite(x) ? -x * scale : -Math.sign(x) * reach;
+          const length = -x * scale;
           const y = 18 + v * row + i * 14;
           const tip = middle + length;
           const head = Math.sign(length) * Math.min(7, Math.abs(length));

@@ -82,7 +82,7 @@ export function walkChart() {
     { node: halo, drawn: true },
     { node: walk, drawn: true },
   );
-  let down = () => 0;
+  let down;
   return {
     element: frame.element,
     redraw(means, j, rows, exact, deviation, end) {
@@ -138,7 +138,7 @@ export function errorChart() {
     { node: law },
     { node: typical, drawn: true },
   );
-  let down = () => NaN;
+  let down;
   return {
     element: frame.element,
     redraw(means, exact, spread, end) {
@@ -167,6 +167,6 @@ export function errorChart() {
         .filter(([x]) => Math.log(x) >= low && Math.log(x) <= high);
       frame.tick(decades.map(([x, e]) => [down(x), number(x, Math.max(0, -e))]));
     },
-    update: (n, error) => frame.reach(n, error >= 0 ? down(error) : NaN),
+    update: (n, error) => frame.reach(n, down(error)),
   };
 }

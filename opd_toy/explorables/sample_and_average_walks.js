@@ -78,7 +78,7 @@ export const norm = (x) => Math.hypot(...x);
 const meansOf = (counts, rows, end) =>
   LOGITS.map((_, j) =>
     Array.from({ length: WALKS }, (__, w) => {
-      const means = Array(end + 1).fill(NaN);
+      const means = [];
       for (const s of stopsOf(w)) {
         if (s > end) break;
         means[s] = meanAt(rows, j, counts, placeOf(w, s), STOPS[s]);
@@ -90,7 +90,7 @@ const meansOf = (counts, rows, end) =>
 // All walks of a setting.  What does not change with it is kept from one call to the next.
 export function allWalks() {
   const decided = new Float64Array(WALKS * MOST);
-  let [seeded, reached, stored, counts, means] = [null, 0, null, null, null];
+  let seeded, reached, stored, counts, means;
   return {
     // As far as n draws, and on to the next power of two: `end` is the last stop recorded.
     // Calls redraw(means, end) where the lines are no longer the same.

@@ -135,7 +135,7 @@ export const KEYS = Object.keys(COSTS);
 export const LIMIT = 300;
 
 export const onLeft = (p) => sum(p.slice(0, VOCABULARY / 2));
-export const peaks = (p) => p.filter((x, v) => x > (p[v - 1] ?? 0) && x >= (p[v + 1] ?? 0)).length;
+export const peaks = (p) => p.filter((x, v) => x > p[v - 1] && x >= p[v + 1]).length;
 
 // Remember the last answer: most changes leave most of the descents as they are.
 export function remembered(compute) {
