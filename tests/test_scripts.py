@@ -173,3 +173,30 @@ def test_a_preview_stands_beside_its_link_within_the_window(left, top, height, s
     assert (below + own["height"] < height) == (stands == "below" and height > 260)
     assert page.locator("#preview").inner_text().split("\n")[0] == "Its term"
     assert "its meaning" in page.locator("#preview").inner_text()
+
+
+def test_only_what_is_wanted_still_is_shown(on, page):
+    """Not what the pointer only crosses, nor what has no target; each once, and hidden again."""
+    nothing = (
+        '<a class="internal" href="#term-none" style="position: absolute; top: 400px">none</a>'
+    )
+    page.clock.install()
+    on(linked(200, 40).replace("<dl", f"{nothing}<dl", 1), "previews.js", style="page-tools.css")
+    page.evaluate("""() => {
+      window.shows = 0;
+      new MutationObserver(() => preview.hidden || (shows += 1))
+        .observe(preview, { attributes: true, attributeFilter: ["hidden"] });
+    }""")
+    there, none = page.locator("a").all()
+
+    def shows(act):
+        """How often something is shown, and whether it still is."""
+        act()
+        page.clock.run_for(300)
+        return page.evaluate("[shows, (shows = 0) || !preview.hidden]")
+
+    assert shows(lambda: (there.hover(), page.mouse.move(1000, 700))) == [0, False]
+    assert shows(none.hover) == [0, False]
+    assert shows(there.hover) == [1, True] and shows(there.hover) == [0, True]
+    assert shows(none.hover) == [0, False]
+    assert shows(lambda: (there.hover(), none.hover())) == [0, False]
