@@ -114,6 +114,10 @@ def test_the_shares_of_the_tokens_not_drawn(opened):
     for row, share in zip(boxes, (0.2 / 0.8, 0.5 / 0.7)):
         np.testing.assert_allclose(np.diff(row).ravel() + 1, 244 * np.array([share, 1 - share]))
     assert labels == ["t₂ 25 %", "t₃ 75 %", "t₂ 71 %", "t₃ 29 %"]
+    whole = picture.locator("text[data-value]").evaluate_all(
+        "(all) => all.map((text) => Number(text.dataset.value))"
+    )
+    np.testing.assert_allclose(whole, [1 / 4, 3 / 4, 5 / 7, 2 / 7], rtol=1e-12)
 
 
 def test_whiskers_reach_one_standard_deviation_to_either_side(opened):

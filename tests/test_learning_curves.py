@@ -327,6 +327,8 @@ def test_every_state_of_a_broken_record_has_true_numbers_and_words(opened):
         assert any(words in each for each in said), words
     widget.set(methods=["pg_1", "sft"], quantity="accuracy", at=60, x="steps")
     assert "2 of 3 seeds" in widget.check().html
+    widget.set(record="gpu")  # which there is not
+    assert "Study" not in widget.check().html
 
 
 def test_equal_tokens_and_equal_seconds_may_rank_differently(opened):

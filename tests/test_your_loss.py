@@ -5,6 +5,7 @@ and its names are those of Python and of the auditor.
 """
 
 import base64
+import math
 import re
 
 import numpy as np
@@ -13,9 +14,11 @@ import torch
 
 from opd_toy.audit.exhibits import museum
 from opd_toy.audit.formulas import formula
+from opd_toy.audit.token import candidates, temperatures, weights
+from opd_toy.audit.token.pairs import TIERS, Pairs
 from opd_toy.distributions import softmax
 from opd_toy.example import STUDENT, TEACHER
-from opd_toy.explorables import YourLoss
+from opd_toy.explorables import YourLoss, trees
 from opd_toy.explorables.host import _inlined, files
 from opd_toy.explorables.your_loss_language import FUNCTIONS, FormulaError, parse
 from tests.explorables.opened import lent_pages, open_explorables
@@ -199,12 +202,15 @@ FORMULAS = [*BY_HAND, *random_formulas(200 - len(BY_HAND))]
 def in_the_page(browser):
     """in_the_page(expression, arguments): [expression of x for x in arguments] in JavaScript."""
     needed = [*files("your_loss_verdict"), "your_loss_language.js", "your_loss_code.js"]
-    text = "".join(map(_inlined, needed)) + "export { parse, torchCode, lossTable, verdictOf };"
+    names = "parse, torchCode, lossTable, verdictOf, softmax, allPairs, sets"
+    sets = "const sets = { TERMS, TERMS_OVER_VOCABULARY, COMPARED, NAMED, DIVERGENCES, WEIGHTS, "
+    sets += "BOTH_SKEWS: [BOTH_SKEWS], TEMPERED_KLS, TEMPERED_DIVERGENCES };"
+    text = f"{''.join(map(_inlined, needed))}{sets}export {{ {names} }};"
     source = "data:text/javascript;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
     page = browser.new_page()
     yield lambda expression, arguments: page.evaluate(
         f"""async ([source, all]) => {{
-          const {{ parse, torchCode, lossTable, verdictOf }} = await import(source);
+          const {{ {names} }} = await import(source);
           return all.map((x) => {expression});
         }}""",
         [source, arguments],
@@ -226,6 +232,101 @@ def test_the_code_is_the_same_and_does_not_name_what_it_does_not_use(in_the_page
         assert code == formula(text).code, text
         for name in re.findall(r"^    (\w+) = ", code, flags=re.MULTILINE):
             assert len(re.findall(rf"\b{name}\b", code)) > 1, (text, name)
+
+
+# Each asks for a slope where two are equal, or at an edge.
+TIED = [
+    *("max(p[k], q[k])", "min(p[k], q[k])", "sum(min(p, q))", "max(log p, log q)[k]"),
+    *("max(p)", "min(p)", "max(z)*p[k]", "min(q - p)", "abs(p[k] - q[k])", "sum(abs(z - t))"),
+    *("clamp(z[k], 0.5, 2)", "clamp(z[k], -2, 0.5)", "min(z[k], 0.5)", "max(z[k], 0.5)"),
+    *(f"sum(where(z {sign} t, p, 2*p))" for sign in ("<", ">", "<=", ">=", "==", "!=")),
+    *("sum((z - t)^2)", "sum((z - t)^0)*p[k]", "sum(sg(z - t)^p)", "sqrt(p[k]/q[k])"),
+]
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [[[0.5, 0.5, -1.0], [0.5, 0.5, -1.0]], [[0.5, 0.5, 0.5, 0.5], [0.5, 0.25, 0.5, 1.0]]],
+    ids=["equal", "even"],
+)
+def test_where_two_are_equal_the_slopes_are_those_of_autograd(pair, in_the_page):
+    for text, table in zip(TIED, in_the_page(f"lossTable(parse(x), ...{pair})", TIED)):
+        rows = gradient_table(formula(text), *pair)
+        np.testing.assert_allclose(table["rows"], rows, rtol=1e-12, atol=1e-15, err_msg=text)
+
+
+# {what the page has: what the auditor has}
+THE_AUDITORS = {
+    "TERMS": candidates.TERMS,
+    "TERMS_OVER_VOCABULARY": candidates.TERMS_OVER_VOCABULARY,
+    "COMPARED": (*candidates.KLS, candidates.jsd(0.5)),
+    "NAMED": weights.NAMED,
+    "DIVERGENCES": candidates.DIVERGENCES,
+    "BOTH_SKEWS": (candidates.BOTH_SKEWS,),
+    "TEMPERED_KLS": temperatures.KLS_AT_ONE_TEMPERATURE,
+    "TEMPERED_DIVERGENCES": temperatures.DIVERGENCES_AT_TEMPERATURE[:4],  # of both models
+    "WEIGHTS": (  # on coarser grids than the auditor's
+        candidates.line(weights.tanh_of, (0.1, 0.3, 0.6, 1, 2, 5, 15), (0, np.inf)),
+        candidates.line(weights.power_of, (0.3, 0.6, 1.4, 2, 3), (0, 12)),
+    ),
+}
+# Of some candidates or families: [grid, bounds] of each family, and [name, gradients] of all.
+ALL_OF = """(() => {{
+  const [students, teachers] = {pairs};
+  const pairs = students.map((z, i) => ({{
+    z, t: teachers[i], p: softmax(z), q: softmax(teachers[i]),
+  }}));
+  const families = sets[x].filter(({{ grid }}) => grid);
+  const members = ({{ grid, members }}) => grid.flatMap((at) => members(...at));
+  const all = families.length ? families.flatMap(members) : sets[x];
+  return [
+    families.map(({{ grid, bounds }}) => [grid, bounds]),
+    all.map(({{ name, gradient }}) => [name, pairs.map(gradient)]),
+  ];
+}})()"""
+
+
+def test_the_candidates_are_the_auditors(in_the_page):
+    pairs = np.random.default_rng(8).normal(0, 1, (2, 3, 4))
+    in_page = in_the_page(ALL_OF.format(pairs=pairs.tolist()), list(THE_AUDITORS))
+    for known, (grids, members) in zip(THE_AUDITORS.values(), in_page, strict=True):
+        families = [each for each in known if isinstance(each, candidates.Family)]
+        wanted = [[[*map(list, each.grid)], [*map(list, each.bounds)]] for each in families]
+        assert grids == wanted
+        all_of = [each for of in families for at in of.grid for each in of.members(*at)] or known
+        for candidate, (name, gradients) in zip(all_of, members, strict=True):
+            assert name == candidate.name
+            engine = candidate.gradient(Pairs(*pairs))
+            size = np.abs(engine).max(axis=1, keepdims=True)
+            assert (np.abs(engine - gradients) <= 1e-11 * size + 1e-15).all(), name
+
+
+def described_pairs():
+    """(student's logits, teacher's, tier, for fitting) of the pairs that a verdict is found on."""
+    numbers = iter(trees.uniforms(1, 1000))
+    normal = lambda: (
+        math.sqrt(-2 * math.log(1 - next(numbers))) * math.cos(2 * math.pi * next(numbers))
+    )
+    normals = lambda size, spread: np.array([spread * normal() for _ in range(size)])
+    yield np.log(STUDENT), np.log(TEACHER), 1, True
+    for tier, (sizes, spread) in enumerate(TIERS):
+        for i, size in enumerate(sizes):
+            logits = normals(size, spread), normals(size, spread)
+            yield *logits, tier, i < 4 if tier == 1 else i % 2 == 0
+    alike = [(size, sharpness, 0.05, 1) for size in (3, 5) for sharpness in (0.4, 2)]
+    for size, sharpness, apart, tier in [*alike, *((size, 1, 0.2, 0) for size in (3, 5, 8))]:
+        teacher = normals(size, 1.2)
+        yield sharpness * teacher + normals(size, apart), teacher, tier, False
+    for far in (4, 8, 16):
+        yield [0, far, -far], [0.1, -far, far], 4, False
+
+
+def test_the_pairs_of_a_verdict_are_those_described(in_the_page):
+    (found,) = in_the_page("allPairs().map(({ z, t, tier, fit }) => [z, t, tier, fit])", [0])
+    for (z, t, tier, fit), (student, teacher, *kind) in zip(found, described_pairs(), strict=True):
+        assert [tier, fit] == kind
+        np.testing.assert_allclose(z, student, rtol=1e-12)
+        np.testing.assert_allclose(t, teacher, rtol=1e-12)
 
 
 def test_gradients_are_those_of_autograd(in_the_page):

@@ -6,6 +6,9 @@ from tests.test_explorables_sentences import EVEN, Q
 
 WRONG = [0.005, 0.005, 0.99]
 FAR = {"separation": 20.0, "weight": 0.5, "start_mean": 36.0, "start_width": 12.0, "steps": 300}
+# Its student moves by .03 in the last steps.
+MOVING = {"student": [0.37, 0.19, 0.44], "teacher": [0.79, 0.1, 0.11], "cost": "kept", "renew": 16}
+MOVING |= {"behaviour": [0.07, 0.59, 0.34], "correction": "truncate", "most": 2.0}
 # What the auditor has names for, what it has none for, and what cannot be read.
 FORMULAS = [
     "sum(where(p > q, p*(log p - log q), 0))",
@@ -50,6 +53,7 @@ FORMULAS = [
     "-mean(log p) + 2*sum(p*log p)/V",
     "sg(sigmoid(2*(log p[k] - log q[k])))*log p[k]",
     "sg(tanh(2*(log p[k] - log q[k])))*log p[k]",
+    "0.3*sg(tanh(0.7*(log p[k] - log q[k])))*log p[k]",
     "sg(exp(2*(log p[k] - log q[k])))*log p[k]",
     "sg(abs(2*(log p[k] - log q[k])))*log p[k]",
     "sg(max(log p[k] - log q[k], 0))*log p[k]",
@@ -110,6 +114,10 @@ FORMULAS = [
 ]
 SETTINGS = {
     "Baselines": [
+        {"baseline": 3.2},  # its axis is five ticks long
+        {"student": [0.02, 0.96, 0.02], "view": "k_estimators", "kind": "k1", "use": "loss"},
+    ]
+    + [
         {"student": Q, "view": "k_estimators", "kind": kind, "use": use}
         for kind, use in (("k1", "loss"), ("k1", "reward"), ("k2", "loss"))
     ],
@@ -125,21 +133,37 @@ SETTINGS = {
         for methods in (["sft"], ["rlvr"], ["gkd", "jsd"], ["sft", "pg_0.9", "pg_1", "pg_0.5"])
         for at in (60, 99)
     ]
-    + [{"record": "gpu", "x": axis, "methods": ["sft", "rlvr"]} for axis in AXES],
+    + [{"record": "gpu", "x": axis, "methods": ["sft", "rlvr"]} for axis in AXES]
+    + [
+        {"record": "gpu", "quantity": quantity, "methods": methods, "at": at}
+        for quantity in ("accuracy", "sequence_kl", "distinct", "length")
+        for methods, at in (([], 0), (["rlvr"], 0), (["sft", "gkd"], 20))
+    ]
+    + [{"x": "tokens", "at": 25}, {"record": "gpu", "x": "seconds", "at": 10}]
+    + [{"record": "gpu", "x": "seconds", "at": 0}],
     "LossMuseum": [
         {"exhibit": "value_clamp", "student": WRONG, "teacher": [0.9, 0.09, 0.01]},
         {"exhibit": "ratio_clamp", "student": [0.3, 0.3, 0.4], "teacher": [0.35, 0.3, 0.35]},
         {"exhibit": "tail", "teacher": [0.4, 0.3, 0.3]},
         {"exhibit": "stop_gradient", "update": "drawn", "steps": 1},
         {"exhibit": "k3", "student": WRONG, "teacher": [0.98, 0.01, 0.01], "steps": 7},
+        *(
+            {"exhibit": "k1", "student": Q, "update": "drawn", "steps": steps, "seed": 8}
+            for steps in (180, 190, 200)
+        ),
     ],
     "PushAndPull": [
         {"objective": objective, "beta": at, "alpha": 2 * at - 0.5, "skew": min(at, 0.99)}
         for objective in OBJECTIVES
         for at in (0.0, 0.25, 0.75, 1.0)
     ],
-    "SampleAndAverage": [{"draws": draws} for draws in (0, 1, 2, 4096)],
+    # at 25 the rarest token is expected five times, from 99 on the sign is clear
+    "SampleAndAverage": [{"draws": draws} for draws in (0, 1, 2, 25, 98, 99, 4096)],
     "SeekOrCover": [
+        *({"objective": "forward_kl", "weight": weight} for weight in (0.05, 0.95)),
+        {"objective": "forward_kl", "weight": 0.1, "separation": 7.0},
+        {"objective": "jsd", "weight": 0.5, "start_mean": 20.5, "start_width": 8.0},
+        {"objective": "reverse_kl", "weight": 0.5, "start_mean": 20.5, "start_width": 8.0},
         {"separation": 0.0, "start_mean": 20.5, "start_width": 2.0},
         {"weight": 0.4, "start_mean": 16.0},
         {"family": "free", "steps": 20},
@@ -147,7 +171,11 @@ SETTINGS = {
         *({"objective": "jsd", "beta": beta} for beta in (0.0, 1.0)),
         *(FAR | {"objective": objective} for objective in ("forward_kl", "jsd", "reverse_kl")),
     ],
-    "StaleRollouts": [{"behaviour": EVEN, "sampler": "top_p", "most": 0.5, "low": 0.0}],
+    "StaleRollouts": [
+        {"behaviour": [0.345, 0.3, 0.355]},  # one text in 1,400 of 64 tokens speaks
+        MOVING,
+        {"behaviour": EVEN, "sampler": "top_p", "most": 0.5, "low": 0.0},
+    ],
     "WhichToken": [{"seed": 3, "draws": 999, "token": 3}],  # the last draw of its seed
     "YourLoss": [{"formula": formula} for formula in FORMULAS],
 }

@@ -36,10 +36,30 @@ def on_tour(name):
     widget = WIDGETS[name](**({"objectives": list(OBJECTIVES)} if name == "PushAndPull" else {}))
     if name == "LearningCurves":
         other = made_up("NVIDIA", ["sft", "gkd", "rlvr"], points=5)
+        other["curves"]["rlvr"] = made_up(names=["rlvr"], points=2)["curves"]["rlvr"]
         for each in sum(other["curves"].values(), []):
-            each["tokens"] = [400 * tokens for tokens in each["tokens"]]
-            each["seconds"] = [500 * seconds for seconds in each["seconds"]]
+            each["tokens"] = [100 * tokens for tokens in each["tokens"]]
+            each["seconds"] = [500 * seconds + 9 for seconds in each["seconds"]]
+            each["distinct"] = [0.0 for _ in each["steps"]]
+            each["length"] = [12.0 for _ in each["steps"]]
+        # bands that touch, the lowest seed at the teacher's, and eight ticks between the KLs
+        for method, shares, kls in (
+            ("sft", (0.5, 0.75, 0.75), (2.0, 190.0, 190.0)),
+            ("gkd", (0.5, 0.5, 0.5), (1.1, 1.1, 2.0)),
+            ("rlvr", (0.5, 0.5, 0.75), (2.0, 2.0, 2.0)),
+        ):
+            for each, share, kl in zip(other["curves"][method], shares, kls):
+                each |= {"accuracy": [share for _ in each["steps"]]}
+                each |= {"sequence_kl": [kl for _ in each["steps"]]}
+        other["teacher"]["accuracy"] = 0.5
+        for known in ("teacher", "start"):
+            other[known] |= dict.fromkeys(("sequence_kl", "distinct", "length"))
         widget.recording = {"cpu": packed(hostile()), "gpu": packed(other)}
+    if name == "Derail":
+        answers = {key: dict(each) for key, each in widget.recording["answers"].items()}
+        answers["sum"]["right"] = ["0", *answers["sum"]["right"][1:]]  # a slip at once
+        answers["lost"]["new_at"] = len(answers["lost"]["tokens"])  # new by its last token
+        widget.recording = widget.recording | {"answers": answers}
     if name == "ControlStudy":
         codes = bytearray(base64.b64decode(widget.recording["variance"]))
         run = len(codes) // 30  # γ = 0, 0.25, 0.5, 0.75, 1, of each three seeds, two tasks
