@@ -70,6 +70,7 @@ def asks(batch):
     assert "student_logits" in batch and "old_logits" in batch and "no_such_thing" not in batch
     assert not hasattr(batch, "no_such_thing") and not hasattr(batch, "__no_such_thing__")
     assert batch.pop("no_such_thing", 3) == 3 and batch.get("no_such_thing", 4) == 4
+    assert torch.is_tensor(batch.pop("student_logits", 5)) and torch.is_tensor(batch.pop("labels"))
     return reverse(batch["student_logits"], batch["teacher_logits"])
 
 
@@ -163,6 +164,7 @@ OF_TOKENS = {
     "batch with targets": (reads("targets"), {}),
     "batch by attribute": (by_attribute, {}),
     "batch that asks": (asks, {}),
+    "batch and no teacher": (reads(), {"behaviour": "ref_logits"}),
     "keywords as a batch": (lambda **batch: batch["student_logits"].sum() * batch["labels"], {}),
     "other keywords": (lambda **batch: batch["logits"], {}),
     "batch without": (lambda batch: batch["no_such_thing"], {}),

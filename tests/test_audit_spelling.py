@@ -24,20 +24,20 @@ ALIKE = [
     ),
     (
         *("reverse KL", "rkl", "RKL", "backward KL", "KL(p‖q)", "JSD(β = 1)", "alpha=1 divergence"),
-        *("KL(student || teacher)", '"reverse KL"', " 'Reverse KL'. "),
+        "KL(student || teacher)",
     ),
     (
         *("JSD(β = 0.5)", "JSD(beta=0.5)", "jsd beta .5", "JSD", "js divergence", "jsd_0.5"),
         *("generalized_jsd(beta=0.5)", "Jensen-Shannon divergence"),
     ),
-    ("0.5 × reverse KL", "0.5 * reverse kl", "half reverse KL", "1/2 RKL", ".5 rkl"),
+    ("0.5 × reverse KL", "0.5 * reverse kl", "half reverse KL", "1/2 RKL", '".5 rkl"'),
     ("2 × reverse KL", "2 rkl", "2x rkl", "twice the reverse KL", "reverse KL + reverse KL"),
     ("reverse KL + 0.01 × forward KL", "0.01 forward_kl + rkl"),
     (
         *("reverse KL − 1e-05 × entropy", "rkl - 1e-5 entropy", "-0.00001*entropy + rkl"),
         "rkl + -1e-5 entropy",
     ),
-    ("1/V × forward KL", "1/V * fkl", "forward KL / V"),
+    ("1/V × forward KL", "1/V * fkl", "forward KL / V."),
     ("1/V × forward KL + entropy", "fkl / V + entropy"),
     ("α-divergence(α = 2)", "alpha_divergence(alpha=2)", "alpha divergence 2"),
     ("α-divergence(α = -2)", "alpha_divergence(alpha=-2)", "alpha divergence, alpha = −2"),

@@ -115,14 +115,14 @@ def gradient_of(loss, student, teacher, *rest):
         )
         if not value.requires_grad:
             message = _why_no_gradient(loss, leaves, others).format(**words)
-            raise NoGradient(message, float(value))
+            raise NoGradient(message, value.item())
         gradients = _differentiate(value, leaves, touched, words)
     if gradients[0] is None:
-        raise NoGradient(TEACHER_ONLY.format(**words), float(value.detach()))
+        raise NoGradient(TEACHER_ONLY.format(**words), value.item())
     student_gradient, teacher_gradient = (
         None if gradient is None else gradient.numpy() for gradient in gradients
     )
-    return Called(float(value.detach()), student_gradient, teacher_gradient, touched)
+    return Called(value.item(), student_gradient, teacher_gradient, touched)
 
 
 def check_deterministic(loss, student, teacher, *rest):
@@ -191,7 +191,7 @@ def _why_no_gradient(loss, leaves, others):
 
     def value_at(logits):
         inputs = [value.clone() for value in (logits, teacher, *others)]
-        return float(loss(*inputs).detach())
+        return loss(*inputs).item()
 
     try:
         cut = value_at(student) != value_at(student + 0.1 * shift)

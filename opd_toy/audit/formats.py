@@ -26,9 +26,7 @@ def precision(*gradients):
     float32's numbers.  Zeros, and numbers that are not finite, say nothing; neither do
     many numbers of which few differ.
     """
-    numbers = torch.tensor(
-        np.concatenate([np.ravel(gradient) for gradient in gradients]), dtype=torch.float64
-    )
+    numbers = torch.tensor(np.concatenate([np.ravel(gradient) for gradient in gradients]))
     numbers = numbers[torch.isfinite(numbers) & (numbers != 0)]
     repetitive = len(numbers) > 4 * FEW and len(numbers.abs().unique()) <= FEW
     if len(numbers) and not repetitive:
