@@ -320,8 +320,9 @@ def test_an_input_of_80_characters_is_quoted_whole():
 
 def test_up_to_where_a_sum_is_taken_as_rounded():
     for excess, given_back in ((0.5e-12, 0.5e-12), (1.5e-12, 0.0), (0.9e-6, 0.0)):
-        row = distributions._validate.probabilities("p", [0.5, 0.5 + excess])
-        assert abs(row.sum() - 1 - given_back) < 1e-15
+        rows = [0.5, 0.5 + excess], [[0.25, 0.75], [0.5, 0.5 + excess]]
+        for row in (distributions._validate.probabilities("p", one) for one in rows):
+            assert abs(row.sum(axis=-1).max() - 1 - given_back) < 1e-15
     for excess in (1.1e-6, -1.1e-6):
         with pytest.raises(ValueError, match="^p: the row sums to"):
             distributions.entropy([0.5, 0.5 + excess])

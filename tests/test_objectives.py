@@ -416,6 +416,7 @@ ZERO_PAIRS = [
     ([0.0, 0.6, 0.4], [0.5, 0.3, 0.2]),  # the student does
     ([0.5, 0.5, 0.0], [0.0, 0.6, 0.4]),  # each bars one
     ([0.6, 0.4, 0.0, 0.0], [0.0, 0.0, 0.3, 0.7]),  # nothing in common
+    ([0.5, 0.3, 0.0, 0.2], [0.0, 0.0, 0.0, 1.0]),  # all but one, and both of them one
 ]
 
 
