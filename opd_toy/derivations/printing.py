@@ -130,7 +130,7 @@ class BookPrinter(LatexPrinter):
             return "-" + (self._bracket(body) if isinstance(rest, sp.Add) else body)
         above = [f for f in factors if not _is_reciprocal(f)]
         below = [
-            sp.Pow(f.base, -f.exp, evaluate=f.exp == -1) if f.exp != -1 else f.base
+            f.base if f.exp == -1 else sp.Pow(f.base, -f.exp, evaluate=False)
             for f in factors
             if _is_reciprocal(f)
         ]

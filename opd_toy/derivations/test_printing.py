@@ -65,6 +65,26 @@ with sp.evaluate(False):
         (over_positions(cost[u], u, t), r"\sum_{u=t}^{T} r_{u}"),
         (p[j] - (q[j] - p[k]), r"p_{j} - \left( q_{j} - p_{k} \right)"),
         (-(p[j] / q[k]), r"-\frac{p_{j}}{q_{k}}"),
+        (sp.Mul(-1, 1), "-1"),
+        (p[j] * (q[k] * p[k]) ** -2, r"\frac{p_{j}}{\left( q_{k} \, p_{k} \right)^{2}}"),
+        (
+            sp.log(p[j]) / z[j] / total(p[k], k),
+            r"\frac{\log p_{j}}{z_{j} \, \sum_{k=1}^{V} p_{k}}",
+        ),
+        (score_at[t] * cost[t], r"\left( \nabla \log \pi_{t} \right) \, r_{t}"),
+        (
+            sp.log(Partial(p[k], z[j])),
+            r"\log \left( \frac{\partial \, p_{k}}{\partial z_{j}} \right)",
+        ),
+        (
+            Partial(sp.log(p[k] / q[k]), z[j]),
+            r"\frac{\partial}{\partial z_{j}} \left( \log \frac{p_{k}}{q_{k}} \right)",
+        ),
+        (
+            (KL(p, q) - p[j]) / q[k],
+            r"\frac{1}{q_{k}} \left( \mathrm{KL}(p \,\|\, q) - p_{j} \right)",
+        ),
+        ((p[j] / q[j] - 1) / q[k], r"\frac{1}{q_{k}} \left( \frac{p_{j}}{q_{j}} - 1 \right)"),
         (SequenceMean(cost[t]), r"\mathbb{E}_{\tau} \left[ r_{t} \right]"),
         (Variance(score_at[t]), r"\mathrm{Var}_{\tau} \left[ \nabla \log \pi_{t} \right]"),
         (SquaredLength(score_at[t]), r"\left\| \nabla \log \pi_{t} \right\|^{2}"),

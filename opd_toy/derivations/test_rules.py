@@ -267,6 +267,12 @@ def test_what_the_exact_check_has_no_rule_for_it_refuses(expression):
         exactly(expression, sp.S.Zero)
 
 
+def test_a_limit_inside_two_sums_is_taken_in_both():
+    squares = total(p[v] ** 2), total(q[u] ** 2, u)
+    twice = sp.Sum(alpha * p[v] ** 2 * q[u] ** 2, (v, 1, V), (u, 1, V))
+    assert exactly(Limit(twice, alpha, 1), sp.Mul(*squares)) is None
+
+
 def test_what_has_no_number_is_refused():
     with pytest.raises(TypeError, match="no number for zeta"):
         counterexample(sp.zeta(p[j]), sp.S.Zero)
