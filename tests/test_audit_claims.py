@@ -106,6 +106,16 @@ def test_bias_falls_and_variance_rises_with_the_discount():
     assert variance[0] < variance[1] < variance[2]
 
 
+def test_constants_that_no_verdict_hangs_on_are_those_of_the_losses():
+    text = torch.tensor([[0.1, -0.4], [1.0, 0.2]]), torch.zeros(2, 2), torch.tensor([0, 1])
+    off = notes_losses.constant_off_the_return(*text) - notes_losses.reward_to_go(*text)
+    scores = text[0].log_softmax(-1)[[0, 1], [0, 1]]
+    torch.testing.assert_close(off, -0.7 * scores.sum())
+    inputs = torch.tensor([0.8, 0.2]).log(), torch.tensor([0.4, 0.6]).log(), torch.tensor(0)
+    found = notes_losses.clipped_importance_weight(*inputs).item()
+    assert found == pytest.approx(1.2 * np.log(2) * np.log(0.8), rel=1e-6)
+
+
 def test_a_text_ends_well_on_the_first_token_of_the_vocabulary():
     texts = torch.tensor([[1, 0], [0, 1], [0, 2]])
     assert [notes_losses.ends_well(text) for text in texts] == [1.0, 0.0, 0.0]

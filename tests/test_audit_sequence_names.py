@@ -17,7 +17,8 @@ MINUS = "−"
 def credit(weights, kind="reverse KL", tolerance=1e-9, off=1e-7):
     """The text of the weights (T, T), a function of T."""
     matrices = {T: np.asarray(weights(T), float) for T in LENGTHS}
-    pieces = names.credit_pieces(kind, matrices, tolerance)
+    with np.errstate(divide="raise", invalid="raise"):
+        pieces = names.credit_pieces(kind, matrices, tolerance)
     for T, matrix in matrices.items():
         np.testing.assert_allclose(sum(p.weights(T) for p in pieces), matrix, atol=off)
     return names.sum_text(pieces)
@@ -54,6 +55,7 @@ READINGS = {
     "reverse KL with a return over 2 tokens": lambda T: ones(T) - np.triu(np.ones((T, T)), 2),
     "reverse KL with a return over 3 tokens": lambda T: ones(T) - np.triu(np.ones((T, T)), 3),
     f"{PARTIAL}, position t × 0.5^(t {MINUS} 1)": lambda T: np.diag(0.5 ** np.arange(T)),
+    f"{PARTIAL}, position t × {MINUS}1^(t {MINUS} 1)": lambda T: np.diag((-1.0) ** np.arange(T)),
     f"{PARTIAL}, position t × 0.5^(T {MINUS} t)": lambda T: np.diag(0.5 ** np.arange(T)[::-1]),
     f"{FULL}, the cost at t × 0.5^(t {MINUS} 1)": lambda T: ones(T) * 0.5 ** np.arange(T),
     f"{FULL}, the cost at t × 0.5^(T {MINUS} t)": lambda T: ones(T) * 0.5 ** np.arange(T)[::-1],
@@ -81,6 +83,10 @@ def test_each_reading_has_its_name(text):
         return
     assert credit(lambda T: -1.0 / T * np.asarray(READINGS[text](T))) == f"{MINUS}1/T × {text}"
     assert credit(lambda T: 0.5 / T * np.asarray(READINGS[text](T))) == f"0.5/T × {text}"
+
+
+def test_the_first_position_alone_is_no_power_of_0():
+    assert credit(lambda T: np.diag(np.arange(T) == 0)) == f"{PARTIAL}, weighted by position"
 
 
 def test_other_costs_have_names_of_their_own():
@@ -244,7 +250,8 @@ def test_least_squares_and_their_errors():
 
 def test_columns_that_are_one_and_the_same_leave_their_difference_open():
     """(1, 1) in one equation, 0 in the other: what no column reaches is taken 1e12-fold at most."""
-    solution, deviations, condition = _solve(np.array([[1.0, 1], [0, 0]]), np.ones(2), 0)
+    with np.errstate(all="raise"):
+        solution, deviations, condition = _solve(np.array([[1.0, 1], [0, 0]]), np.ones(2), 0)
     np.testing.assert_allclose(np.abs(solution - 0.5), 0.5e12, rtol=1e-9)
     np.testing.assert_allclose(deviations, 0.5e12, rtol=1e-9)  # of one equation left over, 1
     assert condition > 1e15

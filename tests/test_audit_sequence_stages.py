@@ -123,6 +123,22 @@ def test_a_loss_that_drifts_is_noticed_at_the_end():
         call.check_unchanged()
 
 
+def test_a_loss_that_drifts_is_refused_whatever_is_measured(monkeypatch):
+    later = []
+    call = SequenceCall(lambda s, t, k: kl(s, t).sum() * (2 if later else 1), False)
+    later.append(True)
+    monkeypatch.setattr(measure, "tabulate", lambda *_: engine())
+    for name in ("observe_dependence", "observe_group"):
+        monkeypatch.setattr(measure, name, lambda *_: None)
+    measured = SimpleNamespace(copies=1, drawn_from="student", seed=0)
+    for measures in (
+        lambda: measure.measure(call, "student", None, 0),
+        lambda: measure.measure_close(call, measured, None),
+    ):
+        with pytest.raises(AuditError):
+            measures()
+
+
 def test_what_is_taken_where_nothing_is_said():
     given = {"inputs": "logits", "k": 2, "labels": None, "drawn_from": "student", "reward": None,
              "batched": False, "behaviour": None, "seed": 0}  # fmt: skip
@@ -349,7 +365,7 @@ def test_limits_are_searched_as_far_as_the_format_shows():
     single = observed(weighted(lambda r: r.clamp(-3, 5)), 2e-5)
     assert single.searched == (pytest.approx(np.log(3e-6 / 0.6)), 36.0)
     assert observed(weighted(lambda r: r), 3e-2) is None
-    for off, holds in ((0.99e-7, True), (1.01e-7, False)):
+    for off, holds in ((0.995e-7, True), (1.005e-7, False)):
         found = observed(weighted(lambda r, off=off: (1 + off) * r))
         assert (found is not None) == holds and (found is None or found.found == [])
     assert observed(weighted(lambda r: r.clamp(-0.09, 5))) is None
@@ -358,6 +374,25 @@ def test_limits_are_searched_as_far_as_the_format_shows():
     assert near.above == pytest.approx(0.14, abs=0.036)
     nothing = observed(weighted(lambda r: 0 * r), verdict=SequenceVerdict(zero=True))
     assert nothing.found == []
+
+
+def test_a_limit_is_where_a_gradient_is_finite_and_rounding_is_that_of_the_largest_entry(
+    monkeypatch,
+):
+    def spoilt(student, teacher, tokens):
+        log_p, log_q = drawn(student, teacher, tokens)
+        beyond = (log_p - log_q).max() > 5
+        ends = student[0].sum() * (float("nan") if beyond else 0.0)
+        return ((log_p - log_q).detach() * log_p).sum() + ends
+
+    assert observed(spoilt).above == pytest.approx(5, abs=0.04)
+    floors = []
+    monkeypatch.setattr(limits, "_off", lambda *given: floors.append(given[-1]) or 0.0)
+    made = engine()
+    large = sample_of(1e3 * made.table, (made.student, made.teacher))
+    measured = SimpleNamespace(ordinary=[made, large], drawn_from="student", copies=1)
+    limits.observe_limits(SequenceCall(REWARD_TO_GO, False), measured, None, None, 1e-9)
+    assert set(floors) == {1e-14 * np.abs(large.table).max()}
 
 
 def test_a_case_for_each_sentence_on_masks_and_batches():
@@ -454,14 +489,29 @@ def test_the_last_position_has_a_pair_for_each_prefix_of_texts_of_three():
     assert local._last_position([engine(length=2), nothing], [], "student", 1e-9) is None
 
 
-def of_local(gradient, sizes=((3, 3), (3, 3), (2, 3), (2, 3), (2, 3))):
-    """Samples of texts of three whose expected gradient is a given one at each prefix."""
+def of_local(gradient, sizes=((3, 3), (3, 3), (2, 3), (2, 3), (2, 3)), later=0.0):
+    """Samples of texts of three whose expected gradient is a given one at each prefix.
+
+    ``later``: so much of the later costs' reverse KL besides.
+    """
     for seed, (vocabulary, length) in enumerate(sizes):
         student, teacher = trees(length, vocabulary, seed)
         visits = student.prefix_probabilities()
         rows = zip(visits, student.probabilities, teacher.probabilities)
         expected = np.concatenate([(v[:, None] * gradient(p, q)).ravel() for v, p, q in rows])
-        yield sample_of(np.tile(expected, (vocabulary**length, 1)), (student, teacher))
+        pair = student, teacher
+        expected += later * (sequence_kl_gradient(*pair) - on_policy_gkd_gradient(*pair))
+        yield sample_of(np.tile(expected, (vocabulary**length, 1)), pair)
+
+
+def test_a_divergence_at_each_position_and_the_reverse_kl_of_later_costs():
+    gradient = lambda p, q: objectives.generalized_jsd_logit_gradient(p, q, 0.3)
+    sizes = ((3, 3), (3, 3), (2, 3), (2, 3), (3, 2), (3, 2), (3, 2))
+    *fitting, confirming = of_local(gradient, sizes, later=2.0)
+    found = explain(fitting, [confirming], "student", False, 1e-9)
+    assert found.name == (
+        "sum of local JSD(β = 0.3) + 2 × reverse KL with a return of the later costs alone"
+    )
 
 
 def entropy_of(q):
@@ -506,7 +556,7 @@ def test_no_divergence_where_none_fits_or_the_factor_has_no_law():
     for gradient in (
         lambda p, q: np.sin(9 * p) - p * np.sin(9 * p).sum(axis=-1, keepdims=True),
         lambda p, q: 0 * p,
-        lambda p, q: np.sin(3 * entropy_of(q)) * (p - q),
+        lambda p, q: (1 + 2 * entropy_of(q)) * (p - q),
     ):
         *fitting, confirming = of_local(gradient)
         assert local.local_objective(fitting, [confirming], "student", 1e-9) is None
@@ -571,6 +621,7 @@ def test_sets_of_bases_from_the_simplest_on():
     assert [len(kinds) for kinds in STUDENT_SETS] == [1, 1, 1, 3, 2, 3, 3]
     assert STUDENT_SETS[0] == ((REVERSE, True),) and STUDENT_SETS[2] == ((SEQUENCE_FORWARD, False),)
     assert [sum(later for _, later in kinds) for kinds in STUDENT_SETS] == [1, 0, 0, 1, 1, 3, 0]
+    assert [later for _, later in verdicts.FELT] == [True, False]
     assert sorted(TEACHER_SETS) == sorted(STUDENT_SETS)
     assert TEACHER_SETS[0] == STUDENT_SETS[2] and TEACHER_SETS[1] == STUDENT_SETS[6]
     assert _naming_tolerances(3e-2) == (0.003, 0.01, 0.03, 0.1)
@@ -671,6 +722,12 @@ def test_what_drowns_in_rounding_is_zero_or_nothing():
             made.append(sample_of(table + mean * np.eye(12)[1], pair))
         return explain(made[:5], made[5:], "student", False, 1e-9, families=False)
 
+    made = [engine(seed=n, length=length) for n, length in enumerate((2, 2, 2, 3, 3, 3))]
+    p = made[0].student.sequence_probabilities()
+    turns = np.where(np.arange(9) % 2, 1e11, -1e11)
+    loud = np.outer(turns - p @ turns, np.eye(12)[0])
+    loud = sample_of(made[0].table + loud, (made[0].student, made[0].teacher))
+    assert not explain(made, [loud], "student", False, 1e-9, families=False).known
     assert drowned(0.99e-12).zero and not drowned(1.01e-12).zero
     assert not drowned(1e-10).known
 

@@ -292,7 +292,7 @@ def _power(first, second, tolerance):
     """(text, function of T) of the powers that begin so, or None."""
     if not first or not second or abs(second / first - 1) <= tolerance:
         return None
-    if abs(second) < abs(first):
+    if abs(second) <= abs(first):
         base = tidy(float(second / first), tolerance)
         return f"{_number(base)}^(t − 1)", lambda length: base ** np.arange(length)
     base = tidy(float(first / second), tolerance)

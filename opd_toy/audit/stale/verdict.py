@@ -30,7 +30,7 @@ class Law:
     @property
     def signs_alike(self):
         one, other = (self.by_sign[sign] for sign in SIGNS)
-        return len(one) == len(other) and all(
+        return all(  # of more pieces one ends where the other's last goes on
             (a.power, a.is_zero) == (b.power, b.is_zero)
             and np.isclose(a.high, b.high, rtol=1e-4, atol=1e-6)
             and np.isclose(a.level, b.level, rtol=1e-4)
