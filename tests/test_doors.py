@@ -140,14 +140,15 @@ def test_who_writes(method, monkeypatch):
 
 
 def test_students_of_a_seed_begin_alike_and_learn_from_as_many_texts(monkeypatch):
-    seen = []
+    seen, trained = [], []
 
     def noted(method, teacher, student, settings, *key):
         seen.append((method, fingerprint(student), settings, key))
+        trained.append(student)
         student.head.weight.data += 1
 
     monkeypatch.setattr(searching, "train", noted)
-    monkeypatch.setattr(searching, "measured", lambda model: {})
+    monkeypatch.setattr(searching, "measured", lambda model: {"of": model})
     monkeypatch.setattr(searching, "answers_to_one", lambda student: [])
     rows = searching.students(searching.NOISES[0], 2)
     first, *further = seen
@@ -155,6 +156,7 @@ def test_students_of_a_seed_begin_alike_and_learn_from_as_many_texts(monkeypatch
     assert [each[0] for each in further] == list(searching.METHODS)
     assert len({each[1:] for each in further}) == 1 and further[0][1] != first[1]
     assert [row["method"] for row in rows] == ["start", *searching.METHODS]
+    assert all(row["of"] is student for row, student in zip(rows, trained, strict=True))
     assert len(searching.students(searching.NOISES[1], 2)) == 1 + len(searching.COMPARED)
     shown = [
         (noise, seed, row["method"])

@@ -506,6 +506,24 @@ def test_a_process_answers_or_its_last_words_are_the_reason():
         forks.once(lambda pipe: os._exit(3))
 
 
+def test_a_process_that_is_asked_once_is_closed(monkeypatch):
+    done = []
+    answers = iter(["said", RuntimeError("not today")])
+
+    def answer():
+        said = next(answers)
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    fork = SimpleNamespace(answer=answer, close=lambda: done.append("closed"))
+    monkeypatch.setattr(forks, "Fork", lambda *of: done.append(of) or fork)
+    assert forks.once("function", 1, 2) == "said"
+    with pytest.raises(RuntimeError, match="not today"):
+        forks.once("function")
+    assert done == [("function", 1, 2), "closed", ("function",), "closed"]
+
+
 def waits(pipe):
     with contextlib.suppress(EOFError):
         pipe.send(pipe.recv())

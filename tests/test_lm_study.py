@@ -242,6 +242,19 @@ def test_after_the_end_nothing_is_learned(models):
         )
 
 
+def test_later_kls_are_a_mean_over_the_texts_that_reach_a_position(models):
+    """Also where one alone does, or none."""
+    task = Spoken(end=2)
+    for texts in ([[START, 2, 0, 0], [START, 1, 1, 2]], [[START, 2, 0, 0]]):
+        texts = torch.tensor(texts)
+        kls, mask = measures.text_kls(*models, task, texts), measures.response_mask(texts, 1, 2)
+        for gamma, found in frozen._mean_later_kls(*models, task, texts).items():
+            later = kls @ torch.tensor([[0.0] * 3, [gamma, 0, 0], [gamma**2, gamma, 0]]).to(kls)
+            wanted = [float(later[here, t].mean()) if here.any() else 0.0
+                      for t, here in enumerate(mask.T)]  # fmt: skip
+            assert found.tolist() == pytest.approx(wanted, rel=1e-6)
+
+
 # --- variances and inner products --------------------------------------------------------
 
 
