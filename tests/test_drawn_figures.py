@@ -3,6 +3,7 @@
 import itertools
 import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -14,11 +15,12 @@ from opd_toy.pages import (
     chapter_figures,
     future_figures,
     growth_figures,
+    social_card,
     stale_figures,
     study_figures,
     tree_figure,
 )
-from opd_toy.pages.drawing import Style
+from opd_toy.pages.drawing import Style, draw_svg
 from opd_toy.pages.figures import FIGURES
 from opd_toy.records.provenance import recorded
 
@@ -26,8 +28,6 @@ from opd_toy.records.provenance import recorded
 @pytest.fixture
 def axes_of():
     """The axes of a figure, by its name."""
-    import matplotlib.pyplot as plt
-
     with plt.rc_context(Style().parameters()):
         yield lambda name: FIGURES[name]["draw"](Style()).axes
     plt.close("all")
@@ -330,8 +330,6 @@ def test_the_training_loop_quotes_the_recorded_answer_to_its_first_slip(axes_of)
 
 
 def test_a_tree_of_two_steps_has_bars_and_branches_as_long_and_wide_as_its_chances():
-    import matplotlib.pyplot as plt
-
     style = Style()
     first, after = (STUDENT, TEACHER), (STUDENT_TREE, TEACHER_TREE)
     after = tuple(tree.probabilities[1] for tree in after)
@@ -464,3 +462,17 @@ def test_the_growth_of_the_losses_is_drawn_as_recorded(axes_of):
         if line == "textbook":
             assert point["extra_bytes"] > ends[over, "ours", value]["extra_bytes"]
     assert slopes["tokens", "hidden"] < slopes["tokens", "ours"]
+
+
+def test_a_drawing_is_the_same_again_in_few_bytes_and_no_figure_stays_open(tmp_path):
+    before = plt.get_fignums()
+    draw = FIGURES["tilted-teacher"]["draw"]
+    assert draw_svg(draw) == draw_svg(draw)
+    assert not re.search(r"<metadata|<!DOCTYPE|<\?xml|\n", draw_svg(draw))
+    social_card.draw(tmp_path / "card.svg")
+    assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize("draws, runs", [(0, 1), (1, 20)])
+def test_the_exact_gradient_is_followed_once_draws_twenty_times(draws, runs):
+    assert chapter_figures.kl_along_training(draws, 1, steps=2).shape == (3, runs)
