@@ -93,7 +93,10 @@ def test_means_and_slopes_are_those_of_the_definitions(monkeypatch):
     assert claim_by_claim.slope("start", "pg") == pytest.approx((2.0, 0.05 / np.log(4)))
 
 
-def test_what_was_not_measured_has_a_dash_and_what_was_not_asked_no_words():
+def test_what_was_not_measured_has_a_dash_and_what_was_not_asked_no_words(monkeypatch):
+    frozen = {"start": {"estimators": {"gkd": {"bias": [None, None]}}}}
+    monkeypatch.setattr(claim_by_claim, "study", lambda: {"frozen": frozen})
+    assert claim_by_claim.plus_minus(claim_by_claim.gradient("start", "gkd", "bias")) == "–"
     asked = {"figure": {"a": None, "b": [None, None], "c": [2.0, None]}, "verdict": "seen"}
     assert claim_by_claim.figures_of(asked) == "a: –; b: –; c: 2.00"
     parts = {"one": True, "two": False, "three": None}

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -469,10 +470,12 @@ def test_a_drawing_is_the_same_again_in_few_bytes_and_no_figure_stays_open(tmp_p
     draw = FIGURES["tilted-teacher"]["draw"]
     assert draw_svg(draw) == draw_svg(draw)
     assert not re.search(r"<metadata|<!DOCTYPE|<\?xml|\n", draw_svg(draw))
-    social_card.draw(tmp_path / "card.svg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        social_card.draw(tmp_path / "card.svg")
     assert plt.get_fignums() == before
 
 
-@pytest.mark.parametrize("draws, runs", [(0, 1), (1, 20)])
-def test_the_exact_gradient_is_followed_once_draws_twenty_times(draws, runs):
-    assert chapter_figures.kl_along_training(draws, 1, steps=2).shape == (3, runs)
+def test_the_exact_gradient_is_followed_once_draws_twenty_times():
+    assert chapter_figures.kl_along_training(0, 1).shape == (1001, 1)
+    assert chapter_figures.kl_along_training(1, 1, steps=2).shape == (3, 20)
