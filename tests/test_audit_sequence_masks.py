@@ -43,6 +43,9 @@ def test_the_teachers_sequences():
         ).optimises
         == "1/T × sum of reverse KL at the teacher's prefixes"
     )
+    summed = lambda student, teacher, tokens: -student.gather(-1, tokens[:, None]).sum()
+    (*_, note) = audit_on_fewer(summed, drawn_from="teacher").call["notes"]
+    assert "sequence forward KL" in note  # of log-probabilities, and of the teacher's texts
     own = audit_on_fewer(sft)
     assert own.optimises == "zero" and own.with_other_tokens == "sequence forward KL"
     assert (

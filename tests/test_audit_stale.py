@@ -193,6 +193,14 @@ def test_over_which_tokens_of_a_text_ratios_are_multiplied(case):
     assert "on texts of the student's own" in str(report)
 
 
+def test_the_teachers_texts_are_stale_where_it_is_said_who_wrote_them():
+    loss = losses.texts_without_ratio
+    for behaviour, stale in ((None, False), ("old_lp", True)):
+        options = {"drawn_from": "teacher", "behaviour": behaviour}
+        found = audit_on_fewer(loss, inputs="token_log_probs", **options)
+        assert (found.stale is not None) == stale
+
+
 def test_the_map_of_a_token_ratio_and_of_a_product():
     token = audit_on_fewer(losses.token_ratios, inputs="token_log_probs").stale["map"]
     assert np.allclose(token, np.eye(4), atol=1e-4)

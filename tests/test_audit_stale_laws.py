@@ -148,12 +148,27 @@ def test_a_bend_counts_from_the_rounding_of_two_cells_on(tolerance):
         assert len(factor._runs(steps, values, tolerance)) == many
 
 
+def test_pieces_are_two_cells_long_and_two_apart():
+    gaps = np.diff(WALK)
+    for odd, many in (((0.0, 0.0), 3), ((3.0, 5.0), 2), ((3.0, 5.0, 7.0), None)):
+        slopes = np.where(np.arange(len(gaps)) < 40, 1.0, 2.0)
+        slopes[40 : 40 + len(odd)] = odd
+        found = factor._runs(WALK, np.exp(np.cumsum([0.0, *slopes * gaps])), 1e-9)
+        assert (found and len(found)) == many
+    slopes = 0.1 * np.arange(len(gaps))  # no two are alike
+    assert factor._runs(WALK, np.exp(np.cumsum([0.0, *slopes * gaps])), 1e-9) is None
+
+
 def test_pieces_meet_at_a_point_up_to_rounding():
     walk, n = walk_of(np.exp(WALK)), 110
     for off, meets in ((1.09e-8, True), (1.11e-8, False)):
         for at in (WALK[n] - off, WALK[n] + off):
             found = factor._joint(walk, (1.0, 1.0), (np.exp(at), 0.0), (n, n), 1e-9)
             assert found == (pytest.approx(at) if meets else None)
+    for cell, beside in ((n - 2, False), (n - 1, True), (n + 1, True), (n + 2, False)):
+        jumps = dataclasses.replace(walk, jumps={cell: 0.5})
+        found = factor._joint(jumps, (1.0, 0.0), (0.0, 0.0), (n, n + 1), 1e-9)
+        assert found == (0.5 if beside else None)
 
 
 def test_a_row_that_is_not_finite_or_a_student_that_rests_gives_no_factor():
