@@ -49,7 +49,7 @@ def window(browser, lab):
 @pytest.fixture(scope="module")
 def kernel(lab):
     """The id of one kernel for all chapters, emptied before each."""
-    return lab.asked("POST", "/api/kernels", {"name": "python3"})["id"]
+    return lab.asked("POST", "/api/kernels", {"name": "python3", "path": "book"})["id"]
 
 
 @pytest.fixture
