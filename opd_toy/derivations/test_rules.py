@@ -62,6 +62,7 @@ from opd_toy.derivations.witness import counterexample
     [
         (score_bound**2 - SquaredLength(score_at[t]), True),
         (1 / (1 - gamma**2), True),
+        (gamma**u, True),
         (total(c[v] ** 2), True),
         (gamma * c[t], False),
         (gamma + c[t], False),
