@@ -158,7 +158,7 @@ def _same(one, other):
 
 
 def _equal(one, other):
-    return torch.equal(one.nan_to_num(), other.nan_to_num())
+    return torch.equal(one, other) or torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def _scalar(value, words):
