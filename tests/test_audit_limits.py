@@ -87,6 +87,10 @@ LIMITED = {
         "forward KL",
     ),
     "refuses large logits": (refuses_above(50), "reverse KL"),
+    "k1 within 5": (
+        lambda s, t, k: ratio(s, t, k).clamp(-5, 5),
+        "zero where |log p/q| ≤ 5",
+    ),
 }
 
 

@@ -265,6 +265,15 @@ def test_two_parameters_are_found():
         )
 
 
+def test_a_step_that_leads_too_far_is_shortened():
+    def members(value):
+        base = lambda pairs: reverse(pairs.p, pairs.q)
+        beside = lambda pairs: 0.1 * np.arctan(20 * value) * aside(base(pairs))
+        return (Candidate("made", lambda pairs: base(pairs) + beside(pairs)),)
+
+    assert fit.fitted(by_hand(reverse), Family(members, ((0.15,),), ((-np.inf, np.inf),)))
+
+
 def test_only_parameters_within_their_bounds_are_tried():
     """Also where one of two is within, as in the shortest decimals of 0.99999999 and 0.5."""
     asked = []
@@ -881,11 +890,16 @@ def test_where_no_first_tokens_are_told():
     # Read off an ordinary pair; and a K that only one pair can show is none.
     top = lambda k: lambda p, q: heads.top_k(k)[0].gradient(logs(p, q))
     found = by_hand(top(3))
-    found.gradients[found.tier > ORDINARY] = forward(found.pairs.p, found.pairs.q)[
-        found.tier > ORDINARY
-    ]
+    far, uniform = found.tier > ORDINARY, candidates.uniform_labels().gradient(found.pairs)
+    found.gradients[far] = uniform[far]
     with np.errstate(all="ignore"):
         assert sorted(head_search._heads(found)) == [3]
+        # All pairs of enough tokens must show it, one of K + 2 too.
+        assert head_search._heads(changed(found, large=by_hand(reverse, large_pairs(0, 150)))) == {}
+        most = with_large(top(10))
+        assert sorted(head_search._heads(most)) == [10]
+        most.large.gradients[2, :12] = np.cos(np.arange(12))
+        assert "1 in proportion to p" not in head_search._heads(most).get(10, ())
         found = with_large(top(20))
         assert head_search.search(changed(found, large=found.large[:1])) is None
         assert names.phrase(head_search.search(found)).endswith("top 20, renormalized")

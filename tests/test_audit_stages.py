@@ -19,7 +19,7 @@ from opd_toy.audit.sequence.normalisers import (
 from opd_toy.audit.sequence.samples import Sample
 from opd_toy.audit.sequence.verdict import ERRORS, SequenceVerdict, _within_errors, explain
 from opd_toy.audit.token import candidates, head_search, ratios, words
-from opd_toy.audit.token.beside import compared
+from opd_toy.audit.token.beside import compared, values_of
 from opd_toy.audit.token.edges import EdgeCalls, Mean
 from opd_toy.audit.token.expected import Expected, expected
 from opd_toy.audit.token.findings import findings
@@ -214,6 +214,10 @@ def test_values_have_names():
     assert name_values([Values(pairs, 0 * kl, kl)], 1e-9) == "zero"
     assert name_values([Values(pairs, kl**2, kl)], 1e-9) is None
     assert name_values([Values(pairs, kl, kl), Values(pairs, 2 * kl, kl)], 1e-9) is None
+    near = [pair.tier <= ORDINARY for pair in random_pairs(0)]
+    of_near = values_of(measurements().tables, pairs, "student")
+    np.testing.assert_array_equal(of_near.pairs.student_logits, pairs[near].student_logits)
+    assert of_near.sizes == pytest.approx(1) and of_near.expected == pytest.approx(1)
     assert name_values([Values(pairs, 0 * kl, kl), Values(pairs, kl, kl)], 1e-9) is None
 
 
