@@ -426,6 +426,11 @@ def test_what_is_wrong_is_said_with_its_column(wrong, in_the_page):
     assert found == [line, column, error.expected]
 
 
+def test_a_formula_may_have_as_many_words_as_it_says(in_the_page):
+    text = "p[k]" + " + p[k]" * 59  # 299 and its end
+    assert in_the_page("torchCode(parse(x))", [text]) == [formula(text).code]
+
+
 def test_every_way_of_spelling_is_the_same_tree():
     plain = formula("sg(log p[k] - log q[k]) * sum(p) / 2").code
     for text in (

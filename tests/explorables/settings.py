@@ -151,6 +151,7 @@ SETTINGS = {
             {"exhibit": "k1", "student": Q, "update": "drawn", "steps": steps, "seed": 8}
             for steps in (180, 190, 200)
         ),
+        {"exhibit": "k1", "student": Q, "update": "drawn", "steps": 199, "seed": 11},  # at the top
     ],
     "PushAndPull": [
         {"objective": objective, "beta": at, "alpha": 2 * at - 0.5, "skew": min(at, 0.99)}
@@ -177,5 +178,10 @@ SETTINGS = {
         {"behaviour": EVEN, "sampler": "top_p", "most": 0.5, "low": 0.0},
     ],
     "WhichToken": [{"seed": 3, "draws": 999, "token": 3}],  # the last draw of its seed
-    "YourLoss": [{"formula": formula} for formula in FORMULAS],
+    "YourLoss": [
+        # an end .007 from the teacher, and one that leaves a token .016
+        {"formula": "sum(p*(log p - log q)) + 0.0225*sum(p*log p)"},
+        {"formula": "-sum(p*where(q > 0.15, 1, 0))", "student": [0.75, 0.2, 0.05]},
+    ]
+    + [{"formula": formula} for formula in FORMULAS],
 }
