@@ -240,6 +240,7 @@ TIED = [
     *("max(p)", "min(p)", "max(z)*p[k]", "min(q - p)", "abs(p[k] - q[k])", "sum(abs(z - t))"),
     *("clamp(z[k], 0.5, 2)", "clamp(z[k], -2, 0.5)", "min(z[k], 0.5)", "max(z[k], 0.5)"),
     *(f"sum(where(z {sign} t, p, 2*p))" for sign in ("<", ">", "<=", ">=", "==", "!=")),
+    *("max(p[k], p[k])", "min(z[k], p[k])", "max(z[k], p[k])"),
     *("sum((z - t)^2)", "sum((z - t)^0)*p[k]", "sum(sg(z - t)^p)", "sqrt(p[k]/q[k])"),
 ]
 
@@ -426,9 +427,12 @@ def test_what_is_wrong_is_said_with_its_column(wrong, in_the_page):
     assert found == [line, column, error.expected]
 
 
-def test_a_formula_may_have_as_many_words_as_it_says(in_the_page):
-    text = "p[k]" + " + p[k]" * 59  # 299 and its end
-    assert in_the_page("torchCode(parse(x))", [text]) == [formula(text).code]
+def test_a_formula_may_have_as_many_words_as_it_says_and_functions_of_numbers_alone(in_the_page):
+    texts = ["p[k]" + " + p[k]" * 59]  # 299 and its end
+    texts += [f"{name}(2)*p[k]" for name in ("log", "exp", "sqrt", "abs", "tanh", "sigmoid", "sg")]
+    texts += [f"{name}*p[k]" for name in ("clamp(3, 0, 1)", "min(2, 3)", "max(2, 3)")]
+    found = in_the_page("torchCode(parse(x))", texts)
+    assert found == [formula(text).code for text in texts]
 
 
 def test_every_way_of_spelling_is_the_same_tree():

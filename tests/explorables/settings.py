@@ -142,6 +142,7 @@ SETTINGS = {
     + [{"x": "tokens", "at": 25}, {"record": "gpu", "x": "seconds", "at": 10}]
     + [{"record": "gpu", "x": "seconds", "at": 0}],
     "LossMuseum": [
+        {"exhibit": "temperature", "student": [0.1, 0.2, 0.7]},  # both leave one token where it is
         {"exhibit": "value_clamp", "student": WRONG, "teacher": [0.9, 0.09, 0.01]},
         {"exhibit": "ratio_clamp", "student": [0.3, 0.3, 0.4], "teacher": [0.35, 0.3, 0.35]},
         {"exhibit": "tail", "teacher": [0.4, 0.3, 0.3]},
