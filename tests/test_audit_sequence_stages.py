@@ -195,6 +195,12 @@ def test_a_table_lays_each_texts_gradient_on_the_prefixes_that_it_passes():
     assert of_pairs.drawer == "teacher" and columns_of(pair[0]).shape == (8, 3, 2)
 
 
+def test_a_table_has_gradients_where_others_had_none():
+    call = SequenceCall(lambda s, t, k: kl(s, t).sum() if len(k) > 2 else torch.zeros(()), False)
+    still, moved = (tabulate(call, *trees(*size), "student") for size in ((2, 6), (3, 3)))
+    assert not still.gradients and moved.gradients
+
+
 def test_moments_of_a_table():
     found = engine(seed=1)
     p = found.student.sequence_probabilities()

@@ -39,7 +39,7 @@ def test_every_correction_and_cost_is_told_and_is_the_engines(correction, cost):
     kept = losses.KEPT if cost == "kept" else ""
     assert report.optimises == losses.STALE + kept + CORRECTIONS[correction]
     assert (report.correction, report.limits, report.cost) == (*correction, cost)
-    assert report.rests_at_teacher == (cost == "recomputed")
+    assert report.rests_at_teacher == (cost == "recomputed") and report.terms == []
     table = off_policy.policy_gradient(P, Q, OLD, *correction, cost)
     exact = expectation(P, policy_gradient(P, Q))
     mean = expectation(OLD, table)

@@ -439,6 +439,10 @@ CORRECTIONS = {
         ("clip", (0.2, INF), HELD_UP, pieces(RATIO)),
     "ratio clipped at 0.2 and 0.3 (PPO, and above 3 where the cost is high: dual clip)":
         ("other", None, pieces(NOTHING, RATIO, NOTHING, ends=[0.8, 3]), HELD_DOWN),
+    "no ratio, masked below 0.8 where the cost is positive, ratio masked above 1.3 where the cost "
+    "is negative (biased)": ("other", None, pieces(NOTHING, ONE, ends=[0.8]), HELD_DOWN),
+    "ratio masked below 0.8 where the cost is positive, no ratio, masked above 1.3 where the cost "
+    "is negative (biased)": ("other", None, HELD_UP, pieces(ONE, NOTHING, ends=[1.3])),
     "ratio masked above 3 where the cost is positive, weighted by the ratio where the cost is "
     "negative (biased)": ("other", None, pieces(RATIO, NOTHING, ends=[3]), pieces(RATIO)),
     "no ratio where the cost is positive, weighted by the ratio where the cost is negative "

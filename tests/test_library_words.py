@@ -49,6 +49,10 @@ def test_a_reading_has_the_gradients_that_were_recorded(name):
     rows = np.broadcast_to(rows, (3, 3))
     np.testing.assert_allclose(STUDENT @ rows, report["expected_gradient"], atol=1e-9)
     assert total_variance(STUDENT, rows) == pytest.approx(report["variance"], abs=1e-9)
+    same = tabulate(LIBRARY_LOSSES[name].adapter, arguments, np.log(TEACHER), np.log(TEACHER))
+    value = TEACHER @ np.broadcast_to(same.values, 3)
+    kept = report["value_at_teacher"]["value"]
+    assert value == pytest.approx(np.nan if kept is None else kept, abs=1e-9, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", [each for each in READ if LIBRARY_LOSSES[each].kind != "token"])
