@@ -200,3 +200,30 @@ def test_only_what_is_wanted_still_is_shown(on, page):
     assert shows(there.hover) == [1, True] and shows(there.hover) == [0, True]
     assert shows(none.hover) == [0, False]
     assert shows(lambda: (there.hover(), none.hover())) == [0, False]
+
+
+def test_a_preview_goes_on_with_the_pointer_and_stays_away_when_it_was_sent(on, page):
+    terms = "".join(
+        f"""<a class="internal" href="#term-{x}" style="position: absolute; left: {left}px; top: 0">
+        a long way <b>to {x}</b></a><dl style="display: none"><dt id="term-{x}">{x}</dt>
+        <dd>its meaning</dd></dl>"""
+        for x, left in (("x", 100), ("y", 600))
+    )
+    body = f"<main style='height: 900px'><article>{terms}</article></main>"
+    on(body, "previews.js", style="page-tools.css")
+    preview = page.locator("#preview")
+    for link in page.locator("a").all():
+        link.hover(position={"x": 5, "y": 5})
+        page.wait_for_function(
+            "(link) => link.hasAttribute('aria-describedby')", arg=link.element_handle()
+        )
+        assert preview.bounding_box()["x"] == pytest.approx(link.bounding_box()["x"], abs=0.6)
+    page.keyboard.press("Escape")
+    preview.wait_for(state="hidden")
+    page.locator("a b").last.hover()  # the same link
+    page.wait_for_timeout(400)
+    assert not preview.is_visible()
+    page.locator("a").first.hover()
+    preview.wait_for()
+    page.locator("main").dispatch_event("pointerdown")
+    preview.wait_for(state="hidden")
