@@ -227,3 +227,9 @@ def test_a_preview_goes_on_with_the_pointer_and_stays_away_when_it_was_sent(on, 
     preview.wait_for()
     page.locator("main").dispatch_event("pointerdown")
     preview.wait_for(state="hidden")
+    page.mouse.move(5, 800)
+    page.keyboard.press("Tab")
+    preview.wait_for()
+    page.locator("main").dispatch_event("pointerover")
+    page.wait_for_timeout(400)
+    assert preview.is_visible()  # the keyboard's focus holds it
