@@ -1,5 +1,4 @@
-"""What the pages show, as text: the values in their sentences, what their cells print and draw,
-and a digest of what they assert.
+"""What the pages show, as text: the values in their sentences, what their cells print and draw.
 
 A file of tests/shown holds it for each page, and test_shown.py holds the built book to these.
 Where a figure of the book was meant to change:
@@ -10,7 +9,6 @@ Where a figure of the book was meant to change:
 writes the files again, and their diff is the list of the figures that have changed.
 """
 
-import ast
 import base64
 import contextlib
 import hashlib
@@ -63,7 +61,7 @@ def built(page, site=SITE):
         if UNSHOWN not in cell["metadata"].get("tags", ())
         for output in _outputs(cell)
     ]
-    return [*lines(zip(asked, given), shown), "", assertions(source)]
+    return lines(zip(asked, given), shown)
 
 
 def _outputs(cell):
@@ -105,19 +103,7 @@ def executed(page):
                 shown.append({"text/plain": printed.getvalue()})
             if last is not None:
                 shown.append(show(last)[0])
-    return [*lines(values, shown), "", assertions(source)]
-
-
-def assertions(source):
-    """How many a page has, and a digest of them: that one is loosened is seen like a figure."""
-    cells = [found["code"] for found in CELL.finditer(source) if found["code"]]
-    asserted = [
-        " ".join(ast.get_source_segment(cell, node).split())
-        for cell in cells
-        for node in ast.walk(ast.parse(cell))
-        if isinstance(node, ast.Assert)
-    ]
-    return f"{len(asserted)} assertions: {digest(' '.join(asserted))}"
+    return lines(values, shown)
 
 
 def kept(page):

@@ -22,12 +22,6 @@ def test_each_page_has_its_file_and_no_other():
     )
 
 
-def test_pages_assert_what_they_asserted():
-    for page in shown.PAGES:
-        source = (shown.ROOT / "book" / f"{page}.md").read_text(encoding="utf-8")
-        assert shown.kept(page)[-1] == shown.assertions(source), page
-
-
 @pytest.mark.parametrize("page", ["index", "notation"])
 def test_a_page_that_is_executed_here_shows_the_same(page):
     assert shown.differences(shown.executed(page), shown.kept(page)) == ""
