@@ -110,6 +110,7 @@ FORMULAS = [
     "m = p + q\nlog n[k]",
     "(p[k]\n + q[k]) + ",
     "",
+    "2*p[k] + 4*(p[k] - log p[k]) + 3*(q[k] + p[k]) + 4*p[k] - 2*(1 - nothing)",
     "2*p[k] + 4*(p[k] - log p[k]) + 3*(q[k] + nothing[k]) + 4*p[k] - 2*(1 - p[k])",
 ]
 SETTINGS = {
