@@ -48,6 +48,8 @@ $(READY): requirements.txt pyproject.toml
 
 # -W: a warning is a failure. -n: so is a reference to nothing.
 # The chapters are executed again when anything they use has changed; see book/_extensions.
+# passive: two chapters are executed at a time, and threads that wait would keep them from it.
+book: export OMP_WAIT_POLICY = passive
 book: $(READY)
 	@$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book is built. Open $(CURDIR)/_build/html/index.html"

@@ -9,6 +9,10 @@ from xdist.scheduler import LoadFileScheduling
 
 from opd_toy.explorables.browser import ADVICE, ARGUMENTS, find_chromium
 
+# Of the threads of one process, those that wait for the others would keep a processor from them
+# and from the other workers' tests. Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 ROOT = Path(__file__).parents[1]
 # Each window would load the two lists under the address bar, half of what opening it takes.
 # Of several such switches the last holds: Playwright's own names have to stand here again.

@@ -192,10 +192,12 @@ def lend_kernel(lab, path, kernel):
     """Let the notebook at ``path`` find the kernel with this id, emptied, when it is opened.
 
     A kernel of its own would take three processor seconds to start and to import.  One that a
-    failed test has left busy is started again.
+    failed test has left busy is interrupted.
     """
-    if lab.asked("GET", f"/api/kernels/{kernel}")["execution_state"] != "idle":
-        lab.asked("POST", f"/api/kernels/{kernel}/restart", {})
+    state = lambda: lab.asked("GET", f"/api/kernels/{kernel}")["execution_state"]
+    if state() == "busy":
+        lab.asked("POST", f"/api/kernels/{kernel}/interrupt", {})
+        until(lambda: state() == "idle", "rest of the kernel")
     lab.asked(
         "POST",
         "/api/sessions",

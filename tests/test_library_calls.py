@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -162,8 +163,12 @@ def test_what_the_libraries_are_called_with(calls, monkeypatch):
 
 def test_the_stand_ins_for_a_teachers_service_and_a_text():
     service = tinker._teacher_service(torch.tensor([-1.0, -2.0]))
-    assert asyncio.run(service.compute_logprobs(None).coroutine()) == [None, -1.0, -2.0]
-    reply = asyncio.run(service.sample(prompt=None).coroutine())
+    with ThreadPoolExecutor(1) as apart:  # in this thread a browser may be running its loop
+        answer = lambda asked: apart.submit(asyncio.run, asked.coroutine()).result()
+        log_probs, reply = map(
+            answer, (service.compute_logprobs(None), service.sample(prompt=None))
+        )
+    assert log_probs == [None, -1.0, -2.0]
     assert vars(reply) == {
         "prompt_logprobs": [None, -1.0, -2.0],
         "sequences": [],
