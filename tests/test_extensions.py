@@ -9,6 +9,8 @@ import pytest
 from bs4 import BeautifulSoup
 from docutils import nodes
 from docutils.utils import new_document
+from myst_nb.core.utils import coalesce_streams
+from nbformat import NotebookNode
 
 from tests.conftest import ROOT
 
@@ -139,3 +141,14 @@ def test_a_pdf_replaces_the_one_before_when_it_is_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(one_pdf, "find_chromium", lambda: None)
     with pytest.raises(SystemExit, match="Chromium"):
         one_pdf.make(site)
+
+
+def test_what_is_printed_in_pieces_of_a_line_is_set_as_that_line():
+    """Such pieces come when the kernel's clock strikes between two writes of one ``print``."""
+    coalesce = whole_pages.of_whole_lines(coalesce_streams)
+    assert whole_pages.of_whole_lines(coalesce) is coalesce
+    printed = [("stdout", "a  "), ("stderr", "c"), ("stdout", " b\n\n"), ("stdout", "d\n")]
+    pieces = [NotebookNode(output_type="stream", name=name, text=text) for name, text in printed]
+    pieces.insert(2, NotebookNode(output_type="display_data", data={}))
+    joined = coalesce(pieces)
+    assert [output.get("text") for output in joined] == ["a   b\n\nd\n", "c\n", None]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from docutils import nodes
 from lightening import lighten
+from myst_nb.core import render
 from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx.errors import SphinxError
 from sphinx.util import logging
@@ -57,6 +58,7 @@ def setup(app):
     TocTreeCollectorWithStyles.assign_figure_numbers = then_chapters_alone(
         TocTreeCollectorWithStyles.assign_figure_numbers
     )
+    render.coalesce_streams = of_whole_lines(render.coalesce_streams)
     app.connect("config-inited", remember_the_sources)
     app.connect("env-get-outdated", check_the_ledger_again)
     app.connect("env-get-outdated", follow_the_contents)
@@ -190,6 +192,26 @@ def warn_of_cells_never_run(app, doctree):
                 type="whole_pages",
                 subtype="cell",
             )
+
+
+def of_whole_lines(coalesce):
+    """What a cell prints may come in pieces of a line, as time has it: MyST-NB would break it."""
+    if hasattr(coalesce, "of_whole_lines"):  # a second build in this process
+        return coalesce
+
+    def joined(outputs):
+        first, kept = {}, []
+        for output in outputs:
+            if output["output_type"] == "stream" and output["name"] in first:
+                first[output["name"]]["text"] += output["text"]
+                continue
+            if output["output_type"] == "stream":
+                first[output["name"]] = output
+            kept.append(output)
+        return coalesce(kept)
+
+    joined.of_whole_lines = True
+    return joined
 
 
 def leave_out_widget_states(app, doctree):
