@@ -1,4 +1,4 @@
-"""Builds of small books, each in a process that has its imports already: half of what one takes."""
+"""Builds of small books, each in a process that has its imports already."""
 
 import multiprocessing
 import os

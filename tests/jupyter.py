@@ -191,7 +191,7 @@ def closed(page, lab, keep=None):
 def lend_kernel(lab, path, kernel):
     """Let the notebook at ``path`` find the kernel with this id, emptied, when it is opened.
 
-    A kernel of its own would take three processor seconds to start and to import.  One that a
+    A kernel of its own would have to start and to import torch anew.  One that a
     failed test has left busy is interrupted.
     """
     state = lambda: lab.asked("GET", f"/api/kernels/{kernel}")["execution_state"]

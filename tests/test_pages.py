@@ -32,7 +32,7 @@ LETTERS_FOR_FORMULAS = """() => {
 }"""
 
 # Colours follow from an element's attributes and those that it lies in: of texts that agree in all
-# of these axe is shown the first four, for stripes, and the last. A page of 900 rows has 20 kinds.
+# of these axe is shown the first four, for stripes, and the last.
 FEW_OF_EACH_KIND = """() => {
     const colourless = /^(id|href|title|aria-label|data-(library|estimator|objective))$/;
     const own = ({ name, value }) => colourless.test(name) ? "" : name + value;

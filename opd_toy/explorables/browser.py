@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# The first, Chromium without its windows and menus, does the same with a sixth less work.
+# The first, Chromium without its windows and menus, does the same with less work.
 NAMES = (
     *("chromium-headless-shell", "chromium", "chromium-browser"),
     *("google-chrome", "google-chrome-stable", "chrome"),
