@@ -13,6 +13,9 @@ PEERS_READY := $(PEERS)/.ready
 .PHONY: gpu clean help
 .DEFAULT_GOAL := help
 
+# Some hundred processes import the same modules; each would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 help:
 	@echo "make book      build the book; open _build/html/index.html"
 	@echo "make test      build the book and test everything, the pages in a browser too"

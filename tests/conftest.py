@@ -1,5 +1,8 @@
 """Fixtures shared by the tests: the built book, a browser, pages that may not use the network."""
 
+import contextlib
+import gc
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -45,6 +48,28 @@ LONGEST = (
 )
 PAGES = "test_pages.py"
 NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """Let the workers share the compiling of the tests.
+
+    Each begins to import them at another place and finds the rest compiled by the others.  What
+    cannot be imported is told when it is collected.  Nothing imported goes again: no garbage.
+    """
+    gc.disable()
+    worker = getattr(session.config, "workerinput", None)
+    if worker and not session.config.option.file_or_dir:
+        names = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
+        first = len(names) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+        for name in names[first:] + names[:first]:
+            with contextlib.suppress(Exception, pytest.skip.Exception):
+                importlib.import_module(f"tests.{name}")
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):
