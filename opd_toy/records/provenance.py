@@ -147,16 +147,22 @@ def _file(module):
 
 def _imports(path):
     """(module, name or None) for everything that a file imports, inside functions too."""
-    package = ".".join(path.relative_to(ROOT).parent.parts)
-    for node in _nodes(path):
+    return _imports_in(path.read_bytes(), ".".join(path.relative_to(ROOT).parent.parts))
+
+
+@cache
+def _imports_in(content, package):
+    found = []
+    for node in _nodes(content):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
+            found += [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             relative = "." * node.level + (node.module or "")
             module = importlib.util.resolve_name(relative, package)
-            yield from ((module, alias.name) for alias in node.names)
+            found += [(module, alias.name) for alias in node.names]
         elif _called(node) in ("import_module", "__import__") and _text(node.args[0]):
-            yield _text(node.args[0]), None
+            found.append((_text(node.args[0]), None))
+    return tuple(found)
 
 
 def _imported(path):
@@ -169,7 +175,13 @@ def _imported(path):
 
 def _records_read(path):
     """NAME of every call of ``recorded("NAME", …)`` in a file, as a pattern."""
-    for node in _nodes(path):
+    return _records_read_in(path.read_bytes(), path.name)
+
+
+@cache
+def _records_read_in(content, name):
+    found = []
+    for node in _nodes(content):
         if _called(node) == "recorded":
             first = node.args[0]
             parts = first.values if isinstance(first, ast.JoinedStr) else [first]
@@ -178,10 +190,11 @@ def _records_read(path):
             )
             if not pattern:
                 raise ValueError(
-                    f"recorded(…) in {path.name}, line {node.lineno}, must be given the "
+                    f"recorded(…) in {name}, line {node.lineno}, must be given the "
                     "record's name as a string or an f-string"
                 )
-            yield pattern
+            found.append(pattern)
+    return tuple(found)
 
 
 def _called(node):
@@ -232,14 +245,9 @@ def _digest(content):
     return content if tree is None else hashlib.sha256(ascii(_plain(tree)).encode()).digest()
 
 
-def _nodes(path):
-    return _walked(path.read_bytes())
-
-
-@cache
-def _walked(content):
+def _nodes(content):
     tree = _tree(content)
-    return () if tree is None else tuple(ast.walk(tree))
+    return () if tree is None else ast.walk(tree)
 
 
 @cache  # by what is in the file: a time of modification may stand still while that changes
