@@ -1,8 +1,8 @@
-"""What several processes compute against one: a script that torchrun starts.
+"""What several processes compute against one.
 
-``torchrun --nproc-per-node 2 tests/parallel_cases.py FOLDER`` runs all CASES, on four processes
-those OF_FOUR, and leaves in FOLDER a file RANK.json, {case: what is wrong, or ""}.  All processes
-draw the same numbers, and each also computes the whole alone.
+``python -m tests.parallel_cases FOLDER`` runs all CASES on two processes and those OF_FOUR on four,
+and leaves in FOLDER/2 and FOLDER/4 a file RANK.json of each, {case: what is wrong, or ""}.  All
+processes draw the same numbers, and each also computes the whole alone.
 """
 
 import datetime
@@ -458,12 +458,15 @@ OF_FOUR |= {
 }
 
 
-def main(folder):
+def run_cases(rank, folder, processes):
+    """What one process does; torch ends the others where it fails."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    store = dist.FileStore(str(folder / "store"), processes)
+    minute = datetime.timedelta(seconds=60)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=processes, timeout=minute)
     found = {}
     try:
-        for name, run in (OF_FOUR if dist.get_world_size() == 4 else CASES).items():
+        for name, run in (OF_FOUR if processes == 4 else CASES).items():
             found[name] = "did not end"
             try:
                 run()
@@ -475,8 +478,19 @@ def main(folder):
         found[name] = traceback.format_exc()
         raise
     finally:
-        (folder / f"{dist.get_rank()}.json").write_text(json.dumps(found), encoding="utf-8")
+        (folder / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()
+
+
+def main(folder):
+    """Forked, as importing all this takes a process two seconds."""
+    for processes in (2, 4):
+        inside = folder / str(processes)
+        inside.mkdir()
+        arguments = inside, processes
+        torch.multiprocessing.start_processes(
+            run_cases, arguments, nprocs=processes, start_method="fork"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Losses over several processes equal those of one: torchrun starts tests/parallel_cases.py."""
+"""Losses over several processes equal those of one: tests/parallel_cases.py starts them."""
 
 import json
 import os
@@ -26,53 +26,44 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """{case: what is wrong} of both processes; one start of torchrun for all cases."""
-    return started(tmp_path_factory.mktemp("ranks"), 2)
-
-
-@pytest.fixture(scope="module")
-def found_of_four(tmp_path_factory):
-    return started(tmp_path_factory.mktemp("four_ranks"), 4)
-
-
-def started(folder, processes):
-    """{case: what is wrong} of each process that torchrun starts."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), parallel_cases.__file__, str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    """{processes: [{case: what is wrong} of each]}, of two and of four; started once."""
+    folder = tmp_path_factory.mktemp("ranks")
     with subprocess.Popen(
-        command,
+        [sys.executable, "-m", "tests.parallel_cases", str(folder)],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    ) as torchrun:
+    ) as starter:
         try:
-            said, _ = torchrun.communicate(timeout=400)
+            said, _ = starter.communicate(timeout=400)
         except subprocess.TimeoutExpired:
-            os.killpg(torchrun.pid, signal.SIGTERM)  # it ends the processes that it started
+            os.killpg(starter.pid, signal.SIGTERM)
             pytest.fail("the processes did not end within 400 seconds", pytrace=False)
-    files = sorted(folder.glob("*.json"))
-    ranks = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-    if torchrun.returncode:
+    files = {n: sorted((folder / str(n)).glob("*.json")) for n in (2, 4)}
+    ranks = {n: [json.loads(path.read_text(encoding="utf-8")) for path in files[n]] for n in files}
+    if starter.returncode:
         wrong = [
-            f"{path.stem}: {wrong}" for path, rank in zip(files, ranks) for wrong in rank.items()
+            f"{path.stem} of {n}: {wrong}"
+            for n in files
+            for path, rank in zip(files[n], ranks[n])
+            for wrong in rank.items()
         ]
         pytest.fail("\n".join([said, *wrong]), pytrace=False)
-    assert len(ranks) == processes
+    assert [len(ranks[n]) for n in ranks] == [2, 4]
     return ranks
 
 
 @pytest.mark.parametrize("case", parallel_cases.CASES)
 def test_several_processes_are_one(found, case):
-    assert [rank[case] for rank in found] == ["", ""]
+    assert [rank[case] for rank in found[2]] == ["", ""]
 
 
 @pytest.mark.parametrize("case", parallel_cases.OF_FOUR)
-def test_four_processes_are_one(found_of_four, case):
-    assert [rank[case] for rank in found_of_four] == [""] * 4
+def test_four_processes_are_one(found, case):
+    assert [rank[case] for rank in found[4]] == [""] * 4
 
 
 @pytest.fixture
