@@ -58,18 +58,22 @@ def pytest_collection(session):
     cannot be imported is told when it is collected.  Nothing imported goes again: no garbage.
     """
     gc.disable()
-    worker = getattr(session.config, "workerinput", None)
-    if worker and not session.config.option.file_or_dir:
-        names = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
-        first = len(names) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
-        for name in names[first:] + names[:first]:
-            with contextlib.suppress(Exception, pytest.skip.Exception):
-                importlib.import_module(f"tests.{name}")
     try:
+        worker = getattr(session.config, "workerinput", None)
+        if worker and not session.config.option.file_or_dir:
+            _import_tests(int(worker["workerid"].removeprefix("gw")), worker["workercount"])
         return (yield)
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _import_tests(worker, workers):
+    names = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
+    first = len(names) * worker // workers
+    for name in names[first:] + names[:first]:
+        with contextlib.suppress(Exception, pytest.skip.Exception):
+            importlib.import_module(f"tests.{name}")
 
 
 def pytest_collection_modifyitems(items):

@@ -483,7 +483,7 @@ def run_cases(rank, folder, processes):
 
 
 def main(folder):
-    """Forked, as importing all this takes a process two seconds."""
+    """Forked, so that all this is imported once."""
     for processes in (2, 4):
         inside = folder / str(processes)
         inside.mkdir()

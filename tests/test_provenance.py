@@ -352,7 +352,9 @@ import importlib, json, os, sys
 import matplotlib.pyplot, sympy, torch
 for names in json.loads(sys.argv[1]):
     if os.fork():
-        os.wait()
+        _, status = os.wait()
+        if status:
+            sys.exit(1)
         continue
     for name in names:
         importlib.import_module(name)
