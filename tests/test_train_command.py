@@ -72,6 +72,29 @@ def test_all_that_is_asked_for_is_handed_on(asked, capsys):
     }
 
 
+def test_in_float64_on_request(asked, monkeypatch, capsys):
+    made = []
+    distilled = training.distill
+
+    def distill(*arguments, **options):
+        made.append(torch.get_default_dtype())
+        return distilled(*arguments, **options)
+
+    monkeypatch.setattr(training, "distill", distill)
+    main(["train", "--method", "gkd", "--folder", "here", "--float64"])
+    apart = Path("here/float64")  # a student of float32 is not taken up
+    assert made == [torch.float64] and torch.get_default_dtype() == torch.float32
+    assert [found[2] for found in asked[:2]] == [apart, apart]
+    assert asked[2][1]["folder"] == apart and str(apart) in capsys.readouterr().err
+    main(["train", "--method", "gkd"])
+    assert made == [torch.float64, torch.float32]
+    with pytest.raises(SystemExit):
+        main(["train", "--method", "gkd", "--preset", "gpu", "--float64"])
+    refused = capsys.readouterr().err
+    assert "preset is 'gpu', which computes in bfloat16; leave out --float64" in refused
+    assert len(made) == 2 and torch.get_default_dtype() == torch.float32
+
+
 def test_the_methods_are_listed_in_one_column(asked, capsys):
     main(["train"])
     printed = capsys.readouterr().out

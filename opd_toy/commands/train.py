@@ -46,6 +46,12 @@ def add(commands):
         "--threads", type=int, default=1, help="threads PyTorch may use, a process (default: 1)"
     )
     parser.add_argument(
+        "--float64",
+        action="store_true",
+        help="compute in float64, with models of its own in FOLDER/float64: short runs then come "
+        "out much alike on every processor; in float32 its rounding grows into another run",
+    )
+    parser.add_argument(
         "--folder",
         type=Path,
         default=Path("_build/lm"),
@@ -63,7 +69,8 @@ def run(parser, arguments):
         from opd_toy.lm.training import NotFinite
 
         try:
-            _run(arguments, first)
+            with _precision(arguments.float64):
+                _run(arguments, first)
         except NotFinite as error:
             sys.exit(str(error) if first else 1)
 
@@ -82,8 +89,13 @@ def _run(arguments, first):
     if arguments.preset not in PRESETS:
         raise ValueError(f"preset is {arguments.preset!r}; give one of {', '.join(PRESETS)}")
     preset = PRESETS[arguments.preset]
+    if arguments.float64 and preset.autocast:
+        raise ValueError(
+            f"preset is {preset.name!r}, which computes in {preset.autocast}; leave out --float64"
+        )
     device = _device(arguments.device)
-    with _processes(device, lambda: _models(preset, arguments.folder, device)) as (
+    folder = arguments.folder / "float64" if arguments.float64 else arguments.folder
+    with _processes(device, lambda: _models(preset, folder, device)) as (
         teacher,
         student,
     ):
@@ -93,7 +105,7 @@ def _run(arguments, first):
             arguments.seed,
             teacher,
             student,
-            folder=arguments.folder,
+            folder=folder,
             steps=arguments.steps,
             micro_batches=arguments.micro_batches,
             device=device,
@@ -101,7 +113,7 @@ def _run(arguments, first):
         )
     if not first:
         return
-    path = student_path(arguments.folder, arguments.method, preset, arguments.seed, arguments.steps)
+    path = student_path(folder, arguments.method, preset, arguments.seed, arguments.steps)
     if arguments.json:
         of_run = {
             "method": arguments.method,
@@ -116,6 +128,19 @@ def _run(arguments, first):
     else:
         print(f"{arguments.method}: {METHODS[arguments.method].words}\n\n{curve_table(curve)}")
         print(f"the trained student is {path}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _precision(float64):
+    """While new models are of float64, if they are to be."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if float64 else before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _models(preset, folder, device):
