@@ -19,7 +19,10 @@ from tests.layout import PACKAGE, ROOT, imports
 
 NUMERIC = {"numpy", "torch"}
 BROWSER = {"browser", "built_book"}  # fixtures, by which tests in a browser are known
-ALSO = {"tests/test_twin.py"}  # in a browser, to hold the sliders' arithmetic to the engine's
+ALSO = {
+    "tests/test_twin.py",  # in a browser, to hold the sliders' arithmetic to the engine's
+    "tests/executed_pages.py",
+}
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 VARIABLES = (

@@ -43,6 +43,12 @@ MOUNTED = re.compile(r'mount\w*\([^"]*getElementById\("[^"]*"\)(.*)\);', re.DOTA
 AS_TYPED = str.maketrans("\N{NO-BREAK SPACE}’“”", ' \'""')  # not as it is set
 PROOF = re.compile(r"(?<=Proof, step by step\n).*?(?=\n:::)", re.DOTALL)
 FORMULA = re.compile(r"\$\$\n(.*?)\n\$\$", re.DOTALL)
+# An error of rounding is told, and an almost vanishing sum that it spoils; how large, the
+# processor says.
+ROUNDING = re.compile(
+    r"(?P<of>^scientific\((?:softmax_error|in_float32).*: |(?:off|value) by |gradients )"
+    r"\d\S*(?:e-\d+| · 10⁻.*)"
+)
 BLOCK = re.compile(r"(?=<(?:tr|p|div|label|fieldset|dt|dd|details|figcaption|img|button)\b)")
 
 
@@ -133,7 +139,7 @@ def lines(values, outputs):
     for output in outputs:
         kind = next(each for each in ("text/markdown", "text/html", "text/plain") if each in output)
         found += ["", *{"text/html": of_html}.get(kind, of_text)(output[kind])]
-    return [line.rstrip() for line in found]
+    return [ROUNDING.sub(r"\g<of>(rounding)", line.rstrip()) for line in found]
 
 
 def of_text(text):

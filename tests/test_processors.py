@@ -77,6 +77,7 @@ def test_numeric_files_are_found():
     assert {f"tests/test_{name}.py" for name in ("pages", "links", "build", "readme")}.isdisjoint(
         found
     )
+    assert "tests/executed_pages.py" in found
 
 
 def test_settings_cover_what_they_are_for():

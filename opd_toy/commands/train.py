@@ -111,13 +111,18 @@ def _run(arguments, first):
             device=device,
             report=Progress(f"{arguments.method}: {preset.name}, seed {arguments.seed}"),
         )
-    if not first:
-        return
-    path = student_path(folder, arguments.method, preset, arguments.seed, arguments.steps)
+    if first:
+        path = student_path(folder, arguments.method, preset, arguments.seed, arguments.steps)
+        _tell(arguments, device, path, curve)
+
+
+def _tell(arguments, device, path, curve):
+    from opd_toy.lm.methods import METHODS
+
     if arguments.json:
         of_run = {
             "method": arguments.method,
-            "preset": preset.name,
+            "preset": arguments.preset,
             "seed": arguments.seed,
             "device": str(device),
             "clock": "processor seconds" if device.type == "cpu" else "seconds",
