@@ -48,6 +48,7 @@ FORMULA = re.compile(r"\$\$\n(.*?)\n\$\$", re.DOTALL)
 ROUNDING = re.compile(
     r"(?P<of>^scientific\((?:softmax_error|in_float32).*: |(?:off|value) by |gradients )"
     r"\d\S*(?:e-\d+| · 10⁻.*)"
+    r"|-?\b\d[\d.]*e-1[3-9]\b"
 )
 BLOCK = re.compile(r"(?=<(?:tr|p|div|label|fieldset|dt|dd|details|figcaption|img|button)\b)")
 

@@ -64,6 +64,20 @@ def test_a_last_digit_may_differ_by_one(one, other, same):
     assert shown.alike(one, other) == shown.alike(other, one) == same
 
 
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ("gradient off by 6.2e-06, value by 1e-07", "gradient off by #, value by #"),
+        ("scientific(in_float32, 2): 5.79 · 10⁻⁷", "scientific(in_float32, 2): #"),
+        ("scientific(truth, 2): 4.99 · 10⁻⁷", "scientific(truth, 2): 4.99 · 10⁻⁷"),
+        ("<p>5.1e-16 of its length, -2e-13", "<p># of its length, #"),
+        ("1.5e-12, off by 3 %, 2 gradients 3", "1.5e-12, off by 3 %, 2 gradients 3"),
+    ],
+)
+def test_the_size_of_a_rounding_error_is_left_open(line, told):
+    assert shown.lines([], [{"text/plain": line}])[1] == told.replace("#", "(rounding)")
+
+
 def test_the_first_difference_is_named():
     assert shown.differences(["a", "b"], ["a", "c"]) == "line 2 was\n  c\nand is\n  b"
     assert shown.differences(["a"], ["a", "b"]) == "line 2 was\n  b\nand is\n  None"
