@@ -1,4 +1,4 @@
-"""The numeric tests as other processors would run them: ``python -m tests.processors``.
+"""The numeric tests and the pages as on other processors: ``python -m tests.processors``.
 
 PyTorch, OpenBLAS and numpy choose their code by the processor and the number of threads, and
 round differently with each choice.  A setting imitates a processor by the variables with which

@@ -44,11 +44,11 @@ AS_TYPED = str.maketrans("\N{NO-BREAK SPACE}’“”", ' \'""')  # not as it is
 PROOF = re.compile(r"(?<=Proof, step by step\n).*?(?=\n:::)", re.DOTALL)
 FORMULA = re.compile(r"\$\$\n(.*?)\n\$\$", re.DOTALL)
 # An error of rounding is told, and an almost vanishing sum that it spoils; how large, the
-# processor says.
+# processor says, as long as it is small.
 ROUNDING = re.compile(
-    r"(?P<of>^scientific\((?:softmax_error|in_float32).*: |(?:off|value) by |gradients )"
-    r"\d\S*(?:e-\d+| · 10⁻.*)"
-    r"|-?\b\d[\d.]*e-1[3-9]\b"
+    r"(?P<of>^scientific\((?:softmax_error|in_float32)[^:]*: |(?:off|value) by |gradients )"
+    r"[-−]?\d[\d.]*(?:e-(?:0[5-9]|1\d)| · 10⁻[⁵⁶⁷⁸])\b"
+    r"|-?\b\d[\d.]*e-(?:1[3-9]|[2-9]\d)\b"
 )
 BLOCK = re.compile(r"(?=<(?:tr|p|div|label|fieldset|dt|dd|details|figcaption|img|button)\b)")
 

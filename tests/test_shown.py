@@ -70,7 +70,10 @@ def test_a_last_digit_may_differ_by_one(one, other, same):
         ("gradient off by 6.2e-06, value by 1e-07", "gradient off by #, value by #"),
         ("scientific(in_float32, 2): 5.79 · 10⁻⁷", "scientific(in_float32, 2): #"),
         ("scientific(truth, 2): 4.99 · 10⁻⁷", "scientific(truth, 2): 4.99 · 10⁻⁷"),
-        ("<p>5.1e-16 of its length, -2e-13", "<p># of its length, #"),
+        ("scientific(in_float32, 2): −5.79 · 10⁻⁷ nats", "scientific(in_float32, 2): # nats"),
+        ("gradient off by 6.2e-03", "gradient off by 6.2e-03"),
+        ("scientific(in_float32, 2): 5.79 · 10⁻³", "scientific(in_float32, 2): 5.79 · 10⁻³"),
+        ("<p>5.1e-16 of its length, -2e-13, 1e-21", "<p># of its length, #, #"),
         ("1.5e-12, off by 3 %, 2 gradients 3", "1.5e-12, off by 3 %, 2 gradients 3"),
     ],
 )

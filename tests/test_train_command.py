@@ -66,6 +66,7 @@ def test_all_that_is_asked_for_is_handed_on(asked, capsys):
         "preset": "cpu",
         "seed": 7,
         "device": "cpu",
+        "dtype": "float32",
         "clock": "processor seconds",
         "student": str(path),
         "curve": CURVE,

@@ -56,8 +56,8 @@ def add(commands):
     parser.add_argument(
         "--directory",
         type=Path,
-        help="where the record goes (default: figures for the book's own settings, else "
-        "--folder, so that a trial does not take the record's place)",
+        help="where the record goes (default: figures, but --folder for the tiny preset and with "
+        "--methods, --steps or --seeds, so that a trial does not take the record's place)",
     )
     parser.add_argument(
         "--show", action="store_true", help="print the recorded figures; train nothing"
@@ -71,15 +71,15 @@ def add(commands):
 def run(parser, arguments):
     with stoppable(parser):
         try:
-            results = read_record(_shown(arguments)) if arguments.show else _made(arguments)
+            results = read_record(_record(arguments)) if arguments.show else _made(arguments)
         except KeyboardInterrupt:
             print("stopped; the same command goes on", file=sys.stderr)
             raise
         print(json.dumps(results) if arguments.json else report(results))
 
 
-def _shown(arguments):
-    """Where the record is that --show prints; needs no PyTorch."""
+def _record(arguments):
+    """Where the record is, written and shown: a trial's with its models; needs no PyTorch."""
     changed = (arguments.steps, arguments.seeds, arguments.methods) != (None, None, None)
     trial = changed or arguments.preset not in RECORDED
     directory = arguments.directory or (arguments.folder if trial else Path("figures"))
@@ -95,11 +95,11 @@ def _made(arguments):
 
 
 def _plan(arguments, preset):
-    """Where the record goes, and the preset and the methods that were asked for."""
+    """The preset and the methods that were asked for."""
     from opd_toy import _validate
     from opd_toy.lm.methods import METHODS
 
-    asked, settings = preset, {}
+    settings = {}
     if arguments.steps is not None:
         _validate.whole("steps", arguments.steps)
         every = min(preset.distillation.evaluate_every, arguments.steps)
@@ -120,12 +120,10 @@ def _plan(arguments, preset):
     methods = tuple(METHODS)
     if arguments.methods is not None:
         methods = tuple(dict.fromkeys(arguments.methods.split(",")))
-    ours = preset == asked and methods == tuple(METHODS) and preset.name in RECORDED
-    directory = arguments.directory or (Path("figures") if ours else arguments.folder)
-    return directory / f"lm-study-{preset.name}.json", preset, methods
+    return preset, methods
 
 
-def _make(path, preset, methods, arguments):
+def _make(preset, methods, arguments):
     import torch
 
     from opd_toy import _validate
@@ -136,7 +134,7 @@ def _make(path, preset, methods, arguments):
     _validate.whole("workers", workers)
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)
-    started = time.monotonic()
+    path, started = _record(arguments), time.monotonic()
     with unchanged(path, MODULES):
         results = study(
             preset,

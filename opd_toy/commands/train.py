@@ -49,7 +49,7 @@ def add(commands):
         "--float64",
         action="store_true",
         help="compute in float64, with models of its own in FOLDER/float64: short runs then come "
-        "out much alike on every processor; in float32 its rounding grows into another run",
+        "out alike on every processor; in float32 differences of rounding grow into another run",
     )
     parser.add_argument(
         "--folder",
@@ -125,6 +125,7 @@ def _tell(arguments, device, path, curve):
             "preset": arguments.preset,
             "seed": arguments.seed,
             "device": str(device),
+            "dtype": "float64" if arguments.float64 else "float32",
             "clock": "processor seconds" if device.type == "cpu" else "seconds",
             "student": str(path),
             "curve": curve,

@@ -38,12 +38,17 @@ def study_table(results):
     teachers = results["teachers"]
     means, deviations = teachers["final_position_mean"], teachers["final_position_sd"]
     said = " and ".join(f"{mean:+.2f} ± {sd:.2f}" for mean, sd in zip(means, deviations))
-    first = ends[late] - ends[0] + 1 if ends else 0
+    variance = "Too few iterations for the variance of a window"
+    if ends:
+        first = ends[late] - ends[0] + 1
+        variance = (
+            "Variance of the output layer's micro-batch gradient, geometric mean from iteration "
+            f"{first} on"
+        )
     return (
         f"Two-teacher control study, {results['settings']['iterations run']} iterations; "
         f"the teachers end at {said} (targets -3, +3).\n"
-        "Variance of the output layer's micro-batch gradient, geometric mean from iteration "
-        f"{first} on; distance of the final position from the target.\n\n{aligned(rows)}"
+        f"{variance}; distance of the final position from the target.\n\n{aligned(rows)}"
     )
 
 

@@ -54,9 +54,9 @@ class Shape:
 
 
 class Transformer(nn.Module):
-    """A float32 model whose weights depend on ``shape`` and ``seed`` alone.
+    """A model whose weights depend on ``shape``, ``seed`` and PyTorch's default dtype alone.
 
-    Runs under autocast, and in float64 after ``.double()``.
+    They have that dtype.  Runs under autocast, and in float64 after ``.double()``.
     """
 
     def __init__(self, shape, seed=0):
