@@ -40,7 +40,8 @@ define environment
 	echo "python3 cannot make virtual environments:"; \
 	echo "on Debian and Ubuntu, apt install python3-venv"; exit 1; }
 endef
-PIP := python -m pip install --quiet --disable-pip-version-check
+# Compiled when first imported: of the 10,000 files most never are.
+PIP := python -m pip install --quiet --disable-pip-version-check --no-compile
 
 # pip's build isolation is off so that the pinned setuptools is the one used.
 $(READY): requirements.txt pyproject.toml
