@@ -95,7 +95,8 @@ def test_a_chapter_reads_as_its_page_does(chapter, page, lab, kernel, request):
             the_numbers_are_the_page_s(notebook, request.getfixturevalue("built"))
         text = notebook.inner_text()
         assert not (raw := re.findall(f".*(?:{RAW}).*", text, re.MULTILINE)), raw
-        assert notebook.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+        told = notebook.locator("[data-mime-type='application/vnd.jupyter.stderr']")
+        assert told.all_text_contents() == []
         cells_are_short_and_tell_no_answer(notebook)
         exercises_ask_before_they_tell(notebook)
         every_slider_is_heard_in_python(chapter, notebook, run)
