@@ -87,13 +87,15 @@ def test_in_float64_on_request(asked, monkeypatch, capsys):
     assert made == [torch.float64] and torch.get_default_dtype() == torch.float32
     assert [found[2] for found in asked[:2]] == [apart, apart]
     assert asked[2][1]["folder"] == apart and str(apart) in capsys.readouterr().err
+    main(["train", "--method", "gkd", "--float64", "--json"])
+    assert json.loads(capsys.readouterr().out)["dtype"] == "float64"
     main(["train", "--method", "gkd"])
-    assert made == [torch.float64, torch.float32]
+    assert made == [torch.float64, torch.float64, torch.float32]
     with pytest.raises(SystemExit):
         main(["train", "--method", "gkd", "--preset", "gpu", "--float64"])
     refused = capsys.readouterr().err
     assert "preset is 'gpu', which computes in bfloat16; leave out --float64" in refused
-    assert len(made) == 2 and torch.get_default_dtype() == torch.float32
+    assert len(made) == 3 and torch.get_default_dtype() == torch.float32
 
 
 def test_the_methods_are_listed_in_one_column(asked, capsys):
