@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make book      build the book; open _build/html/index.html"
 	@echo "make test      build the book and test everything, the pages in a browser too"
-	@echo "make test-processors  numeric tests and pages as on other processors, 20 minutes;"
+	@echo "make test-processors  numeric tests and pages as on other processors, half an hour;"
 	@echo "               ONLY='no vector unit' runs one of its settings"
 	@echo "make notebook  JupyterLab with the chapters as notebooks"
 	@echo "make serve     the built book on http://127.0.0.1:$(PORT)"

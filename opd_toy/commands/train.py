@@ -49,7 +49,7 @@ def add(commands):
         "--float64",
         action="store_true",
         help="compute in float64, with models of its own in FOLDER/float64: short runs then come "
-        "out alike on every processor; in float32 differences of rounding grow into another run",
+        "out alike on other processors; in float32 differences of rounding grow into another run",
     )
     parser.add_argument(
         "--folder",
