@@ -1,14 +1,19 @@
 """The build itself, on a book of one page: stale, failed and unfinished pages are not published."""
 
+import html
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from docutils import nodes
 
-from tests import building
+from tests import building, jupyter
 from tests.conftest import ROOT
 
 HEADER = """---
@@ -43,6 +48,16 @@ Markdown("Found: " + ", ".join(path.stem for path in Path("../tests").glob("*.py
 ```
 """
 )
+KERNEL = """# Text
+
+```{code-cell} ipython3
+import json, os, sys
+from ipykernel import get_connection_info
+told = dict(get_connection_info(unpack=True), parent=os.getppid(), torch="torch" in sys.modules)
+del told["key"]
+print("told", json.dumps(told))
+```
+"""
 
 
 class TinyBook:
@@ -407,10 +422,13 @@ def test_a_chapter_bears_the_number_of_its_file_and_so_do_its_equations(tiny):
 
 
 def test_pages_are_executed_side_by_side_and_what_one_tells_reaches_all(tiny):
-    """Each process that reads pages starts their kernels: whose child a kernel is tells it."""
-    cell = "# Text\n\n```{code-cell} ipython3\nimport os\nprint('child of', os.getppid())\n```\n"
+    """Each process that reads pages starts their kernels: whose child a kernel is tells it.
+
+    They are reached through files, for what binds a TCP port later may find it taken, and with so
+    many pages they are forked from a process that has imported PyTorch.
+    """
     pages = {name: f"# {name}\n\nA fair coin.\n" for name in "bcd"}
-    pages |= dict.fromkeys("ae", HEADER + cell)
+    pages |= dict.fromkeys("ae", HEADER + KERNEL)
     pages["notation"] = "# Terms\n\n:::{glossary}\nfair coin\n  It has two sides.\n:::\n"
     for name, text in pages.items():
         (tiny.folder / "book" / f"{name}.md").write_text(text)
@@ -420,6 +438,52 @@ def test_pages_are_executed_side_by_side_and_what_one_tells_reaches_all(tiny):
     code, said = tiny.build()
     assert code != 0 and "these chapters raised an error: book/index" in said, said
     assert "eq-nowhere" in said and not (tiny.folder / "_build/html/.made-from").exists()
-    parents = {re.search(r"child of (\d+)", tiny.page(name))[1] for name in "ae"}
-    assert len(parents) == min(os.cpu_count(), 2)
+    told = [json.loads(html.unescape(re.search(r"told (.*)", tiny.page(name))[1])) for name in "ae"]
+    assert len({each["parent"] for each in told}) == min(os.cpu_count(), 2)
+    for each in told:
+        assert each["transport"] == "ipc" and each["torch"]
+        assert not list(Path(each["ip"]).parent.glob(Path(each["ip"]).stem + "*"))
     assert all('href="notation.html#term-fair-coin"' in tiny.page(name) for name in "bcd")
+
+
+LEFT_ALONE = """
+import asyncio, sys
+sys.path.insert(0, "book/_extensions")
+import kernels
+
+kernels.IMPORTED = ("ipykernel.kernelapp",)
+kernels.Manager.forked = True
+
+async def begin():
+    manager = kernels.Manager(kernel_name="python3")
+    await manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    await client.wait_for_ready()
+    print(manager.provisioner.pid, manager.connection_file, flush=True)
+    sys.stdin.read()
+
+asyncio.run(begin())
+"""
+
+
+def test_a_forked_kernel_ends_with_the_build_that_is_killed():
+    command = [sys.executable, "-c", LEFT_ALONE]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as build:
+        try:
+            kernel, file = build.stdout.readline().split()
+            assert runs(int(kernel))
+        finally:
+            build.kill()
+    jupyter.until(lambda: not runs(int(kernel)), "end of the kernel")
+    for left in Path(file).parent.glob(Path(file).stem + "*"):
+        left.unlink()
+
+
+def runs(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,10 +1,13 @@
 """A built site made light: style rules, icons and files that no page uses are left out."""
 
+import logging
 import re
 import shutil
 
 import tinycss2
 from fontTools import subset
+
+logging.getLogger(subset.__name__).setLevel(logging.WARNING)  # it tells each table that it cuts
 
 WORD = re.compile(r"[A-Za-z_][\w-]*")
 # Where a page can name a class or an id: in these attributes and anywhere in its own scripts.
