@@ -52,7 +52,7 @@ $(READY): requirements.txt pyproject.toml
 
 # -W: a warning is a failure. -n: so is a reference to nothing.
 # The chapters are executed again when anything they use has changed; see book/_extensions.
-# passive: two chapters are executed at a time, and threads that wait would keep them from it.
+# passive: several chapters are executed at a time; threads that wait would keep them from it.
 book: export OMP_WAIT_POLICY = passive
 book: $(READY)
 	@$(BIN)/jupyter-book build . -W -n --keep-going

@@ -35,7 +35,8 @@ def policy_gradient(
     less its baseline is above 0, or rho_k > 1 + high and it is below, limits (low, high).
     With the ratio and the recomputed cost the expectation is the reverse-KL gradient, at every
     ``baseline`` (a number, or one for each batch row), if mu > 0 wherever p > 0.
-    eq-token-ratio-is-exact.  Without a ratio a token with p_k = 0 < mu_k has an infinite row.
+    eq-token-ratio-is-exact.  Without a ratio, and with the recomputed cost, a token with
+    p_k = 0 < mu_k has an infinite row.
     """
     p, q = _validate.pair(student, teacher)
     _, mu = _validate.pair(p, behaviour, names=("student", "behaviour"))

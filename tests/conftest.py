@@ -93,7 +93,7 @@ class Together(LoadFileScheduling):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """One more than the processors: a test that waits for a browser leaves its own to another."""
+    """One more than the processors, for a test that waits for a browser uses none; at most 4."""
     return min(os.cpu_count() or 1, 3) + 1
 
 

@@ -1,4 +1,4 @@
-"""A drawing as a few lines of text: what is drawn in each look, and the words."""
+"""A drawing as a few lines of text: its shapes, grouped by colour and stroke, and its words."""
 
 import math
 import re

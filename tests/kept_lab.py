@@ -1,4 +1,4 @@
-"""The lab's constants, its rules on records that say other things, small models measured."""
+"""The lab's constants, its rules on records with other outcomes, measures of small models."""
 
 import contextlib
 import json

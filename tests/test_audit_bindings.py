@@ -212,7 +212,7 @@ def told(way):
     found = description(way)
     lines = [f"{found['loss']}, {way.count} inputs{', shifted' * way.shift}"]
     lines += [f"{argument}: {words}" for argument, words in found["arguments"].items()]
-    behaviour = [f"behaviour: {way.third}"] if way.third else []
+    behaviour = [f"behaviour: {way.behaviour_argument}"] if way.behaviour_argument else []
     return "\n".join([*lines, *behaviour, *found["notes"]])
 
 
@@ -267,7 +267,11 @@ def test_what_is_handed_over(level, names, options):
     way = as_way(loss, level, **options)
     inputs = TOKEN_ARGUMENTS if level is TOKENS else TEXT_ARGUMENTS
     lines = []
-    behaviours = (None, BEHAVIOUR[0] if level is TOKENS else BEHAVIOUR) if way.third else (None,)
+    behaviours = (
+        (None, BEHAVIOUR[0] if level is TOKENS else BEHAVIOUR)
+        if way.behaviour_argument
+        else (None,)
+    )
     for behaviour in behaviours:
         called = way if behaviour is None else way.drawn_by(behaviour)
         called(*inputs[: way.count])

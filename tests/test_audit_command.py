@@ -13,7 +13,7 @@ import yaml
 
 from opd_toy.__main__ import main
 from opd_toy.audit.sequence import measure as sequence_level
-from opd_toy.commands.audit_output import Outcome, github
+from opd_toy.commands.audit_output import Outcome, github, sarif
 from tests.audit_losses import forward, logs, ratio, reverse
 from tests.conftest import ROOT
 from tests.test_audit_unseen_sequence import FEWER, SEQUENCE
@@ -256,6 +256,11 @@ def test_sarif(outcomes):
     place = run["results"][0]["locations"][0]["physicalLocation"]
     assert place["artifactLocation"]["uri"] == "my/my_losses.py"
     assert place["region"]["startLine"] == 3
+
+
+def test_sarif_addresses_are_addresses():
+    refused = Outcome("f", None, None, "not-audited", "no", "my losses/a%b.py", 3)
+    assert '"uri": "my%20losses/a%25b.py"' in sarif([refused])
 
 
 def test_annotations(outcomes):

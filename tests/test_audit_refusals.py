@@ -1,5 +1,7 @@
 """What the auditor refuses, and what it says to change."""
 
+import abc
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,16 @@ def keeping():
     return loss
 
 
+class Unfinished(torch.autograd.Function):
+    @staticmethod
+    def forward(context, student):
+        return student.sum()
+
+    @staticmethod
+    def backward(context, gradient):
+        raise KeyError("its weights")
+
+
 REFUSALS = {
     "not scalar": (lambda s, t: s - t, ("shape (3,)", ".sum() or .mean()")),
     "tuple": (lambda s, t: (s - t, {}), ("a tuple of 2", "[0]")),
@@ -86,6 +98,10 @@ REFUSALS = {
         ("beta", "functools.partial"),
     ),
     "not callable": (3, ("loss is 3", "give a function")),
+    "a backward of one's own": (
+        lambda s, t: Unfinished.apply(s),
+        ("its gradient raised KeyError",),
+    ),
     "logits as probabilities": (
         lambda s, t: (s * (s.log() - t.log())).sum(),
         ("not finite at ordinary logits", "logits taken for probabilities"),
@@ -270,3 +286,36 @@ def test_bad_arguments():
             audit_sequence(IMMEDIATE, **arguments)
     with pytest.raises(AuditError, match="finite number"):
         audit_sequence(IMMEDIATE, reward=lambda tokens: float("nan"))
+
+
+@pytest.mark.parametrize("reward", [lambda tokens: 0.0, lambda tokens: float(5 in tokens), len])
+def test_a_reward_that_tells_no_texts_apart(reward):
+    with pytest.raises(AuditError, match="reward gives the same number for all texts of a length"):
+        audit_sequence(IMMEDIATE, reward=reward)
+
+
+def test_an_assertion_without_words_is_told_by_its_type():
+    """Labels of -100 and far logits are tried besides: a loss may refuse them."""
+
+    def loss(student, teacher, tokens, mask):
+        if (tokens < 0).any() or student.abs().max() > 8:
+            raise AssertionError  # which pytest gives no words
+        return (kl(student, teacher) * mask).sum()
+
+    report = audit_sequence(loss)
+    assert report.optimises == "sum of local reverse KLs while the two are close"
+    said = " ".join(edge["finding"] for edge in report.edges)
+    assert "the loss raised AssertionError: (no message)" in said
+    assert "the label -100 in masked positions is not taken: (no message)" in said
+
+
+def test_a_method_of_a_class_that_cannot_be_made():
+    assert audit(Abstract.loss).optimises == "forward KL"
+
+
+class Abstract(abc.ABC):
+    @abc.abstractmethod
+    def other(self): ...
+
+    def loss(self, student, teacher):
+        return forward(student, teacher)

@@ -86,8 +86,8 @@ def test_a_verdict_needs_no_loss():
 
     assert identify(by_hand(both)).name == "2 × reverse KL − 0.5 × forward KL"
     assert identify(by_hand(lambda p, q: 0 * p)).zero
-    per_token = identify(by_hand(lambda p, q: (p - q) / (p > 0).sum(axis=-1, keepdims=True)))
-    assert (per_token.name, per_token.per_token) == ("1/V × forward KL", True)
+    mean = identify(by_hand(lambda p, q: (p - q) / (p > 0).sum(axis=-1, keepdims=True)))
+    assert (mean.name, mean.over_vocabulary) == ("1/V × forward KL", True)
     squared = identify(by_hand(lambda p, q: (p - q) * objectives.forward_kl(p, q)[:, None] ** 2))
     assert squared.factor.quantity == "KL(q‖p)" and squared.factor.power == 2
 

@@ -153,7 +153,7 @@ def test_who_drew_is_told_by_a_name_or_said():
 
 def test_of_two_old_policies_the_sampler_draws():
     way = as_way(losses.sampler_and_old, TOKENS, inputs="token_log_probs", behaviour=None)
-    assert way.third == "rollout_log_probs"
+    assert way.behaviour_argument == "rollout_log_probs"
     roles = {argument.name: argument.role for argument in way.arguments}
     assert roles["old_log_probs"] == "old"
 

@@ -50,7 +50,16 @@ def others_as_baseline(student, teacher, tokens):
     return ((returns - (returns.sum(0) - returns)) * log_p).sum()
 
 
+def total_variation_to_softened(student, teacher):
+    return (probs(student) - probs(teacher / 2)).abs().sum() / 2
+
+
 SEQUENCE = {
+    "of a divergence without a KL": (
+        total_variation_to_softened,
+        {},
+        "sum of local total variation to the teacher at temperature 2",
+    ),
     # Draws much longer than their mean.
     "baseline of 1e6": (weighted(lambda r: to_go(r) + 1e6), {}, "sequence reverse KL"),
     "baseline of 1e10": (weighted(lambda r: to_go(r) + 1e10), {}, NONE),

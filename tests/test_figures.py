@@ -27,8 +27,9 @@ def test_there_are_records():
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_record_is_current(path):
+    command = json.loads(path.read_text())["provenance"]["command"]
     assert provenance.is_current(path), (
-        f"the code behind {path.name} has changed since it was recorded: run `make figures`"
+        f"the code behind {path.name} has changed since it was recorded: run `{command}`"
     )
 
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import datetime
+import importlib
 import json
 import os
 import re
@@ -221,10 +222,14 @@ def edge(name, severity, finding):
     "made, said",
     [
         (entry(False), ""),
-        (entry({"edges": [edge("a token masked (−inf) in both", "broken", "x")]}),
+        (entry({"edges": [edge("a token masked (−inf) in both", "broken", "NaN")]}),
          "NaN where both mask a token"),
-        (entry({"edges": [edge("a token masked (−inf) in the teacher only", "broken", "x")]}),
+        (entry({"edges": [edge("a token masked (−inf) in the teacher only", "broken", "a NaN")]}),
          "NaN where the teacher masks a token"),
+        (entry({"edges": [edge("a token masked (−inf) in the student only", "broken", "NaN")]}),
+         "NaN where the student masks a token"),
+        (entry({"edges": [edge("a token masked (−inf) in both", "broken", "value x")]}),
+         "a token masked (−inf) in both: value x"),
         (entry({"edges": [edge("a token masked (−inf) in both", "note", "x")]}), ""),
         (entry({"edges": [edge("clamp", "note", "x"), edge("dead gradient", "note", "y")]}),
          "x; gradient y"),
@@ -431,3 +436,21 @@ def test_what_an_exhibit_says_of_its_mistake(name):
     """Read again whenever it changes: tests/test_museum.py has the losses do what is said here."""
     shown = museum.EXHIBITS[name]
     check_text("exhibits.txt", name, "\n".join([shown.title, shown.mistake, shown.consequence]))
+
+
+def test_what_was_imported_before_is_there_again(tmp_path, monkeypatch):
+    """The package itself, a module of it, and one for which another stood in."""
+    folder = tmp_path / "heavy_trainer"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from . import helper\n")
+    (folder / "helper.py").write_text("")
+    (folder / "loss.py").write_text("import rare\nx = rare.whatever\n")
+    (tmp_path / "rare.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ("heavy_trainer", "heavy_trainer.helper", "rare")
+    before = [importlib.import_module(name) for name in names]
+    assert load("heavy_trainer.loss", ("rare",)).x is Anything
+    assert [sys.modules[name] for name in names] == before
+    assert "heavy_trainer.loss" not in sys.modules
+    for name in names:
+        del sys.modules[name]

@@ -84,6 +84,18 @@ def test_a_file_is_read_once_and_never_taken_for_another(here):
     del sys.modules["without_a_file"], sys.modules["without_a_file_under_audit"]
 
 
+def test_two_packages_of_one_name_are_told_apart(here):
+    for place in ("first", "second"):
+        package = here / place / "losses"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        (package / "deep.py").write_text(f"def f(): return '{place}'\n")
+    (package / "other.py").write_text("from . import deep\ndef f(): return deep.f()\n")
+    first = loading.load("first/losses/deep.py:f")
+    assert loading.load("second/losses/other.py:f")() == "second"
+    assert loading.load("second/losses/deep.py:f")() == "second" and first() == "first"
+
+
 def test_a_file_finds_what_lies_beside_it_before_anything_else(here, monkeypatch):
     (here / "sub").mkdir()
     (here / "sub" / "helper.py").write_text("x = 'beside'\n")

@@ -280,6 +280,7 @@ def test_benchmark_prints_both(capsys):
             "command without --show, or run this in a checkout of the book",
         ),
         (["nonsense"], "invalid choice: 'nonsense'"),
+        (["benchmark", "--show"], "--show: there is no record of the benchmark to print"),
         (["--dtype", "float16"], "invalid choice: 'float16'"),
     ],
 )

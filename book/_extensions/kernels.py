@@ -1,12 +1,15 @@
-"""Sphinx extension: the kernels that execute pages are reached through files, and begin quickly.
+"""Sphinx extension: the kernels that execute pages use no TCP ports, and begin quickly.
 
 Pages are executed side by side.  By Jupyter's own way a kernel is given TCP ports that were found
-free and let go again: another process may take one in between, and the page fails.  And each
-kernel would import for itself what most pages use, three seconds of a processor.
+free and let go again: another process may take one in between, and the page fails.  These have
+Unix sockets instead, each named after a file of the kernel's own.  And each kernel would import
+for itself what most pages use, three seconds of a processor; these are forked from a process that
+has imported it.
 """
 
 import multiprocessing
 import os
+import sys
 import tempfile
 import uuid
 
@@ -19,28 +22,27 @@ from traitlets import Type, default
 
 # What the kernels find imported.  None of it may start threads or draw random numbers by itself.
 IMPORTED = ("ipykernel.kernelapp", "ipywidgets", "matplotlib.pyplot", "sympy", "torch")
-FEW = 5  # pages that one process executes: for these a kernel imports what it uses
+FEW = 5  # up to so many pages Sphinx reads in one process; then importing it all is no gain
 
 
 def setup(app):
-    # no such files on Windows; elsewhere the system allows them some hundred characters
-    if len(tempfile.gettempdir() + "/kernel-12345678-ipc-5") <= zmq.IPC_PATH_MAX_LEN:
+    # The system allows the name of a socket about a hundred bytes.
+    longest = len(os.fsencode(tempfile.gettempdir() + "/kernel-12345678-ipc-5"))
+    if os.name == "posix" and longest <= zmq.IPC_PATH_MAX_LEN:
         executing.ModifiedNotebookClient = Client
-        app.connect("env-before-read-docs", begin_quickly_where_there_are_many)
+        app.connect("env-before-read-docs", fork_where_there_are_many)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def begin_quickly_where_there_are_many(app, env, pages):
+def fork_where_there_are_many(app, env, pages):
     Manager.forked = len(pages) > FEW
 
 
 class Manager(AsyncKernelManager):
-    """A kernel that is reached through files."""
-
     forked = False
 
     @default("transport")
-    def _files(self):
+    def _unix_sockets(self):
         return "ipc"
 
     @default("connection_file")
@@ -67,15 +69,17 @@ class Forked(LocalProvisioner):
     """A kernel that is forked from a process that has imported what most pages use."""
 
     async def launch_kernel(self, cmd, env, cwd=".", **given):
+        if cmd[0] != sys.executable or "ipykernel_launcher" not in cmd:  # of another environment
+            return await super().launch_kernel(cmd, env=env, cwd=cwd, **given)
         context = multiprocessing.get_context("forkserver")
+        # Without __main__ each kernel would run the build's script again, to import from it.
         context.set_forkserver_preload(["__main__", *IMPORTED])
+        # A kernel sets it for its pages; here pyplot is imported before there is a kernel.
         os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-        arguments = cmd[cmd.index("-m") + 2 :]
-        process = context.Process(
-            target=forked_kernel.run, args=(arguments, env, os.path.abspath(cwd))
-        )
+        told = (cmd[cmd.index("ipykernel_launcher") + 1 :], env, os.path.abspath(cwd))
+        process = context.Process(target=forked_kernel.run, args=told, daemon=True)
         process.start()
-        self.process, self.pid = Process(process), process.pid
+        self.process, self.pid, self.pgid = Process(process), process.pid, process.pid
         return self.connection_info
 
 
@@ -85,6 +89,12 @@ class Process:
     stdin = stdout = stderr = None
 
     def __init__(self, process):
-        self.send_signal = lambda signal: os.kill(process.pid, signal)
         self.kill, self.terminate, self.wait = process.kill, process.terminate, process.join
-        self.poll = lambda: process.exitcode
+        self.process = process
+
+    def poll(self):
+        return self.process.exitcode
+
+    def send_signal(self, signal):
+        if self.poll() is None:
+            os.kill(self.process.pid, signal)

@@ -176,7 +176,7 @@ def _scalar(value, words):
 def _differentiate(value, leaves, touched, words):
     try:
         return torch.autograd.grad(value, leaves, allow_unused=True)
-    except RuntimeError as error:
+    except Exception as error:  # a backward of somebody's own may raise anything
         if "inplace" in str(error) or "in-place" in str(error):
             changed = " and ".join(touched) or "a tensor it still needs"
             message = IN_PLACE.format(changed=changed, error=first_line(error), **words)

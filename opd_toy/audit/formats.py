@@ -11,8 +11,8 @@ FEW = 16  # so few different numbers, such as 0 and 1 of one-hot rows, are exact
 ORDER = 6  # of the differences in which a smooth function is gone and its rounding is left
 POINTS = 24
 DROWNED = 0.05  # rounding above this share of the numbers: they are 0 but for rounding
-# Spacing of the points, and the rounding from which on it is that of a format, the coarsest
-# first.  A half-precision input moves on only every .01 or so.
+# (spacing of the points, ((format, least rounding that shows it), ...)), the coarsest first.
+# Half precision needs a wide spacing: its inputs change only every .01 or so.
 ROUNDED = (
     (3e-2, (("bfloat16", 4e-4), ("float16", 4e-5))),
     (1e-4, (("float32", 1e-11),)),

@@ -108,8 +108,10 @@ def _without_init(method):
         found = getattr(found, part, None)
     if not inspect.isclass(found):
         return types.SimpleNamespace()
-    if issubclass(found, torch.nn.Module):
-        made = found.__new__(found)
+    try:
+        made = object.__new__(found)
+    except TypeError:  # an abstract class, or one derived from a built-in type
+        return types.SimpleNamespace()
+    if isinstance(made, torch.nn.Module):
         torch.nn.Module.__init__(made)
-        return made
-    return object.__new__(found)
+    return made

@@ -27,7 +27,6 @@ OTHER_WORDS = (
     (r"\b(reversed?|backwards?|exclusive) kl[ds]?\b", "reverse kl"),
     (r"\bkls\b", "kl"),
     (r"\b(generali[sz]ed )?(jensen shannon( divergence)?|jsd?)\b", "jsd"),
-    (r"\bgeneralized jsd\b", "jsd"),
     (r"\b(tvd?|total variation( distance)?)\b", "total variation"),
     (r"\bskewed (forward|reverse) kl\b", r"\1 kl skew"),
     (r"\bentropies\b", "entropy"),
@@ -152,6 +151,7 @@ def _plain(text):
     text = re.sub(r"(?<=[a-z])(?=KL\b)|(?<=[a-z])(?=JSD\b)", " ", text)  # forwardKL
     text = re.sub(r"\s+", " ", text.lower()).strip(" \"'").rstrip(".")
     text = re.sub(r"= ?- ?(?=[\d.])", "=-", text)  # of a parameter below 0, and no next term
+    text = re.sub(r"(?<!\de)\+", " + ", text)  # a sum, and not 1e+5
     for found, other in OTHER_WORDS:
         text = re.sub(found, other, text)
     return re.sub(r"\s+", " ", text)

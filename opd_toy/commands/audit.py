@@ -152,8 +152,7 @@ def _report(arguments, loss):
 
     options = {name: getattr(arguments, name) for name in ("drawn_from", "seed", "batched")}
     options |= _inputs(arguments)
-    third = arguments.behaviour
-    options["behaviour"] = False if third == "none" else third
+    options["behaviour"] = False if arguments.behaviour == "none" else arguments.behaviour
     if not arguments.sequence:
         return audit(loss, **options)
     reward = load(arguments.reward) if arguments.reward else None
@@ -166,7 +165,8 @@ def _inputs(arguments):
     inputs = parts[0] if len(parts) == 1 else parts
     if arguments.top_k is None:
         return {"inputs": inputs}
-    return {"inputs": (parts[0].replace("top_k", "logits"), "top_k"), "k": arguments.top_k}
+    inputs = (parts[0].replace("top_k", "logits"), "top_k", *parts[2:])
+    return {"inputs": inputs, "k": arguments.top_k}
 
 
 def _refuse(message):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 FORMATS = ("text", "json", "junit", "sarif", "github")
@@ -103,7 +104,8 @@ def _result(outcome):
         "message": {"text": f"{outcome.loss}: {outcome.message}"},
     }
     if outcome.path:
-        address = f"file://{outcome.path}" if outcome.path.startswith("/") else outcome.path
+        path = quote(outcome.path)
+        address = f"file://{path}" if path.startswith("/") else path
         place = {"artifactLocation": {"uri": address}, "region": {"startLine": outcome.line}}
         result["locations"] = [{"physicalLocation": place}]
     return result

@@ -75,7 +75,10 @@ def _module_of_file(path):
     sys.path.insert(0, str(root))
     name = ".".join(parts)
     known = sys.modules.get(name)
-    if len(parts) > 1 or getattr(known, "__file__", None) == str(path):
+    if getattr(known, "__file__", None) == str(path):
+        return known
+    if len(parts) > 1:
+        _forget_another(parts[0], root)
         return importlib.import_module(name)
     # A file may be called like a module that is already there.
     name = f"{name}_under_audit" if known else name
@@ -88,6 +91,14 @@ def _module_of_file(path):
         del sys.modules[name]
         raise
     return module
+
+
+def _forget_another(package, root):
+    """A package of this name that was imported from another folder than ``root``."""
+    known = getattr(sys.modules.get(package), "__file__", None)
+    if known and Path(known).resolve().parent.parent != root:
+        for name in [name for name in sys.modules if name.split(".")[0] == package]:
+            del sys.modules[name]
 
 
 def _functions_of(module):

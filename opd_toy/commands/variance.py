@@ -95,9 +95,11 @@ def add(commands):
 
 def run(parser, arguments):
     with stoppable(parser):
+        if arguments.show and arguments.part == "benchmark":
+            parser.error("--show: there is no record of the benchmark to print; leave it out")
         if arguments.part == "exponents":
             exponents(folder(arguments), arguments)
-        elif arguments.show and arguments.part != "benchmark":
+        elif arguments.show:
             for part in parts(arguments):
                 show(part, read_record(folder(arguments) / record_name(part)), arguments)
         else:

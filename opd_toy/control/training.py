@@ -110,8 +110,8 @@ def distillation(runs, teachers, length=LENGTH, batch=BATCH, noise=None, teacher
     """``gradient`` for ``train``: students that learn from two ``teachers`` in turn.
 
     ``teachers`` (2, P), or (2, R, P) where each run has its own.
-    ``noise(iteration)`` (T, R, B) takes the place of the seeds' own where it is given;
-    ``teacher_bounds``, (lower, upper) each (R,), that of the students' bounds of log std.
+    ``noise(iteration)`` (T, R, B) replaces the seeds' own noise; ``teacher_bounds``, (lower,
+    upper) each (R,), are the teachers' bounds of log std where they differ from the students'.
     """
     lower, upper = (runs.lower, runs.upper) if teacher_bounds is None else teacher_bounds
     noise = noise or (
@@ -137,8 +137,8 @@ def distillation(runs, teachers, length=LENGTH, batch=BATCH, noise=None, teacher
 def reinforcement(runs, task, length=LENGTH, batch=BATCH):
     """``gradient`` for ``train``: REINFORCE on each run's own ``task`` (R,).
 
-    The cost is |s' - target| / T a step; of the cost to go its mean over the batch at the same
-    step is taken off.
+    The cost is |s' - target| / T a step.  From the cost to go, its mean over the batch at the
+    same step is subtracted.
     """
     target = runs.gamma.new_tensor(TARGETS)[task][:, None]
 

@@ -102,7 +102,7 @@ class Derivation:
 
     @property
     def steps(self):
-        """All checked steps, of every chain in its order."""
+        """All lines of all chains; the first of each is its start, the others are checked."""
         return tuple(step for part in self.chains for step in part.steps)
 
     def latex_claim(self, *titles):

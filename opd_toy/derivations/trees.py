@@ -48,7 +48,7 @@ class Tree:
         ]
 
     def moved(self, step):
-        """∇ without a coordinate is by the first parameter."""
+        """The tree after a step of the first parameter, which a ∇ without a coordinate is of."""
         logits = {
             prefix: [value + step * slope for value, slope in zip(row, self.slopes[prefix][0])]
             for prefix, row in self.logits.items()

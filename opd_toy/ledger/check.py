@@ -14,7 +14,7 @@ class LedgerError(AssertionError):
 
 
 def check(book, claims=CLAIMS, tests=None, proofs=PACKAGE / "derivations"):
-    """Raise LedgerError, listing every loss, unless each claim is shown as its row says.
+    """Raise LedgerError, listing every problem, unless each claim is shown as its row says.
 
     ``book`` is the directory of the pages; ``tests`` defaults to the directory of that
     name beside it.  A *proof* needs a derivation and, in ``proofs``, a test named after the

@@ -100,8 +100,8 @@ def read_visits(texts):
 class House(torch.nn.Module):
     """``model`` in the house: it chooses its steps, and the house ends the text.
 
-    It has the face of a ``Transformer``, its states being logits.  The end has all the probability
-    in the right room and none elsewhere, whatever the model: no loss learns from it.
+    It has the interface of a ``Transformer``; its states are logits already.  The end has all the
+    probability in the right room and none elsewhere, whatever the model: no loss learns from it.
     """
 
     def __init__(self, model):

@@ -37,8 +37,8 @@ def importance_weights(
     """Weights (B, T) from log probabilities of the drawn tokens (B, T); 0 where masked.
 
     ``level``, over which tokens the ratios p/mu are multiplied: "token" its own; "prefix" all
-    up to it; "sequence" all of its text; "mean" all of its text, to the power of one over their
-    number.
+    up to it and its own ("both" in ``opd_toy.sequences``); "sequence" all of its text; "mean"
+    all of its text, to the power of one over their number.
     ``correction``: "ratio" as it is; "truncate" at most ``limits``, a number above 0; "mask" 0
     outside ``limits`` = (low, high).  ValueError for a weight that is not finite, which
     truncation prevents, and for a drawn token that the behaviour gives probability 0.

@@ -97,7 +97,7 @@ def sft_loss(logits, tokens, mask=None, *, weights=None, normalizer=None):
 def discounted_return(costs, gamma, mask=None):
     """G_t = sum of gamma**n r_u over valid u >= t of ``costs`` r (..., T): (..., T).
 
-    n is the number of valid positions from t to u.  Masked positions cost nothing and take no
+    n is the number of valid positions after t, up to u.  Masked positions cost nothing and take no
     time; G is 0 there.  gamma from 0 to 1.  eq-discounted-return.
     """
     float_tensor("costs", costs, "T")

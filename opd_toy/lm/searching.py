@@ -136,7 +136,7 @@ def measured(model):
     """Of the answers to ``QUESTIONS`` names that no training text has, one to each.
 
     found: share that come to the right room; by_step: the same after 1, 2, … tokens;
-    first, after: mean probability of a wrong next step before and after the first wrong one;
+    before, after: mean probability of a wrong next step before and after the first wrong one;
     stuck: that of a wrong next step in a wrong room, where going back is right.
     """
     prompts = TASK.prompts(QUESTIONS, "asked", split="test")

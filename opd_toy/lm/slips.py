@@ -29,7 +29,7 @@ class Step:
 def read_steps(terms, answer):
     """The ``Step`` of each token of ``answer``, a string, to a question of ``terms``.
 
-    Reading ends with the answer, or at a sign that stands where none of its kind can.
+    Reading ends with the answer, or at a sign of a kind that cannot stand there.
     Raises ValueError where a term is no whole number of one digit.
     """
     terms = [_validate.whole("terms", term, 0, 9) for term in terms]

@@ -1,8 +1,8 @@
-"""The chart of the page *Decide*: questions, and of all answers those that they leave.
+"""The chart of the page *Decide*: questions, and the advice that fits the chosen answers.
 
 It is plain HTML and works without a kernel.  The address keeps the answers, as
-``#decide=logits,same,one,fresh,no``.  Without scripts nothing is shown but a word on the table
-that stands on the same page.
+``#decide=logits,same,one,fresh,no``.  Without scripts only a sentence is shown, which points to
+the tables of the same page.
 """
 
 import html

@@ -12,7 +12,6 @@ class Style:
     """The colours of one paper, light or dark, for a drawing: ``style["student"]``."""
 
     def __init__(self, dark=False):
-        self.dark = dark
         self.colours = {name: pair[int(dark)] for name, pair in {**ROLES, **PAPER}.items()}
 
     def __getitem__(self, role):

@@ -28,7 +28,7 @@ function mountIndex(root) {
   const read = () => {
     const [, given] = location.hash.match(/^#index=(.*)$/) ?? [];
     if (given !== undefined) return choose(given.split(","));
-    const linked = rows.find((row) => `#${row.id}` === decodeURIComponent(location.hash));
+    const linked = rows.find(({ id }) => location.hash === `#${encodeURIComponent(id)}`);
     if (!linked) return show();
     choose([]);
     linked.querySelector("details").open = true;

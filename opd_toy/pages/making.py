@@ -19,7 +19,7 @@ SOURCES = {
             "opd_toy/explorables/*.js",
             "opd_toy/explorables/*.css",
             "opd_toy/audit/exhibits/museum.py",  # whose code one slider shows
-            "figures/lm-study-*.json",  # the learning curves show every study that is there
+            "figures/lm-study-*.json",  # the learning curves show two of them
         ),
     },
 }

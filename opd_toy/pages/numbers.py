@@ -49,7 +49,7 @@ def percent(value, digits=0):
 
 
 def figures(value, count=3):
-    """``count`` significant figures, such as "0.00068" or "1.5e4" written 1.5 · 10⁴."""
+    """``count`` significant figures: "0.00068"; "1.50 · 10⁴" where ``g`` has an exponent."""
     text = f"{value:.{count}g}"
     return scientific(value, count - 1) if "e" in text else text.replace("-", "−")
 

@@ -43,9 +43,9 @@ def drift(noise, pairs=200, tokens=500):
 
 
 def own_teacher(hinted, rate, steps=2000):
-    """The student after descent on a teacher that is itself, each hint added to the logits.
+    """The student after descent towards itself with hints: the mean reverse KL over the hints.
 
-    ``hinted``: a hint's probabilities from even logits, a row each, with equal chances.  The
+    ``hinted`` (hints, V): what each hint makes of equal logits; all hints are equally likely.  The
     teacher's weights move by ``rate`` towards the student's each step.
     """
     student, behind = np.zeros(hinted.shape[1]), np.zeros(hinted.shape[1])

@@ -257,7 +257,7 @@ def _quadratic(form):
 
 
 def signal_parts(student, teacher, signal):
-    """The cost of a token for itself and for those before it, each (S, T); local gradients."""
+    """(own, later, local): a token's cost for itself and for earlier ones (S, T); gradients."""
     _validate.choice("signal", signal, SIGNALS)
     sampled = token_costs(student, teacher)
     if signal == "sampled":

@@ -69,4 +69,6 @@ def audit_sequence(
     rest = {"drawn_from": drawn_from, "reward": reward, "seed": seed, **options}
     again = lambda other: audit_sequence(loss, inputs=other, **rest)
     report = judge(measured, reading)
-    return reported(with_stale_texts(report, call) if way.third else report, way, batched, again)
+    return reported(
+        with_stale_texts(report, call) if way.behaviour_argument else report, way, batched, again
+    )

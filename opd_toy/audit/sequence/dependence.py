@@ -26,9 +26,9 @@ class Dependence:
     ``others[input]`` (2, T, T): the same of text b's row t with row u of the other text of a
     batch of two, and ``order``: what changes where the two texts change places; None
     where a text is alone.
-    ``scored`` (T,): the position at whose token row t follows the score, of a student at
-    ``temperature``; ``read_at`` (T,): the one at whose token alone the teacher's row is read;
-    ``NOWHERE`` where that is none, or the whole vocabulary counts.
+    ``scored`` (T,): the position whose token's score row t follows, of a student softened at
+    ``temperature``; ``read_at`` (T,): the position at whose token alone the teacher's row is
+    read; ``NOWHERE`` where there is no single one.
     ``constants``: whether adding one to a row of logits, which changes no probability, changes
     the loss.  Changes up to ``seen`` may be rounding.
     """

@@ -39,7 +39,7 @@ def local_objective(fitting, confirming, drawer, tolerance):
         return None
     if verdict.factor:
         return _with_a_factor(verdict)
-    lead, per_token = verdict.terms[0][0], verdict.per_token
+    lead, over_vocabulary = verdict.terms[0][0], verdict.over_vocabulary
     terms = tuple((coefficient / lead, candidate) for coefficient, candidate in verdict.terms)
 
     values = [value_of(candidate) for _, candidate in terms]
@@ -48,10 +48,10 @@ def local_objective(fitting, confirming, drawer, tolerance):
         return sum(c * of(p, q) for (c, _), of in zip(terms, values))
 
     def gradient(p, q):
-        return sum_of(terms, Pairs(np.log(p), np.log(q)), per_token)
+        return sum_of(terms, Pairs(np.log(p), np.log(q)), over_vocabulary)
 
-    known = all(values) and not per_token
-    name = phrase(terms) + (", divided by V" if per_token else "")
+    known = all(values) and not over_vocabulary
+    name = phrase(terms) + (", divided by V" if over_vocabulary else "")
     return Local(name, value if known else None, gradient)
 
 
@@ -80,9 +80,9 @@ def value_of(candidate):
     if student != 1 or teacher != 1:
         direction = candidate.name.split(" KL")[0]
         objective = SOFTENED.get(tuple(parameters), "").format(direction)
-    if not objective:
+    of = getattr(objectives, objective or "", None)
+    if of is None:
         return None
-    of = getattr(objectives, objective)
     return lambda p, q: of(_softened(p, student), _softened(q, teacher), **parameters)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opd_toy.audit.calling import AuditError
+from opd_toy.audit.calling import AuditError, first_line
 from opd_toy.audit.sequence.dependence import INPUTS, with_row
 
 LENGTH, VOCABULARY, DRAWS = 4, 3, 3
@@ -34,7 +34,8 @@ class MaskFacts:
     """What masked positions do.
 
     ``gradient``: {mask: (text, position)s that get a gradient though masked}; ``leak``:
-    {mask: Leak where they change that of the valid ones, None where no row does so alone}.
+    {mask: Leak}, masks whose masked rows change the valid positions' gradient, None where no
+    single row does.
     ``factor``: {mask: c} where the gradient is c times that of the valid positions alone,
     None where it is no multiple; ``nan``: NaN logits there spoil the result; ``labels``: the
     error with -100 for their tokens; ``nothing``: finite where no position is valid.
@@ -189,5 +190,5 @@ def _error(call, *inputs):
     try:
         call.texts(*inputs)
     except AuditError as error:
-        return str(error.__cause__ or error).splitlines()[0]
+        return first_line(error.__cause__ or error)
     return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from opd_toy.audit.calling import AuditError
+from opd_toy.audit.calling import AuditError, described
 from opd_toy.audit.sequence.dependence import Dependence, observe_dependence
 from opd_toy.audit.sequence.groups import GroupFacts, observe_group
 from opd_toy.audit.sequence.limits import Limits, observe_limits
@@ -34,10 +34,16 @@ TREES_OF_PAIRS = {
     "long": ((2, 4, 1),),
     "wide": ((12, 1, 1),),
 }
-# Standard deviation of the logits; 1 elsewhere.  Where sizes are tried, nearness is not.
+# Standard deviation of the logits (in close trees, of their difference); 1 elsewhere.
+# Small in long and wide trees, so that only their size is tried.
 SPREAD = {"far": 6.0, "long": 0.25, "wide": 0.25, "close fit": 0.25, "close confirm": 0.25}
 ROLES = [*TREES, "close fit", "close confirm"]
 BEYOND = ("far", "long", "wide")
+SAME_REWARD = (
+    "reward gives the same number for all texts of a length ({value!r}, for instance), so that its "
+    "part in the gradient cannot be seen: texts of tokens 0 to {last} were tried; give one that "
+    "tells them apart"
+)
 NOT_FINITE = (
     "the gradient is not finite at ordinary logits (T = {length}, V = {vocabulary}, "
     "tokens {tokens}): look for 0/0, log(0) or 0 × inf, "
@@ -190,6 +196,9 @@ def trees(sizes, role, seed):
 def _refuse(call, samples):
     if not any(sample.gradients for sample in samples):
         raise call.no_gradient
+    if samples[0].rewards is not None and all(np.ptp(sample.rewards) == 0 for sample in samples):
+        value, last = float(samples[0].rewards[0]), max(s.student.vocabulary for s in samples) - 1
+        raise AuditError(SAME_REWARD.format(value=value, last=last))
     for sample in samples:
         wrong = np.flatnonzero(~np.isfinite(sample.table).all(axis=1))
         if len(wrong):
@@ -211,9 +220,7 @@ def _beyond(call, pairs, role, drawer, reward, copies):
             with warnings.catch_warnings(action="ignore"):
                 samples.append(tabulate(call, *pair, drawer, reward, copies))
         except AuditError as error:
-            reason = error.__cause__ or error
-            first_line = str(reason).splitlines()[0]
-            refused = f"the loss raised {type(reason).__name__}: {first_line}"
+            refused = f"the loss raised {described(error.__cause__ or error)}"
     if role != "far":
         # One token, no standard deviation: what a loss makes of T = 1 is not held against it.
         samples = [sample for sample in samples if sample.is_finite]

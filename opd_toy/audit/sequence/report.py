@@ -15,8 +15,9 @@ class SequenceReport(Report):
     ``optimises``: what the loss's expected gradient is the gradient of, factor in front;
     "zero"; or "none of these".  "Sequence" and "expected" objectives count what a token does
     to all that follows; sums of "local" ones hold the prefixes passed fixed.
-    ``objective``, ``scale``: the same apart, where it is one objective; the scale "c(T)"
-    follows no known law of T.  ``holds_everywhere``: on trees far off too.
+    ``objective``, ``scale``: the same apart, where it is one objective, else None and "1"
+    (None where refuted); the scale "c(T)" follows no known law of T.
+    ``holds_everywhere``: on trees far off too.
     ``credit`` (T, T) at T = 3, row t: the weights of the costs ``credit_of`` that the token
     at t pays for; ``credits`` for every length; None where they are not known.
     ``carried`` (T, T) at T = 3: the weights of the sampled costs in a single draw, where the

@@ -77,7 +77,7 @@ class StaleMeasurements:
 
 
 def measure(way, seed):
-    """-> StaleMeasurements of a Way with a ``third``."""
+    """-> StaleMeasurements of a Way with a ``behaviour_argument``."""
     fresh = measure_fresh(way, "student", seed)
     return StaleMeasurements(
         fresh,
@@ -130,7 +130,10 @@ def _walk(way, moved, sign):
 
 
 def jump_between(row, low, high, below):
-    """Where the gradient is there (``below``: at ``low``) and from where on it is not."""
+    """Between ``low`` and ``high``, where the gradient becomes 0 or ends being 0.
+
+    ``below``: whether there is one at ``low``.
+    """
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         if row(middle).any() == below:

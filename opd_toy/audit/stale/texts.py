@@ -62,7 +62,7 @@ def name(base, level):
 
 
 def level_of(call, precision):
-    """-> (Level or None, the map (T, T)) of a SequenceCall whose loss has a ``third``.
+    """-> (Level or None, the map (T, T)) of a SequenceCall whose loss has a ``behaviour_argument``.
 
     Row t of the map: by which powers the gradient's row t grows with the ratios; None where
     that is no number.
@@ -155,7 +155,7 @@ def _level(grown, slack):
 
 
 def _correction(call, level, cost, rounding):
-    """names.Correction of the ratio or product, from walks at two positions, or None."""
+    """names.Correction of the ratio or product, from walks with costs of both signs, or None."""
     if level in (NONE, "each"):
         return None
     moved = "behaviour" if cost == FRESH else "student"

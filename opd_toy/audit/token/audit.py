@@ -37,7 +37,7 @@ def audit(
         behaviour = False
     options = {"k": k, "batched": batched, "behaviour": behaviour}
     way = as_way(loss, TOKENS, inputs=inputs, **options)
-    if way.third:
+    if way.behaviour_argument:
         report = stale_judge(stale_measure(way, seed))
     else:
         report = judge(measure(way, drawn_from, seed))

@@ -59,7 +59,7 @@ def _curve_of(seen, verdict):
     named = [term.name for _, term in verdict.terms]
     if verdict.known and not any(name.startswith(tuple(of_weights)) for name in named):
         return None
-    return ratios.curve(seen.times_vocabulary() if verdict.per_token else seen)
+    return ratios.curve(seen.times_vocabulary() if verdict.over_vocabulary else seen)
 
 
 def _as_fields(curve):

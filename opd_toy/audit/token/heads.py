@@ -112,9 +112,8 @@ def with_one_softened(k):
 
 @functools.cache
 def to_softened_teacher(k):
-    """What treats the student's other tokens in proportion to p, of a softened teacher."""
-    found = [candidate for whose in WHOSE for candidate in of_one_head(whose, k)]
-    return [of_one_model(candidate)[0] for candidate in found]
+    """The candidates of ``top_k``, each with the teacher softened."""
+    return [of_one_model(candidate)[0] for candidate in top_k(k)]
 
 
 def _softened(candidate, temperature):

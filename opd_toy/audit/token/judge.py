@@ -163,7 +163,7 @@ def _statement(judged, margin):
     elif verdict.known and margin and not verdict.factor and seen.tolerance <= formats.COARSE:
         limit = names.MARGIN
     everywhere = not limit and (verdict.known or verdict.zero)
-    single = len(verdict.terms) == 1 and not verdict.per_token and not verdict.factor
+    single = len(verdict.terms) == 1 and not verdict.over_vocabulary and not verdict.factor
     scale, term = verdict.terms[0] if single else (None, None)
     engine = term if everywhere else None
     return {
@@ -207,7 +207,7 @@ def _uses_token(tables):
 def _spread(notes, drawn_from, verdict):
     """Standard deviation and variance of single draws at the notes' pair, others' beside them."""
     weights = notes.weights(drawn_from)
-    single = len(verdict.terms) == 1 and not verdict.per_token and not verdict.factor
+    single = len(verdict.terms) == 1 and not verdict.over_vocabulary and not verdict.factor
     scale = verdict.terms[0][0] if single else 1.0
     plain = total_variance(STUDENT, policy_gradient(STUDENT, TEACHER)) * scale**2
     return {

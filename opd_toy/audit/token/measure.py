@@ -147,7 +147,7 @@ def measure(loss, drawn_from, seed):
 
 
 def tabulate(loss, taken, student, teacher, tier=ORDINARY, fit=True):
-    """-> Table.  A token without a gradient has a row of zeros, far out one refused of NaN.
+    """-> Table.  A token without a gradient has a row of zeros, one refused far out a row of NaN.
 
     NoGradient where none of the tokens has one and the pair is ordinary.
     """

@@ -9,20 +9,20 @@ OVER_VOCABULARY = "1/V × "
 POWERS = {1.0: "{}", -1.0: "1/{}", 0.5: "√{}", -0.5: "1/√{}"}
 
 
-def phrase(terms, per_token=False):
+def phrase(terms, over_vocabulary=False):
     """Of (coefficient, Candidate): "2 × reverse KL", "reverse KL − forward KL", "1/V × entropy"."""
     # Positive and large ones first.
     terms = sorted(terms, key=lambda term: (term[0] < 0, -abs(term[0])))
     if len(terms) == 1:
         ((coefficient, candidate),) = terms
-        return times(coefficient, (OVER_VOCABULARY if per_token else "") + candidate.name)
+        return times(coefficient, (OVER_VOCABULARY if over_vocabulary else "") + candidate.name)
     text = ""
     for coefficient, candidate in terms:
         sign = " − " if coefficient < 0 else " + "
         if not text:
             sign = "−" if coefficient < 0 else ""
         text += sign + times(abs(coefficient), candidate.name)
-    return f"1/V × ({text})" if per_token else text
+    return f"1/V × ({text})" if over_vocabulary else text
 
 
 def times(coefficient, name):

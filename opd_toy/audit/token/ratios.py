@@ -237,6 +237,9 @@ def follows(expected, found):
 
 
 def at_temperature_one(expected):
-    """(Expected at the temperature at which weights are functions of the ratio, it), or None."""
+    """(Expected in the logits softened at a temperature, that temperature), or None.
+
+    There the weights are functions of the log-ratio.
+    """
     found = temperature(expected)
     return None if found is None else (softened(expected, found), found)

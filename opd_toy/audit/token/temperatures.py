@@ -35,7 +35,7 @@ def softened_pairs(pairs, student=1.0, teacher=1.0):
 
 
 def softened(expected, temperature):
-    """Expected: the gradients in the softened logits z / T, in which z's are 1 / T of them."""
+    """Expected in the softened logits z / T; the gradients there are T times those in z."""
     large = expected.large and softened(expected.large, temperature)
     return replace(
         expected,

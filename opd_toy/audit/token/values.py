@@ -53,22 +53,22 @@ def name_values(groups, tolerance, terms=()):
     if len(terms) == 1 and terms[0][1].objective and terms[0][1].parameters:
         known = VALUES | {terms[0][1].name: lambda p, q: _engine_value(terms[0][1], p, q)}
     counts = (1, 2) if tolerance <= COARSE else (1,)  # with two, anything would be something
-    for count, per_token in itertools.product(counts, (False, True)):
+    for count, over_vocabulary in itertools.product(counts, (False, True)):
         for chosen in itertools.combinations(known, count):
             functions = [known[name] for name in chosen]
-            coefficients = _coefficients(groups, functions, per_token, tolerance)
+            coefficients = _coefficients(groups, functions, over_vocabulary, tolerance)
             if coefficients is not None:
                 named = [(c, Candidate(name, None)) for c, name in zip(coefficients, chosen)]
-                return names.phrase(named, per_token)
+                return names.phrase(named, over_vocabulary)
     return None
 
 
-def _coefficients(groups, functions, per_token, tolerance):
+def _coefficients(groups, functions, over_vocabulary, tolerance):
     """The coefficients with which the functions sum to the values of all groups, or None."""
     columns = []
     for values in groups:
         pairs = values.pairs
-        divisor = pairs.sizes if per_token else 1
+        divisor = pairs.sizes if over_vocabulary else 1
         columns.append(np.stack([f(pairs.p, pairs.q) / divisor for f in functions], axis=1))
     # Every second pair of the first group is fitted to; all must agree.
     coefficients = np.linalg.lstsq(columns[0][::2], groups[0].expected[::2], rcond=None)[0]

@@ -36,16 +36,17 @@ NOTHING = 1e-14  # the rounding of zeros
 
 @dataclass(frozen=True)
 class Verdict:
-    """``terms``: (coefficient, Candidate) whose sum, over V where ``per_token``, is the gradient.
+    """``terms``: (coefficient, Candidate) whose sum is the gradient.
 
-    ``factor``: what it is multiplied by besides, or None.  ``mixture``: two terms whose
-    weights differ from pair to pair.  ``curve``: the weight of the log-ratio, where it is a
-    function of that alone.  ``holds`` (N,): on which of all pairs it is.  Neither terms nor
-    a mixture with a name: the gradient is 0 where ``zero``, else not known.
+    ``over_vocabulary``: whether it is divided by V.  ``factor``: what it is multiplied by
+    besides, or None.  ``mixture``: two terms whose weights differ from pair to pair.
+    ``curve``: the weight of the log-ratio, where it is a function of that alone.
+    ``holds`` (N,): on which of all pairs it is.  Neither terms nor a mixture with a name:
+    the gradient is 0 where ``zero``, else not known.
     """
 
     terms: tuple = ()
-    per_token: bool = False
+    over_vocabulary: bool = False
     factor: Factor | None = None
     zero: bool = False
     holds: np.ndarray = field(default=None, repr=False)
@@ -69,23 +70,23 @@ class Verdict:
         if not self.terms:
             return (self.mixture and self.mixture.name) or names.NONE
         if not self.factor:
-            return names.phrase(self.terms, self.per_token)
+            return names.phrase(self.terms, self.over_vocabulary)
         if self.factor.quantity is None:
             return names.phrase(self.terms) + names.FACTOR
         text = names.power_text(self.factor.number, self.factor.quantity, self.factor.power)
         return f"{text} × {self.terms[0][1].name}"
 
     def gradient(self, pairs):
-        return sum_of(self.terms, pairs, self.per_token)
+        return sum_of(self.terms, pairs, self.over_vocabulary)
 
 
-def sum_of(terms, pairs, per_token=False):
+def sum_of(terms, pairs, over_vocabulary=False):
     """The gradients (N, V) that (coefficient, Candidate) sum to."""
     total = sum((c * term.gradient(pairs) for c, term in terms), np.zeros(pairs.p.shape))
-    return total / pairs.sizes[:, None] if per_token else total
+    return total / pairs.sizes[:, None] if over_vocabulary else total
 
 
-@np.errstate(all="ignore")  # far out, what it is not is infinite
+@np.errstate(all="ignore")  # on pairs far apart, wrong candidates may be infinite
 def identify(expected):
     """-> Verdict: on all pairs if an explanation holds there, else on ordinary, else close ones."""
     highest = int(expected.tier.max())
@@ -163,9 +164,9 @@ def _drowned(expected):
 def _first_of(searches, expected):
     """-> Verdict of the first search that finds terms, for the loss itself or for it times V."""
     parts = ((expected, False), (expected.times_vocabulary(), True))
-    for search, (part, per_token) in itertools.product(searches, parts):
+    for search, (part, over_vocabulary) in itertools.product(searches, parts):
         if terms := _plainer(search(part)):
-            return Verdict(terms, per_token)
+            return Verdict(terms, over_vocabulary)
     return None
 
 
@@ -228,7 +229,7 @@ def _at_a_temperature(expected):
         (coefficient, temperatures.at_temperature(candidate, temperature, temperature))
         for coefficient, candidate in verdict.terms
     )
-    part = expected.times_vocabulary() if verdict.per_token else expected
+    part = expected.times_vocabulary() if verdict.over_vocabulary else expected
     terms = confirmed(part, [candidate for _, candidate in terms])
     return terms and replace(verdict, terms=terms)
 

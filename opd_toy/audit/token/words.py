@@ -101,7 +101,7 @@ def _how_far_it_holds(report):
 
 
 def _what_it_is(report):
-    """Where there is no name, what is known; where the name says less than the weight, that."""
+    """Without a name, what is known; then the weight's curve, where the report has one."""
     weight = report.weight
     if report.optimises == NONE:
         if report.mixture:

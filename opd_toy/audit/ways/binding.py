@@ -55,18 +55,18 @@ class Argument:
     whole_number: bool = False
 
 
-def bind(parameters, level, forms, labels, names, third=None):
+def bind(parameters, level, forms, labels, names, behaviour=None):
     """-> a list of Argument, in the order of the signature; AuditError where it cannot be.
 
     ``forms``: {"student": form, "teacher": form or "top_k"}; ``labels``: whether the loss is
-    said to take labels; ``names``: words for the refusals; ``third``: the argument that is said
+    said to take labels; ``names``: words for the refusals; ``behaviour``: the argument that is said
     to be an old policy's.
     """
     plain = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    required = [p for p in plain if p.default is p.empty or p.name == third]
+    required = [p for p in plain if p.default is p.empty or p.name == behaviour]
     spread = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     told = _told(plain, required, forms["teacher"] == TOP_K)
-    told |= {p.name: roles.OLD for p in plain if p.name == third}
+    told |= {p.name: roles.OLD for p in plain if p.name == behaviour}
     places = _places(level, forms)
     chosen = {p.name: told[p.name] for p in required if told[p.name]}
     for name, role in chosen.items():
@@ -97,8 +97,8 @@ def bind(parameters, level, forms, labels, names, third=None):
     )
     if few and not spread:
         which = "nothing in it is known for the student's" if chosen else "it takes nothing"
-        if third:
-            which = f"where {third} is the behaviour's nothing is left for the teacher"
+        if behaviour:
+            which = f"where {behaviour} is the behaviour's nothing is left for the teacher"
         elif len(chosen) == 1:
             which = "it takes one argument"
         raise AuditError(OTHER_INTERFACE.format(which=which, **names))

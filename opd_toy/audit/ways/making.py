@@ -6,9 +6,9 @@ from opd_toy import _validate
 from opd_toy.audit.signatures import call_text, read
 from opd_toy.audit.ways import roles
 from opd_toy.audit.ways.batch import USUAL
+from opd_toy.audit.ways.behaviour import settle_behaviour
 from opd_toy.audit.ways.binding import FORMS, TOP_K, Argument, bind
 from opd_toy.audit.ways.described import EVERYTHING
-from opd_toy.audit.ways.third import settle_third
 from opd_toy.audit.ways.trial import check_forms, probe, shifts_inside, tried
 from opd_toy.audit.ways.way import TEXTS, TOKENS, Way
 
@@ -56,7 +56,7 @@ def as_way(
         way = tried(way, inputs_tried)
     if any(argument.role == roles.BATCH for argument in way.arguments):
         _read_batch(way, inputs_tried)
-    settle_third(way, behaviour)
+    settle_behaviour(way, behaviour)
     check_forms(way, inputs_tried)
     if labels is None and level is TEXTS and shifts_inside(way, inputs_tried):
         way.shift = True
@@ -92,13 +92,13 @@ def _names(loss, found, level, batched):
     }
 
 
-def _arguments(found, level, forms, labels, names, third):
+def _arguments(found, level, forms, labels, names, behaviour):
     parameters = found.parameters
     if found.spread and not [p for p in parameters if p.default is p.empty and _is_plain(p)]:
         parameters = [p for p in parameters if not _is_plain(p)]
     elif parameters and not any(_is_plain(p) for p in parameters):  # keywords alone
         return [Argument(None, roles.BATCH, keyword=True)]
-    return bind(parameters, level, forms, labels is not None, names, third)
+    return bind(parameters, level, forms, labels is not None, names, behaviour)
 
 
 def _is_plain(p):

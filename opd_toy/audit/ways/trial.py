@@ -109,7 +109,7 @@ def _not_logits(way, named, raises):
 def shifts_inside(way, inputs):
     """Whether labels are held against the logits before them.
 
-    Aligned, the last row of logits would have no gradient and the first label no effect.
+    Such a loss gives the last row of logits no gradient, and the first label has no effect.
     """
     told = {a.name: a.role for a in way.arguments if a.told} | way.read
     labels = [n for n, role in told.items() if role == roles.LABELS or re.match("input_ids", n)]

@@ -58,16 +58,16 @@ class Way:
 
     ``arguments``: of ``binding.Argument``; ``count``: how many inputs it takes, 2 to 4;
     ``names``: words for refusals; ``returns``: where the loss was found in what it returns;
-    ``axis``: whether single positions get a batch axis; ``third``: the name of the argument
-    that is the behaviour's, or None; ``behaviour``: its logits, None for the student's own;
-    ``output``: what makes of logits a model's output, where the loss looks for one.
+    ``axis``: whether single positions get a batch axis; ``behaviour_argument``: the name of
+    the argument that is the behaviour's, or None; ``behaviour``: its logits, None for the
+    student's own; ``output``: what makes of logits a model's output, where the loss looks for one.
     """
 
     def __init__(self, loss, level, arguments, names, *, k=2, axis=False, form="logits"):
         self.loss, self.level, self.arguments = loss, level, arguments
         self.names, self.k, self.axis, self.form = names, k, axis, form
         self.shift = False
-        self.third, self.behaviour, self.output = None, None, None
+        self.behaviour_argument, self.behaviour, self.output = None, None, None
         self.returns, self.read, self.note = None, {}, None
         self.settle()
 
@@ -128,7 +128,7 @@ class Way:
 
     def _value(self, argument, given):
         def give(entry):
-            if self.third and entry.name == self.third:
+            if self.behaviour_argument and entry.name == self.behaviour_argument:
                 entry = replace(entry, role=roles.BEHAVIOUR)
             value = value_of(entry, given, self.k)
             return self.output(value) if self.output and entry.form == "logits" else value

@@ -331,7 +331,7 @@ def growth(by_length):
 
 
 def number(value, digits=4):
-    """A float of so many significant digits, 0 where it is ``ROUNDING``; None if not finite."""
+    """``value`` to ``digits`` significant digits, 0 up to ``ROUNDING``; None if not finite."""
     if not np.isfinite(value):
         return None
     return float(f"{value:.{digits}g}") if abs(value) > ROUNDING else 0.0

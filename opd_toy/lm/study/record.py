@@ -28,7 +28,7 @@ class Record:
     def during(self, method, measure):
         """Mean of each run's measurements after the start (S,); NaN where it broke down.
 
-        Who learns early is far from the start's value in it.
+        A run that learns early has a mean far from its value at the start.
         """
         runs = self.results["curves"][method]
         means = (

@@ -37,7 +37,7 @@ class Rule:
 
 
 def rule(**words):
-    """Makes the ``Rule`` with these words of the function below."""
+    """Decorator: turns the function below into the ``Rule`` with these words."""
     return functools.partial(_rule, words)
 
 

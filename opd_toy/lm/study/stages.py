@@ -67,7 +67,7 @@ EFFORTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What the jobs of a study came to: {Student: curve}, {Student: measures}, {(name, length)}."""
+    """Results of the jobs: {Student: curve}, {Student: measures}, {(name, length): moments}."""
 
     trained: dict
     measured: dict

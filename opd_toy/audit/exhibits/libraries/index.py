@@ -21,6 +21,11 @@ OBJECTIVES = {
     "forward": ("forward KL", r"forward KL"),
     "other": ("another", r""),
 }
+MASKING = (
+    ("both", "both mask"),
+    ("teacher", "the teacher masks"),
+    ("student", "the student masks"),
+)
 LOOKS_AT = {"whole": "whole vocabulary", "first": "first K", "drawn": "token drawn"}
 
 
@@ -102,9 +107,8 @@ def remarks(entry):
 
 def _remark(edge):
     text, broken = edge["finding"], edge["severity"] == "broken"
-    if edge["edge"].startswith("a token masked") and broken:
-        who = "both mask" if "both" in edge["edge"] else "the teacher masks"
-        return f"NaN where {who} a token"
+    if edge["edge"].startswith("a token masked") and broken and "NaN" in text:
+        return f"NaN where {next(who for side, who in MASKING if side in edge['edge'])} a token"
     if edge["edge"] in ("clamp", "dead gradient"):
         return text if edge["edge"] == "clamp" else f"gradient {text}"
     if not broken:

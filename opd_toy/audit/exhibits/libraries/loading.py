@@ -17,17 +17,22 @@ from pathlib import Path
 
 @cache
 def load(name, absent=()):
-    """The module ``name``, with stand-ins for the modules ``absent``; sys.modules stays as is."""
-    package, before = name.split(".")[0], set(sys.modules)
+    """The module ``name``, with stand-ins for the modules ``absent``.
+
+    Of its package and of these, sys.modules then has what it had before.
+    """
+    package, before = name.split(".")[0], dict(sys.modules)
     folders = {parent: _bare(parent) for parent in _parents(name)}
     standing_in = {missing: Absent(missing) for missing in absent}
     sys.modules.update(folders | standing_in)
     try:
         return importlib.import_module(name)
     finally:
-        for new in set(sys.modules) - before:
-            if new in standing_in or new.split(".")[0] == package:
-                del sys.modules[new]
+        for touched in list(sys.modules):
+            if touched in standing_in or touched.split(".")[0] == package:
+                del sys.modules[touched]
+        ours = {n: m for n, m in before.items() if n in standing_in or n.split(".")[0] == package}
+        sys.modules.update(ours)
 
 
 def _parents(name):

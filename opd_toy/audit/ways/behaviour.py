@@ -7,15 +7,15 @@ from opd_toy.audit.ways import roles
 
 NOT_THERE = (
     "write behaviour= with the name of one of its arguments, or leave it out: behaviour is "
-    "{third!r}, and {subject} is {described}, called with {arguments}"
+    "{behaviour!r}, and {subject} is {described}, called with {arguments}"
 )
 NO_TEACHER = (
     "give {code} a teacher besides, an argument whose name has teacher in it: {subject} is "
-    "{described}, and {third} is the behaviour's, so that nothing is left for the {missing}"
+    "{described}, and {behaviour} is the behaviour's, so that nothing is left for the {missing}"
 )
 
 
-def settle_third(way, wanted):
+def settle_behaviour(way, wanted):
     """Marks the behaviour's argument, or none, in ``way``, where student and teacher are told too.
 
     ``wanted``: None, its name tells; False, there is none; or its name.
@@ -26,17 +26,17 @@ def settle_third(way, wanted):
     if wanted is not None:
         if wanted not in by_name:
             given = ", ".join(by_name)
-            raise AuditError(NOT_THERE.format(third=wanted, arguments=given, **way.names))
+            raise AuditError(NOT_THERE.format(behaviour=wanted, arguments=given, **way.names))
         found = wanted
     else:
         found = _named(by_name)
     others = [role for name, role in by_name.items() if name != found]
     missing = [role for role in (roles.STUDENT, roles.TEACHER) if role not in others]
     if missing and wanted is not None:
-        raise AuditError(NO_TEACHER.format(third=wanted, missing=missing[0], **way.names))
+        raise AuditError(NO_TEACHER.format(behaviour=wanted, missing=missing[0], **way.names))
     if found is None or missing:
         return
-    way.third = found
+    way.behaviour_argument = found
     way.arguments = [
         replace(a, role=roles.BEHAVIOUR) if a.name == found else a for a in way.arguments
     ]
