@@ -283,18 +283,18 @@ def test_a_link_leads_to_a_place_of_the_book_or_to_none(extension):
     assert led(refuri="https://example.org/book/b.html#y") == (None, None)
 
 
-def test_a_page_is_executed_again_when_what_its_cells_use_has_changed(tmp_path, extension):
+def test_a_page_is_executed_again_when_what_its_cells_use_has_changed(
+    tmp_path, extension, monkeypatch
+):
     import one_source
 
     page, pins = tmp_path / "page.md", tmp_path / "requirements.txt"
-    code = "from opd_toy.example import STUDENT\nresults = read('monte-carlo')"
-    assert one_source.used(code) == (["opd_toy.example"], ["figures/monte-carlo.json"])
+    assert one_source.used("from opd_toy.example import STUDENT") == (["opd_toy.example"], [])
     modules, files = one_source.used("from opd_toy.explorables import Credit")
     assert {"opd_toy.explorables.credit", "opd_toy.explorables.host"} <= set(modules)
     assert files == ["figures/*.png", "opd_toy/explorables/*.[jc]s*"]
-    assert one_source.used("from opd_toy.pages.decide import Chart")[1] == [
-        "opd_toy/pages/decide.*"
-    ]
+    assert "opd_toy.commands.audit" in one_source.used("import subprocess")[0]
+    assert one_source.used("import math") == ([], [])
 
     def taken(cell="import math", prose="Text.", pinned="numpy==1"):
         page.write_text(HEADER + f"{prose}\n\n```{{code-cell}} ipython3\n{cell}\n```\n")
@@ -302,7 +302,16 @@ def test_a_page_is_executed_again_when_what_its_cells_use_has_changed(tmp_path, 
         return one_source.ingredients(tmp_path, page)
 
     assert taken() == taken(prose="Other text.")
-    assert len({taken(), taken(pinned="numpy==2"), taken(cell=code)}) == 3
+    cell = "import opd_toy.example"
+    assert len({taken(), taken(pinned="numpy==2"), taken(cell=cell)}) == 3
+    for read in ("figures/a.json", "opd_toy/pages/a.css", "opd_toy/explorables/exercise.js"):
+        monkeypatch.setattr(one_source, "READ", (read,))
+        monkeypatch.setattr(one_source, "ROOT", tmp_path)
+        (tmp_path / read).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / read).write_text("one")
+        before = taken(cell=cell)
+        (tmp_path / read).write_text("two")
+        assert before != taken(cell=cell) and taken() == taken()
 
 
 def test_docstrings_are_set_as_plain_text(extension):

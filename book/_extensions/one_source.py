@@ -34,6 +34,9 @@ from opd_toy.records.provenance import ROOT
 
 logger = logging.getLogger(__name__)
 REFERENCES = "book/references"
+COMMANDS = ROOT / "opd_toy" / "commands"
+# Which of these a page's modules read, their imports do not tell: all count.
+READ = ("figures/*.json", "opd_toy/pages/*.[jc]s*", "opd_toy/explorables/exercise.js")
 CELL = re.compile(r"^```\{code-cell\}.*?\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 OPTION = re.compile(r"^(:[\w-]+:.*|---\n(.*\n)*?---)\n", re.MULTILINE)
 TORN = re.compile(r"(?<=\d) (?=%)|(?<=\d) (?=\d{3}\b)|(?<=\d) (?=[±·] )|(?<=\d [±·]) (?=\d)")
@@ -215,27 +218,27 @@ def ingredients(root, page):
     modules, files = used(code)
     if modules or files:
         digest.update(provenance.source_hash(*modules, files=files).encode())
+        for pattern in READ:
+            for path in sorted(ROOT.glob(pattern)):
+                digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 
 def used(code):
     """(modules of the package, patterns of files) that the cells of a page use."""
-    records = {path.stem: f"figures/{path.name}" for path in (ROOT / "figures").glob("*.json")}
     modules, files = set(), set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Constant) and node.value in records:
-            files.add(records[node.value])
+    if "subprocess" in modules:
+        modules |= {f"opd_toy.commands.{path.stem}" for path in COMMANDS.glob("[a-z]*.py")}
     modules = {name for name in modules if provenance.is_module(name)}
     if "opd_toy.explorables" in modules:
         files |= {"opd_toy/explorables/*.[jc]s*", "figures/*.png"}
         sliders = (ROOT / "opd_toy" / "explorables").glob("[a-z]*.py")
         modules |= {f"opd_toy.explorables.{path.stem}" for path in sliders}
-    if "opd_toy.pages.decide" in modules:
-        files.add("opd_toy/pages/decide.*")
     if "opd_toy.pages.remember" in modules:
         files.add("book/[0-9]*.md")
     return sorted(modules), sorted(files)

@@ -28,7 +28,8 @@ function mountIndex(root) {
   const read = () => {
     const [, given] = location.hash.match(/^#index=(.*)$/) ?? [];
     if (given !== undefined) return choose(given.split(","));
-    const linked = rows.find(({ id }) => location.hash === `#${encodeURIComponent(id)}`);
+    const named = location.hash.slice(1);
+    const linked = rows.find(({ id }) => id === named || encodeURIComponent(id) === named);
     if (!linked) return show();
     choose([]);
     linked.querySelector("details").open = true;
