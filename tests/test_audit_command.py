@@ -196,6 +196,19 @@ def test_inputs_are_options(files, capsys, monkeypatch):
     found.loss = lambda s, ids, lq: (lq.exp() * (lq - s.log_softmax(-1)[ids])).sum()
     expected = "forward KL on the teacher's top 3, tail dropped"
     assert status("losses_of_top_k:loss", "--top-k", "3", "--expect", expected) == 0
+    found.stale = stale_top_k
+    forms = ("--inputs", "logits,top-k,log-probs", "--behaviour", "old")
+    expected = ("--expect", "none of these")
+    assert status("losses_of_top_k:stale", "--top-k", "3", *forms, *expected) == 0
+
+
+def stale_top_k(student, ids, teacher, old, token):
+    """The behaviour is given as log-probabilities, which of logits would not be so."""
+    if abs(old.exp().sum() - 1) > 1e-9:
+        raise ValueError("no log-probabilities")
+    log_p = student.log_softmax(-1)
+    cost = ((ids == token) * (log_p[ids] - teacher)).sum().detach()
+    return (log_p[token] - old[token]).exp() * cost
 
 
 def test_several_losses_at_once(files, capsys):
