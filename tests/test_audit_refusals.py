@@ -288,9 +288,20 @@ def test_bad_arguments():
         audit_sequence(IMMEDIATE, reward=lambda tokens: float("nan"))
 
 
-@pytest.mark.parametrize("reward", [lambda tokens: 0.0, lambda tokens: float(5 in tokens), len])
-def test_a_reward_that_tells_no_texts_apart(reward):
-    with pytest.raises(AuditError, match="reward gives the same number for all texts of a length"):
+@pytest.mark.parametrize(
+    "reward, length, last",
+    [
+        (lambda tokens: 0.0, 2, 2),
+        (lambda tokens: float(5 in tokens), 2, 2),
+        (len, 2, 2),
+        (lambda tokens: float(2 in tokens), 4, 1),
+        (lambda tokens: float(len(tokens) > 2 and 0 in tokens), 2, 2),
+    ],
+)
+def test_a_reward_that_tells_no_texts_apart(reward, length, last):
+    """At T = 4 the coefficients are fitted on texts of two tokens, at others of three."""
+    texts = f"for all texts of {length} tokens from 0 to {last}"
+    with pytest.raises(AuditError, match=f"reward gives .* {texts}"):
         audit_sequence(IMMEDIATE, reward=reward)
 
 

@@ -65,9 +65,11 @@ def test_a_file_in_a_package_is_that_packages_module(here):
     (package / "deep.py").write_text("from ..top import x\ndef f(): return x, __name__\n")
     (package.parent / "top.py").write_text("x = 5\n")
     (package / "plain.py").write_text("def f(): ...\n")
-    assert loading.load("outer/inner/plain.py:f") is sys.modules["outer.inner"].plain.f
+    plain = loading.load("outer/inner/plain.py:f")
+    assert plain is sys.modules["outer.inner"].plain.f
     assert loading.load("outer/inner/deep.py:f")() == (5, "outer.inner.deep")
     assert loading.load("outer/inner/deep.py:f") is sys.modules["outer.inner.deep"].f
+    assert plain is sys.modules["outer.inner.plain"].f  # its package was not taken for another
 
 
 def test_a_file_is_read_once_and_never_taken_for_another(here):

@@ -40,9 +40,8 @@ SPREAD = {"far": 6.0, "long": 0.25, "wide": 0.25, "close fit": 0.25, "close conf
 ROLES = [*TREES, "close fit", "close confirm"]
 BEYOND = ("far", "long", "wide")
 SAME_REWARD = (
-    "reward gives the same number for all texts of a length ({value!r}, for instance), so that its "
-    "part in the gradient cannot be seen: texts of tokens 0 to {last} were tried; give one that "
-    "tells them apart"
+    "reward gives {value!r} for all texts of {length} tokens from 0 to {last}, on which it is "
+    "tried, so that its part in the gradient cannot be seen; give one that tells them apart"
 )
 NOT_FINITE = (
     "the gradient is not finite at ordinary logits (T = {length}, V = {vocabulary}, "
@@ -118,6 +117,8 @@ def measure(call, drawn_from, reward, seed):
 
     fitting, confirming = tabulated("fit"), tabulated("confirm")
     _refuse(call, fitting + confirming)
+    if reward is not None:
+        _refuse_reward(fitting)
     beyond = {
         role: _beyond(call, trees(plan[role], role, seed), role, drawn_from, reward, copies)
         for role in BEYOND
@@ -196,9 +197,6 @@ def trees(sizes, role, seed):
 def _refuse(call, samples):
     if not any(sample.gradients for sample in samples):
         raise call.no_gradient
-    if samples[0].rewards is not None and all(np.ptp(sample.rewards) == 0 for sample in samples):
-        value, last = float(samples[0].rewards[0]), max(s.student.vocabulary for s in samples) - 1
-        raise AuditError(SAME_REWARD.format(value=value, last=last))
     for sample in samples:
         wrong = np.flatnonzero(~np.isfinite(sample.table).all(axis=1))
         if len(wrong):
@@ -211,6 +209,15 @@ def _refuse(call, samples):
                     tokens=rows[wrong[0]].tolist() if single else "a pair of sequences",
                 )
             )
+
+
+def _refuse_reward(samples):
+    """Coefficients are fitted length by length: at each, the reward has to tell texts apart."""
+    for length in {sample.length for sample in samples}:
+        alike = [sample for sample in samples if sample.length == length]
+        if all(np.ptp(sample.rewards) == 0 for sample in alike):
+            value, last = float(alike[0].rewards[0]), max(s.student.vocabulary for s in alike) - 1
+            raise AuditError(SAME_REWARD.format(value=value, length=length, last=last))
 
 
 def _beyond(call, pairs, role, drawer, reward, copies):
