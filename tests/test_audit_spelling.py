@@ -124,7 +124,7 @@ def test_what_is_read():
         ("reverse KL", "reverse KL + entropy", False),
         ("reverse KL + entropy", "reverse KL + forward KL", False),
         ("forward KL + reverse KL", "forward KL+reverse KL", True),
-        ("reverse KL + 1e+2 entropy", "reverse KL+1e+2 entropy", True),
+        ("reverse KL + 100 entropy", "reverse KL+1e+2 entropy", True),
         ("reverse KL on the top 2", "reverse KL on the top k", False),
     ],
 )
