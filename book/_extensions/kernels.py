@@ -35,7 +35,8 @@ def setup(app):
 
 
 def fork_where_there_are_many(app, env, pages):
-    Manager.forked = len(pages) > FEW
+    # Elsewhere the system's own libraries may not bear that a process is forked that uses them.
+    Manager.forked = sys.platform == "linux" and len(pages) > FEW
 
 
 class Manager(AsyncKernelManager):
