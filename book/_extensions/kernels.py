@@ -20,7 +20,8 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 from traitlets import Type, default
 
-# What the kernels find imported.  None of it may start threads or draw random numbers by itself.
+# What the kernels find imported.  None of it draws random numbers by itself, and of threads it
+# has OpenBLAS's alone, which that begins anew in what is forked.
 IMPORTED = ("ipykernel.kernelapp", "ipywidgets", "matplotlib.pyplot", "sympy", "torch")
 FEW = 5  # up to so many pages Sphinx reads in one process; then importing it all is no gain
 

@@ -40,7 +40,8 @@ def audit_sequence(
     verdict then says over which tokens the ratios are multiplied; all numbers stay those of
     texts that the student itself wrote.
     ``reward``: the function of tokens (T,) -> number that the loss itself uses, so that
-    E[R grad log p] can be recognised.  AuditError for a loss that cannot be audited.
+    E[R grad log p] can be recognised; it must tell texts of tokens 0 and 1 apart.
+    AuditError for a loss or a reward that cannot be audited.
     """
     _validate.choice("drawn_from", drawn_from, ("student", "teacher"))
     seed = _validate.whole("seed", seed, least=0)
