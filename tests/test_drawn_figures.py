@@ -177,6 +177,31 @@ def test_drawn_tokens_make_staircases_and_their_mean_a_rising_curve(axes_of):
     np.testing.assert_allclose(np.ravel(dot), [np.log(0.5), STUDENT @ costs], rtol=1e-12)
 
 
+def test_a_cost_that_is_cut_moves_the_mean_and_a_draw_does_not(axes_of):
+    shown = chapter_figures.pushes_of_a_draw()
+    goal = -objectives.reverse_kl_logit_gradient(STUDENT, TEACHER)
+    says("what-and-how", "three dots far apart", "still inside the ring", "outside the ring")
+    costs = np.log(STUDENT / TEACHER)
+    inside = []
+    for axes, (title, (chances, pushes)) in zip(axes_of("what-and-how"), shown.items()):
+        ring, cross = (np.ravel(line.get_data()) for line in axes.lines)
+        assert axes.get_title() == title
+        np.testing.assert_allclose(ring, goal[:2], rtol=1e-12)
+        np.testing.assert_allclose(cross, (chances @ pushes)[:2], rtol=1e-12)
+        low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
+        assert ((low < pushes[:, :2]) & (pushes[:, :2] < high)).all()
+        dots = [each.get_offsets() for each in axes.collections]
+        assert len(dots) == (len(pushes) > 1)
+        inside.append(np.allclose(cross, ring, rtol=1e-12))
+        if "cost" in title:
+            costs = np.clip(costs, -1, 1)
+        if dots:
+            np.testing.assert_allclose(dots[0], pushes[:, :2], rtol=1e-12)
+            by_hand = -costs[:, None] * (np.eye(3) - STUDENT)
+            np.testing.assert_allclose(pushes, by_hand, rtol=1e-12)
+    assert inside == [True, True, False]
+
+
 def last_variance(stage, estimator):
     rows = stage["tasks"]["left"]["estimators"]
     return [row["output_layer"]["variance"] for row in rows if row["estimator"] == estimator][-1]

@@ -50,6 +50,39 @@ def drawn_token_and_mean(style):
     return drawn
 
 
+def pushes_of_a_draw():
+    """{panel: (probabilities, pushes (n, 3))} of the exact gradient and of two sampled ones."""
+    cut = np.clip(distributions.log_ratio(STUDENT, TEACHER), -1, 1)
+    sampled = -estimators.policy_gradient(STUDENT, TEACHER)
+    exact = -objectives.reverse_kl_logit_gradient(STUDENT, TEACHER)
+    return {
+        "exact": (np.ones(1), exact[None]),
+        "a drawn token": (STUDENT, sampled),
+        "its cost cut at 1": (STUDENT, -estimators.score_table(cut, STUDENT)),
+    }
+
+
+def what_and_how(style):
+    """What one draw pushes two of the tokens by, and the mean over draws, in three ways."""
+    import matplotlib.pyplot as plt
+
+    drawn, panels = plt.subplots(1, 3, figsize=(7, 2.9), sharex=True, sharey=True)
+    shown = pushes_of_a_draw()
+    goal = shown["exact"][1][0]
+    for axes, (title, (chances, pushes)) in zip(panels, shown.items()):
+        if len(pushes) > 1:
+            axes.scatter(
+                *pushes.T[:2], s=500 * chances, color=style["policy_gradient"], alpha=0.75, lw=0
+            )
+            for token, (x, y, _) in enumerate(pushes, 1):
+                axes.annotate(f"$t_{token}$", (x + 0.1, y), va="center", color=style["ink"])
+        axes.plot(*goal[:2], "o", mfc="none", color=style["reverse_kl"], markersize=13)
+        axes.plot(*(chances @ pushes)[:2], "x", color=style["ink"], markersize=8, mew=2)
+        axes.set(title=title, xlabel="push on $t_1$")
+    panels[0].set(ylabel="push on $t_2$", xlim=(-0.05, 1.3), ylim=(-0.5, 0.6))
+    return drawn
+
+
 def second_token_along_descent(style):
     """The probability of the notes' t₂ while forward or reverse KL is descended in the logits."""
     import matplotlib.pyplot as plt
@@ -243,6 +276,14 @@ FIGURES = {
             "Three bar charts over the three tokens. The teacher has most on the first. The "
             "factor is 1, e, 1. Their product, divided by its sum: the second token has doubled, "
             "the others shrank."
+        ),
+    },
+    "what-and-how": {
+        "draw": what_and_how,
+        "alt": (
+            "Three panels of pushes on two tokens. Exact: one cross inside a ring. A drawn token: "
+            "three dots far apart, and the cross of their mean still inside the ring. Its cost cut "
+            "at 1: the dots have moved, and the cross is outside the ring."
         ),
     },
     "drawn-token-and-mean": {
