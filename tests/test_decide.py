@@ -106,16 +106,18 @@ def test_the_top_k_losses_take_batches_and_a_teacher_that_is_sure(decide):
     teacher[0, 3] = teacher[1, 7] = student[1, 9] = 30.0
     student.requires_grad_()
     tokens = torch.tensor([3, 0, 5, 199])
+    sent = lambda q: q.log_softmax(-1).topk(64)
+    of = lambda q, token: q.log_softmax(-1).gather(-1, token[..., None]).squeeze(-1)
     for loss in (
-        lambda p, q, _: names["rest_as_one"](p, q, k=64),
-        lambda p, q, token: names["rest_drawn"](p, q, token, k=64),
+        lambda p, q, _: names["rest_as_one"](p, *sent(q)),
+        lambda p, q, token: names["rest_drawn"](p, *sent(q), token, of(q, token)),
     ):
         each = loss(student, teacher, tokens)
         (gradient,) = torch.autograd.grad(each.sum(), student)
         assert each.shape == (4,) and each.isfinite().all() and gradient.isfinite().all()
         alone = [loss(*row) for row in zip(student, teacher, tokens)]
         torch.testing.assert_close(each, torch.stack(alone))
-    same = names["rest_as_one"](teacher, teacher, k=64)
+    same = names["rest_as_one"](teacher, *sent(teacher))
     torch.testing.assert_close(same, torch.zeros(4), atol=1e-6, rtol=0)
 
 
@@ -183,9 +185,9 @@ def answered(chart):
 def expected(case):
     way, advice = way_of(case), advice_for(case)
     parts = {
-        "Estimate it": words(way.estimate),
+        "How": words(way.estimate),
         "Read": words(way.read),
-        "Old texts": words(advice["rollouts"]),
+        "Age of the texts": words(advice["rollouts"]),
         "Reward": words(advice["reward"]),
     }
     return parts, f"Follow {way.follow}."

@@ -16,7 +16,7 @@ from opd_toy.explorables.palette import css_variables
 from opd_toy.pages.page import BUILDING
 
 HERE = Path(__file__).parent
-PARTS = {"estimate": "Estimate it", "set": "In your library", "read": "Read"}
+PARTS = {"estimate": "How", "set": "In your library", "read": "Read"}
 
 
 class Chart:

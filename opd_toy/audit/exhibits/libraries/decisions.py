@@ -113,26 +113,33 @@ FRESH_ONLY = {  # losses of a drawn token without a place for the ratio to whoev
     "torchforge-grpo-kl",
 }
 _ON_OWN_TEXTS = ("logits", "top", "number")
-_TEACHERS_TEXTS = (
-    "compare it with [the teacher's texts](#sec-decide-writer), which served better in our study"
+_WHOLE = (
+    "Compute it exactly: at each position sum over the whole vocabulary, a few rows at a time to "
+    "save memory."
 )
-_SFT = "by the cross-entropy of its tokens, drawn once and kept: any trainer for SFT"
+_TEACHERS_TEXTS = (
+    "Compare it with [the teacher's texts](#sec-decide-writer), which served better in our study."
+)
+_SFT = (
+    "Use the cross-entropy of the teacher's tokens, which are drawn once and kept. Any trainer for "
+    "SFT will do."
+)
 WAYS = (
     Way(
         when={"teacher": ("logits",), "tokenizer": ("same",), "keep": ("one",)},
         follow="the reverse KL at each position of the student's texts",
-        estimate="exactly, over the whole vocabulary, row by row",
+        estimate=_WHOLE,
         kind="exact reverse",
         read="[chapter 3](03-logit-gradients.md#sec-push-and-pull)",
         goal="reverse KL, whole vocabulary",
-        lacking="verl 0.9.1 has no loss over the whole vocabulary: take `loss_mode=k1` with "
-        "`use_policy_gradient=True` and `use_task_rewards=False`, from the sampled token, or "
-        "register a loss as `examples/verl_distillation_loss.py` does.",
+        lacking="verl 0.9.1 has no loss over the whole vocabulary. Take `loss_mode=k1` with "
+        "`use_policy_gradient=True`, from the drawn token, or register a loss as "
+        "`examples/verl_distillation_loss.py` does.",
     ),
     Way(
         when={"teacher": ("logits",), "tokenizer": ("same",), "keep": ("all",)},
         follow="the forward KL at each position of the student's texts",
-        estimate=f"exactly, over the whole vocabulary, row by row; {_TEACHERS_TEXTS}",
+        estimate=f"{_WHOLE} {_TEACHERS_TEXTS}",
         kind="exact forward",
         read="[chapter 3](03-logit-gradients.md#sec-push-and-pull)",
         goal="forward KL, whole vocabulary",
@@ -142,9 +149,9 @@ WAYS = (
     Way(
         when={"teacher": ("top",), "tokenizer": ("same",), "keep": ("one",)},
         follow="the reverse KL on K + 1 outcomes: the teacher's first K, and the rest as one",
-        estimate="exactly, over these K + 1. Or the first K exactly and the rest by the sampled "
-        "token (fresh texts, temperature and top-p 1; on older texts times p/μ, where μ is the "
-        "student that wrote them)",
+        estimate="Compute it exactly, over these K + 1 outcomes. Or sum the first K exactly, and "
+        "let the drawn token stand for the rest. Then sample at temperature 1 and top-p 1. On "
+        "older texts multiply the drawn part by p/μ, where μ is the student that wrote them.",
         kind="exact reverse",
         read="[chapter 3](03-logit-gradients.md#claim-top-k-head-pushes-the-wrong-token)",
         instead="No audited setting has it: copy one of [two losses](#sec-decide-top-k); "
@@ -153,7 +160,7 @@ WAYS = (
     Way(
         when={"teacher": ("top",), "tokenizer": ("same",), "keep": ("all",)},
         follow="the forward KL on K + 1 outcomes: the teacher's first K, and the rest as one",
-        estimate=f"exactly, over these K + 1; {_TEACHERS_TEXTS}",
+        estimate=f"Compute it exactly, over these K + 1 outcomes. {_TEACHERS_TEXTS}",
         kind="exact forward",
         read="[chapter 3](03-logit-gradients.md#claim-top-k-head-pushes-the-wrong-token)",
         goal="forward KL on the teacher's first K",
@@ -161,8 +168,8 @@ WAYS = (
     Way(
         when={"teacher": ("number",), "tokenizer": ("same",), "keep": ("one",)},
         follow="the reverse KL at each position of the student's texts",
-        estimate="from the drawn token: its detached log-ratio as the cost, sampled at "
-        "temperature 1 and top-p 1",
+        estimate="Use the drawn token: its log-ratio log p − log q, detached, is the cost. Sample "
+        "at temperature 1 and top-p 1.",
         kind="drawn reverse",
         read="[chapter 4](04-policy-gradient-updates.md#sec-right-on-average)",
         goal="reverse KL, from the token drawn",
@@ -170,8 +177,8 @@ WAYS = (
     Way(
         when={"teacher": ("number",), "tokenizer": ("same",), "keep": ("all",)},
         follow="the forward KL at each position of the student's texts",
-        estimate="from the drawn token, with the weight q/p, sampled at temperature 1 and "
-        "top-p 1; noisy, so ask for the first K if you can",
+        estimate="Use the drawn token: raise its log-probability with the weight q/p, detached. "
+        "Sample at temperature 1 and top-p 1. It is noisy, so ask for the first K if you can.",
         kind="drawn forward",
         read="[chapter 5](05-one-objective-two-estimators.md#sec-k-estimators)",
         goal="forward KL, from the student's own tokens",
@@ -189,7 +196,8 @@ WAYS = (
         when={"teacher": _ON_OWN_TEXTS, "tokenizer": ("other",), "keep": ("one",)},
         follow="the log-ratio of pieces of text that begin and end at the same bytes in both "
         "tokenizers",
-        estimate="from the drawn text: a piece's detached log-ratio is the cost of its tokens",
+        estimate="Use the drawn text: the log-ratio of a piece, detached, is the cost of its "
+        "tokens.",
         kind="drawn reverse",
         read="[Symptoms](symptoms.md#sec-other-tokenizer)",
         instead="no setting for this is audited here",
@@ -205,6 +213,11 @@ WAYS = (
     ),
 )
 
+_SECOND_SUM = (
+    "Add a second sum for the reward. There every token answers for the outcome (γ = 1); in the "
+    "sum for the KL each token answers for itself (γ = 0)."
+)
+_WEIGHT = "[the numbers, and what to set in TRL and verl](symptoms.md#sec-reward-weight)"
 ADVICE = (
     Advice(
         question="rollouts",
@@ -216,26 +229,28 @@ ADVICE = (
         question="rollouts",
         answer="fresh",
         kinds=("drawn forward", "drawn reverse"),
-        says="Score the tokens with the trainer, and weight each by its probability there over "
-        "that of the engine that wrote it; "
-        "[the two differ a little](05-one-objective-two-estimators.md#sec-sampler-mismatch).",
+        says="Correct one small thing. The engine that wrote the text and the trainer give a token "
+        "slightly different probabilities. Score the tokens with the trainer, and weight each by "
+        "the trainer's probability over the engine's "
+        "([why](05-one-objective-two-estimators.md#sec-sampler-mismatch)).",
     ),
     Advice(
         question="rollouts",
         answer="stale",
         kinds=("exact forward", "exact reverse"),
-        says="Nothing to correct in the loss: at a given prefix an exact divergence is the same, "
-        "whoever wrote the prefix. Old texts only "
+        says="There is nothing to correct in the loss. At a given prefix an exact divergence is "
+        "the same, whoever wrote the prefix. Old texts only "
         "[change how often each prefix comes](symptoms.md#sec-stale).",
     ),
     Advice(
         question="rollouts",
         answer="stale",
         kinds=("drawn forward", "drawn reverse"),
-        says="Compute log p anew, and weight each token by its ratio p/μ, cut at 2 (μ is the "
-        "student that wrote it); renew texts that are many steps old "
-        "([the numbers](symptoms.md#sec-stale)). Some settings take no ratio: see "
-        "[Old texts](#sec-decide-ratio).",
+        says="Compute log p anew. Weight each token by its ratio p/μ, cut at 2, where μ is the "
+        "student that wrote it. Renew texts that are many steps old "
+        "([the numbers](symptoms.md#sec-stale)). The settings for fresh texts only "
+        "[take no ratio](#sec-decide-ratio): if your library has no others, use fresh texts, or "
+        "ask for the teacher's first K.",
     ),
     Advice(
         question="rollouts",
@@ -252,34 +267,38 @@ ADVICE = (
     Advice(
         question="reward",
         answer="no",
-        kinds=("exact forward", "exact reverse", "drawn forward", "drawn reverse", "text"),
-        says="None: the end is the teacher, as far as the student can follow it.",
+        kinds=("exact forward", "exact reverse", "drawn forward", "drawn reverse"),
+        says="There is nothing to add. Training ends at the teacher, as far as the student can "
+        "follow it. In verl set `use_task_rewards=False`: by default it adds the task's reward.",
+    ),
+    Advice(
+        question="reward",
+        answer="no",
+        kinds=("text",),
+        says="There is nothing to add. Training ends at the teacher, as far as the student can "
+        "follow it.",
     ),
     Advice(
         question="reward",
         answer="yes",
         kinds=("exact reverse", "drawn reverse"),
-        says="A second sum: with γ = 1 for the reward, since every token answers for it, and "
-        "γ = 0 for the KL, where each answers for itself. Its weight w is about the logarithm of "
-        "the factor that you want on the odds of passing; on long texts start lower "
-        "([the numbers, and what to set in TRL and verl](symptoms.md#sec-reward-weight)).",
+        says=f"{_SECOND_SUM} The reward's weight w is about the logarithm of the factor that you "
+        f"want on the odds of passing; on long texts start lower ({_WEIGHT}).",
     ),
     Advice(
         question="reward",
         answer="yes",
         kinds=("exact forward", "drawn forward"),
-        says="A second sum: with γ = 1 for the reward, since every token answers for it, and "
-        "γ = 0 for the KL, where each answers for itself. With the forward KL the factor on the "
-        "odds of passing is another: at one position larger than exp(w) where the teacher seldom "
-        "passes and w is small, smaller where it often does "
-        "([the numbers, and what to set in TRL and verl](symptoms.md#sec-reward-weight)).",
+        says=f"{_SECOND_SUM} With the forward KL a weight w does not multiply the odds of passing "
+        "by exp(w). At one position the factor is larger where the teacher seldom passes and w is "
+        f"small, and smaller where the teacher often passes ({_WEIGHT}).",
     ),
     Advice(
         question="reward",
         answer="yes",
         kinds=("text",),
-        says="First SFT, then train on the reward with a reverse KL to the student that SFT made: "
-        "[what to set](symptoms.md#sec-reward-weight).",
+        says="Do SFT first. Then train on the reward, with a reverse KL to the student that SFT "
+        "made ([what to set](symptoms.md#sec-reward-weight)).",
     ),
 )
 

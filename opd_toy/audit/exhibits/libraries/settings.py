@@ -38,6 +38,11 @@ def as_code(words):
     return CODE.sub(lambda found: f"`{found[0]}`", words)
 
 
+SKYRL = (
+    'as its on_policy_distillation example: advantage_estimator="no_op", '
+    'policy_loss_type="importance_sampling", use_kl_in_reward=True, use_kl_loss=False, with the '
+    "example's own trainer; its standard one adds the KL to the reward of the whole text"
+)
 WITHOUT_NOISE = "no noise from the draw of the token"
 GOALS = (
     Goal(
@@ -50,7 +55,7 @@ GOALS = (
             "trl-sdft-full-0": 'SDFTConfig(distillation_mode="full_logits", distillation_alpha=0)',
             "liger-jsd-0": "LigerFusedLinearJSDLoss(beta=0, weight_hard_loss=0, "
             "weight_soft_loss=1)",
-            "swift-gkd-0": "rlhf_type=gkd: beta=0, temperature=1",
+            "swift-gkd-0": "rlhf_type=gkd: beta=0, temperature=1, lmbda=1",
             "roll-forward-kl": "kd_objective=forward_kl",
         },
     ),
@@ -64,7 +69,7 @@ GOALS = (
             "trl-sdft-full-1": 'SDFTConfig(distillation_mode="full_logits", distillation_alpha=1)',
             "liger-jsd-1": "LigerFusedLinearJSDLoss(beta=1, weight_hard_loss=0, "
             "weight_soft_loss=1)",
-            "swift-gkd-1": "rlhf_type=gkd: beta=1, temperature=1",
+            "swift-gkd-1": "rlhf_type=gkd: beta=1, temperature=1, lmbda=1",
             "roll-reverse-kl": "kd_objective=reverse_kl",
         },
     ),
@@ -78,7 +83,7 @@ GOALS = (
             "trl-distillation-0.5": "DistillationConfig(beta=0.5)",
             "trl-sdft-full-0.5": 'SDFTConfig(distillation_mode="full_logits")',
             "liger-jsd-0.5": "LigerFusedLinearJSDLoss(weight_hard_loss=0, weight_soft_loss=1)",
-            "swift-gkd-0.5": "rlhf_type=gkd: beta=0.5, temperature=1",
+            "swift-gkd-0.5": "rlhf_type=gkd: beta=0.5, temperature=1, lmbda=1",
             "roll-js-divergence": "kd_objective=js_divergence",
         },
     ),
@@ -102,8 +107,7 @@ GOALS = (
             "openrlhf-k1-unbiased": "algo.kl.use_loss=True, algo.kl.unbiased_gradient=True",
             "openrlhf-k2": 'algo.kl.use_loss=True, algo.kl.estimator="k2"; no gradient where '
             "log p/q is beyond ±4.47",
-            "skyrl-opd": 'use_kl_in_reward=True, kl_estimator_type="k1", as its example of '
-            "on-policy distillation",
+            "skyrl-opd": SKYRL,
             "skyrl-k2": 'use_kl_loss=True, kl_estimator_type="k2"',
             "slime-opd": "use_opd, opd_kl_coef=1",
             "prime-rl-ref-kl": "the opd algorithm",
@@ -138,12 +142,12 @@ GOALS = (
         settings={
             "trl-iw-opd-top-2-0-tail": 'IWOPDConfig(distillation_objective="jsd", beta=0, '
             "loss_top_k=K): the tail is one more outcome",
-            "trl-iw-opd-top-2-0-renormalized": "avoid IWOPDConfig(loss_add_tail=False): it "
+            "trl-iw-opd-top-2-0-renormalized": "rather not IWOPDConfig(loss_add_tail=False): it "
             "renormalizes, and leaves the student's rest alone",
             "distillkit-uniform": "missing_probability_handling=symmetric_uniform: the tail is "
             "one more outcome",
-            "swift-gkd-top-2-0": "gkd_logits_topk=K, beta=0, temperature=1: it renormalizes, and "
-            "leaves the student's rest alone",
+            "swift-gkd-top-2-0": "gkd_logits_topk=K, beta=0, temperature=1, lmbda=1: it "
+            "renormalizes, and leaves the student's rest alone",
             "axolotl-0": "kd_beta=0, kd_normalize_topk=True: it renormalizes, and leaves the "
             "student's rest alone",
             "nemo-rl-forward": 'kl_type="forward", zero_outside_topk=false: it renormalizes, and '
@@ -172,7 +176,7 @@ GOALS = (
         "models are renormalised there, and nothing pulls on the student's rest",
         verdicts=("reverse KL on the teacher's top 2",),
         settings={
-            "swift-gkd-top-2-1": "gkd_logits_topk=K, beta=1, temperature=1",
+            "swift-gkd-top-2-1": "gkd_logits_topk=K, beta=1, temperature=1, lmbda=1",
             "axolotl-1": "kd_beta=1, kd_normalize_topk=True",
             "nemo-rl-reverse": 'kl_type="reverse", zero_outside_topk=false',
             "easydistill-reverse-kld": "avoid distillation_type=reverse_kld: neither model is "
@@ -186,11 +190,12 @@ GOALS = (
         settings={
             "trl-iw-opd-top-2-1-tail": 'IWOPDConfig(distillation_objective="jsd", beta=1, '
             "loss_top_k=K): the tail is one more outcome",
-            "trl-iw-opd-top-2-1-renormalized": "avoid IWOPDConfig(loss_add_tail=False): it "
+            "trl-iw-opd-top-2-1-renormalized": "rather not IWOPDConfig(loss_add_tail=False): it "
             "renormalizes, and leaves the rest alone",
             "trl-sdft-top-2-1-tail": 'SDFTConfig(distillation_mode="topk_logits", '
             "distillation_alpha=1, distillation_add_tail=True)",
-            "trl-sdft-top-2-1-renormalized": "avoid the same without the tail: it renormalizes",
+            "trl-sdft-top-2-1-renormalized": "rather not the same without the tail: it "
+            "renormalizes",
         },
     ),
     Goal(
@@ -200,8 +205,7 @@ GOALS = (
         settings={
             "tinker-discount-0": "kl_discount_factor=0, the default",
             "verl-seq-mean-token-sum": 'loss_agg_mode="seq-mean-token-sum" with loss_mode=k2',
-            "skyrl-opd": 'use_kl_in_reward=True, kl_estimator_type="k1", as its example of '
-            "on-policy distillation",
+            "skyrl-opd": SKYRL,
         },
     ),
     Goal(
@@ -213,7 +217,7 @@ GOALS = (
             "verl-token-mean": 'loss_agg_mode="token-mean", the default',
             "verl-seq-mean-token-mean": 'loss_agg_mode="seq-mean-token-mean": every text counts '
             "the same",
-            "swift-gkd-texts": "rlhf_type=gkd",
+            "swift-gkd-texts": "rlhf_type=gkd, lmbda=1",
             "areal-pure-texts": "TeacherConfig: rl_loss_weight=0",
             "openrlhf-token-mean": "token_level_loss=True, the default",
             "openrlhf-sample-mean": "token_level_loss=False: every text counts the same",
