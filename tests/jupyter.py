@@ -5,15 +5,17 @@ import os
 import re
 import secrets
 import shlex
-import socket
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.font_manager  # makes its cache of fonts, where there is none
 from jupyter_client import BlockingKernelClient
 
 from tests.conftest import ROOT
@@ -46,7 +48,7 @@ class Lab:
 
     address: str
     token: str
-    home: Path
+    runtime: Path  # where its kernels' connection files are
     opens: str  # the path on which ``make notebook`` opens it
 
     def url(self, path):
@@ -67,21 +69,21 @@ class Lab:
 @contextmanager
 def running(home, work):
     """A JupyterLab on the folder ``work``, with nothing of the user's: all else is in ``home``."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     token = secrets.token_hex(16)
     variables, arguments = makes_command()
     places = {
         "JUPYTER_CONFIG_DIR": "config",
         "JUPYTER_DATA_DIR": "data",
-        "JUPYTER_RUNTIME_DIR": "runtime",
         "IPYTHONDIR": "ipython",
         "JUPYTERLAB_SETTINGS_DIR": "settings",
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
         "HOME": ".",
     }
     environment = os.environ | variables | {key: str(home / at) for key, at in places.items()}
+    # of its own, for the sockets of kernels are there and their paths may not be long
+    environment["JUPYTER_RUNTIME_DIR"] = runtime = tempfile.mkdtemp(prefix="opd-")
+    # in a new home the first figure would make the cache anew, and a slow machine is told so
+    environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()
     # the kernel imports this copy of the package, wherever another may be installed
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
@@ -89,8 +91,9 @@ def running(home, work):
     options = [
         "--no-browser",
         "--ServerApp.ip=127.0.0.1",
-        f"--ServerApp.port={port}",
-        "--ServerApp.port_retries=0",
+        # below those that the system gives to others; a port in use is passed over
+        f"--ServerApp.port={20_000 + secrets.randbelow(10_000)}",
+        "--KernelManager.transport=ipc",  # a port may be taken by another between choice and use
         f"--IdentityProvider.token={token}",
         f"--ServerApp.root_dir={work}",
         "--ServerApp.allow_root=True",
@@ -107,18 +110,20 @@ def running(home, work):
             stderr=subprocess.STDOUT,
         )
     opens = next(part.split("=", 1)[1] for part in arguments if "default_url" in part)
-    lab = Lab(f"http://127.0.0.1:{port}", token, home, opens)
 
     def answers():
         assert server.poll() is None, f"JupyterLab did not start:\n{log.read_text()[-3000:]}"
         try:
-            return lab.asked("GET", "/api/status")
-        except OSError:
+            (said,) = Path(runtime).glob("jpserver-*.json")
+            address = json.loads(said.read_text())["url"].rstrip("/")
+            lab = Lab(address, token, Path(runtime), opens)
+            lab.asked("GET", "/api/status")
+        except (OSError, ValueError):  # not yet: no file, none that is whole, or no answer
             return None
+        return lab
 
     try:
-        until(answers, "answer from JupyterLab")
-        yield lab
+        yield until(answers, "answer from JupyterLab")
     finally:
         server.terminate()
         try:
@@ -126,6 +131,7 @@ def running(home, work):
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+        shutil.rmtree(runtime, ignore_errors=True)
 
 
 def new_context(browser):
@@ -139,6 +145,7 @@ def new_page(context, lab):
     JupyterLab would be fetched and compiled anew for each page of a context.
     """
     page = context.new_page()
+    page.set_default_timeout(PATIENCE * 1000)
     page.outside, page.faults = [], []
     own = (lab.address, lab.address.replace("http", "ws"), "data:", "blob:", "about:")
 
@@ -181,8 +188,24 @@ def kernel_is_there(page):
 
 
 def closed(page, lab, keep=None):
-    """Close all that is open, and end its kernels but the one with the id ``keep``."""
-    page.evaluate("() => [...jupyterapp.shell.widgets('main')].forEach(each => each.dispose())")
+    """Close all that is open, and end its kernels but the one with the id ``keep``.
+
+    Kernels answer in order: what was asked of them before is answered then.  JupyterLab throws
+    if it still waits for an answer when its notebook is closed.
+    """
+    page.evaluate(
+        """async () => {
+            const open = [...jupyterapp.shell.widgets("main")];
+            const answers = open.map(async ({ sessionContext }) => {
+                const kernel = sessionContext?.session?.kernel;
+                await kernel?.info;
+                if (kernel?.supportsSubshells) await kernel.requestListSubshell({}).done;
+            });
+            const enough = new Promise((done) => setTimeout(done, 10000));
+            await Promise.race([Promise.allSettled(answers), enough]);
+            open.forEach((each) => each.dispose());
+        }"""
+    )
     for session in lab.asked("GET", "/api/sessions"):
         if session["kernel"]["id"] != keep:
             lab.asked("DELETE", f"/api/sessions/{session['id']}")
@@ -220,7 +243,7 @@ def run_all(page, run, seconds=PATIENCE):
 @contextmanager
 def running_kernel(lab, name="*"):
     """Run code in the kernel with this id, or the newest; what it prints comes back as JSON."""
-    files = (lab.home / "runtime").glob(f"kernel-{name}.json")
+    files = lab.runtime.glob(f"kernel-{name}.json")
     client = BlockingKernelClient(connection_file=str(max(files, key=os.path.getmtime)))
     client.load_connection_file()
     client.start_channels()

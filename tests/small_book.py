@@ -174,7 +174,8 @@ def written(folder):
     """The sources of the book, in a folder that is there."""
     (folder / "book").mkdir()
     for name in ("_extensions", "_templates", "_static"):
-        shutil.copytree(ROOT / "book" / name, folder / "book" / name)
+        unneeded = shutil.ignore_patterns("__pycache__")  # another worker may be writing it
+        shutil.copytree(ROOT / "book" / name, folder / "book" / name, ignore=unneeded)
     settings = (ROOT / "_config.yml").read_text(encoding="utf-8")
     settings = re.sub(r'(?<=  url: )".*"', f'"{URL}"', settings)
     settings = re.sub(r'(?<=  baseurl: )".*"', f'"{SITE}"', settings)

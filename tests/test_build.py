@@ -67,12 +67,13 @@ class TinyBook:
     def __init__(self, folder):
         self.folder = folder
         (folder / "book").mkdir()
+        # without what Python compiled: another worker may be writing that
+        unneeded = shutil.ignore_patterns("__pycache__", "test_*")
         for name in ("_extensions", "_templates", "_static"):
-            shutil.copytree(ROOT / "book" / name, folder / "book" / name)
+            shutil.copytree(ROOT / "book" / name, folder / "book" / name, ignore=unneeded)
         for name in ("_config.yml", "CITATION.cff", "requirements.txt", "book/references.bib"):
             shutil.copy(ROOT / name, folder / name)
         (folder / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
-        unneeded = shutil.ignore_patterns("__pycache__", "test_*")
         shutil.copytree(ROOT / "opd_toy", folder / "opd_toy", ignore=unneeded)
         self.set_value(1)
 

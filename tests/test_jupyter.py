@@ -100,7 +100,7 @@ def agrees(python, root, name):
         alike &= all(seen.choices[key] == str(own[key]) for key in seen.choices if key in own)
         return own if alike else None
 
-    return until(same, f"agreement of page and Python on {name}", 10)
+    return until(same, f"agreement of page and Python on {name}")
 
 
 @pytest.mark.parametrize("name", WIDGETS)
@@ -116,7 +116,7 @@ def test_moved_in_jupyterlab_and_read_in_python(name, page, python):
     if slider.input_value() == before:  # at its left end
         page.keyboard.press("ArrowRight")
     assert slider.input_value() != before
-    until(lambda: state(python, name) != widget.state(), "change in Python", 10)
+    until(lambda: state(python, name) != widget.state(), "change in Python")
     moved = agrees(python, root, name)
     changed = {key for key in moved if moved[key] != widget.state()[key]}
     assert changed
@@ -126,7 +126,7 @@ def test_moved_in_jupyterlab_and_read_in_python(name, page, python):
     label = group.locator("label").nth(0 if group.locator("input").last.is_checked() else -1)
     label.click()
     assert label.locator("input").is_checked()
-    until(lambda: state(python, name) != moved, "second change in Python", 10)
+    until(lambda: state(python, name) != moved, "second change in Python")
     now = agrees(python, root, name)
     heard = python(f"print(json.dumps(heard[{name!r}]))")
     assert changed | {key for key in now if now[key] != moved[key]} <= set(heard)
@@ -162,13 +162,14 @@ def test_set_in_python_and_followed_in_jupyterlab(name, page, python):
     assert page.outside == [] and page.faults == []
 
 
-def test_a_cell_prints_what_was_observed(page):
+def test_a_cell_prints_what_was_observed(page, python):
     """As a reader does it: click into the last cell, Shift+Enter (which adds an empty one)."""
     name = next(iter(WIDGETS))
     slider = card(page, name).locator("input[type=range]").first
     slider.focus()
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowRight")
+    until(lambda: python(f"print(json.dumps(heard[{name!r}]))"), "change in Python")
     cell = page.locator(".jp-Notebook .jp-CodeCell").nth(len(WIDGETS) + 1)
     cell.scroll_into_view_if_needed()
     cell.locator(".cm-content").click()
@@ -177,7 +178,6 @@ def test_a_cell_prints_what_was_observed(page):
     output = until(
         lambda: (text := cell.locator(".jp-OutputArea-output").inner_text()) != before and text,
         "new output",
-        20,
     )
     heard = json.loads(output.split("HEARD", 1)[1])
     # The others were moved by the tests before this one, perhaps in another worker's JupyterLab.

@@ -3,6 +3,7 @@
 import ast
 import re
 import shutil
+import time
 
 import pytest
 
@@ -40,7 +41,8 @@ def lab(tmp_path_factory):
     """The book as ``make notebook`` serves it; a copy, for JupyterLab writes beside it."""
     home = tmp_path_factory.mktemp("jupyter")
     work = home / "work"
-    shutil.copytree(ROOT / "book", work / "book")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "book", work / "book", ignore=ignored)
     with jupyter.running(home, work) as lab:
         yield lab
 
@@ -164,7 +166,7 @@ def every_slider_is_heard_in_python(chapter, notebook, run):
     for place, name in enumerate(shown):
         before = run(STATES)
         push(cards.nth(place).locator("input[type=range]").first)
-        until(lambda: moved_since(before, run), f"change of {name} in Python", 10)  # noqa: B023
+        until(lambda: moved_since(before, run), f"change of {name} in Python")  # noqa: B023
         assert moved_since(before, run) == [name]
 
 
@@ -210,7 +212,9 @@ def built(browser, built_book):
 
 def the_numbers_are_the_page_s(notebook, built):
     """To the digit, in text, lists and tables; the page adds the numbers of equations to links."""
-    here = notebook.evaluate(TEXTS, IN_JUPYTERLAB)
     there = built.locator("article").evaluate(TEXTS, IN_THE_PAGE)
+    end = time.monotonic() + jupyter.PATIENCE  # values come after the cells' results
+    while (here := notebook.evaluate(TEXTS, IN_JUPYTERLAB)) != there and time.monotonic() < end:
+        time.sleep(0.5)
     assert len(re.findall(r"\d", " ".join(here))) > 100
     assert here == there

@@ -86,6 +86,8 @@ class Opened:
         self.set_text(f"{self.widget.name}={urllib.parse.quote(json.dumps(state))}")
 
     def set_text(self, text):
+        # a state that waits to be written would be put in the place of this one
+        self.page.wait_for_function("timersWaiting() === 0", timeout=10_000)
         self.page.evaluate(CHANGE_HASH, text)
 
 
