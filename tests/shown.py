@@ -33,7 +33,7 @@ from tests.written import same_number
 
 FOLDER = ROOT / "tests" / "shown"
 SITE = ROOT / "_build" / "html"
-REPEATING = {"ledger", "one-page"}  # test_ledger.py checks the one, the other repeats pages
+REPEATING = {"ledger"}  # test_ledger.py checks it
 PAGES = sorted(path.stem for path in (ROOT / "book").glob("*.md") if path.stem not in REPEATING)
 UNSHOWN = "remove-output"  # the tag of a cell whose output is for JupyterLab alone
 CARD = "social-card"
