@@ -263,6 +263,7 @@ def test_a_setting_is_the_one_that_was_audited():
     """``name=value`` in its words stands in the option audited, which may name it otherwise."""
     no_part_of_the_loss = {"lmbda=1", "max_new_tokens=N", 'distillation_objective="jsd"'}
     no_part_of_the_loss |= {"rlhf_type=gkd", "rlhf_type=grpo"}
+    no_part_of_the_loss |= {'advantage_estimator="no_op"', "use_kl_loss=False"}
     otherwise = {"loss_top_k=K": "top_k=2", "loss_add_tail": "add_tail", "beta=...": "beta=1"}
     otherwise |= {"gkd_logits_topk=K": "gkd_logits_topk=2"}
     otherwise |= {"kl_loss_type": "kl_penalty"}
