@@ -5,7 +5,6 @@ import os
 import re
 import secrets
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -66,11 +65,12 @@ class Lab:
             return json.loads(answer.read() or "null")
 
 
-@contextmanager
-def running(home, work):
-    """A JupyterLab on the folder ``work``, with nothing of the user's: all else is in ``home``."""
-    token = secrets.token_hex(16)
-    variables, arguments = makes_command()
+def environment_of(home, runtime):
+    """What a JupyterLab of the tests has of the user's: its fonts alone.
+
+    All else is in ``home``, but for what ends with it, in ``runtime``: the sockets of its kernels
+    are there, whose paths may not be long.
+    """
     places = {
         "JUPYTER_CONFIG_DIR": "config",
         "JUPYTER_DATA_DIR": "data",
@@ -79,15 +79,21 @@ def running(home, work):
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
         "HOME": ".",
     }
-    environment = os.environ | variables | {key: str(home / at) for key, at in places.items()}
-    # of its own, for the sockets of kernels are there and their paths may not be long
-    environment["JUPYTER_RUNTIME_DIR"] = runtime = tempfile.mkdtemp(prefix="opd-")
-    # in a new home the first figure would make the cache anew, and a slow machine is told so
+    environment = os.environ | {key: str(home / at) for key, at in places.items()}
+    environment["JUPYTER_RUNTIME_DIR"] = runtime
+    # in a new home the first figure would look for all fonts, and say in its cell if that is slow
     environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()
     # the kernel imports this copy of the package, wherever another may be installed
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    )
+    paths = [str(ROOT), os.environ.get("PYTHONPATH")]
+    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+@contextmanager
+def running(home, work):
+    """A JupyterLab on the folder ``work``, as ``make notebook`` starts it; see environment_of."""
+    token = secrets.token_hex(16)
+    variables, arguments = makes_command()
+    opens = next(part.split("=", 1)[1] for part in arguments if "default_url" in part)
     options = [
         "--no-browser",
         "--ServerApp.ip=127.0.0.1",
@@ -101,15 +107,6 @@ def running(home, work):
         "--LabApp.expose_app_in_browser=True",  # for opened_in_place
     ]
     log = home / "log.txt"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [*arguments, *options],
-            env=environment,
-            cwd=work,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    opens = next(part.split("=", 1)[1] for part in arguments if "default_url" in part)
 
     def answers():
         assert server.poll() is None, f"JupyterLab did not start:\n{log.read_text()[-3000:]}"
@@ -122,16 +119,24 @@ def running(home, work):
             return None
         return lab
 
-    try:
-        yield until(answers, "answer from JupyterLab")
-    finally:
-        server.terminate()
+    folder = tempfile.TemporaryDirectory(prefix="opd-", ignore_cleanup_errors=True)
+    with folder as runtime, log.open("w") as output:
+        server = subprocess.Popen(
+            [*arguments, *options],
+            env=environment_of(home, runtime) | variables,
+            cwd=work,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-        shutil.rmtree(runtime, ignore_errors=True)
+            yield until(answers, "answer from JupyterLab")
+        finally:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 def new_context(browser):

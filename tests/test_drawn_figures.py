@@ -197,6 +197,9 @@ def test_a_cost_that_is_cut_moves_the_mean_and_a_draw_does_not(axes_of):
             costs = np.clip(costs, -1, 1)
         if dots:
             np.testing.assert_allclose(dots[0], pushes[:, :2], rtol=1e-12)
+            areas = axes.collections[0].get_sizes()
+            np.testing.assert_allclose(areas / areas.sum(), STUDENT, rtol=1e-12)
+            assert [text.get_text() for text in axes.texts] == ["$t_1$", "$t_2$", "$t_3$"]
             by_hand = -costs[:, None] * (np.eye(3) - STUDENT)
             np.testing.assert_allclose(pushes, by_hand, rtol=1e-12)
     assert inside == [True, True, False]

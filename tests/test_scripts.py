@@ -196,11 +196,12 @@ def test_only_what_is_wanted_still_is_shown(on, page):
         page.clock.run_for(300)
         return page.evaluate("[shows, (shows = 0) || !preview.hidden]")
 
-    assert shows(lambda: (there.hover(), page.mouse.move(1000, 700))) == [0, False]
+    cross = lambda on: (there.hover(), page.clock.run_for(200), on())
+    assert shows(lambda: cross(lambda: page.mouse.move(1000, 700))) == [0, False]
     assert shows(none.hover) == [0, False]
     assert shows(there.hover) == [1, True] and shows(there.hover) == [0, True]
     assert shows(none.hover) == [0, False]
-    assert shows(lambda: (there.hover(), none.hover())) == [0, False]
+    assert shows(lambda: cross(none.hover)) == [0, False]
 
 
 def test_a_preview_goes_on_with_the_pointer_and_stays_away_when_it_was_sent(on, page):

@@ -547,11 +547,12 @@ def test_the_code_can_be_copied_or_stands_selected(opened):
 def test_the_sentence_waits_for_a_pause_in_typing(opened):
     widget = opened("YourLoss")
     before = widget.check().sentence
-    shown = widget.root.evaluate(  # at once: the pause is short
-        """(root) => {
+    shown = widget.root.evaluate(  # timers of a page end in order, however slow it is
+        """async (root) => {
             const field = root.querySelector("textarea");
             field.value = "sum(q*(log q - log p))";
             field.dispatchEvent(new Event("input", { bubbles: true }));
+            await new Promise((done) => setTimeout(done, 300));
             const parts = ["[data-name=verdict]", "[aria-live]"];
             return parts.map((at) => root.querySelector(at).innerText);
         }"""

@@ -1,6 +1,7 @@
-"""The still figures of chapters 2 to 4: drawings that compute what they show from the engine.
+"""The still figures of chapters 2 to 4 and of the one page.
 
-Each drawing takes a ``style`` (light or dark paper, a colour a role) and returns a figure.
+They compute what they show from the engine.  Each drawing takes a ``style`` (light or dark
+paper, a colour a role) and returns a figure.
 """
 
 import functools
@@ -51,7 +52,7 @@ def drawn_token_and_mean(style):
 
 
 def pushes_of_a_draw():
-    """{panel: (probabilities, pushes (n, 3))} of the exact gradient and of two sampled ones."""
+    """{panel: (probabilities (n,), pushes (n, 3))}: exact (n = 1), and of the n = 3 draws."""
     cut = np.clip(distributions.log_ratio(STUDENT, TEACHER), -1, 1)
     sampled = -estimators.policy_gradient(STUDENT, TEACHER)
     exact = -objectives.reverse_kl_logit_gradient(STUDENT, TEACHER)
